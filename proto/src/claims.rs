@@ -1,0 +1,142 @@
+//! What callers' tokens say. Who may say it, and whether the signature holds, is decided elsewhere.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use crate::code::codes;
+use crate::id::Subject;
+
+/// The claims of a caller's token (RFC 7519).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallerClaims {
+    /// Who vouches: the issuer's own identifier, which the relay's configuration maps to a short name.
+    pub iss: String,
+    /// Who it is.
+    pub sub: Subject,
+    /// Whom it is for: one of the relay's names.
+    pub aud: Audience,
+    /// When it ends, in seconds since 1970.
+    pub exp: u64,
+    /// When it was made.
+    pub iat: u64,
+    /// When it begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nbf: Option<u64>,
+    /// Names the token, so that it can be found in the audit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jti: Option<String>,
+    /// What it may do, in a token that the relay minted: this and nothing else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub access: Vec<AccessRule>,
+}
+
+/// One name, or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Audience {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+codes! {
+    /// What somebody may do.
+    pub enum Action {
+        /// Ask for a stream.
+        StreamOpen = "stream.open",
+        /// See live streams.
+        StreamList = "stream.list",
+        /// End a live stream.
+        StreamEnd = "stream.end",
+        /// See devices of the registry.
+        DeviceRead = "device.read",
+        /// Add, change and remove devices.
+        DeviceWrite = "device.write",
+    }
+}
+
+/// Allows the actions on devices and services that match. A member that is not known makes the whole token invalid:
+/// a restriction that is not understood must not be passed over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessRule {
+    /// Each of them is allowed.
+    pub actions: Vec<Action>,
+    /// On devices whose id matches one of these.
+    pub devices: Vec<Pattern>,
+    /// Of services whose name matches one of these; where the action has no service it plays no part.
+    #[serde(default)]
+    pub services: Vec<Pattern>,
+}
+
+/// A name in which `*` stands for any characters, also none: `lamp-*`, `*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern(String);
+
+/// Text that is no pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a pattern has 1 to 128 characters of a-z 0-9 - _ . and *")]
+pub struct NoPattern;
+
+impl Pattern {
+    /// Matches every name.
+    pub fn any() -> Self {
+        Self("*".to_owned())
+    }
+
+    /// Whether the name matches. Takes time in proportion to the product of both lengths at most.
+    pub fn matches(&self, name: &str) -> bool {
+        let (pattern, name) = (self.0.as_bytes(), name.as_bytes());
+        let (mut p, mut n) = (0, 0);
+        let mut star: Option<(usize, usize)> = None;
+        while n < name.len() {
+            if pattern.get(p) == Some(&b'*') {
+                star = Some((p, n));
+                p += 1;
+            } else if pattern.get(p) == Some(&name[n]) {
+                p += 1;
+                n += 1;
+            } else if let Some((star_p, star_n)) = star {
+                star = Some((star_p, star_n + 1));
+                p = star_p + 1;
+                n = star_n + 1;
+            } else {
+                return false;
+            }
+        }
+        pattern[p..].iter().all(|&byte| byte == b'*')
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = NoPattern;
+
+    fn from_str(text: &str) -> Result<Self, NoPattern> {
+        let ok = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'*');
+        if text.is_empty() || text.len() > crate::bounds::DEVICE_ID_CHARS || !text.bytes().all(ok) {
+            return Err(NoPattern);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl Serialize for Pattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Pattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}

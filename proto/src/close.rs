@@ -1,0 +1,166 @@
+//! Why a WebSocket was closed: reason ↔ code, and what a device may conclude about coming back.
+
+use std::time::Duration;
+
+/// A close code of the protocol, on legs and control channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CloseReason {
+    /// Both directions ended, or the device stops on purpose.
+    Finished,
+    /// A framing error (RFC 6455).
+    Framing,
+    /// Text that is no UTF-8 (RFC 6455).
+    BadUtf8,
+    /// A message over its size (RFC 6455).
+    TooBig,
+    /// Cut when a drain's grace ended.
+    RelayDraining,
+    /// The far side reset its connection, broke the protocol, or closed with any code but 1000.
+    Reset,
+    /// The other leg was lost without a Close, or judged dead.
+    PeerLost,
+    /// No byte for the stream's idle limit.
+    IdleTimeout,
+    /// The grant's or the stream's time is over.
+    Expired,
+    /// An operator ended it.
+    Killed,
+    /// The device or the caller lost its leave.
+    Revoked,
+    /// A newer control channel of the device took over, or a newer join took the leg's place.
+    Superseded,
+    /// A budget of bytes or time is spent.
+    Limit,
+    /// After `refused`; or a waiting device leg whose stream did not come about.
+    Refused,
+    /// The peer broke the protocol; the reason names how.
+    Protocol,
+    /// Control channel: the proof fails, or the device is unknown.
+    Unauthenticated,
+    /// Control channel: the proof holds, and the device is disabled or pending.
+    Forbidden,
+}
+
+/// What a device does after its control channel was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ComeBack {
+    /// Full jitter from 1 s doubling to 60 s.
+    WithBackoff,
+    /// A bug or a wrong address: after this long.
+    After(Duration),
+    /// It needs an operator: after this long, half more or less, saying so.
+    Seldom(Duration),
+    /// A newer channel of the same device is up.
+    NotWhileSuperseded,
+}
+
+impl CloseReason {
+    /// Every one of them, in the order of their codes.
+    pub const ALL: &'static [Self] = &[
+        Self::Finished,
+        Self::Framing,
+        Self::BadUtf8,
+        Self::TooBig,
+        Self::RelayDraining,
+        Self::Reset,
+        Self::PeerLost,
+        Self::IdleTimeout,
+        Self::Expired,
+        Self::Killed,
+        Self::Revoked,
+        Self::Superseded,
+        Self::Limit,
+        Self::Refused,
+        Self::Protocol,
+        Self::Unauthenticated,
+        Self::Forbidden,
+    ];
+
+    /// The code in the Close frame.
+    pub const fn code(self) -> u16 {
+        match self {
+            Self::Finished => 1000,
+            Self::Framing => 1002,
+            Self::BadUtf8 => 1007,
+            Self::TooBig => 1009,
+            Self::RelayDraining => 1012,
+            Self::Reset => 4001,
+            Self::PeerLost => 4002,
+            Self::IdleTimeout => 4003,
+            Self::Expired => 4004,
+            Self::Killed => 4005,
+            Self::Revoked => 4006,
+            Self::Superseded => 4007,
+            Self::Limit => 4008,
+            Self::Refused => 4010,
+            Self::Protocol => 4400,
+            Self::Unauthenticated => 4401,
+            Self::Forbidden => 4403,
+        }
+    }
+
+    /// The word that the Close frame's reason begins with, and that logs show.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Framing => "framing",
+            Self::BadUtf8 => "bad_utf8",
+            Self::TooBig => "too_big",
+            Self::RelayDraining => "relay_draining",
+            Self::Reset => "reset",
+            Self::PeerLost => "peer_lost",
+            Self::IdleTimeout => "idle_timeout",
+            Self::Expired => "expired",
+            Self::Killed => "killed",
+            Self::Revoked => "revoked",
+            Self::Superseded => "superseded",
+            Self::Limit => "limit",
+            Self::Refused => "refused",
+            Self::Protocol => "protocol",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden => "forbidden",
+        }
+    }
+
+    /// The reason for a code, if it is one of the protocol's.
+    pub fn from_code(code: u16) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.code() == code)
+    }
+
+    /// What a device does whose control channel was closed so; any code that is not listed is like a lost connection.
+    pub const fn come_back(self) -> ComeBack {
+        match self {
+            Self::Protocol => ComeBack::After(Duration::from_secs(60)),
+            Self::Unauthenticated | Self::Forbidden | Self::Revoked => ComeBack::Seldom(Duration::from_secs(300)),
+            Self::Superseded => ComeBack::NotWhileSuperseded,
+            Self::Finished
+            | Self::Framing
+            | Self::BadUtf8
+            | Self::TooBig
+            | Self::RelayDraining
+            | Self::Reset
+            | Self::PeerLost
+            | Self::IdleTimeout
+            | Self::Expired
+            | Self::Killed
+            | Self::Limit
+            | Self::Refused => ComeBack::WithBackoff,
+        }
+    }
+}
+
+impl std::fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A Close frame's reason holds 123 bytes (RFC 6455, 5.5): the text, cut at a character where it is longer.
+pub fn fitting_reason(text: &str) -> &str {
+    const MOST: usize = 123;
+    if text.len() <= MOST {
+        return text;
+    }
+    let end = (0..=MOST).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    &text[..end]
+}

@@ -1,0 +1,171 @@
+//! Where a relay is: its address, and the join string that carries the address together with the CA to trust.
+//!
+//! ```text
+//! relay-url   = ( "https://" / "wss://" ) host [ ":" port ] [ "/" ]       port 443 where none is given
+//! join-string = relay-url [ "#ca=" base64url-without-padding(DER of the CA certificate) ]
+//! ```
+//!
+//! A join string is no secret: it opens nothing. It must come from where one trusts, since it says whom to trust.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use data_encoding::BASE64URL_NOPAD;
+use serde::{Deserialize, Serialize};
+
+/// A relay's address: scheme, host and port, always with TLS.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RelayUrl {
+    host: String,
+    port: u16,
+}
+
+/// Why text is no address of a relay.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RelayUrlError {
+    /// Begins with something else.
+    #[error("a relay's address begins with https:// (or wss://)")]
+    Scheme,
+    /// Carries more than host and port.
+    #[error("a relay's address is https://host:port, without user, path or query")]
+    Extra,
+    /// No host name and no IP address.
+    #[error("{0:?} is neither a host name nor an IP address")]
+    Host(String),
+    /// No port number.
+    #[error("{0:?} is no port from 1 to 65535")]
+    Port(String),
+    /// What follows `#` is not `ca=` and a certificate in base64url.
+    #[error("after '#' comes ca= and the CA certificate in base64url without padding")]
+    Ca,
+}
+
+impl RelayUrl {
+    /// The host as it stands in a proof's `aud` and in TLS: lower case, no port, IPv6 without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The TCP port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// As it stands in a `Host` header: IPv6 in brackets, the port where it is not 443.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        if self.port == 443 { host } else { format!("{host}:{}", self.port) }
+    }
+
+    /// Resolves what the relay handed out (a path, or an absolute address of the host that was dialled or below `suffix`).
+    ///
+    /// # Errors
+    /// [`ForeignUrl`]: another host, no TLS, or no address.
+    pub fn resolve(&self, handed_out: &str, suffix: Option<&str>) -> Result<(Self, String), ForeignUrl> {
+        if handed_out.starts_with('/') && !handed_out.starts_with("//") {
+            return Ok((self.clone(), handed_out.to_owned()));
+        }
+        let foreign = || ForeignUrl(handed_out.chars().take(200).collect());
+        let rest = handed_out.strip_prefix("https://").or_else(|| handed_out.strip_prefix("wss://")).ok_or_else(foreign)?;
+        let at = rest.find('/').ok_or_else(foreign)?;
+        let url: Self = format!("https://{}", &rest[..at]).parse().map_err(|_| foreign())?;
+        let below = |suffix: &str| {
+            let suffix = suffix.trim_start_matches('.').to_ascii_lowercase();
+            !suffix.is_empty() && (url.host == suffix || url.host.strip_suffix(&suffix).is_some_and(|front| front.ends_with('.')))
+        };
+        if url.host == self.host || suffix.is_some_and(below) { Ok((url, rest[at..].to_owned())) } else { Err(foreign()) }
+    }
+}
+
+/// The relay handed out an address that this peer must not dial. A stolen relay must not send devices knocking about their own networks.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the relay handed out {0:?}, which is neither a path nor an address of the host that was dialled")]
+pub struct ForeignUrl(pub String);
+
+fn is_host_name(text: &str) -> bool {
+    let label = |label: &str| {
+        let edge = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+        let inside = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        label.len() <= 63 && edge(label.bytes().next()) && edge(label.bytes().next_back()) && label.bytes().all(inside)
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
+impl FromStr for RelayUrl {
+    type Err = RelayUrlError;
+
+    fn from_str(text: &str) -> Result<Self, RelayUrlError> {
+        let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("wss://")).ok_or(RelayUrlError::Scheme)?;
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if rest.contains(['/', '?', '#', '@']) {
+            return Err(RelayUrlError::Extra);
+        }
+        let (host, port) = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((host, "")) => (host, None),
+            Some((host, port)) => (host, Some(port.strip_prefix(':').ok_or_else(|| RelayUrlError::Port(port.to_owned()))?)),
+            None => rest.rsplit_once(':').map_or((rest, None), |(host, port)| (host, Some(port))),
+        };
+        let port = match port {
+            None => 443,
+            Some(port) => port.parse().ok().filter(|&port| port > 0).ok_or_else(|| RelayUrlError::Port(port.to_owned()))?,
+        };
+        let is_v6 = rest.starts_with('[');
+        let host = match host.parse::<IpAddr>() {
+            Ok(address) if address.is_ipv6() == is_v6 => address.to_string(),
+            Err(_) if !is_v6 && is_host_name(host) => host.to_ascii_lowercase(),
+            Ok(_) | Err(_) => return Err(RelayUrlError::Host(host.to_owned())),
+        };
+        Ok(Self { host, port })
+    }
+}
+
+impl fmt::Display for RelayUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "https://{}", self.authority())
+    }
+}
+
+impl TryFrom<String> for RelayUrl {
+    type Error = RelayUrlError;
+
+    fn try_from(text: String) -> Result<Self, RelayUrlError> {
+        text.parse()
+    }
+}
+
+impl From<RelayUrl> for String {
+    fn from(url: RelayUrl) -> Self {
+        url.to_string()
+    }
+}
+
+/// What agents and callers need in order to find a relay and to know it again. One line of text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// Where it is.
+    pub url: RelayUrl,
+    /// DER of the CA certificate to trust, and no other; without it the machine's own trust store is used.
+    pub ca: Option<Vec<u8>>,
+}
+
+impl FromStr for Join {
+    type Err = RelayUrlError;
+
+    fn from_str(text: &str) -> Result<Self, RelayUrlError> {
+        let (url, fragment) = text.trim().split_once('#').map_or((text.trim(), None), |(url, fragment)| (url, Some(fragment)));
+        let ca = fragment.map(|fragment| {
+            let packed = fragment.strip_prefix("ca=").filter(|packed| !packed.is_empty()).ok_or(RelayUrlError::Ca)?;
+            BASE64URL_NOPAD.decode(packed.as_bytes()).map_err(|_| RelayUrlError::Ca)
+        });
+        Ok(Self { url: url.parse()?, ca: ca.transpose()? })
+    }
+}
+
+impl fmt::Display for Join {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.url)?;
+        self.ca.as_ref().map_or(Ok(()), |ca| write!(f, "#ca={}", BASE64URL_NOPAD.encode(ca)))
+    }
+}

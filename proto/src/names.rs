@@ -1,0 +1,67 @@
+//! Paths, headers, subprotocols and prefixes of the wire, each written once.
+
+use crate::id::{DeviceId, NodeId, ServiceName, StreamId};
+
+/// `GET`: versions, features, limits and the time. Anyone may ask.
+pub const ABOUT: &str = "/v1/about";
+/// `GET` + upgrade: opens a device's control channel.
+pub const CONTROL: &str = "/v1/control";
+/// `GET`: the registry's devices.
+pub const DEVICES: &str = "/v1/devices";
+/// `GET`: live streams.
+pub const STREAMS: &str = "/v1/streams";
+
+/// Subprotocol of a control channel.
+pub const CONTROL_SUBPROTOCOL: &str = "moorline.control.v1";
+/// Subprotocol of a leg.
+pub const STREAM_SUBPROTOCOL: &str = "moorline.stream.v1";
+/// A browser, which cannot set headers on a WebSocket, puts its leg token behind this as a second subprotocol.
+pub const TOKEN_SUBPROTOCOL_PREFIX: &str = "moorline.token.";
+/// A leg token begins with this; 256 random bits in base64url follow.
+pub const LEG_TOKEN_PREFIX: &str = "mrl_leg_";
+
+/// The handshake's deadline in seconds, on `connect`.
+pub const DEADLINE_HEADER: &str = "moorline-deadline";
+/// How long to wait for an offline device in seconds, on `connect`.
+pub const WAIT_HEADER: &str = "moorline-wait";
+/// Why the caller asks, percent-encoded UTF-8, on `connect`.
+pub const REASON_HEADER: &str = "moorline-reason";
+/// Opaque data for the device, standard padded base64, on `connect`.
+pub const DATA_HEADER: &str = "moorline-data";
+/// Wanted features with commas between, on `connect`.
+pub const FEATURES_HEADER: &str = "moorline-features";
+/// Names a request so that its retry does not open a second stream.
+pub const IDEMPOTENCY_KEY_HEADER: &str = "idempotency-key";
+/// Media type of a problem (RFC 9457).
+pub const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
+/// `typ` in the header of a device's proof.
+pub const PROOF_TYP: &str = "moorline-proof+jwt";
+/// `typ` in the header of a caller's token that a relay minted.
+pub const CALLER_TOKEN_TYP: &str = "JWT";
+/// Feature of `hello` and `welcome`: the device sends the pings of the control channel itself.
+pub const HEARTBEAT_FEATURE: &str = "heartbeat";
+
+/// `GET`, `PUT`, `PATCH`, `DELETE`: one device of the registry.
+pub fn device_path(device: &DeviceId) -> String {
+    format!("{DEVICES}/{device}")
+}
+
+/// `POST`: negotiates a stream to the device.
+pub fn device_streams_path(device: &DeviceId) -> String {
+    format!("{DEVICES}/{device}/streams")
+}
+
+/// `GET` + upgrade: negotiates and joins in one request.
+pub fn connect_path(device: &DeviceId, service: &ServiceName) -> String {
+    format!("{DEVICES}/{device}/connect/{service}")
+}
+
+/// `GET` + upgrade: joins one leg, with that leg's token.
+pub fn leg_path(node: &NodeId, stream: &StreamId) -> String {
+    format!("/v1/legs/{node}/{stream}")
+}
+
+/// `DELETE`: ends one stream.
+pub fn stream_path(stream: &StreamId) -> String {
+    format!("{STREAMS}/{stream}")
+}

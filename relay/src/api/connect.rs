@@ -1,0 +1,52 @@
+//! `GET /v1/devices/{device}/connect/{service}`: negotiates and joins in one request. The 101 comes at once, so that pings hold the
+//! connection through any balancer; the verdict is the first message.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use moorline_proto::names::STREAM_SUBPROTOCOL;
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::api::ask::{self, Question};
+use crate::api::{Edge, parse, visitor};
+use crate::http::problem::Refusal;
+use crate::http::upgrade::upgrade;
+use crate::opening::{Event, Via};
+use crate::splice::{Leg, Side, leg};
+
+/// Opens a stream whose caller leg is this very request.
+///
+/// # Errors
+/// What the relay can decide before the device is asked.
+pub async fn connect(
+    State(edge): State<Arc<Edge>>,
+    Path((device, service)): Path<(String, String)>,
+    mut request: Request,
+) -> Result<Response, Refusal> {
+    let since = Instant::now();
+    let (device, service) = (parse(&device)?, parse(&service)?);
+    let upgrade = upgrade(&mut request, STREAM_SUBPROTOCOL, &edge.origins)?;
+    let open = ask::from_headers(request.headers(), service)?;
+    let key = ask::key(request.headers())?;
+    let visitor = visitor(&request)?;
+    let caller = edge.caller(request.headers(), &visitor)?;
+    let question = Question { device, open, key, via: Via::Connect, since };
+    let (begun, _) = edge.begin(question, &caller, &visitor).await?;
+
+    let (answer, upgrading) = upgrade.accept();
+    let ping = edge.ping();
+    edge.tasks.spawn("joining", move |_stop| async move {
+        let event = match upgrading.websocket(leg::websocket_config()).await {
+            Ok(socket) => Event::Joined(Side::Caller, Box::new(Leg::new(socket, ping, visitor.slot))),
+            Err(error) => {
+                debug!(stream = %begun.stream, %error, "the caller's leg did not come about");
+                Event::CallerLost
+            }
+        };
+        // A stream that is over by now has said so in its end record; its leg is dropped.
+        drop(begun.mail.send(event).await);
+    });
+    Ok(answer)
+}

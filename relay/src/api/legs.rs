@@ -1,0 +1,83 @@
+//! `GET /v1/legs/{node}/{stream}`: joins one leg, with that leg's token, which alone says which side it is.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use http::HeaderMap;
+use moorline_proto::bounds::CLOSE_WITHIN;
+use moorline_proto::close::CloseReason;
+use moorline_proto::id::{NodeId, StreamId};
+use moorline_proto::names::{STREAM_SUBPROTOCOL, TOKEN_SUBPROTOCOL_PREFIX};
+use moorline_proto::problem::ProblemCode;
+use moorline_proto::secret::Secret;
+use tracing::debug;
+
+use crate::api::{Edge, parse, visitor};
+use crate::http::bearer;
+use crate::http::problem::Refusal;
+use crate::http::upgrade::{subprotocols, upgrade};
+use crate::opening::Event;
+use crate::rendezvous::{ClaimError, TokenOf};
+use crate::splice::{Leg, Side, leg};
+
+/// Joins a leg.
+///
+/// # Errors
+/// `token_missing`, `stream_unknown`, `token_used`, `stream_expired`, and what an upgrade must have.
+pub async fn join(
+    State(edge): State<Arc<Edge>>,
+    Path((node, stream)): Path<(String, String)>,
+    mut request: Request,
+) -> Result<Response, Refusal> {
+    let (node, stream): (NodeId, StreamId) = (parse(&node)?, parse(&stream)?);
+    let upgrade = upgrade(&mut request, STREAM_SUBPROTOCOL, &edge.origins)?;
+    let token = token(request.headers())?;
+    if node != edge.node {
+        return Err(Refusal::new(ProblemCode::StreamUnknown, format!("there is no node {node}")));
+    }
+    let (side, mail) = edge.rendezvous.claim(stream, &token).map_err(|error| refusal(&error, stream))?;
+    let side = match side {
+        TokenOf::Device => Side::Device,
+        TokenOf::Caller => Side::Caller,
+    };
+    let visitor = visitor(&request)?;
+    visitor.slot.admitted();
+
+    let (answer, upgrading) = upgrade.accept();
+    let ping = edge.ping();
+    edge.tasks.spawn("joining", move |_stop| async move {
+        match upgrading.websocket(leg::websocket_config()).await {
+            Ok(socket) => {
+                let leg = Box::new(Leg::new(socket, ping, visitor.slot));
+                if let Err(unsent) = mail.send(Event::Joined(side, leg)).await
+                    && let Event::Joined(_, leg) = unsent.0
+                {
+                    leg.close(CloseReason::Refused, "the stream is over", CLOSE_WITHIN).await;
+                }
+            }
+            Err(error) => debug!(%stream, %error, "a leg did not come about"),
+        }
+    });
+    Ok(answer)
+}
+
+/// From `Authorization`, or, for browsers, from a second subprotocol.
+fn token(headers: &HeaderMap) -> Result<Secret, Refusal> {
+    if let Some(token) = bearer::find(headers)? {
+        return Ok(token);
+    }
+    let token = subprotocols(headers).find_map(|offered| offered.strip_prefix(TOKEN_SUBPROTOCOL_PREFIX));
+    token.map(Secret::new).ok_or_else(|| Refusal::new(ProblemCode::TokenMissing, "send the leg's token as `Authorization: Bearer …`"))
+}
+
+fn refusal(error: &ClaimError, stream: StreamId) -> Refusal {
+    let code = match error {
+        ClaimError::Unknown => ProblemCode::StreamUnknown,
+        ClaimError::Used => ProblemCode::TokenUsed,
+        ClaimError::Over => ProblemCode::StreamExpired,
+    };
+    let mut problem = moorline_proto::problem::Problem::new(code, error.to_string());
+    problem.stream = Some(stream);
+    problem.into()
+}

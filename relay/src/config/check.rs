@@ -1,0 +1,300 @@
+//! From what is written to what is used: every value is judged here, and an error names the key and the value.
+
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use moorline_proto::join::RelayUrl;
+
+use crate::config::file::{self, File};
+use crate::config::{Config, Listener, TlsFiles, Transport};
+use crate::limits::{Limits, Times};
+
+/// Name of the configuration in a state folder.
+pub const FILE_NAME: &str = "relay.toml";
+
+/// The shortest time that may be set: tests want to be quick, nobody wants less.
+const SHORTEST: Duration = Duration::from_millis(10);
+/// The longest time that may be set.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{} cannot be read", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The text is no TOML, has a key that does not exist, or a value of another kind.
+    #[error("{} cannot be understood", file.display())]
+    Toml {
+        /// The file.
+        file: PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A value breaks a rule.
+    #[error("{key} = {value}: {rule}")]
+    Value {
+        /// The key, with its table.
+        key: String,
+        /// The value as it is written.
+        value: String,
+        /// What would be right.
+        rule: String,
+    },
+}
+
+impl Config {
+    /// Reads `relay.toml` in a state folder.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(state: &Path) -> Result<Self, ConfigError> {
+        let file = state.join(FILE_NAME);
+        let text = std::fs::read_to_string(&file).map_err(|source| ConfigError::Read { file: file.clone(), source })?;
+        let written = File::from_toml(&text).map_err(|source| ConfigError::Toml { file, source: Box::new(source) })?;
+        Self::check(written, state)
+    }
+
+    /// Judges what is written. Paths in it are taken as relative to `folder`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`], for the first value that breaks a rule.
+    pub fn check(written: File, folder: &Path) -> Result<Self, ConfigError> {
+        let listeners = listeners(&written.listeners)?;
+        let with_tls = listeners.iter().any(|listener| listener.transport == Transport::Tls);
+        let path = |written: Option<String>, default: &str| folder.join(written.unwrap_or_else(|| default.to_owned()));
+        let (certificate, key) = (path(written.tls.certificate, "tls.pem"), path(written.tls.key, "tls.key"));
+        Ok(Self {
+            node: parsed("node", written.node.as_deref().unwrap_or("n1"))?,
+            issuer: parsed("issuer", written.issuer.as_deref().unwrap_or("relay"))?,
+            names: names(&written.names.unwrap_or_else(|| vec!["localhost".to_owned()]))?,
+            listeners,
+            tls: with_tls.then_some(TlsFiles { certificate, key }),
+            times: times(&written.times)?,
+            limits: limits(&written.limits)?,
+            origins: origins(written.origins.unwrap_or_default())?,
+        })
+    }
+}
+
+fn wrong(key: impl Into<String>, value: impl ToString, rule: impl ToString) -> ConfigError {
+    ConfigError::Value { key: key.into(), value: value.to_string(), rule: rule.to_string() }
+}
+
+fn parsed<T: FromStr<Err: ToString>>(key: &str, text: &str) -> Result<T, ConfigError> {
+    text.parse().map_err(|error: T::Err| wrong(key, format_args!("{text:?}"), error))
+}
+
+fn names(written: &[String]) -> Result<Vec<String>, ConfigError> {
+    if written.is_empty() {
+        return Err(wrong("names", "[]", "at least one name is needed, the one that devices and callers dial"));
+    }
+    let mut names: Vec<String> = Vec::new();
+    for text in written {
+        let name = name(text).ok_or_else(|| wrong("names", format_args!("{text:?}"), "neither a host name nor an IP address"))?;
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// A host name or address as proofs and tokens have it: lower case, no port, IPv6 without brackets.
+pub fn name(text: &str) -> Option<String> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let host = if bare.contains(':') { format!("[{bare}]") } else { bare.to_owned() };
+    let url: RelayUrl = format!("https://{host}").parse().ok()?;
+    Some(url.host().to_owned())
+}
+
+fn listeners(written: &[file::Listener]) -> Result<Vec<Listener>, ConfigError> {
+    if written.is_empty() {
+        return Err(wrong("listeners", "[]", "at least one [[listeners]] with an address is needed"));
+    }
+    let listener = |(index, written): (usize, &file::Listener)| {
+        let address = written.address.parse().map_err(|_| {
+            let key = format!("listeners[{index}].address");
+            wrong(key, format_args!("{:?}", written.address), "not an IP address with a port, like 0.0.0.0:443 or [::]:443")
+        })?;
+        let transport = match written.transport.as_deref() {
+            None | Some("tls") => Transport::Tls,
+            Some("plain") => Transport::Plain,
+            Some(other) => {
+                return Err(wrong(format!("listeners[{index}].transport"), format_args!("{other:?}"), "neither \"tls\" nor \"plain\""));
+            }
+        };
+        Ok(Listener { address, transport })
+    };
+    written.iter().enumerate().map(listener).collect()
+}
+
+fn origins(written: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    for origin in &written {
+        let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        let authority =
+            |rest: &str| format!("https://{rest}").parse::<RelayUrl>().is_ok() && !rest.contains(|c: char| c.is_uppercase() || c == '/');
+        if !rest.is_some_and(authority) {
+            let rule = "not an origin as browsers write it: https://host or https://host:port, lower case, nothing behind";
+            return Err(wrong("origins", format_args!("{origin:?}"), rule));
+        }
+    }
+    Ok(written)
+}
+
+fn times(written: &file::Times) -> Result<Times, ConfigError> {
+    let default = Times::default();
+    let from = |shortest: Duration, key: &str, text: Option<&String>, default: Duration| {
+        let Some(text) = text else { return Ok(default) };
+        let wrong = |rule: String| wrong(format!("times.{key}"), format_args!("{text:?}"), rule);
+        let time = humantime::parse_duration(text).map_err(|error| wrong(format!("not a time like 60s, 5m or 1h: {error}")))?;
+        let in_range = time >= shortest && time <= LONGEST;
+        let range = || format!("not from {} to {}", humantime::format_duration(shortest), humantime::format_duration(LONGEST));
+        if in_range { Ok(time) } else { Err(wrong(range())) }
+    };
+    macro_rules! time {
+        ($key:ident, $shortest:expr) => {
+            from($shortest, stringify!($key), written.$key.as_ref(), default.$key)?
+        };
+    }
+    let times = Times {
+        deadline: time!(deadline, SHORTEST),
+        deadline_max: time!(deadline_max, SHORTEST),
+        wait_max: time!(wait_max, Duration::ZERO),
+        ping: time!(ping, SHORTEST),
+        heartbeat: time!(heartbeat, SHORTEST),
+        heartbeat_max: time!(heartbeat_max, SHORTEST),
+        half_closed_idle: time!(half_closed_idle, SHORTEST),
+        over_for: time!(over_for, SHORTEST),
+        establish: time!(establish, SHORTEST),
+        hello: time!(hello, SHORTEST),
+        close: time!(close, SHORTEST),
+        heard: time!(heard, SHORTEST),
+        prefer_wait_max: time!(prefer_wait_max, SHORTEST),
+    };
+    let under = |key: &str, time: Duration, bound_key: &str, bound: Duration| {
+        let rule = || format!("more than times.{bound_key}, which is {}", humantime::format_duration(bound));
+        if time <= bound { Ok(()) } else { Err(wrong(format!("times.{key}"), humantime::format_duration(time), rule())) }
+    };
+    under("deadline", times.deadline, "deadline_max", times.deadline_max)?;
+    under("heartbeat", times.heartbeat, "heartbeat_max", times.heartbeat_max)?;
+    Ok(times)
+}
+
+fn limits(written: &file::Limits) -> Result<Limits, ConfigError> {
+    fn count<T: TryFrom<u32>>(key: &str, written: Option<i64>, default: T) -> Result<T, ConfigError> {
+        let Some(number) = written else { return Ok(default) };
+        let count = u32::try_from(number).ok().and_then(|number| T::try_from(number).ok());
+        count.ok_or_else(|| wrong(format!("limits.{key}"), number, format!("not from 1 to {}", u32::MAX)))
+    }
+    struct Several(std::num::NonZeroUsize);
+    impl TryFrom<u32> for Several {
+        type Error = ();
+
+        fn try_from(number: u32) -> Result<Self, ()> {
+            usize::try_from(number).ok().and_then(std::num::NonZeroUsize::new).map(Self).ok_or(())
+        }
+    }
+    let several = |key, written, default| count(key, written, Several(default)).map(|several| several.0);
+    let default = Limits::default();
+    Ok(Limits {
+        streams_per_device: count::<NonZeroU32>("streams_per_device", written.streams_per_device, default.streams_per_device)?,
+        streams: several("streams", written.streams, default.streams)?,
+        waiting: several("waiting", written.waiting, default.waiting)?,
+        strangers: several("strangers", written.strangers, default.strangers)?,
+        connections: several("connections", written.connections, default.connections)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::file::{Fresh, shipped};
+
+    fn check(text: &str) -> Result<Config, ConfigError> {
+        Config::check(File::from_toml(text).unwrap(), Path::new("/state"))
+    }
+
+    const LEAST: &str = "[[listeners]]\naddress = '0.0.0.0:443'\n";
+
+    fn shipped_text() -> String {
+        let names = ["localhost".to_owned()];
+        shipped(&Fresh { node: "n1", issuer: "relay", names: &names, listen: "0.0.0.0:443", tls: None })
+    }
+
+    #[test]
+    fn the_shipped_file_states_exactly_the_defaults() {
+        let default = check(LEAST).unwrap();
+        assert_eq!((&default.times, &default.limits), (&Times::default(), &Limits::default()));
+        let shipped = shipped_text();
+        assert_eq!(check(&shipped).unwrap(), default, "as it is shipped");
+
+        let is_key = |line: &str| line.strip_prefix('#').is_some_and(|line| line.starts_with(|c: char| c.is_ascii_lowercase()));
+        let said: Vec<&str> = shipped.lines().map(|line| if is_key(line) { &line[1..] } else { line }).collect();
+        let said = File::from_toml(&said.join("\n")).unwrap();
+        assert!(said.tls.key.is_some() && said.times.prefer_wait_max.is_some() && said.limits.connections.is_some());
+        assert_eq!(Config::check(said, Path::new("/state")).unwrap(), default, "with every comment taken at its word");
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_used() {
+        let config = check(
+            "node = 'n2'\nissuer = 'corp'\nnames = ['Relay.Example.com', '::1', '[::1]', '127.0.0.1']\norigins = ['https://app.example.com:8443']\n\
+             [[listeners]]\naddress = '[::]:443'\n[[listeners]]\naddress = '127.0.0.1:0'\ntransport = 'plain'\n\
+             [tls]\ncertificate = '/etc/relay.pem'\nkey = 'own.key'\n[times]\nping = '200ms'\nwait_max = '0s'\n[limits]\nstreams = 7\n",
+        )
+        .unwrap();
+        assert_eq!(config.names, ["relay.example.com", "::1", "127.0.0.1"]);
+        assert_eq!(config.own_iss(), "moorline:relay:corp");
+        assert_eq!(config.origins, ["https://app.example.com:8443"]);
+        assert_eq!(config.listeners[1], Listener { address: "127.0.0.1:0".parse().unwrap(), transport: Transport::Plain });
+        assert_eq!(config.tls, Some(TlsFiles { certificate: "/etc/relay.pem".into(), key: "/state/own.key".into() }));
+        assert_eq!((config.times.ping, config.times.wait_max), (Duration::from_millis(200), Duration::ZERO));
+        assert_eq!(config.limits.streams.get(), 7);
+    }
+
+    #[test]
+    fn a_relay_without_tls_needs_no_certificate() {
+        let config = check("[[listeners]]\naddress = '127.0.0.1:80'\ntransport = 'plain'").unwrap();
+        assert_eq!(config.tls, None);
+    }
+
+    #[test]
+    fn errors_name_the_key_and_the_value() {
+        for (text, key, value) in [
+            ("node = 'N1'", "node", "N1"),
+            ("issuer = 'a b'", "issuer", "a b"),
+            ("names = []", "names", "[]"),
+            ("names = ['a.example', 'b:c']", "names", "b:c"),
+            ("origins = ['https://app.example/']", "origins", "https://app.example/"),
+            ("origins = ['app.example']", "origins", "app.example"),
+            ("[times]\nping = '25'", "times.ping", "25"),
+            ("[times]\nping = '0s'", "times.ping", "0s"),
+            ("[times]\nover_for = '8days'", "times.over_for", "8days"),
+            ("[times]\ndeadline = '6m'", "times.deadline", "6m"),
+            ("[times]\nheartbeat_max = '20s'", "times.heartbeat", "25s"),
+            ("[limits]\nstreams = 0", "limits.streams", "0"),
+            ("[limits]\nstreams_per_device = -1", "limits.streams_per_device", "-1"),
+            ("[limits]\nconnections = 5_000_000_000", "limits.connections", "5000000000"),
+        ] {
+            let error = check(&format!("{text}\n{LEAST}")).unwrap_err().to_string();
+            assert!(error.starts_with(key) && error.contains(value), "{error}");
+        }
+        for (text, key, value) in [
+            ("", "listeners", "[]"),
+            ("[[listeners]]\naddress = 'localhost:443'", "listeners[0].address", "localhost:443"),
+            ("[[listeners]]\naddress = '0.0.0.0:443'\ntransport = 'quic'", "listeners[0].transport", "quic"),
+        ] {
+            let error = check(text).unwrap_err().to_string();
+            assert!(error.starts_with(key) && error.contains(value), "{error}");
+        }
+    }
+}

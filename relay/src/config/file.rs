@@ -1,0 +1,212 @@
+//! `relay.toml` as it is written. Every key stands here once: its documentation, its default, its place in the shipped file.
+//!
+//! Nothing is judged here beyond the shape; that is [`crate::config::check`]'s.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde::Deserialize;
+
+/// Makes a table of the file: a struct whose keys are all optional, and the lines that the shipped file has for it.
+macro_rules! table {
+    ($(#[doc = $about:literal])+ $name:ident, $type:ty; $($(#[doc = $doc:literal])+ $key:ident = $default:expr;)+) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name { $($(#[doc = $doc])+ pub $key: Option<$type>,)+ }
+
+        impl $name {
+            /// Keys with their documentation and default, as the shipped file states them.
+            const KEYS: &'static [(&'static str, &'static [&'static str], &'static str)] =
+                &[$((stringify!($key), &[$($doc),+], $default),)+];
+        }
+    };
+}
+
+/// The whole file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// This process among the relay's nodes: 1 to 32 of `a-z 0-9 -`. Default `n1`.
+    pub node: Option<String>,
+    /// Short name of the relay's own issuer of callers' tokens: 1 to 32 of `a-z 0-9 -`. Default `relay`.
+    pub issuer: Option<String>,
+    /// Host names and addresses that devices and callers dial; tokens and proofs are made for them. At least one. Default `localhost`.
+    pub names: Option<Vec<String>>,
+    /// Origins whose web pages may connect: `https://app.example.com`. Default none.
+    pub origins: Option<Vec<String>>,
+    /// Where the relay listens; at least one.
+    #[serde(default)]
+    pub listeners: Vec<Listener>,
+    /// Certificate and key of listeners with TLS.
+    #[serde(default)]
+    pub tls: Tls,
+    /// How long the relay waits for things.
+    #[serde(default)]
+    pub times: Times,
+    /// How much there may be of things.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// One `[[listeners]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Address and port: `0.0.0.0:443`, `[::]:443`. Port 0 takes a free one.
+    pub address: String,
+    /// `tls`, or `plain` behind a load balancer that ends TLS. Default `tls`.
+    pub transport: Option<String>,
+}
+
+table! {
+    /// Certificate and key of listeners with TLS. Paths are relative to the folder of this file.
+    Tls, String;
+    /// PEM: the certificate, then what stands between it and the CA.
+    certificate = r#""tls.pem""#;
+    /// PEM: its private key.
+    key = r#""tls.key""#;
+}
+
+table! {
+    /// How long the relay waits for things, from 10ms to 7days.
+    Times, String;
+    /// From offer to opened, where the caller names no deadline. At most deadline_max.
+    deadline = r#""60s""#;
+    /// The longest deadline that a caller may name.
+    deadline_max = r#""5m""#;
+    /// The longest that a caller may wait for an offline device. 0s forbids waiting.
+    wait_max = r#""1h""#;
+    /// A leg on which nothing was sent for this long is pinged. Keep it under half of what load balancers allow.
+    ping = r#""25s""#;
+    /// How often a device pings its control channel, or is pinged. At most heartbeat_max.
+    heartbeat = r#""25s""#;
+    /// The longest interval that a device may announce. At most half of what load balancers allow.
+    heartbeat_max = r#""150s""#;
+    /// A half-closed stream without a byte for this long is closed.
+    half_closed_idle = r#""10m""#;
+    /// How long a stream that is over still tells its own tokens so.
+    over_for = r#""5m""#;
+    /// From TCP connection to TLS.
+    establish = r#""10s""#;
+    /// From the opening of a control channel to the device's hello.
+    hello = r#""10s""#;
+    /// For a close that is no orderly end to be sent and to be answered.
+    close = r#""5s""#;
+    /// For any frame of the device after an offer.
+    heard = r#""10s""#;
+    /// The longest that a negotiating request is held for the device's answer.
+    prefer_wait_max = r#""20s""#;
+}
+
+table! {
+    /// How much there may be of things, from 1.
+    Limits, i64;
+    /// Streams of one device, open and undecided. Beyond: 429.
+    streams_per_device = "512";
+    /// Streams of this node, open and undecided. Beyond: 503.
+    streams = "10_000";
+    /// Callers that wait for an offline device. Beyond: 503.
+    waiting = "1_000";
+    /// Connections that were not admitted yet. Beyond: closed.
+    strangers = "512";
+    /// Connections of any kind; two for each stream and one for each device. Beyond: closed. Keep it under the limit of file descriptors.
+    connections = "15_000";
+}
+
+impl File {
+    /// Reads the text of a `relay.toml`.
+    ///
+    /// # Errors
+    /// The library's own, which shows the line, names the key, and says what would be right.
+    pub fn from_toml(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+}
+
+/// What is particular to a new relay; all else has its default.
+#[derive(Clone, Copy, Debug)]
+pub struct Fresh<'a> {
+    /// Checked: see [`crate::config::Config::node`].
+    pub node: &'a str,
+    /// Checked.
+    pub issuer: &'a str,
+    /// Checked, at least one.
+    pub names: &'a [String],
+    /// Address and port of the one listener.
+    pub listen: &'a str,
+    /// Where certificate and key are, if not in the state folder.
+    pub tls: Option<(&'a Path, &'a Path)>,
+}
+
+/// The text of a new relay's `relay.toml`: what is particular to it, and every other key as a comment that states its default.
+pub fn shipped(fresh: &Fresh<'_>) -> String {
+    let list: Vec<String> = fresh.names.iter().map(|name| quoted(name)).collect();
+    let mut text = format!(
+        "# Moorline relay. A key that is commented out has the value that it shows.\n\n\
+         # This process among the relay's nodes: 1 to 32 of a-z 0-9 -.\nnode = {}\n\n\
+         # Short name of the relay's own issuer of callers' tokens: 1 to 32 of a-z 0-9 -.\nissuer = {}\n\n\
+         # Host names and addresses that devices and callers dial; tokens and proofs are made for them.\n\
+         # A name that is added here must be in the certificate too.\nnames = [{}]\n\n\
+         # Origins whose web pages may connect: \"https://app.example.com\".\n#origins = []\n\n\
+         # Where the relay listens; at least one. transport is \"tls\", or \"plain\" behind a load balancer that ends TLS.\n\
+         [[listeners]]\naddress = {}\ntransport = \"tls\"\n",
+        quoted(fresh.node),
+        quoted(fresh.issuer),
+        list.join(", "),
+        quoted(fresh.listen),
+    );
+    let tls = fresh.tls.map(|(certificate, key)| [quoted(&certificate.to_string_lossy()), quoted(&key.to_string_lossy())]);
+    let about = "Certificate and key of listeners with TLS. Paths are relative to the folder of this file.";
+    write_table(&mut text, "tls", about, Tls::KEYS, tls.as_ref().map_or(&[], |paths| paths));
+    write_table(&mut text, "times", "How long the relay waits for things, from 10ms to 7days.", Times::KEYS, &[]);
+    write_table(&mut text, "limits", "How much there may be of things, from 1.", Limits::KEYS, &[]);
+    text
+}
+
+fn write_table(text: &mut String, name: &str, about: &str, keys: &[(&str, &[&str], &str)], values: &[String]) {
+    let mut write = |line: std::fmt::Arguments<'_>| text.write_fmt(line).expect("writing into memory does not fail");
+    write(format_args!("\n# {about}\n[{name}]\n"));
+    for (index, (key, docs, default)) in keys.iter().enumerate() {
+        for doc in *docs {
+            write(format_args!("#{doc}\n"));
+        }
+        match values.get(index) {
+            Some(value) => write(format_args!("{key} = {value}\n")),
+            None => write(format_args!("#{key} = {default}\n")),
+        }
+    }
+}
+
+/// Text as TOML writes it.
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRESH: Fresh<'_> = Fresh { node: "n1", issuer: "relay", names: &[], listen: "0.0.0.0:443", tls: None };
+
+    #[test]
+    fn unknown_keys_are_errors_that_name_the_key() {
+        for (text, key) in [
+            ("nod = 'n1'", "nod"),
+            ("[times]\npings = '1s'", "pings"),
+            ("[[listeners]]\naddress = '0.0.0.0:1'\ntls = true", "tls"),
+            ("[limits]\nstreams = 'many'", "streams"),
+        ] {
+            let error = File::from_toml(text).unwrap_err().to_string();
+            assert!(error.contains(key) && error.contains("line"), "{error}");
+        }
+    }
+
+    #[test]
+    fn paths_with_quotes_survive_the_shipped_file() {
+        let (certificate, key) = (Path::new("/etc/a \"b\"\\c.pem"), Path::new("/etc/it's.key"));
+        let file = File::from_toml(&shipped(&Fresh { tls: Some((certificate, key)), ..FRESH })).unwrap();
+        assert_eq!(file.tls.certificate.as_deref().map(Path::new), Some(certificate));
+        assert_eq!(file.tls.key.as_deref().map(Path::new), Some(key));
+    }
+}

@@ -1,0 +1,193 @@
+//! From the 101 to the `welcome`: the relay challenges, the device proves who it is. Each phase consumes the one before.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use moorline_proto::close::{CloseReason, fitting_reason};
+use moorline_proto::control::{Challenge, FromDevice, Hello, Nonce, ToDevice, Welcome};
+use moorline_proto::message::Heard;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+
+use crate::auth::device::{Expected, ProofError, verify_proof};
+use crate::clock::Clock;
+use crate::random;
+use crate::socket::Socket;
+use crate::store::{DeviceRecord, Registry, StoreError};
+use moorline_proto::proof::Thumbprint;
+
+/// Messages before `hello` that are passed over.
+const PASSED_OVER: usize = 16;
+
+/// A connection that has not said who it is.
+#[derive(Debug)]
+pub struct Stranger {
+    socket: WebSocketStream<Socket>,
+}
+
+/// The device proved its name; it has not been told so yet.
+#[must_use = "the device waits until it is admitted or refused"]
+#[derive(Debug)]
+pub struct Known {
+    socket: WebSocketStream<Socket>,
+    hello: Hello,
+    kid: Thumbprint,
+}
+
+/// How a stranger is judged.
+#[derive(Debug)]
+pub struct Judge<'a> {
+    /// The relay's names, one of which the proof must be made for.
+    pub names: &'a [String],
+    /// Where devices and their keys are.
+    pub registry: &'a dyn Registry,
+    /// For the challenge.
+    pub clock: &'a Clock,
+    /// From the 101 to the `hello`.
+    pub hello_within: Duration,
+}
+
+/// Why no device came of a connection.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// No `hello` in time.
+    #[error("no hello came in time")]
+    TooLate,
+    /// The connection ended.
+    #[error("the connection ended before hello")]
+    Lost(#[source] Option<WsError>),
+    /// What came is no `hello`.
+    #[error("{0}")]
+    Protocol(String),
+    /// The registry has no such device.
+    #[error("the device {0} is unknown")]
+    Unknown(moorline_proto::id::DeviceId),
+    /// The proof does not hold.
+    #[error("the proof of {device} does not hold")]
+    Proof {
+        /// Who it was to be.
+        device: moorline_proto::id::DeviceId,
+        /// What is wrong with it.
+        #[source]
+        source: ProofError,
+    },
+    /// The registry did not answer.
+    #[error("the registry did not answer")]
+    Registry(#[source] StoreError),
+}
+
+impl HandshakeError {
+    /// What the device is told: a close code and words; nothing where there is nobody to tell, or it is our own trouble.
+    pub fn verdict(&self) -> Option<(CloseReason, String)> {
+        match self {
+            Self::TooLate => Some((CloseReason::Protocol, "no hello in time".to_owned())),
+            Self::Protocol(how) => Some((CloseReason::Protocol, how.clone())),
+            // A stranger learns nothing about which devices there are.
+            Self::Unknown(_) | Self::Proof { .. } => {
+                Some((CloseReason::Unauthenticated, "the device is unknown or its proof does not hold".to_owned()))
+            }
+            Self::Lost(_) | Self::Registry(_) => None,
+        }
+    }
+}
+
+impl Stranger {
+    /// Takes a connection right behind its 101.
+    pub fn new(socket: WebSocketStream<Socket>) -> Self {
+        Self { socket }
+    }
+
+    /// Sends `challenge`, reads `hello`, checks its proof. On an error the connection was closed with the code that says why.
+    ///
+    /// # Errors
+    /// [`HandshakeError`].
+    pub async fn greet(mut self, judge: &Judge<'_>) -> Result<Known, HandshakeError> {
+        match self.examine(judge).await {
+            Ok((hello, kid)) => Ok(Known { socket: self.socket, hello, kid }),
+            Err(error) => {
+                if let Some((reason, words)) = error.verdict() {
+                    close(self.socket, reason, &words).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn examine(&mut self, judge: &Judge<'_>) -> Result<(Hello, Thumbprint), HandshakeError> {
+        let deadline = Instant::now() + judge.hello_within;
+        let nonce = Nonce(random::bytes());
+        let challenge = ToDevice::from(Challenge { nonce, time: judge.clock.now() });
+        let asked = timeout_at(deadline, self.socket.send(Message::text(challenge.encode()))).await;
+        asked.map_err(|_| HandshakeError::TooLate)?.map_err(|error| HandshakeError::Lost(Some(error)))?;
+        let hello = timeout_at(deadline, self.hello()).await.map_err(|_| HandshakeError::TooLate)??;
+        let record = known(judge.registry, &hello).await?;
+        let expected = Expected { nonce, names: judge.names, device: &hello.device, instance: &hello.instance };
+        match verify_proof(hello.proof.as_str(), &expected, &record.keys) {
+            Ok(kid) => Ok((hello, kid)),
+            Err(source) => Err(HandshakeError::Proof { device: hello.device, source }),
+        }
+    }
+
+    async fn hello(&mut self) -> Result<Hello, HandshakeError> {
+        for _ in 0..PASSED_OVER {
+            match self.socket.next().await {
+                Some(Ok(Message::Text(text))) => match FromDevice::decode(&text) {
+                    Ok(Heard::Known(FromDevice::Hello(hello))) => return Ok(hello),
+                    Ok(Heard::Known(_) | Heard::Unknown(_)) => {}
+                    Err(error) => return Err(HandshakeError::Protocol(error.to_string())),
+                },
+                Some(Ok(Message::Binary(_))) => return Err(HandshakeError::Protocol("binary on a control channel".to_owned())),
+                Some(Ok(Message::Close(_))) | None => return Err(HandshakeError::Lost(None)),
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                Some(Err(error)) => return Err(HandshakeError::Lost(Some(error))),
+            }
+        }
+        Err(HandshakeError::Protocol("too many messages before hello".to_owned()))
+    }
+}
+
+async fn known(registry: &dyn Registry, hello: &Hello) -> Result<DeviceRecord, HandshakeError> {
+    let record = registry.device(&hello.device).await.map_err(HandshakeError::Registry)?;
+    record.ok_or_else(|| HandshakeError::Unknown(hello.device.clone()))
+}
+
+impl Known {
+    /// What the device said.
+    pub fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// The key that it proved to have.
+    pub fn kid(&self) -> Thumbprint {
+        self.kid
+    }
+
+    /// Tells the device that it is online.
+    ///
+    /// # Errors
+    /// [`HandshakeError::Lost`], or [`HandshakeError::TooLate`] if it does not take the message within `within`.
+    pub async fn admit(mut self, welcome: Welcome, within: Duration) -> Result<WebSocketStream<Socket>, HandshakeError> {
+        let said = timeout(within, self.socket.send(Message::text(ToDevice::from(welcome).encode()))).await;
+        said.map_err(|_| HandshakeError::TooLate)?.map_err(|error| HandshakeError::Lost(Some(error)))?;
+        Ok(self.socket)
+    }
+}
+
+/// Closes a control channel with a code and words, within five seconds; then the connection is reset.
+pub(super) async fn close(mut socket: WebSocketStream<Socket>, reason: CloseReason, words: &str) {
+    let text = if words.is_empty() { reason.name().to_owned() } else { format!("{}: {words}", reason.name()) };
+    let frame = CloseFrame { code: reason.code().into(), reason: fitting_reason(&text).into() };
+    let answered = async {
+        socket.send(Message::Close(Some(frame))).await?;
+        while let Some(message) = socket.next().await {
+            message?;
+        }
+        Ok::<_, WsError>(())
+    };
+    match timeout(moorline_proto::bounds::CLOSE_WITHIN, answered).await {
+        Ok(_) => socket.into_inner().close(moorline_proto::bounds::CLOSE_WITHIN).await,
+        Err(_) => socket.into_inner().reset(),
+    }
+}

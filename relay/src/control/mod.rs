@@ -1,0 +1,25 @@
+//! The control channel: the one WebSocket that a device holds open. From the 101 to its end.
+//!
+//! ```text
+//!   Stranger ── greet ──▶ Known ── admit ──▶ Session ── run ──▶ Ended
+//!                           └──── refuse ──▶ (closed)
+//! ```
+//!
+//! Does not know where devices are listed, nor what streams are: it obeys orders and reports answers.
+
+pub mod handle;
+pub mod handshake;
+pub mod keepalive;
+pub mod session;
+
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+/// Buffers of a control channel: small, since most devices are idle most of the day.
+pub(crate) fn websocket_config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(1024)
+        .write_buffer_size(0)
+        .max_write_buffer_size(4 * moorline_proto::bounds::CONTROL_MESSAGE_BYTES)
+        .max_message_size(Some(moorline_proto::bounds::CONTROL_MESSAGE_BYTES))
+        .max_frame_size(Some(moorline_proto::bounds::CONTROL_MESSAGE_BYTES))
+}

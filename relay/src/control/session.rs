@@ -1,0 +1,226 @@
+//! One control channel from `welcome` to its end: obeys orders, reports answers, notices death.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use moorline_proto::close::CloseReason;
+use moorline_proto::control::{Accept, FromDevice, GoAway, Reject, ToDevice};
+use moorline_proto::message::Heard;
+use moorline_proto::text::Text;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::control::handle::{DeviceHandle, Gone, Next, Order, Parting};
+use crate::control::handshake::close;
+use crate::control::keepalive::{Due, Keepalive};
+use crate::socket::Socket;
+
+/// A device that does not take a message in this time is dead.
+const WRITE_WITHIN: Duration = Duration::from_secs(10);
+/// Pings a second beyond which a device breaks the protocol.
+const PINGS_A_SECOND: u32 = 100;
+
+/// What a device answered to an offer.
+#[derive(Debug)]
+pub enum Answer {
+    /// It takes the stream.
+    Accept(Accept),
+    /// It does not.
+    Reject(Reject),
+}
+
+/// Why a control channel ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The device closed it, with this code.
+    Closed(u16),
+    /// The connection ended without a Close.
+    Lost,
+    /// No frame for too long, or it does not take what it is sent.
+    Dead,
+    /// The device broke the protocol.
+    Protocol(String),
+    /// Ended from outside.
+    Parted(Parting),
+    /// The relay stops.
+    Leaving,
+}
+
+/// A control channel whose device was welcomed.
+#[derive(Debug)]
+pub struct Session {
+    socket: WebSocketStream<Socket>,
+    handle: DeviceHandle,
+    keepalive: Keepalive,
+    heard_within: Duration,
+    unheard: Vec<oneshot::Sender<()>>,
+    pings: (Instant, u32),
+    /// Where a stopping relay sends its devices: how long to wait before they dial anew.
+    reconnect_in: Duration,
+}
+
+impl Session {
+    /// Joins the socket of a welcomed device with its handle.
+    pub fn new(
+        socket: WebSocketStream<Socket>,
+        handle: DeviceHandle,
+        keepalive: Keepalive,
+        heard_within: Duration,
+        reconnect_in: Duration,
+    ) -> Self {
+        let pings = (Instant::now(), 0);
+        Self { socket, handle, keepalive, heard_within, unheard: Vec::new(), pings, reconnect_in }
+    }
+
+    /// Runs until the channel ends, closes it with the code that says why, and says so to those who wait for the device.
+    pub async fn run(mut self, mut hear: impl FnMut(Answer), stop: CancellationToken) -> Ended {
+        let ended = self.turns(&mut hear, &stop).await;
+        self.handle.set_gone(Gone::Lost);
+        debug!(session = self.handle.about().session, ?ended, "control channel ends");
+        match &ended {
+            Ended::Closed(_) => self.socket.into_inner().close(moorline_proto::bounds::CLOSE_WITHIN).await,
+            Ended::Lost => {}
+            Ended::Dead => self.socket.into_inner().reset(),
+            Ended::Protocol(how) => close(self.socket, CloseReason::Protocol, how).await,
+            Ended::Parted(Parting::Superseded { by }) => {
+                // Programs read the instance from the reason: `superseded INSTANCE`.
+                let frame = tokio_tungstenite::tungstenite::protocol::CloseFrame {
+                    code: CloseReason::Superseded.code().into(),
+                    reason: format!("superseded {by}").into(),
+                };
+                let said = timeout(moorline_proto::bounds::CLOSE_WITHIN, self.socket.send(Message::Close(Some(frame)))).await;
+                match said {
+                    Ok(Ok(())) => self.socket.into_inner().close(moorline_proto::bounds::CLOSE_WITHIN).await,
+                    Ok(Err(_)) | Err(_) => self.socket.into_inner().reset(),
+                }
+            }
+            Ended::Parted(Parting::Revoked) => close(self.socket, CloseReason::Revoked, "").await,
+            Ended::Leaving => {
+                let away = GoAway {
+                    reconnect_in_ms: u64::try_from(self.reconnect_in.as_millis()).unwrap_or(u64::MAX),
+                    reason: Text::cut("the relay stops"),
+                };
+                if self.say(away.into()).await.is_ok() {
+                    close(self.socket, CloseReason::RelayDraining, "").await;
+                }
+            }
+        }
+        ended
+    }
+
+    /// Each turn waits for an order, a message, the heartbeat or the stop; all four can be dropped half-way without loss:
+    /// orders stay queued, partial messages stay in the socket, the timer is set anew from the keepalive's own state.
+    async fn turns(&mut self, hear: &mut impl FnMut(Answer), stop: &CancellationToken) -> Ended {
+        let handle = self.handle.clone();
+        let mut timer = std::pin::pin!(sleep_until(self.keepalive.next()));
+        loop {
+            let turn = tokio::select! {
+                next = handle.next() => self.obey(next).await,
+                message = self.socket.next() => self.hear(message, hear),
+                () = timer.as_mut() => self.beat().await,
+                () = stop.cancelled() => Err(Ended::Leaving),
+            };
+            if let Err(ended) = turn {
+                return ended;
+            }
+            let next = self.keepalive.next();
+            if timer.is_elapsed() || next < timer.deadline() {
+                timer.as_mut().reset(next);
+            }
+        }
+    }
+
+    async fn obey(&mut self, next: Next) -> Result<(), Ended> {
+        match next {
+            Next::Obey(Order::Offer { offer, heard }) => {
+                self.say(ToDevice::Offer(*offer)).await?;
+                // Any frame will do as a sign of life; the ping asks for one that even a busy device sends.
+                self.send(Message::Ping(Vec::new().into())).await?;
+                self.keepalive.asked(Instant::now(), self.heard_within);
+                self.unheard.push(heard);
+                Ok(())
+            }
+            Next::Obey(Order::Cancel(cancel)) => self.say(cancel.into()).await,
+            Next::Part(parting) => Err(Ended::Parted(parting)),
+        }
+    }
+
+    async fn beat(&mut self) -> Result<(), Ended> {
+        match self.keepalive.due(Instant::now()) {
+            Due::Nothing => Ok(()),
+            Due::Ping => self.send(Message::Ping(Vec::new().into())).await,
+            Due::Dead => Err(Ended::Dead),
+        }
+    }
+
+    async fn say(&mut self, message: ToDevice) -> Result<(), Ended> {
+        self.send(Message::text(message.encode())).await
+    }
+
+    async fn send(&mut self, message: Message) -> Result<(), Ended> {
+        match timeout(WRITE_WITHIN, self.socket.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Ended::Lost),
+            Err(_) => Err(Ended::Dead),
+        }
+    }
+
+    fn hear(&mut self, message: Option<Result<Message, WsError>>, hear: &mut impl FnMut(Answer)) -> Result<(), Ended> {
+        let message = match message {
+            Some(Ok(message)) => message,
+            Some(Err(WsError::Protocol(error))) if !is_lost(&error) => return Err(Ended::Protocol(error.to_string())),
+            Some(Err(WsError::Capacity(error))) => return Err(Ended::Protocol(error.to_string())),
+            Some(Err(WsError::Utf8(error))) => return Err(Ended::Protocol(error)),
+            Some(Err(_)) | None => return Err(Ended::Lost),
+        };
+        let now = Instant::now();
+        self.keepalive.heard(now);
+        for heard in self.unheard.drain(..) {
+            // The stream may be over by now.
+            heard.send(()).ok();
+        }
+        match message {
+            Message::Text(text) => match FromDevice::decode(&text) {
+                Ok(Heard::Known(message)) => self.understand(message, hear),
+                Ok(Heard::Unknown(kind)) => {
+                    debug!(session = self.handle.about().session, kind, "a message of an unknown type was passed over");
+                    Ok(())
+                }
+                Err(error) => Err(Ended::Protocol(error.to_string())),
+            },
+            Message::Binary(_) => Err(Ended::Protocol("binary on a control channel".to_owned())),
+            Message::Ping(_) => self.count_ping(now),
+            Message::Close(frame) => Err(Ended::Closed(frame.map_or(1000, |frame| frame.code.into()))),
+            Message::Pong(_) | Message::Frame(_) => Ok(()),
+        }
+    }
+
+    fn understand(&mut self, message: FromDevice, hear: &mut impl FnMut(Answer)) -> Result<(), Ended> {
+        match message {
+            FromDevice::Hello(_) => return Err(Ended::Protocol("a second hello".to_owned())),
+            FromDevice::Accept(accept) => hear(Answer::Accept(accept)),
+            FromDevice::Reject(reject) => hear(Answer::Reject(reject)),
+            FromDevice::Services(list) => self.handle.set_services(list.services),
+            FromDevice::Heartbeat(heartbeat) => self.keepalive.announced(Duration::from_millis(heartbeat.interval_ms)),
+        }
+        Ok(())
+    }
+
+    fn count_ping(&mut self, now: Instant) -> Result<(), Ended> {
+        let (since, count) = &mut self.pings;
+        if now.duration_since(*since) >= Duration::from_secs(1) {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        if *count > PINGS_A_SECOND { Err(Ended::Protocol("more than 100 pings a second".to_owned())) } else { Ok(()) }
+    }
+}
+
+/// The connection ended without a Close, which tungstenite counts among the errors of protocol.
+pub(crate) fn is_lost(error: &tokio_tungstenite::tungstenite::error::ProtocolError) -> bool {
+    matches!(error, tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)
+}

@@ -1,0 +1,41 @@
+//! The body of a request as JSON, within its size and time.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use moorline_proto::bounds::REQUEST_BODY_BYTES;
+use moorline_proto::problem::ProblemCode;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use crate::http::problem::Refusal;
+
+/// The whole body, from the end of the head.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
+
+/// Reads a body as JSON.
+///
+/// # Errors
+/// `too_large`, or `malformed` with the field that is wrong.
+pub async fn json<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
+    let bytes = read(body).await?;
+    let mut json = serde_json::Deserializer::from_slice(&bytes);
+    serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        Refusal::new(ProblemCode::Malformed, format!("the body: {path}: {}", error.into_inner()))
+    })
+}
+
+async fn read(body: Body) -> Result<Bytes, Refusal> {
+    let malformed = |detail: &str| Refusal::new(ProblemCode::Malformed, detail);
+    match timeout(BODY_WITHIN, Limited::new(body, REQUEST_BODY_BYTES).collect()).await {
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(Refusal::new(ProblemCode::TooLarge, format!("the body: at most {REQUEST_BODY_BYTES} bytes are allowed")))
+        }
+        Ok(Err(_)) => Err(malformed("the body did not come whole")),
+        Err(_) => Err(malformed("the body did not come in time")),
+    }
+}

@@ -1,0 +1,106 @@
+//! The form that every request must have, checked before anything else is asked; and the way from hyper to the router.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::header::{HOST, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, Request, Version};
+use hyper::body::Incoming;
+use moorline_proto::problem::ProblemCode;
+use tower_service::Service;
+
+use crate::http::problem::Refusal;
+use crate::slots::Visitor;
+
+/// Bytes of a request line's target.
+const TARGET_BYTES: usize = 8 * 1024;
+/// Bytes of all header lines together.
+const HEADER_BYTES: usize = 32 * 1024;
+/// Header lines.
+const HEADER_LINES: usize = 100;
+
+/// The router with the check of form before it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Front {
+    router: Router,
+}
+
+impl Front {
+    /// Puts the check before a router.
+    pub fn new(router: Router) -> Self {
+        Self { router }
+    }
+
+    /// What hyper calls for each request of a visitor's connection.
+    pub(crate) fn service(&self, visitor: Visitor) -> Requests {
+        Requests { router: self.router.clone(), visitor }
+    }
+}
+
+/// Answers the requests of one connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Requests {
+    router: Router,
+    visitor: Visitor,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Requests {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        if let Err(refusal) = check(&request) {
+            return Box::pin(std::future::ready(Ok(refusal.into_response())));
+        }
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(self.visitor.clone());
+        Box::pin(self.router.clone().call(request))
+    }
+}
+
+fn check(request: &Request<Incoming>) -> Result<(), Refusal> {
+    let malformed = |detail: &str| Err(Refusal::new(ProblemCode::Malformed, detail));
+    if request.version() != Version::HTTP_11 {
+        return malformed("the relay speaks HTTP/1.1");
+    }
+    check_sizes(request.uri().path_and_query().map_or(0, |target| target.as_str().len()), request.headers())?;
+    if request.headers().get_all(HOST).iter().count() != 1 {
+        return malformed("exactly one Host is required");
+    }
+    let path = request.uri().path();
+    if !path.starts_with('/') || path.contains(['%', '\\']) || path.contains("//") || path.contains("..") {
+        return malformed("a path has no %, no \\, no // and no .. in it");
+    }
+    let has_query = request.uri().query().is_some();
+    if has_query && !takes_query(request.method(), path) {
+        return malformed("this address takes no query");
+    }
+    Ok(())
+}
+
+fn check_sizes(target: usize, headers: &HeaderMap) -> Result<(), Refusal> {
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let over = |what: &str, got: usize, most: usize| {
+        Err(Refusal::new(ProblemCode::TooLarge, format!("{what}: {got}, at most {most} are allowed")))
+    };
+    match () {
+        () if target > TARGET_BYTES => over("bytes of the request's target", target, TARGET_BYTES),
+        () if bytes > HEADER_BYTES => over("bytes of headers", bytes, HEADER_BYTES),
+        () if headers.len() > HEADER_LINES => over("header lines", headers.len(), HEADER_LINES),
+        () => Ok(()),
+    }
+}
+
+fn takes_query(method: &Method, path: &str) -> bool {
+    method == Method::GET && path == moorline_proto::names::DEVICES
+}
+
+/// Whether a request announces a body.
+pub(crate) fn announces_body(headers: &HeaderMap) -> bool {
+    let length = headers.get(http::header::CONTENT_LENGTH);
+    headers.contains_key(TRANSFER_ENCODING) || length.is_some_and(|length| length.as_bytes() != b"0")
+}

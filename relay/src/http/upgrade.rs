@@ -1,0 +1,111 @@
+//! A request that becomes a WebSocket: what it must have, the 101, and the WebSocket that comes of it.
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use data_encoding::BASE64;
+use http::header::{CONNECTION, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use moorline_proto::problem::ProblemCode;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+
+use crate::http::form::announces_body;
+use crate::http::problem::Refusal;
+use crate::socket::Socket;
+
+/// A request that may become a WebSocket: its form is good.
+#[must_use = "the peer waits for an answer"]
+#[derive(Debug)]
+pub struct Upgrade {
+    on: OnUpgrade,
+    accept: String,
+    subprotocol: &'static str,
+}
+
+/// Every subprotocol that the peer offers, in its order.
+pub fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(',')).map(str::trim)
+}
+
+fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|text| text.split(',')).any(|word| word.trim().eq_ignore_ascii_case(token))
+}
+
+/// Checks the form of an upgrade to `subprotocol` and takes what is needed for it out of the request.
+///
+/// # Errors
+/// `upgrade_required`, `malformed`, `origin_not_allowed`.
+pub fn upgrade(request: &mut Request, subprotocol: &'static str, origins: &[String]) -> Result<Upgrade, Refusal> {
+    let headers = request.headers();
+    let malformed = |detail: &str| Refusal::new(ProblemCode::Malformed, detail);
+    if request.method() != Method::GET {
+        return Err(Refusal::new(ProblemCode::MethodNotAllowed, "an upgrade is a GET").allowing("GET"));
+    }
+    if !has_token(headers, CONNECTION, "upgrade") || !has_token(headers, UPGRADE, "websocket") {
+        return Err(Refusal::new(ProblemCode::UpgradeRequired, "this address is a WebSocket: Connection: Upgrade, Upgrade: websocket"));
+    }
+    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
+        return Err(Refusal::new(ProblemCode::UpgradeRequired, "Sec-WebSocket-Version must be 13"));
+    }
+    if announces_body(headers) {
+        return Err(malformed("an upgrade has no body"));
+    }
+    let key = headers.get(SEC_WEBSOCKET_KEY).filter(|key| BASE64.decode(key.as_bytes()).is_ok_and(|bits| bits.len() == 16));
+    let accept = derive_accept_key(key.ok_or_else(|| malformed("Sec-WebSocket-Key must be 16 bytes in base64"))?.as_bytes());
+    if !subprotocols(headers).any(|offered| offered == subprotocol) {
+        return Err(malformed("Sec-WebSocket-Protocol does not name the subprotocol of this address").supporting(subprotocol));
+    }
+    if let Some(origin) = headers.get(ORIGIN) {
+        let listed = origin.to_str().is_ok_and(|origin| origins.iter().any(|listed| listed.eq_ignore_ascii_case(origin)));
+        if !listed {
+            return Err(Refusal::new(ProblemCode::OriginNotAllowed, "the operator has not listed this Origin"));
+        }
+    }
+    let on = request.extensions_mut().remove::<OnUpgrade>().ok_or_else(|| malformed("this connection cannot be upgraded"))?;
+    Ok(Upgrade { on, accept, subprotocol })
+}
+
+/// The connection ended between the 101 and the first frame.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection ended before the upgrade")]
+pub struct NotUpgraded(#[source] Option<hyper::Error>);
+
+/// The future side of an [`Upgrade`] whose 101 is on its way.
+#[must_use = "the upgraded connection would be dropped"]
+#[derive(Debug)]
+pub struct Upgrading {
+    on: OnUpgrade,
+}
+
+impl Upgrade {
+    /// The 101, and what comes of it.
+    pub fn accept(self) -> (Response, Upgrading) {
+        let mut answer = Response::new(Body::empty());
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = answer.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(self.subprotocol));
+        headers.insert(SEC_WEBSOCKET_ACCEPT, HeaderValue::try_from(self.accept).expect("base64 is a header value"));
+        (answer, Upgrading { on: self.on })
+    }
+}
+
+impl Upgrading {
+    /// The WebSocket, once the 101 was written. To be awaited in a task other than the connection's.
+    ///
+    /// # Errors
+    /// [`NotUpgraded`].
+    pub async fn websocket(self, config: WebSocketConfig) -> Result<WebSocketStream<Socket>, NotUpgraded> {
+        let upgraded = self.on.await.map_err(|error| NotUpgraded(Some(error)))?;
+        let parts = upgraded.downcast::<TokioIo<Socket>>().map_err(|_| NotUpgraded(None))?;
+        // A view of hyper's buffer: copied, so that the buffer goes.
+        let read_ahead = parts.read_buf.to_vec();
+        Ok(WebSocketStream::from_partially_read(parts.io.into_inner(), read_ahead, Role::Server, Some(config)).await)
+    }
+}

@@ -1,0 +1,295 @@
+//! Makes a relay's state folder: configuration, CA and certificate, signing key, database; all of it or nothing.
+//!
+//! ```text
+//!   DIR/                0700
+//!   ├── relay.toml      the configuration
+//!   ├── ca.pem          the relay's own CA, which the join string carries too  ┐
+//!   ├── ca.key    0600  its key, to issue another certificate with             │ not made where the operator
+//!   ├── tls.pem         the relay's certificate                                │ brings a certificate
+//!   ├── tls.key   0600  its key                                                ┘
+//!   ├── signing.key 0600  signs callers' tokens
+//!   └── moorline.db 0600  devices, their public keys, the callers' public keys
+//! ```
+
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use moorline_proto::id::{Issuer, NodeId};
+use moorline_proto::join::{Join, RelayUrl, RelayUrlError};
+use moorline_proto::secret::Secret;
+use moorline_proto::timestamp::Timestamp;
+
+use crate::auth::mint::{SigningKey, SigningKeyError};
+use crate::config::check::{FILE_NAME, name};
+use crate::config::file::{File, Fresh, shipped};
+use crate::config::{Config, ConfigError, TlsFiles};
+use crate::listen::tls::{TlsFileError, server_config};
+use crate::store::{CallerKey, Registry, SqliteRegistry, StoreError};
+use crate::token::{SIGNING_KEY_FILE, TokenError, Wanted, sign};
+use crate::{clock::Clock, pki};
+
+/// Name of the database in a state folder.
+pub const DATABASE_FILE: &str = "moorline.db";
+const CA_FILE: &str = "ca.pem";
+const CA_KEY_FILE: &str = "ca.key";
+const TLS_FILE: &str = "tls.pem";
+const TLS_KEY_FILE: &str = "tls.key";
+
+/// The relay to be made.
+#[derive(Clone, Debug)]
+pub struct Init {
+    /// The state folder.
+    pub state: PathBuf,
+    /// Host names and addresses that devices and callers dial; the join string has the first.
+    pub names: Vec<String>,
+    /// Where it listens; the join string has the port.
+    pub listen: SocketAddr,
+    /// Its name among nodes.
+    pub node: NodeId,
+    /// Short name of its own issuer of tokens.
+    pub issuer: Issuer,
+    /// The operator's own certificate and key, of a CA that machines trust already. They stay where they are.
+    pub own: Option<TlsFiles>,
+    /// How long the operator's first token is good.
+    pub operator_lifetime: Duration,
+}
+
+/// What the operator needs to know of the relay that was made.
+#[derive(Debug)]
+pub struct Made {
+    /// For devices and callers. With the operator's own certificate it has no CA.
+    pub join: Join,
+    /// Allows everything.
+    pub token: Secret,
+    /// When the token ends.
+    pub expires_at: Timestamp,
+    /// The CA's certificate, where one was made.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Why there is no relay. Nothing of it was left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// There is one already.
+    #[error("{} holds a relay already: {found} is there", state.display())]
+    Taken {
+        /// The folder.
+        state: PathBuf,
+        /// The file that shows it.
+        found: &'static str,
+    },
+    /// The folder holds other things and is open to others.
+    #[error("{} is not empty, and others can look into it (mode {mode:o})", state.display())]
+    Exposed {
+        /// The folder.
+        state: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// No name of a host.
+    #[error("{0:?} is neither a host name nor an IP address")]
+    Name(String),
+    /// Name and port make no address that somebody can dial.
+    #[error("devices cannot dial this relay")]
+    Address(#[source] RelayUrlError),
+    /// A file or folder could not be made.
+    #[error("{} could not be made", file.display())]
+    Write {
+        /// It.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No certificate came about.
+    #[error("a certificate could not be made")]
+    Certificate(#[source] rcgen::Error),
+    /// The certificate cannot be used.
+    #[error("the certificate cannot be used")]
+    Tls(#[source] TlsFileError),
+    /// The configuration that was to be written contradicts itself.
+    #[error("the configuration would not hold")]
+    Config(#[source] ConfigError),
+    /// No signing key came about.
+    #[error("a signing key could not be made")]
+    SigningKey(#[source] SigningKeyError),
+    /// No operator's token came about.
+    #[error("the operator's token could not be made")]
+    Token(#[source] TokenError),
+    /// The database could not be made.
+    #[error("the database could not be made")]
+    Store(#[source] StoreError),
+}
+
+impl InitError {
+    /// What to do about it.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Taken { .. } => "start it with `moorline-relay serve`, or give --state another folder; nothing is ever overwritten",
+            Self::Exposed { .. } => "give --state an empty folder or one that does not exist yet; keys will live in it",
+            Self::Name(_) => "give --name what devices will dial, without scheme and port: relay.example.com, 192.0.2.1",
+            Self::Address(_) => "give --listen a port from 1 to 65535: the join string tells it to devices and callers",
+            Self::Write { .. } | Self::Store(_) => "give --state a folder on a disk with room, in a place where this user may write",
+            Self::Certificate(_) => "check the names: each must be able to stand in a certificate",
+            Self::Tls(_) => "give --certificate a PEM file with the whole chain, relay first, and --key its private key in PEM",
+            Self::Config(_) | Self::SigningKey(_) | Self::Token(_) => "this is a fault of the program: please report it",
+        }
+    }
+}
+
+/// Makes the relay.
+///
+/// # Errors
+/// [`InitError`]; what had been written by then is removed again.
+pub async fn init(wanted: &Init, clock: &Clock) -> Result<Made, InitError> {
+    let now = clock.now();
+    let names: Result<Vec<String>, _> = wanted.names.iter().map(|text| name(text).ok_or_else(|| InitError::Name(text.clone()))).collect();
+    let names = names?;
+    let url = address(&names, wanted.listen.port())?;
+    let mut folder = Unfinished::begin(&wanted.state)?;
+
+    let own = wanted.own.as_ref().map(absolute).transpose()?;
+    let ca = if own.is_some() { None } else { Some(write_pki(&mut folder, &names, now)?) };
+    let config = write_config(&mut folder, wanted, &names, own.as_ref())?;
+    if let Some(files) = &config.tls {
+        server_config(&files.certificate, &files.key).map_err(InitError::Tls)?;
+    }
+
+    let key = SigningKey::generate().map_err(InitError::SigningKey)?;
+    let pem = key.to_pem().map_err(InitError::SigningKey)?;
+    folder.write(SIGNING_KEY_FILE, pem.reveal(), 0o600)?; // to the one file that holds it
+    let operator = Wanted::operator(wanted.operator_lifetime);
+    let token = sign(&key, &config.own_iss(), &names, &operator, now);
+    let minted = token.map_err(|error| InitError::Token(error.of(folder.path(SIGNING_KEY_FILE))))?;
+    fill_database(&mut folder, &CallerKey::new(config.own_iss(), config.issuer, key.public().clone())).await?;
+
+    let ca_file = ca.is_some().then(|| folder.path(CA_FILE));
+    folder.keep();
+    Ok(Made { join: Join { url, ca }, token: minted.token, expires_at: minted.expires_at, ca_file })
+}
+
+fn address(names: &[String], port: u16) -> Result<RelayUrl, InitError> {
+    let host = names.first().ok_or_else(|| InitError::Name(String::new()))?;
+    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    format!("https://{host}:{port}").parse().map_err(InitError::Address)
+}
+
+/// Where the operator's own files are, whatever folder the relay will be started in.
+fn absolute(own: &TlsFiles) -> Result<TlsFiles, InitError> {
+    let absolute = |file: &PathBuf| fs::canonicalize(file).map_err(|source| InitError::Write { file: file.clone(), source });
+    // Judged before it is resolved, so that the error has the path as the operator wrote it.
+    server_config(&own.certificate, &own.key).map_err(InitError::Tls)?;
+    Ok(TlsFiles { certificate: absolute(&own.certificate)?, key: absolute(&own.key)? })
+}
+
+fn write_pki(folder: &mut Unfinished, names: &[String], now: Timestamp) -> Result<Vec<u8>, InitError> {
+    let pki = pki::make(names, now).map_err(InitError::Certificate)?;
+    folder.write(CA_FILE, &pki.ca, 0o644)?;
+    folder.write(CA_KEY_FILE, pki.ca_key.reveal(), 0o600)?; // to the one file that holds it
+    folder.write(TLS_FILE, &pki.certificate, 0o644)?;
+    folder.write(TLS_KEY_FILE, pki.key.reveal(), 0o600)?; // to the one file that holds it
+    Ok(pki.ca_der)
+}
+
+fn write_config(folder: &mut Unfinished, wanted: &Init, names: &[String], own: Option<&TlsFiles>) -> Result<Config, InitError> {
+    let text = shipped(&Fresh {
+        node: wanted.node.as_str(),
+        issuer: wanted.issuer.as_str(),
+        names,
+        listen: &wanted.listen.to_string(),
+        tls: own.map(|own| (own.certificate.as_path(), own.key.as_path())),
+    });
+    let file = folder.path(FILE_NAME);
+    let written = File::from_toml(&text);
+    let written = written.map_err(|source| InitError::Config(ConfigError::Toml { file, source: Box::new(source) }))?;
+    folder.write(FILE_NAME, &text, 0o644)?;
+    Config::check(written, &folder.state).map_err(InitError::Config)
+}
+
+async fn fill_database(folder: &mut Unfinished, key: &CallerKey) -> Result<(), InitError> {
+    let file = folder.path(DATABASE_FILE);
+    for suffix in ["", "-wal", "-shm"] {
+        folder.made.push(folder.path(&format!("{DATABASE_FILE}{suffix}")));
+    }
+    let registry = SqliteRegistry::open(&file).await.map_err(InitError::Store)?;
+    let put = registry.put_caller_key(key).await;
+    registry.close().await;
+    put.map_err(InitError::Store)
+}
+
+/// A folder that is being filled. Dropping it removes what was made, unless it was kept.
+#[must_use = "what was made is removed again when this is dropped"]
+struct Unfinished {
+    state: PathBuf,
+    made: Vec<PathBuf>,
+    is_new: bool,
+}
+
+impl Unfinished {
+    fn begin(state: &Path) -> Result<Self, InitError> {
+        let failed = |source| InitError::Write { file: state.into(), source };
+        let is_new = match DirBuilder::new().mode(0o700).create(state) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(failed(error)),
+        };
+        if !is_new {
+            let ours = [FILE_NAME, CA_FILE, CA_KEY_FILE, TLS_FILE, TLS_KEY_FILE, SIGNING_KEY_FILE, DATABASE_FILE];
+            if let Some(found) = ours.into_iter().find(|file| fs::symlink_metadata(state.join(file)).is_ok()) {
+                return Err(InitError::Taken { state: state.into(), found });
+            }
+            make_private(state)?;
+        }
+        Ok(Self { state: state.into(), made: Vec::new(), is_new })
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.state.join(file)
+    }
+
+    fn write(&mut self, file: &str, text: &str, mode: u32) -> Result<(), InitError> {
+        let file = self.path(file);
+        let failed = |source| InitError::Write { file: file.clone(), source };
+        let mut open = OpenOptions::new().write(true).create_new(true).mode(mode).open(&file).map_err(failed)?;
+        self.made.push(file.clone());
+        open.write_all(text.as_bytes()).and_then(|()| open.sync_all()).map_err(failed)
+    }
+
+    fn keep(mut self) {
+        self.made.clear();
+        self.is_new = false;
+    }
+}
+
+/// An empty folder is ours to close to others; one with other things in it is not.
+fn make_private(state: &Path) -> Result<(), InitError> {
+    let failed = |source| InitError::Write { file: state.into(), source };
+    let mode = fs::metadata(state).map_err(failed)?.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    if fs::read_dir(state).map_err(failed)?.next().is_some() {
+        return Err(InitError::Exposed { state: state.into(), mode });
+    }
+    fs::set_permissions(state, Permissions::from_mode(0o700)).map_err(failed)
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // What cannot be removed stays; the error that is on its way says more than one from here would.
+        for file in &self.made {
+            fs::remove_file(file).ok();
+        }
+        if self.is_new {
+            fs::remove_dir(&self.state).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "init_tests.rs"]
+mod tests;

@@ -1,0 +1,127 @@
+//! The accept loop accepts, and nothing else: TLS and requests run in each connection's own task. And serving one connection.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::http::form::Front;
+use crate::slots::{Slots, Visitor};
+use crate::socket::{Carrier, Socket};
+use crate::tasks::Tasks;
+
+/// After a failed accept: out of descriptors, spinning would make it worse.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// TLS hello to TLS established.
+const TLS_WITHIN: Duration = Duration::from_secs(10);
+/// From there to the first byte of a request: a leg may be connected early, while its target is dialled.
+const FIRST_BYTE_WITHIN: Duration = Duration::from_secs(60);
+/// The head of a request from its first byte; also how long a connection may idle between requests.
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// Bytes of a request's head that hyper takes; ours ([`crate::http::form`]) are fewer, so that ours is the refusal that is seen.
+const HEAD_BYTES: usize = 64 * 1024;
+/// Lines of a request's head that hyper takes.
+const HEAD_LINES: usize = 128;
+/// A silent TCP connection is asked for life after this long, and this often.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Everything that serves a connection: cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// What answers requests.
+    pub front: Front,
+    /// TLS where this listener has it.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Places for connections.
+    pub slots: Slots,
+    /// Owner of the connections' tasks.
+    pub tasks: Tasks,
+}
+
+/// Accepts until the relay stops. Nothing that a client does can stop or slow it.
+pub async fn accept(listener: TcpListener, door: Door, stop: CancellationToken) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((tcp, peer)) => door.welcome(tcp, peer),
+            Err(error) => {
+                warn!(%error, pause_ms = ACCEPT_PAUSE.as_millis(), "accepting pauses");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+impl Door {
+    fn welcome(&self, tcp: TcpStream, peer: SocketAddr) {
+        match self.slots.take() {
+            Ok(slot) => {
+                let (door, visitor) = (self.clone(), Visitor { address: peer.ip().to_canonical(), slot });
+                self.tasks.spawn("connection", move |stop| door.secure(tcp, visitor, stop));
+            }
+            Err(full) => debug!(%peer, %full, "a connection was turned away"),
+        }
+    }
+
+    async fn secure(self, tcp: TcpStream, visitor: Visitor, stop: CancellationToken) {
+        prepare(&tcp);
+        let carrier = match &self.tls {
+            None => Carrier::Plain(tcp),
+            Some(config) => match timeout(TLS_WITHIN, TlsAcceptor::from(Arc::clone(config)).accept(tcp)).await {
+                Ok(Ok(tls)) => Carrier::Tls(Box::new(tls)),
+                Ok(Err(error)) => return debug!(address = %visitor.address, %error, "no TLS came about"),
+                Err(_) => return debug!(address = %visitor.address, "no TLS came about in time"),
+            },
+        };
+        self.serve(Socket::new(carrier), visitor, stop).await;
+    }
+
+    /// Answers the requests of one connection until it ends or was upgraded.
+    pub(crate) async fn serve(self, mut socket: Socket, visitor: Visitor, stop: CancellationToken) {
+        let first = tokio::select! {
+            first = timeout(FIRST_BYTE_WITHIN, socket.first_byte()) => first,
+            () = stop.cancelled() => return,
+        };
+        if !matches!(first, Ok(Ok(()))) {
+            return debug!(address = %visitor.address, "a connection ended without a request");
+        }
+        let address = visitor.address;
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_WITHIN)
+            .max_buf_size(HEAD_BYTES)
+            .max_headers(HEAD_LINES)
+            .half_close(false)
+            .serve_connection(TokioIo::new(socket), self.front.service(visitor))
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%address, %error, "a connection ended with an error");
+        }
+    }
+}
+
+fn prepare(tcp: &TcpStream) {
+    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+    let set = tcp.set_nodelay(true).and_then(|()| socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive));
+    if let Err(error) = set {
+        debug!(%error, "TCP options were refused");
+    }
+}

@@ -1,0 +1,4 @@
+//! The sockets where peers touch us: accepting them, and TLS.
+
+pub mod accept;
+pub mod tls;

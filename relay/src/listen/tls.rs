@@ -1,0 +1,71 @@
+//! The relay's side of TLS: certificate and key from files, and what is offered. Reloading is not here yet.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::version::{TLS12, TLS13};
+
+/// The one protocol inside: balancers that are offered `h2` would speak it to clients that expect an HTTP/1.1 upgrade.
+const ALPN: &[u8] = b"http/1.1";
+
+/// Session tickets per connection. Two, as TLS libraries do, so that a client may come back over two connections at once. With
+/// more than one node they are useless unless all share a ticket key: then 0 saves their making.
+const TICKETS: usize = 2;
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsFileError {
+    /// The certificate's file cannot be read, or holds something else.
+    #[error("no certificate in {}", file.display())]
+    Certificate {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: pem::Error,
+    },
+    /// The key's file cannot be read, or holds something else.
+    #[error("no private key in {}", file.display())]
+    Key {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: pem::Error,
+    },
+    /// Both are there, and cannot be used together.
+    #[error("certificate {} and key {} cannot be used", certificate.display(), key.display())]
+    Unusable {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+}
+
+/// TLS 1.3 and 1.2 with the chain and key of two PEM files. Reads files: not for hot paths.
+///
+/// # Errors
+/// [`TlsFileError`]: a file that cannot be read or holds something else, a key of another certificate.
+pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsFileError> {
+    let unreadable = |source| TlsFileError::Certificate { file: certificate.into(), source };
+    let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(unreadable)?;
+    if chain.is_empty() {
+        return Err(unreadable(pem::Error::NoItemsFound));
+    }
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsFileError::Key { file: key.into(), source })?;
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private));
+    let mut config = config.map_err(|source| TlsFileError::Unusable { certificate: certificate.into(), key: key.into(), source })?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.send_tls13_tickets = TICKETS;
+    Ok(Arc::new(config))
+}

@@ -1,0 +1,158 @@
+//! What every registry does, whatever keeps it: each test runs against all of them.
+
+use std::sync::Arc;
+
+use moorline_proto::id::DeviceId;
+use moorline_proto::proof::PublicKey;
+use moorline_proto::timestamp::Timestamp;
+
+use super::{CallerKey, DeviceRecord, MemoryRegistry, Put, Registry, SqliteRegistry, StoreError};
+
+/// Every kind of registry, empty; the folder goes when it is dropped.
+async fn registries() -> (Vec<Arc<dyn Registry>>, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = SqliteRegistry::open(&folder.path().join("moorline.db")).await.unwrap();
+    (vec![Arc::new(MemoryRegistry::new()), Arc::new(sqlite)], folder)
+}
+
+fn device(name: &str) -> DeviceId {
+    name.parse().unwrap()
+}
+
+fn key(number: u8) -> PublicKey {
+    PublicKey::Ed25519([number; 32])
+}
+
+fn at(ms: u64) -> Timestamp {
+    Timestamp::from_millis(ms)
+}
+
+/// The device's keys with when they were added and used, as far as a test's numbers tell them apart.
+fn keys(record: &DeviceRecord) -> Vec<(PublicKey, Timestamp, Option<Timestamp>)> {
+    record.keys.iter().map(|key| (key.key.clone(), key.created, key.last_used)).collect()
+}
+
+#[tokio::test]
+async fn a_device_is_added_once_and_then_replaced() {
+    let (registries, _folder) = registries().await;
+    for registry in registries {
+        let lamp = device("lamp-1");
+        assert_eq!(registry.device(&lamp).await.unwrap(), None);
+        assert_eq!(registry.put_device(&lamp, &[key(1)], at(10)).await.unwrap(), Put::Created);
+        assert_eq!(registry.put_device(&lamp, &[key(1)], at(20)).await.unwrap(), Put::Replaced);
+        let record = registry.device(&lamp).await.unwrap().unwrap();
+        assert_eq!((&record.device, record.created, record.last_seen), (&lamp, at(10), None));
+        assert_eq!(keys(&record), [(key(1), at(10), None)], "{registry:?}");
+        assert_eq!(record.keys[0].kid, key(1).thumbprint());
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_stays_keeps_its_times() {
+    let (registries, _folder) = registries().await;
+    for registry in registries {
+        let lamp = device("lamp-1");
+        let p256 = PublicKey::P256([7; 64]);
+        registry.put_device(&lamp, &[key(1), key(2)], at(10)).await.unwrap();
+        registry.seen(&lamp, Some(key(2).thumbprint()), at(15)).await.unwrap();
+        registry.put_device(&lamp, &[p256.clone(), key(2), key(2)], at(20)).await.unwrap();
+        let record = registry.device(&lamp).await.unwrap().unwrap();
+        assert_eq!(keys(&record), [(key(2), at(10), Some(at(15))), (p256, at(20), None)], "{registry:?}");
+        assert_eq!((record.created, record.last_seen), (at(10), Some(at(15))));
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_another_device_is_refused_and_nothing_changes() {
+    let (registries, _folder) = registries().await;
+    for registry in registries {
+        let (lamp, door) = (device("lamp-1"), device("door-1"));
+        registry.put_device(&lamp, &[key(1)], at(10)).await.unwrap();
+        registry.put_device(&door, &[key(2)], at(10)).await.unwrap();
+        let refused = registry.put_device(&door, &[key(3), key(1)], at(20)).await;
+        assert!(matches!(refused, Err(StoreError::Conflict { kid }) if kid == key(1).thumbprint()), "{refused:?}");
+        assert_eq!(keys(&registry.device(&door).await.unwrap().unwrap()), [(key(2), at(10), None)]);
+
+        let new = device("gate-1");
+        assert!(matches!(registry.put_device(&new, &[key(1)], at(20)).await, Err(StoreError::Conflict { .. })));
+        assert_eq!(registry.device(&new).await.unwrap(), None, "a refused device is not there: {registry:?}");
+
+        assert!(registry.remove_device(&lamp).await.unwrap());
+        assert_eq!(registry.put_device(&door, &[key(1)], at(30)).await.unwrap(), Put::Replaced, "the key is free again");
+    }
+}
+
+#[tokio::test]
+async fn devices_are_listed_in_pages_by_id() {
+    let (registries, _folder) = registries().await;
+    for registry in registries {
+        for (number, name) in (1..).zip(["b", "a.1", "a-1", "c", "a_1"]) {
+            registry.put_device(&device(name), &[key(number), key(number + 100)], at(10)).await.unwrap();
+        }
+        let mut seen: Vec<String> = Vec::new();
+        let mut after = None;
+        loop {
+            let page = registry.devices(after.as_ref(), 2).await.unwrap();
+            assert!(page.len() <= 2 && page.iter().all(|record| record.keys.len() == 2));
+            seen.extend(page.iter().map(|record| record.device.to_string()));
+            match page.last() {
+                Some(last) => after = Some(last.device.clone()),
+                None => break,
+            }
+        }
+        assert_eq!(seen, ["a-1", "a.1", "a_1", "b", "c"], "{registry:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_removed_device_is_gone_and_seeing_it_brings_nothing_back() {
+    let (registries, _folder) = registries().await;
+    for registry in registries {
+        let lamp = device("lamp-1");
+        registry.put_device(&lamp, &[key(1)], at(10)).await.unwrap();
+        assert!(registry.remove_device(&lamp).await.unwrap());
+        assert!(!registry.remove_device(&lamp).await.unwrap());
+        registry.seen(&lamp, Some(key(1).thumbprint()), at(20)).await.unwrap();
+        assert_eq!(registry.device(&lamp).await.unwrap(), None, "{registry:?}");
+        assert_eq!(registry.devices(None, 10).await.unwrap(), []);
+    }
+}
+
+#[tokio::test]
+async fn callers_keys_are_kept_with_their_issuer() {
+    let (registries, _folder) = registries().await;
+    for registry in registries {
+        let mut own = CallerKey::new("moorline:relay:relay", "relay".parse().unwrap(), key(1));
+        registry.put_caller_key(&own).await.unwrap();
+        own.issuer = "corp".parse().unwrap();
+        registry.put_caller_key(&own).await.unwrap();
+        assert_eq!(registry.caller_keys().await.unwrap(), [own], "{registry:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_is_private_and_is_there_again_when_it_is_opened_again() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("moorline.db");
+    let first = SqliteRegistry::open(&file).await.unwrap();
+    first.put_device(&device("lamp-1"), &[key(1)], at(10)).await.unwrap();
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
+    }
+    first.close().await;
+
+    let second = SqliteRegistry::open(&file).await.unwrap();
+    assert_eq!(second.devices(None, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_no_database_is_an_error_that_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("moorline.db");
+    std::fs::write(&file, "this is no database, and long enough to have a header of a hundred bytes if it were one, really").unwrap();
+    let error = SqliteRegistry::open(&file).await.unwrap_err();
+    assert!(std::error::Error::source(&error).is_some(), "{error}");
+}

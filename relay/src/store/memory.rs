@@ -1,0 +1,95 @@
+//! The registry in memory: for tests whose clock stands still, which a database in threads of its own would not notice.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::ready;
+use moorline_proto::id::DeviceId;
+use moorline_proto::proof::{PublicKey, Thumbprint};
+use moorline_proto::timestamp::Timestamp;
+
+use crate::store::{Answer, CallerKey, DeviceRecord, KeyRecord, Put, Registry, StoreError};
+
+/// A registry that is gone when it is dropped.
+#[derive(Debug, Default)]
+pub struct MemoryRegistry(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    devices: BTreeMap<DeviceId, DeviceRecord>,
+    caller_keys: BTreeMap<Thumbprint, CallerKey>,
+}
+
+impl MemoryRegistry {
+    /// Nobody is known yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn put(&mut self, device: &DeviceId, keys: &[PublicKey], now: Timestamp) -> Result<Put, StoreError> {
+        let belongs_elsewhere =
+            |kid: Thumbprint| self.devices.values().any(|record| record.device != *device && record.keys.iter().any(|key| key.kid == kid));
+        if let Some(kid) = keys.iter().map(PublicKey::thumbprint).find(|&kid| belongs_elsewhere(kid)) {
+            return Err(StoreError::Conflict { kid });
+        }
+        let put = if self.devices.contains_key(device) { Put::Replaced } else { Put::Created };
+        let fresh = || DeviceRecord { device: device.clone(), created: now, last_seen: None, keys: Vec::new() };
+        let record = self.devices.entry(device.clone()).or_insert_with(fresh);
+        record.keys.retain(|had| keys.contains(&had.key));
+        for key in keys {
+            let kid = key.thumbprint();
+            if record.keys.iter().all(|had| had.kid != kid) {
+                record.keys.push(KeyRecord { kid, key: key.clone(), created: now, last_used: None });
+            }
+        }
+        record.keys.sort_by_key(|key| (key.created, key.kid.to_string()));
+        Ok(put)
+    }
+}
+
+impl Registry for MemoryRegistry {
+    fn device<'a>(&'a self, device: &'a DeviceId) -> Answer<'a, Option<DeviceRecord>> {
+        ready(Ok(self.known().devices.get(device).cloned())).boxed()
+    }
+
+    fn devices<'a>(&'a self, after: Option<&'a DeviceId>, most: usize) -> Answer<'a, Vec<DeviceRecord>> {
+        let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let some = self.known().devices.range::<DeviceId, _>(behind).take(most).map(|(_, record)| record.clone()).collect();
+        ready(Ok(some)).boxed()
+    }
+
+    fn put_device<'a>(&'a self, device: &'a DeviceId, keys: &'a [PublicKey], now: Timestamp) -> Answer<'a, Put> {
+        ready(self.known().put(device, keys, now)).boxed()
+    }
+
+    fn remove_device<'a>(&'a self, device: &'a DeviceId) -> Answer<'a, bool> {
+        ready(Ok(self.known().devices.remove(device).is_some())).boxed()
+    }
+
+    fn seen<'a>(&'a self, device: &'a DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> Answer<'a, ()> {
+        if let Some(record) = self.known().devices.get_mut(device) {
+            record.last_seen = Some(now);
+            for key in record.keys.iter_mut().filter(|key| Some(key.kid) == kid) {
+                key.last_used = Some(now);
+            }
+        }
+        ready(Ok(())).boxed()
+    }
+
+    fn caller_keys(&self) -> Answer<'_, Vec<CallerKey>> {
+        ready(Ok(self.known().caller_keys.values().cloned().collect())).boxed()
+    }
+
+    fn put_caller_key<'a>(&'a self, key: &'a CallerKey) -> Answer<'a, ()> {
+        self.known().caller_keys.insert(key.kid, key.clone());
+        ready(Ok(())).boxed()
+    }
+}

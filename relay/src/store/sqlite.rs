@@ -1,0 +1,261 @@
+//! The registry in one SQLite file: what a relay of one node stands on.
+//!
+//! One connection writes, so that no two of ours wait for the file's lock; others read beside it (write-ahead log). Statements keep
+//! to what PostgreSQL understands too.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use moorline_proto::id::DeviceId;
+use moorline_proto::proof::{PublicKey, Thumbprint};
+use moorline_proto::timestamp::Timestamp;
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
+use sqlx::{Row, Sqlite, Transaction};
+
+use crate::store::{Answer, CallerKey, DeviceRecord, KeyRecord, Put, Registry, StoreError};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("src/store/migrations");
+
+/// For somebody else's lock on the file: an operator's backup, for example.
+const BUSY_WITHIN: Duration = Duration::from_secs(5);
+/// For a free connection of ours.
+const CONNECTION_WITHIN: Duration = Duration::from_secs(10);
+/// Connections that read at once; each is a thread.
+const READERS: u32 = 2;
+
+/// A registry in a file of mode 0600, made and brought up to date when it is opened.
+#[derive(Debug)]
+pub struct SqliteRegistry {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl SqliteRegistry {
+    /// Opens the file, or makes it.
+    ///
+    /// # Errors
+    /// [`StoreError::Backend`]: the file cannot be opened, is no database, or is of a later version.
+    pub async fn open(file: &Path) -> Result<Self, StoreError> {
+        make_private(file).map_err(StoreError::backend("opening its file"))?;
+        let options = SqliteConnectOptions::new()
+            .filename(file)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_WITHIN);
+        let pool = |most: u32| SqlitePoolOptions::new().max_connections(most).acquire_timeout(CONNECTION_WITHIN);
+        let writer = pool(1).connect_with(options.clone()).await.map_err(StoreError::backend("opening its file"))?;
+        MIGRATIONS.run(&writer).await.map_err(StoreError::backend("bringing its tables up to date"))?;
+        let readers = pool(READERS).connect_lazy_with(options.pragma("query_only", "ON"));
+        Ok(Self { writer, readers })
+    }
+
+    /// Closes the file, after what is being done to it. Dropping the registry does so too, at some later time.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// SQLite would make the file with the mode that the umask leaves; it gives its companions (`-wal`, `-shm`) the mode of the file.
+fn make_private(file: &Path) -> io::Result<()> {
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file).map(drop)
+}
+
+const DEVICE: &str = "SELECT d.device, d.created_ms, d.last_seen_ms, k.spki, k.created_ms AS key_created_ms, k.last_used_ms \
+    FROM devices d LEFT JOIN device_keys k ON k.device = d.device WHERE d.device = $1 ORDER BY k.created_ms, k.kid";
+
+const DEVICES: &str = "SELECT d.device, d.created_ms, d.last_seen_ms, k.spki, k.created_ms AS key_created_ms, k.last_used_ms \
+    FROM (SELECT device, created_ms, last_seen_ms FROM devices WHERE device > $1 ORDER BY device LIMIT $2) d \
+    LEFT JOIN device_keys k ON k.device = d.device ORDER BY d.device, k.created_ms, k.kid";
+
+impl SqliteRegistry {
+    async fn put(&self, device: &DeviceId, keys: &[PublicKey], now: Timestamp) -> Result<Put, sqlx::Error> {
+        let mut change = self.writer.begin().await?;
+        let added = sqlx::query("INSERT INTO devices (device, created_ms) VALUES ($1, $2) ON CONFLICT (device) DO NOTHING")
+            .bind(device.as_str())
+            .bind(millis(now))
+            .execute(&mut *change)
+            .await?;
+        let had = sqlx::query_scalar::<_, String>("SELECT kid FROM device_keys WHERE device = $1")
+            .bind(device.as_str())
+            .fetch_all(&mut *change)
+            .await?;
+        let wanted: Vec<String> = keys.iter().map(|key| key.thumbprint().to_string()).collect();
+        for kid in had.iter().filter(|kid| !wanted.contains(kid)) {
+            sqlx::query("DELETE FROM device_keys WHERE kid = $1").bind(kid).execute(&mut *change).await?;
+        }
+        for key in keys.iter().filter(|key| !had.contains(&key.thumbprint().to_string())) {
+            insert_key(&mut change, device, key, now).await?;
+        }
+        change.commit().await?;
+        Ok(if added.rows_affected() > 0 { Put::Created } else { Put::Replaced })
+    }
+
+    /// Whose key it is that stands in the way, after a failed [`Self::put`].
+    async fn taken(&self, device: &DeviceId, keys: &[PublicKey]) -> Result<Option<Thumbprint>, sqlx::Error> {
+        for kid in keys.iter().map(PublicKey::thumbprint) {
+            let owner = sqlx::query_scalar::<_, String>("SELECT device FROM device_keys WHERE kid = $1 AND device <> $2")
+                .bind(kid.to_string())
+                .bind(device.as_str())
+                .fetch_optional(&self.writer)
+                .await?;
+            if owner.is_some() {
+                return Ok(Some(kid));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn note(&self, device: &DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> Result<(), sqlx::Error> {
+        let mut change = self.writer.begin().await?;
+        sqlx::query("UPDATE devices SET last_seen_ms = $2 WHERE device = $1")
+            .bind(device.as_str())
+            .bind(millis(now))
+            .execute(&mut *change)
+            .await?;
+        if let Some(kid) = kid {
+            sqlx::query("UPDATE device_keys SET last_used_ms = $3 WHERE kid = $2 AND device = $1")
+                .bind(device.as_str())
+                .bind(kid.to_string())
+                .bind(millis(now))
+                .execute(&mut *change)
+                .await?;
+        }
+        change.commit().await
+    }
+}
+
+/// A key that stands twice in a list is one key; one of another device fails.
+async fn insert_key(change: &mut Transaction<'_, Sqlite>, device: &DeviceId, key: &PublicKey, now: Timestamp) -> Result<(), sqlx::Error> {
+    let kid = key.thumbprint().to_string();
+    let owner =
+        sqlx::query_scalar::<_, String>("SELECT device FROM device_keys WHERE kid = $1").bind(&kid).fetch_optional(&mut **change).await?;
+    if owner.is_some_and(|owner| owner == device.as_str()) {
+        return Ok(());
+    }
+    sqlx::query("INSERT INTO device_keys (kid, device, spki, created_ms) VALUES ($1, $2, $3, $4)")
+        .bind(kid)
+        .bind(device.as_str())
+        .bind(key.to_spki())
+        .bind(millis(now))
+        .execute(&mut **change)
+        .await
+        .map(drop)
+}
+
+impl Registry for SqliteRegistry {
+    fn device<'a>(&'a self, device: &'a DeviceId) -> Answer<'a, Option<DeviceRecord>> {
+        async move {
+            let failed = "reading a device";
+            let rows = sqlx::query(DEVICE).bind(device.as_str()).fetch_all(&self.readers).await.map_err(StoreError::backend(failed))?;
+            Ok(records(&rows).map_err(StoreError::backend(failed))?.pop())
+        }
+        .boxed()
+    }
+
+    fn devices<'a>(&'a self, after: Option<&'a DeviceId>, most: usize) -> Answer<'a, Vec<DeviceRecord>> {
+        async move {
+            let failed = "listing devices";
+            let after = after.map_or("", DeviceId::as_str); // every id stands behind the empty text
+            let most = i64::try_from(most).unwrap_or(i64::MAX);
+            let rows = sqlx::query(DEVICES).bind(after).bind(most).fetch_all(&self.readers).await;
+            records(&rows.map_err(StoreError::backend(failed))?).map_err(StoreError::backend(failed))
+        }
+        .boxed()
+    }
+
+    fn put_device<'a>(&'a self, device: &'a DeviceId, keys: &'a [PublicKey], now: Timestamp) -> Answer<'a, Put> {
+        async move {
+            let failed = match self.put(device, keys, now).await {
+                Ok(put) => return Ok(put),
+                Err(failed) => failed,
+            };
+            match self.taken(device, keys).await {
+                Ok(Some(kid)) => Err(StoreError::Conflict { kid }),
+                Ok(None) | Err(_) => Err(StoreError::backend("writing a device")(failed)),
+            }
+        }
+        .boxed()
+    }
+
+    fn remove_device<'a>(&'a self, device: &'a DeviceId) -> Answer<'a, bool> {
+        async move {
+            let removed = sqlx::query("DELETE FROM devices WHERE device = $1").bind(device.as_str()).execute(&self.writer).await;
+            Ok(removed.map_err(StoreError::backend("removing a device"))?.rows_affected() > 0)
+        }
+        .boxed()
+    }
+
+    fn seen<'a>(&'a self, device: &'a DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> Answer<'a, ()> {
+        async move { self.note(device, kid, now).await.map_err(StoreError::backend("noting that a device was online")) }.boxed()
+    }
+
+    fn caller_keys(&self) -> Answer<'_, Vec<CallerKey>> {
+        async move {
+            let failed = "reading the callers' keys";
+            let rows = sqlx::query("SELECT iss, issuer, spki FROM caller_keys ORDER BY kid").fetch_all(&self.readers).await;
+            let keys: Result<Vec<_>, _> = rows.map_err(StoreError::backend(failed))?.iter().map(caller_key).collect();
+            keys.map_err(StoreError::backend(failed))
+        }
+        .boxed()
+    }
+
+    fn put_caller_key<'a>(&'a self, key: &'a CallerKey) -> Answer<'a, ()> {
+        async move {
+            let sql = "INSERT INTO caller_keys (kid, iss, issuer, spki) VALUES ($1, $2, $3, $4) \
+                ON CONFLICT (kid) DO UPDATE SET iss = excluded.iss, issuer = excluded.issuer";
+            let query = sqlx::query(sql).bind(key.kid.to_string()).bind(&key.iss).bind(key.issuer.as_str()).bind(key.key.to_spki());
+            query.execute(&self.writer).await.map(drop).map_err(StoreError::backend("writing a caller's key"))
+        }
+        .boxed()
+    }
+}
+
+/// One record per device from rows of one key each; a device without keys has one row without.
+fn records(rows: &[SqliteRow]) -> Result<Vec<DeviceRecord>, sqlx::Error> {
+    let mut records: Vec<DeviceRecord> = Vec::new();
+    for row in rows {
+        let device: DeviceId = parsed(row, "device")?;
+        if records.last().is_none_or(|last| last.device != device) {
+            let (created, last_seen) = (timestamp(row.try_get("created_ms")?), row.try_get::<Option<i64>, _>("last_seen_ms")?);
+            records.push(DeviceRecord { device, created, last_seen: last_seen.map(timestamp), keys: Vec::new() });
+        }
+        if let (Some(spki), Some(record)) = (row.try_get::<Option<Vec<u8>>, _>("spki")?, records.last_mut()) {
+            let key = public_key(&spki)?;
+            let (created, last_used) = (timestamp(row.try_get("key_created_ms")?), row.try_get::<Option<i64>, _>("last_used_ms")?);
+            record.keys.push(KeyRecord { kid: key.thumbprint(), key, created, last_used: last_used.map(timestamp) });
+        }
+    }
+    Ok(records)
+}
+
+fn caller_key(row: &SqliteRow) -> Result<CallerKey, sqlx::Error> {
+    let key = public_key(&row.try_get::<Vec<u8>, _>("spki")?)?;
+    Ok(CallerKey::new(row.try_get::<String, _>("iss")?, parsed(row, "issuer")?, key))
+}
+
+fn parsed<T>(row: &SqliteRow, column: &str) -> Result<T, sqlx::Error>
+where
+    T: TryFrom<String, Error: std::error::Error + Send + Sync + 'static>,
+{
+    let text: String = row.try_get(column)?;
+    T::try_from(text).map_err(|error| sqlx::Error::ColumnDecode { index: column.to_owned(), source: Box::new(error) })
+}
+
+fn public_key(spki: &[u8]) -> Result<PublicKey, sqlx::Error> {
+    PublicKey::from_spki(spki).map_err(|error| sqlx::Error::ColumnDecode { index: "spki".to_owned(), source: Box::new(error) })
+}
+
+fn millis(time: Timestamp) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn timestamp(ms: i64) -> Timestamp {
+    Timestamp::from_millis(u64::try_from(ms).unwrap_or_default())
+}

@@ -1,0 +1,80 @@
+//! Every task has a name, an owner and an end. This is the one place of the relay that may spawn.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// All tasks of one relay. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    abort: CancellationToken,
+    running: Arc<Mutex<BTreeMap<&'static str, usize>>>,
+}
+
+/// Tasks that had not ended when the time for it was over; they were aborted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("tasks that did not end in time: {0:?}")]
+pub struct Late(pub BTreeMap<&'static str, usize>);
+
+/// Counts one running task under its name.
+struct Counted {
+    name: &'static str,
+    running: Arc<Mutex<BTreeMap<&'static str, usize>>>,
+}
+
+impl Counted {
+    fn change(&self, by: impl FnOnce(&mut usize)) {
+        by(self.running.lock().unwrap_or_else(PoisonError::into_inner).entry(self.name).or_default());
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.change(|count| *count -= 1);
+    }
+}
+
+impl Tasks {
+    /// Runs `work` until it ends. It gets the stop signal and ends itself, so that it can still say goodbye.
+    pub fn spawn<F>(&self, name: &'static str, work: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let work = work(self.stop.clone());
+        let counted = Counted { name, running: Arc::clone(&self.running) };
+        counted.change(|count| *count += 1);
+        let abort = self.abort.clone();
+        self.tracker.spawn(async move {
+            let _counted = counted;
+            abort.run_until_cancelled(work).await;
+        });
+    }
+
+    /// How many tasks run now, by name. Names whose tasks have all ended are left out.
+    pub fn running(&self) -> BTreeMap<&'static str, usize> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.iter().filter(|&(_, &count)| count > 0).map(|(&name, &count)| (name, count)).collect()
+    }
+
+    /// Tells every task to stop, waits for them at most `grace`, then aborts and names the late ones.
+    ///
+    /// # Errors
+    /// [`Late`], if there were any.
+    pub async fn finish(self, grace: Duration) -> Result<(), Late> {
+        self.stop.cancel();
+        self.tracker.close();
+        if timeout(grace, self.tracker.wait()).await.is_ok() {
+            return Ok(());
+        }
+        let late = self.running();
+        self.abort.cancel();
+        self.tracker.wait().await;
+        Err(Late(late))
+    }
+}

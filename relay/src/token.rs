@@ -1,0 +1,165 @@
+//! Tokens that the operator of a relay makes for callers, with nothing but the state folder: the relay need not run.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use moorline_proto::claims::{AccessRule, Action, Audience, CallerClaims, Pattern};
+use moorline_proto::id::Subject;
+use moorline_proto::secret::Secret;
+use moorline_proto::timestamp::Timestamp;
+
+use crate::auth::mint::{SigningKey, SigningKeyError};
+use crate::config::{Config, ConfigError};
+use crate::random;
+
+/// Name of the signing key in a state folder.
+pub const SIGNING_KEY_FILE: &str = "signing.key";
+
+/// What `Authorization: Bearer …` may have at most, so that a token which no relay would read is never made.
+const MOST_BYTES: usize = 8 * 1024 - "Bearer ".len();
+
+/// What a token shall say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Who it is for.
+    pub subject: Subject,
+    /// What it allows.
+    pub access: AccessRule,
+    /// For how long from now.
+    pub lifetime: Duration,
+}
+
+impl Wanted {
+    /// A token for the operator: everything, everywhere.
+    pub fn operator(lifetime: Duration) -> Self {
+        let any = || vec![Pattern::any()];
+        let subject = "operator".parse().expect("eight visible characters are a subject");
+        Self { subject, access: AccessRule { actions: Action::ALL.to_vec(), devices: any(), services: any() }, lifetime }
+    }
+}
+
+/// A token that was made.
+#[derive(Debug)]
+pub struct Minted {
+    /// The token.
+    pub token: Secret,
+    /// When it ends.
+    pub expires_at: Timestamp,
+}
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The folder holds no usable relay.
+    #[error("the relay's configuration could not be used")]
+    Config(#[source] ConfigError),
+    /// The signing key cannot be read.
+    #[error("{} cannot be read", file.display())]
+    Read {
+        /// The key's file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Others can read the signing key.
+    #[error("{} can be read by others (mode {mode:o}): whoever has it can make tokens", file.display())]
+    Exposed {
+        /// The key's file.
+        file: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The signing key is no key, or does not sign.
+    #[error("{} is no usable key", file.display())]
+    Key {
+        /// The key's file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: SigningKeyError,
+    },
+    /// So many patterns that relays would refuse to read the token.
+    #[error("the token would have {got} bytes, and relays read {MOST_BYTES} at most")]
+    TooLong {
+        /// How long it would be.
+        got: usize,
+    },
+}
+
+impl TokenError {
+    /// What to do about it.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Config(_) | Self::Read { .. } => "give --state the folder that `moorline-relay init` made, as the user that owns it",
+            Self::Exposed { .. } => "chmod 600 it; if others may have read it, make a new relay: every token that it signed is in doubt",
+            Self::Key { .. } => "put the key back from your backup; a new key would end every token there is",
+            Self::TooLong { .. } => "name fewer devices and services, or use patterns like lamp-*",
+        }
+    }
+}
+
+/// Makes a token with the key in the state folder.
+///
+/// # Errors
+/// [`TokenError`].
+pub fn mint(state: &Path, wanted: &Wanted, now: Timestamp) -> Result<Minted, TokenError> {
+    let config = Config::load(state).map_err(TokenError::Config)?;
+    let file = state.join(SIGNING_KEY_FILE);
+    let key = signing_key(&file)?;
+    sign(&key, &config.own_iss(), &config.names, wanted, now).map_err(|error| error.of(file))
+}
+
+fn signing_key(file: &Path) -> Result<SigningKey, TokenError> {
+    let unreadable = |source| TokenError::Read { file: file.into(), source };
+    let mode = fs::metadata(file).map_err(unreadable)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(TokenError::Exposed { file: file.into(), mode });
+    }
+    let pem = Secret::new(fs::read_to_string(file).map_err(unreadable)?);
+    SigningKey::from_pem(&pem).map_err(|source| TokenError::Key { file: file.into(), source })
+}
+
+/// Why a key made no token, before it is known where the key came from.
+#[derive(Debug)]
+pub(crate) enum SignError {
+    /// The key does not sign.
+    Key(SigningKeyError),
+    /// See [`TokenError::TooLong`].
+    TooLong(usize),
+}
+
+impl SignError {
+    pub(crate) fn of(self, file: PathBuf) -> TokenError {
+        match self {
+            Self::Key(source) => TokenError::Key { file, source },
+            Self::TooLong(got) => TokenError::TooLong { got },
+        }
+    }
+}
+
+/// Makes a token of `iss` for a relay of these names.
+pub(crate) fn sign(key: &SigningKey, iss: &str, names: &[String], wanted: &Wanted, now: Timestamp) -> Result<Minted, SignError> {
+    let iat = now.as_millis() / 1_000;
+    let exp = iat.saturating_add(wanted.lifetime.as_secs());
+    let token = key.mint(&CallerClaims {
+        iss: iss.to_owned(),
+        sub: wanted.subject.clone(),
+        aud: Audience::Many(names.to_vec()),
+        exp,
+        iat,
+        nbf: None,
+        jti: Some(HEXLOWER.encode(&random::bytes::<16>())),
+        access: vec![wanted.access.clone()],
+    });
+    let token = token.map_err(SignError::Key)?;
+    let bytes = token.reveal().len(); // its length alone
+    if bytes > MOST_BYTES {
+        return Err(SignError::TooLong(bytes));
+    }
+    Ok(Minted { token, expires_at: Timestamp::from_millis(exp.saturating_mul(1_000)) })
+}
