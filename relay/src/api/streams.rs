@@ -36,7 +36,8 @@ pub async fn end(State(edge): State<Arc<Edge>>, Path(stream): Path<String>, requ
     let caller = edge.caller(request.headers(), &visitor)?;
     let unknown = || Refusal::new(ProblemCode::StreamUnknown, format!("there is no live stream {stream}"));
     let facts = edge.streams.facts(stream).ok_or_else(unknown)?;
-    let leave = edge.act(&caller, Action::StreamEnd, Some(&facts.device), &visitor)
+    let leave = edge
+        .act(&caller, Action::StreamEnd, Some(&facts.device), &visitor)
         .map_err(|refusal| if refusal.problem().known_code() == Some(ProblemCode::DeviceUnknown) { unknown() } else { refusal })?;
     if !edge.streams.cut(stream, CloseReason::Killed) {
         return Err(unknown());

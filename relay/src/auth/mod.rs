@@ -13,6 +13,8 @@ pub mod device;
 pub mod leave;
 pub mod mint;
 pub mod policy;
+#[cfg(test)]
+mod test_keys;
 
 /// The key in the shape in which signatures are checked.
 fn decoding_key(key: &PublicKey) -> DecodingKey {

@@ -144,11 +144,17 @@ impl Task {
             self.dismiss(leg, refused.result());
         }
         match (self.caller.take(), refused) {
-            (Some(leg), Refused::CallerBroke { reason, words }) => leg.close(reason, &words, CLOSE_WITHIN).await,
-            (Some(leg), Refused::CallerGone) => leg.close(CloseReason::Refused, "", CLOSE_WITHIN).await,
             (None, Refused::CallerGone | Refused::CallerBroke { .. }) => {}
-            (Some(leg), _) => tell(leg, &problem).await,
             (None, _) => self.tell_latecomers(problem, stop).await,
+            (Some(leg), refused) => {
+                // Both tokens die now, however long the goodbye takes.
+                drop((self.seat, self.live));
+                match refused {
+                    Refused::CallerBroke { reason, words } => leg.close(reason, &words, CLOSE_WITHIN).await,
+                    Refused::CallerGone => leg.close(CloseReason::Refused, "", CLOSE_WITHIN).await,
+                    _ => tell(leg, &problem).await,
+                }
+            }
         }
     }
 

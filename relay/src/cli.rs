@@ -1,0 +1,306 @@
+//! The command line: what can be asked for, what is printed, and with which exit code the program ends.
+//!
+//! The work is done elsewhere ([`crate::init`], [`crate::serve`], [`crate::token`]); here it gets its arguments and its words.
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use moorline_proto::claims::{AccessRule, Action, Pattern};
+use moorline_proto::id::{Issuer, NodeId, Subject};
+use serde_json::json;
+use tracing_subscriber::EnvFilter;
+
+use crate::clock::Clock;
+use crate::config::TlsFiles;
+use crate::init::{Init, Made, init};
+use crate::serve::{Serve, serve};
+use crate::token::{Minted, Wanted, mint};
+
+/// A relay that carries streams (ssh, HTTP, anything on TCP) to devices which only dial out.
+#[derive(Debug, Parser)]
+#[command(name = "moorline-relay", version, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+A relay in three steps:
+  moorline-relay init --state /var/lib/moorline --name relay.example.com
+  moorline-relay serve --state /var/lib/moorline
+  moorline-relay token new --state /var/lib/moorline --subject alice --device 'lamp-*' --service ssh
+
+`init` prints a join string, which devices and callers need to find the relay (moorline-agent init, moorline login), and a
+token for you, with which you add devices (moorline device add).";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a relay's state folder: configuration, certificate, keys, database
+    #[command(after_help = INIT_EXAMPLES)]
+    Init(InitArgs),
+    /// Run the relay until SIGTERM or SIGINT
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(Box<ServeArgs>),
+    /// Make tokens for callers
+    #[command(subcommand)]
+    Token(TokenCommand),
+}
+
+const INIT_EXAMPLES: &str = "\
+Examples:
+  With a CA of its own, which the join string carries to devices and callers:
+    moorline-relay init --state /var/lib/moorline --name relay.example.com --name 192.0.2.1
+  With a certificate that machines trust already:
+    moorline-relay init --state /var/lib/moorline --name relay.example.com \\
+      --certificate /etc/letsencrypt/live/relay.example.com/fullchain.pem \\
+      --key /etc/letsencrypt/live/relay.example.com/privkey.pem
+  For programs, the token into a file that only you can read:
+    (umask 077; moorline-relay init --state ./state --name localhost --listen 127.0.0.1:8443 --json > relay.json)";
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  moorline-relay serve --state /var/lib/moorline
+  moorline-relay serve --state /var/lib/moorline --log-format json --log info,moorline_relay=debug";
+
+const TOKEN_EXAMPLES: &str = "\
+Examples:
+  Alice may reach ssh on every lamp for twelve hours:
+    moorline-relay token new --state /var/lib/moorline --subject alice --device 'lamp-*' --service ssh > alice.token
+  A program that adds and removes devices, for a year:
+    moorline-relay token new --state /var/lib/moorline --subject provisioning --allow device.read,device.write --lifetime 365days
+
+Actions: stream.open, stream.list, stream.end, device.read, device.write.
+The token is a secret. It cannot be taken back before its time is over: keep lifetimes short.";
+
+#[derive(Debug, Args)]
+struct InitArgs {
+    /// Folder to make; one that holds a relay already is refused
+    #[arg(long, value_name = "DIR")]
+    state: PathBuf,
+    /// Host name or IP address that devices and callers dial; the first goes into the join string
+    #[arg(long = "name", value_name = "HOST", required = true)]
+    names: Vec<String>,
+    /// Address and port to listen on; the port goes into the join string
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:443")]
+    listen: SocketAddr,
+    /// This process among the relay's nodes
+    #[arg(long, default_value = "n1")]
+    node: NodeId,
+    /// Short name of the relay's own issuer of tokens, the front of a caller's name: relay:alice
+    #[arg(long, default_value = "relay")]
+    issuer: Issuer,
+    /// Certificate to use instead of one of the relay's own CA: PEM, the whole chain
+    #[arg(long, value_name = "FILE", requires = "key")]
+    certificate: Option<PathBuf>,
+    /// Private key of the certificate: PEM
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
+    /// How long the operator's token is good
+    #[arg(long, value_name = "DURATION", default_value = "30days", value_parser = lifetime)]
+    operator_lifetime: Duration,
+    /// Print one JSON object: join, token, ca_file
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// Folder that `init` made
+    #[arg(long, value_name = "DIR")]
+    state: PathBuf,
+    /// Listen here instead of on the first listener's address
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+    /// How to write logs, which go to stderr
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+    /// What to log: a level, or levels by module
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    log: EnvFilter,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Make a token and print it
+    #[command(after_help = TOKEN_EXAMPLES)]
+    New(TokenArgs),
+}
+
+#[derive(Debug, Args)]
+struct TokenArgs {
+    /// Folder that `init` made; the relay need not run
+    #[arg(long, value_name = "DIR")]
+    state: PathBuf,
+    /// Who it is for: stands in logs and is told to devices
+    #[arg(long, value_name = "NAME")]
+    subject: Subject,
+    /// What it allows
+    #[arg(long, value_name = "ACTION", value_delimiter = ',', num_args = 1.., default_value = "stream.open,device.read")]
+    allow: Vec<Action>,
+    /// On which devices; * stands for any characters
+    #[arg(long = "device", value_name = "PATTERN", value_delimiter = ',', num_args = 1.., default_value = "*")]
+    devices: Vec<Pattern>,
+    /// Of which services; * stands for any characters
+    #[arg(long = "service", value_name = "PATTERN", value_delimiter = ',', num_args = 1.., default_value = "*")]
+    services: Vec<Pattern>,
+    /// For how long
+    #[arg(long, value_name = "DURATION", default_value = "12h", value_parser = lifetime)]
+    lifetime: Duration,
+    /// Print one JSON object: token, expires_at
+    #[arg(long)]
+    json: bool,
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| format!("{error} (like 12h or 30days)"))?;
+    if time.as_secs() == 0 { Err("a token lives at least one second".to_owned()) } else { Ok(time) }
+}
+
+/// Runs the program: 0 done, 1 failed, 2 the command line was not understood.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to stdout and ends with 0, usage errors to stderr with 2. There is nobody left to tell if that fails.
+            error.print().ok();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    let clock = Clock::system();
+    match command {
+        Command::Init(args) => {
+            let (state, json) = (args.state.clone(), args.json);
+            let made = in_runtime(init(&args.into(), &clock))?.map_err(|error| Failure::of(error.advice(), error))?;
+            print(&if json { made_json(&made) } else { made_text(&state, &made) })
+        }
+        Command::Serve(args) => {
+            log(args.log_format, args.log);
+            let wanted = Serve { state: args.state, listen: args.listen };
+            in_runtime(serve(&wanted, clock))?.map_err(|error| Failure::of(error.advice(), error))
+        }
+        Command::Token(TokenCommand::New(args)) => {
+            let (state, json) = (args.state.clone(), args.json);
+            let minted = mint(&state, &args.into(), clock.now()).map_err(|error| Failure::of(error.advice(), error))?;
+            print(&minted_text(&minted, json))
+        }
+    }
+}
+
+/// After the work is done, threads of the runtime get this long: what they still do, nobody waits for.
+const RUNTIME_WITHIN: Duration = Duration::from_millis(500);
+
+fn in_runtime<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::of("see this user's limits of threads and memory (ulimit -a)", error))?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_timeout(RUNTIME_WITHIN);
+    Ok(done)
+}
+
+fn log(format: LogFormat, filter: EnvFilter) {
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+impl From<InitArgs> for Init {
+    fn from(args: InitArgs) -> Self {
+        Self {
+            state: args.state,
+            names: args.names,
+            listen: args.listen,
+            node: args.node,
+            issuer: args.issuer,
+            own: args.certificate.zip(args.key).map(|(certificate, key)| TlsFiles { certificate, key }),
+            operator_lifetime: args.operator_lifetime,
+        }
+    }
+}
+
+impl From<TokenArgs> for Wanted {
+    fn from(args: TokenArgs) -> Self {
+        let access = AccessRule { actions: args.allow, devices: args.devices, services: args.services };
+        Self { subject: args.subject, access, lifetime: args.lifetime }
+    }
+}
+
+fn made_json(made: &Made) -> String {
+    // The token goes to whoever ran the command, who asked for it.
+    json!({ "join": made.join.to_string(), "token": made.token.reveal(), "ca_file": made.ca_file }).to_string()
+}
+
+fn made_text(state: &Path, made: &Made) -> String {
+    let state = state.display();
+    format!(
+        "A relay is ready in {state}.\n\n\
+         Join string. Devices and callers need it to find the relay and to know it again; it opens nothing:\n\n{}\n\n\
+         Your token. It is a secret and allows everything until {}:\n\n{}\n\n\
+         Next:\n  moorline-relay serve --state {state}\n  moorline login --join FILE --token-file FILE    (each put into a file of its own)",
+        made.join,
+        made.expires_at,
+        made.token.reveal(), // to whoever ran the command, who asked for it
+    )
+}
+
+fn minted_text(minted: &Minted, as_json: bool) -> String {
+    let token = minted.token.reveal(); // to whoever ran the command, who asked for it
+    if as_json { json!({ "token": token, "expires_at": minted.expires_at }).to_string() } else { token.to_owned() }
+}
+
+/// Prints the one thing that was asked for.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    let printed = writeln!(out, "{text}").and_then(|()| out.flush());
+    printed.map_err(|error| Failure::of("see where standard output goes: what was to be printed is lost", error))
+}
+
+/// What happened, why, and what to do about it.
+#[derive(Debug)]
+struct Failure {
+    error: Box<dyn Error>,
+    advice: &'static str,
+}
+
+impl Failure {
+    fn of(advice: &'static str, error: impl Error + 'static) -> Self {
+        Self { error: Box::new(error), advice }
+    }
+
+    fn print(&self) {
+        let mut text = format!("moorline-relay: {}\n", self.error);
+        let mut source = self.error.source();
+        while let Some(error) = source {
+            text.push_str(&format!("  because: {}\n", error.to_string().trim_end().replace('\n', "\n           ")));
+            source = error.source();
+        }
+        text.push_str(&format!("  do: {}\n", self.advice));
+        // There is nobody left to tell if that fails.
+        io::stderr().write_all(text.as_bytes()).ok();
+    }
+}

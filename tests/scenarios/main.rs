@@ -1,0 +1,4 @@
+//! Everything that must hold, as scenarios somebody could act out.
+
+mod handshake;
+mod splicing;

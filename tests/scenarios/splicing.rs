@@ -1,0 +1,261 @@
+//! An open stream: bytes, half-close, ends and their reasons, silence. In memory, with a clock that stands still.
+
+use std::time::Duration;
+
+use futures_util::SinkExt;
+use moorline_tests::memory::MemoryWorld;
+use moorline_tests::wire::{Said, WireDevice, WireLeg};
+use tokio::io::DuplexStream;
+use tokio::time::{Instant, timeout};
+use tokio_tungstenite::tungstenite::Message;
+
+type Leg = WireLeg<DuplexStream>;
+
+async fn open() -> (MemoryWorld, WireDevice<DuplexStream>, Leg, Leg) {
+    let world = MemoryWorld::start().await;
+    let mut device = world.device("lamp-1").await;
+    let (caller, leg) = world.stream(&mut device, "lamp-1").await;
+    (world, device, caller, leg)
+}
+
+/// The device keeps answering on its control channel while something else happens.
+async fn beside<T>(device: &mut WireDevice<DuplexStream>, work: impl Future<Output = T>) -> T {
+    tokio::select! {
+        done = work => done,
+        message = device.next() => panic!("the relay says {message:?}"),
+    }
+}
+
+async fn everything_is_gone(world: &MemoryWorld) {
+    let gone = async {
+        while world.relay.streams() > 0 || world.relay.tasks().contains_key("stream") {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(60), gone).await.expect("nothing of a stream is left once it is over");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_direction_ends_by_itself_and_both_ends_are_1000() {
+    let (world, _device, mut caller, mut leg) = open().await;
+    caller.say("question").await;
+    caller.end().await;
+    assert_eq!(leg.bytes(8).await, b"question");
+    assert_eq!(leg.next().await, Said::End);
+    leg.say("answer").await;
+    assert_eq!(caller.bytes(6).await, b"answer");
+    leg.end().await;
+    assert_eq!(caller.next().await, Said::End);
+    assert_eq!((caller.closed().await, leg.closed().await), (1000, 1000));
+    drop((caller, leg));
+    everything_is_gone(&world).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_simple_client_that_closes_with_1000_is_done() {
+    let (_world, _device, mut caller, mut leg) = open().await;
+    caller.say("all there is").await;
+    caller.close(1000).await;
+    assert_eq!(leg.bytes(12).await, b"all there is");
+    assert_eq!(leg.next().await, Said::End);
+    assert_eq!((leg.closed().await, caller.closed().await), (1000, 1000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_other_close_is_a_reset_for_the_far_side() {
+    for code in [4001, 1001, 1011, 3000] {
+        let (_world, _device, mut caller, mut leg) = open().await;
+        leg.close(code).await;
+        assert_eq!(caller.closed().await, 4001, "after {code}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leg_that_vanishes_is_lost_for_the_far_side() {
+    let (world, _device, caller, mut leg) = open().await;
+    drop(caller);
+    assert_eq!(leg.closed().await, 4002);
+    drop(leg);
+    everything_is_gone(&world).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vanished_leg_after_both_ends_changes_nothing() {
+    let (_world, _device, mut caller, mut leg) = open().await;
+    caller.end().await;
+    assert_eq!(leg.next().await, Said::End);
+    leg.end().await;
+    drop(leg);
+    assert_eq!(caller.next().await, Said::End);
+    assert_eq!(caller.closed().await, 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_breaks_the_protocol_is_told_how_and_the_far_side_is_reset() {
+    let oversized = format!(r#"{{"type":"x","x":"{}"}}"#, "y".repeat(4096));
+    let broken: [(Message, u16); 6] = [
+        (Message::text("no json"), 4400),
+        (Message::text(r#"{"kind":"end"}"#), 4400),
+        (Message::text(r#"{"type":"opened"}"#), 4400),
+        (Message::text(r#"{"type":"refused"}"#), 4400),
+        (Message::text(oversized), 1009),
+        (Message::binary(vec![0; 65_537]), 1009),
+    ];
+    for (message, code) in broken {
+        let (_world, _device, mut caller, mut leg) = open().await;
+        caller.socket.send(message).await.ok();
+        assert_eq!((caller.closed().await, leg.closed().await), (code, 4001));
+    }
+    let (_world, _device, mut caller, mut leg) = open().await;
+    caller.end().await;
+    caller.say("more").await;
+    assert_eq!(caller.closed().await, 4400, "bytes after end");
+    assert_eq!(leg.closed().await, 4001);
+}
+
+#[tokio::test(start_paused = true)]
+async fn text_that_the_relay_does_not_know_passes_unchanged_and_in_order_also_after_end() {
+    let (_world, _device, mut caller, mut leg) = open().await;
+    let text = r#"{ "type":"resume",  "at": 7 }"#;
+    caller.say("before").await;
+    caller.send(Message::text(text)).await;
+    caller.say("behind").await;
+    caller.end().await;
+    caller.send(Message::text(text)).await;
+    assert_eq!(leg.bytes(6).await, b"before");
+    assert_eq!(leg.next().await, Said::Text(text.to_owned()));
+    assert_eq!(leg.bytes(6).await, b"behind");
+    assert_eq!(leg.next().await, Said::End);
+    assert_eq!(leg.next().await, Said::Text(text.to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_said_before_opened_is_held_up_to_its_mark_and_none_of_it_is_lost() {
+    let world = MemoryWorld::start().await;
+    let mut device = world.device("lamp-1").await;
+    let mut caller = world.connect("lamp-1", "ssh", &[]).await.unwrap();
+    let offer = device.offer().await;
+    let sent: Vec<u8> = (0..200_000_u32).map(|at| (at % 251) as u8).collect();
+    let all = sent.clone();
+    let sender = async {
+        for piece in all.chunks(10_000) {
+            caller.say(piece.to_vec()).await;
+        }
+        caller.end().await;
+        caller
+    };
+    let receiver = async {
+        device.accept(offer.stream).await;
+        let mut leg = world.join(offer.url.as_str(), &offer.token).await.unwrap();
+        leg.opened().await;
+        let got = leg.bytes(200_000).await;
+        assert_eq!(leg.next().await, Said::End);
+        (got, leg)
+    };
+    let (_caller, (got, _leg)) = tokio::join!(sender, receiver);
+    assert!(got == sent, "every byte in its place");
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_closed_and_silent_for_ten_minutes_is_over_to_the_second() {
+    let (_world, mut device, mut caller, mut leg) = open().await;
+    caller.end().await;
+    assert_eq!(leg.next().await, Said::End);
+    let begun = Instant::now();
+    let codes = beside(&mut device, async { tokio::join!(caller.closed(), leg.closed()) }).await;
+    assert_eq!((codes, begun.elapsed()), ((4003, 4003), Duration::from_secs(600)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_stream_lives_by_its_pings_and_then_carries_bytes() {
+    let (_world, mut device, mut caller, mut leg) = open().await;
+    let begun = Instant::now();
+    let silence = async {
+        let talk = tokio::time::sleep_until(begun + Duration::from_secs(3600));
+        tokio::select! {
+            () = talk => {}
+            said = caller.next() => panic!("{said:?} in the silence"),
+            said = leg.next() => panic!("{said:?} in the silence"),
+        }
+    };
+    beside(&mut device, silence).await;
+    caller.say("after an hour").await;
+    assert_eq!(leg.bytes(13).await, b"after an hour");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leg_that_answered_pings_and_falls_silent_is_dead_after_two_intervals() {
+    let (_world, mut device, mut caller, mut leg) = open().await;
+    let begun = Instant::now();
+    // Both answer for a minute; then nobody reads the device's leg any more.
+    let minute = async {
+        tokio::select! {
+            () = tokio::time::sleep_until(begun + Duration::from_secs(60)) => {}
+            said = caller.next() => panic!("{said:?}"),
+            said = leg.next() => panic!("{said:?}"),
+        }
+    };
+    beside(&mut device, minute).await;
+    let code = beside(&mut device, caller.closed()).await;
+    assert_eq!(code, 4002);
+    let after = begun.elapsed() - Duration::from_secs(60);
+    assert!(after >= Duration::from_secs(25) && after <= Duration::from_secs(76), "dead after {after:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_reader_that_owes_bytes_is_not_dead_and_loses_nothing() {
+    let (_world, mut device, mut caller, mut leg) = open().await;
+    let sent = vec![7_u8; 60_000];
+    let sending = async {
+        for _ in 0..20 {
+            leg.say(sent.clone()).await;
+        }
+        leg.end().await;
+        assert_eq!(leg.closed().await, 1000);
+    };
+    let receiving = async {
+        // Three minutes in which the caller reads nothing at all.
+        tokio::time::sleep(Duration::from_secs(180)).await;
+        assert_eq!(caller.bytes(1_200_000).await.len(), 1_200_000);
+        assert_eq!(caller.next().await, Said::End);
+        caller.end().await;
+        assert_eq!(caller.closed().await, 1000);
+    };
+    beside(&mut device, async { tokio::join!(sending, receiving) }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_ends_a_stream() {
+    let (world, _device, mut caller, mut leg) = open().await;
+    let (_, _, list) = world.request("GET", "/v1/streams", &[], None).await;
+    assert_eq!((list["streams"][0]["state"].as_str(), list["streams"][0]["device"].as_str()), (Some("opened"), Some("lamp-1")));
+    let path = format!("/v1/streams/{}", list["streams"][0]["stream"].as_str().unwrap());
+    assert_eq!(world.request("DELETE", &path, &[], None).await.0, 204);
+    assert_eq!((caller.closed().await, leg.closed().await), (4005, 4005));
+    drop((caller, leg));
+    everything_is_gone(&world).await;
+    assert_eq!(world.request("DELETE", &path, &[], None).await.0, 404);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_device_loses_its_channel_and_its_streams() {
+    let (world, mut device, mut caller, mut leg) = open().await;
+    assert_eq!(world.request("DELETE", "/v1/devices/lamp-1", &[], None).await.0, 204);
+    assert_eq!(device.closed().await.0, 4006);
+    assert_eq!((caller.closed().await, leg.closed().await), (4006, 4006));
+    assert_eq!(world.connect("lamp-1", "ssh", &[]).await.unwrap_err().status, 404);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_stops_says_so_to_everybody() {
+    let (world, mut device, mut caller, mut leg) = open().await;
+    let stop = world.relay.stop();
+    let heard = async {
+        assert_eq!((caller.closed().await, leg.closed().await), (1012, 1012));
+        drop((caller, leg));
+        assert!(matches!(device.next().await, Ok(moorline_proto::control::ToDevice::GoAway(_))));
+        assert_eq!(device.closed().await.0, 1012);
+        drop(device);
+    };
+    tokio::join!(stop, heard);
+}

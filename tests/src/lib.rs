@@ -1,0 +1,4 @@
+//! The harness: worlds of relays, devices, callers and strangers, in which the scenarios take place.
+
+pub mod memory;
+pub mod wire;

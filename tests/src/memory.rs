@@ -1,0 +1,184 @@
+//! A world within the process: the whole relay, over pipes instead of sockets, so that its clock can stand still.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::handshake;
+use hyper_util::rt::TokioIo;
+use moorline_proto::claims::{AccessRule, Action, Audience, CallerClaims, Pattern};
+use moorline_proto::id::{DeviceId, Instance};
+use moorline_proto::secret::Secret;
+use moorline_proto::timestamp::Timestamp;
+use moorline_relay::auth::mint::SigningKey;
+use moorline_relay::clock::Clock;
+use moorline_relay::config::Config;
+use moorline_relay::config::file::File;
+use moorline_relay::relay::{Relay, State};
+use moorline_relay::store::{CallerKey, MemoryRegistry, Registry};
+use serde_json::Value;
+use tokio::io::DuplexStream;
+
+use crate::wire::{NotAdmitted, Persona, Refusal, WireDevice, WireLeg, bearer};
+
+/// Bytes that a pipe holds: awkward on purpose.
+const PIPE: usize = 7_919;
+/// The relay's name in these worlds.
+pub const HOST: &str = "relay.test";
+/// When every world begins.
+const START: u64 = 1_790_000_000_000;
+
+/// A relay over pipes, with devices that are registered as they come.
+#[derive(Debug)]
+pub struct MemoryWorld {
+    /// The relay.
+    pub relay: Relay,
+    /// Its registry.
+    pub registry: Arc<MemoryRegistry>,
+    clock: Clock,
+    signing: SigningKey,
+    keys: std::sync::Mutex<HashMap<DeviceId, Arc<SigningKey>>>,
+}
+
+impl MemoryWorld {
+    /// A relay with the default configuration, as `change` changes it.
+    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let least = format!("names = ['{HOST}']\n[[listeners]]\naddress = '127.0.0.1:0'\ntransport = 'plain'");
+        let least = File::from_toml(&least).expect("the least configuration is written well");
+        let mut config = Config::check(least, Path::new("/")).expect("the least configuration is good");
+        config.listeners.clear();
+        change(&mut config);
+        let signing = SigningKey::generate().expect("keys are made");
+        let registry = Arc::new(MemoryRegistry::new());
+        let issuer = config.issuer.clone();
+        let key = CallerKey::new(config.own_iss(), issuer, signing.public().clone());
+        registry.put_caller_key(&key).await.expect("memory does not fail");
+        let clock = Clock::at(Timestamp::from_millis(START));
+        let state = State { registry: Arc::clone(&registry) as Arc<dyn Registry>, tls: None, clock: clock.clone() };
+        let relay = Relay::start(config, state).await.expect("a relay without listeners starts");
+        Self { relay, registry, clock, signing, keys: std::sync::Mutex::default() }
+    }
+
+    /// A relay with the default configuration.
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// A new connection to the relay.
+    pub fn dial(&self) -> DuplexStream {
+        let (near, far) = tokio::io::duplex(PIPE);
+        self.relay.serve_memory(far, IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)));
+        near
+    }
+
+    /// A caller's token with leave for everything.
+    pub fn token(&self) -> Secret {
+        self.token_for(
+            "alice",
+            &[AccessRule { actions: Action::ALL.to_vec(), devices: vec![Pattern::any()], services: vec![Pattern::any()] }],
+        )
+    }
+
+    /// A caller's token with leave for what the rules say, for an hour.
+    pub fn token_for(&self, subject: &str, access: &[AccessRule]) -> Secret {
+        let now = self.clock.now().as_millis() / 1000;
+        let claims = CallerClaims {
+            iss: "moorline:relay:relay".to_owned(),
+            sub: subject.parse().expect("a subject"),
+            aud: Audience::One(HOST.to_owned()),
+            exp: now + 3600,
+            iat: now,
+            nbf: None,
+            jti: None,
+            access: access.to_vec(),
+        };
+        self.sign(&claims)
+    }
+
+    /// A token with any claims.
+    pub fn sign(&self, claims: &CallerClaims) -> Secret {
+        self.signing.mint(claims).expect("claims are signed")
+    }
+
+    /// The key of a device, which is registered with it the first time.
+    pub async fn key(&self, device: &DeviceId) -> Arc<SigningKey> {
+        let known = self.keys.lock().expect("nobody panics with it").get(device).map(Arc::clone);
+        if let Some(key) = known {
+            return key;
+        }
+        let key = Arc::new(SigningKey::generate().expect("keys are made"));
+        self.registry.put_device(device, &[key.public().clone()], self.clock.now()).await.expect("memory does not fail");
+        self.keys.lock().expect("nobody panics with it").insert(device.clone(), Arc::clone(&key));
+        key
+    }
+
+    /// A device that exposes `ssh` and `http` and is online.
+    pub async fn device(&self, id: &str) -> WireDevice<DuplexStream> {
+        self.device_as(id, INSTANCE, &["ssh", "http"]).await.expect("the device is admitted")
+    }
+
+    /// A device that comes online as a certain start of its program, with certain services.
+    ///
+    /// # Errors
+    /// As the relay closes it.
+    pub async fn device_as(&self, id: &str, instance: &str, services: &[&str]) -> Result<WireDevice<DuplexStream>, NotAdmitted> {
+        let device: DeviceId = id.parse().expect("a device id");
+        let key = self.key(&device).await;
+        let instance: Instance = instance.parse().expect("an instance");
+        WireDevice::come_online(self.dial(), &Persona { device, key: &key, instance, services, host: HOST, features: &[] }).await
+    }
+
+    /// A `connect`, with further headers.
+    ///
+    /// # Errors
+    /// The relay's refusal.
+    pub async fn connect(&self, device: &str, service: &str, headers: &[(&str, &str)]) -> Result<WireLeg<DuplexStream>, Refusal> {
+        let authorization = bearer(&self.token());
+        let all: Vec<(&str, &str)> = [("authorization", authorization.as_str())].into_iter().chain(headers.iter().copied()).collect();
+        WireLeg::join(self.dial(), HOST, &format!("/v1/devices/{device}/connect/{service}"), &all).await
+    }
+
+    /// Any request with the token for everything, and a JSON body where there is one: status, headers, body.
+    pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<Value>) -> (u16, HeaderMap, Value) {
+        let (mut sender, connection) = handshake(TokioIo::new(self.dial())).await.expect("HTTP begins");
+        let mut request = Request::builder().method(method).uri(path).header("host", HOST).header("authorization", bearer(&self.token()));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = body.map_or_else(Full::default, |body| Full::new(Bytes::from(body.to_string())));
+        let request = request.body(body).expect("the request of a scenario is good");
+        let exchange = async {
+            let (head, body) = sender.send_request(request).await.expect("an answer comes").into_parts();
+            let body = body.collect().await.expect("the body comes").to_bytes();
+            drop(sender);
+            (head.status.as_u16(), head.headers, serde_json::from_slice(&body).unwrap_or(Value::Null))
+        };
+        tokio::join!(exchange, connection).0
+    }
+
+    /// Joins a leg with its token.
+    ///
+    /// # Errors
+    /// The relay's refusal.
+    pub async fn join(&self, url: &str, token: &Secret) -> Result<WireLeg<DuplexStream>, Refusal> {
+        WireLeg::join(self.dial(), HOST, url, &[("authorization", &bearer(token))]).await
+    }
+
+    /// An open stream: what the caller holds and what the device holds.
+    pub async fn stream(&self, device: &mut WireDevice<DuplexStream>, id: &str) -> (WireLeg<DuplexStream>, WireLeg<DuplexStream>) {
+        let mut caller = self.connect(id, "ssh", &[]).await.expect("nothing refuses the stream");
+        let offer = device.offer().await;
+        device.accept(offer.stream).await;
+        let mut far = self.join(offer.url.as_str(), &offer.token).await.expect("the token of the offer joins");
+        caller.opened().await;
+        far.opened().await;
+        (caller, far)
+    }
+}
+
+/// The start of the program of a device that does not say otherwise.
+pub const INSTANCE: &str = "00112233445566778899aabbccddeeff";
