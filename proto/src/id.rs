@@ -92,7 +92,8 @@ impl Rule {
         if self.alphanumeric_edges && !(edge(text.bytes().next()) && edge(text.bytes().next_back())) {
             return Err(NameError::Edge { kind });
         }
-        if text.contains("..") {
+        // A dot is an ordinary character where a name may begin with one.
+        if self.alphanumeric_edges && text.contains("..") {
             return Err(NameError::DoubleDot { kind });
         }
         Ok(())
@@ -235,7 +236,9 @@ name!(
 );
 
 name!(
-    /// Something that both sides must know in order to use it. 1 to 32 characters of `a-z`, `0-9`, `-`, `_`, `.`.
+    /// Something that both sides must know in order to use it.
+    ///
+    /// 1 to 32 characters of `a-z`, `0-9`, `-`, `_`, `.`; letters or digits at both ends, no `..`.
     Feature,
     Rule {
         kind: "a feature",

@@ -64,10 +64,13 @@ impl RelayUrl {
     /// # Errors
     /// [`ForeignUrl`]: another host, no TLS, or no address.
     pub fn resolve(&self, handed_out: &str, suffix: Option<&str>) -> Result<(Self, String), ForeignUrl> {
+        let foreign = || ForeignUrl(handed_out.chars().take(200).collect());
+        if !handed_out.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(foreign());
+        }
         if handed_out.starts_with('/') && !handed_out.starts_with("//") {
             return Ok((self.clone(), handed_out.to_owned()));
         }
-        let foreign = || ForeignUrl(handed_out.chars().take(200).collect());
         let rest = handed_out.strip_prefix("https://").or_else(|| handed_out.strip_prefix("wss://")).ok_or_else(foreign)?;
         let at = rest.find('/').ok_or_else(foreign)?;
         let url: Self = format!("https://{}", &rest[..at]).parse().map_err(|_| foreign())?;
@@ -93,6 +96,12 @@ fn is_host_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(label)
 }
 
+/// Digits alone: `u16` would also read a sign.
+fn port_number(text: &str) -> Option<u16> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|&port| digits && port > 0)
+}
+
 impl FromStr for RelayUrl {
     type Err = RelayUrlError;
 
@@ -109,7 +118,7 @@ impl FromStr for RelayUrl {
         };
         let port = match port {
             None => 443,
-            Some(port) => port.parse().ok().filter(|&port| port > 0).ok_or_else(|| RelayUrlError::Port(port.to_owned()))?,
+            Some(text) => port_number(text).ok_or_else(|| RelayUrlError::Port(text.to_owned()))?,
         };
         let is_v6 = rest.starts_with('[');
         let host = match host.parse::<IpAddr>() {

@@ -62,6 +62,10 @@ pub(crate) fn type_of(text: &str, max: usize) -> Result<String, MessageError> {
     if text.len() > max {
         return Err(MessageError::TooLarge { got: text.len(), max });
     }
+    // serde would take `["end"]` for a `Head`, field by field.
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(MessageError::NoType);
+    }
     serde_json::from_str::<Head>(text).map(|head| head.r#type).map_err(|_| MessageError::NoType)
 }
 
@@ -74,8 +78,10 @@ pub(crate) fn fields<T: DeserializeOwned>(kind: &'static str, text: &str) -> Res
     serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let mut field = error.path().to_string();
         let detail = plain_detail(&error.into_inner());
-        if let (".", Some(missing)) = (field.as_str(), missing_field(&detail)) {
-            field = missing.to_owned();
+        match (field.as_str(), missing_field(&detail)) {
+            (_, None) => {}
+            (".", Some(missing)) => field = missing.to_owned(),
+            (_, Some(missing)) => field = format!("{field}.{missing}"),
         }
         MessageError::Field { kind, field, detail }
     })

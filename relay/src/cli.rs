@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use moorline_proto::claims::{AccessRule, Action, Pattern};
 use moorline_proto::id::{Issuer, NodeId, Subject};
@@ -36,8 +37,8 @@ A relay in three steps:
   moorline-relay serve --state /var/lib/moorline
   moorline-relay token new --state /var/lib/moorline --subject alice --device 'lamp-*' --service ssh
 
-`init` prints a join string, which devices and callers need to find the relay (moorline-agent init, moorline login), and a
-token for you, with which you add devices (moorline device add).";
+`init` prints a join string, which devices and callers need to find the relay (moorline-agent
+init, moorline login), and a token for you, with which you add devices (moorline device add).";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -61,7 +62,8 @@ Examples:
       --certificate /etc/letsencrypt/live/relay.example.com/fullchain.pem \\
       --key /etc/letsencrypt/live/relay.example.com/privkey.pem
   For programs, the token into a file that only you can read:
-    (umask 077; moorline-relay init --state ./state --name localhost --listen 127.0.0.1:8443 --json > relay.json)";
+    (umask 077 && moorline-relay init --state ./state --name localhost \\
+      --listen 127.0.0.1:8443 --json > relay.json)";
 
 const SERVE_EXAMPLES: &str = "\
 Examples:
@@ -71,11 +73,12 @@ Examples:
 const TOKEN_EXAMPLES: &str = "\
 Examples:
   Alice may reach ssh on every lamp for twelve hours:
-    moorline-relay token new --state /var/lib/moorline --subject alice --device 'lamp-*' --service ssh > alice.token
+    moorline-relay token new --state /var/lib/moorline --subject alice \\
+      --device 'lamp-*' --service ssh > alice.token
   A program that adds and removes devices, for a year:
-    moorline-relay token new --state /var/lib/moorline --subject provisioning --allow device.read,device.write --lifetime 365days
+    moorline-relay token new --state /var/lib/moorline --subject provisioning \\
+      --allow device.read,device.write --lifetime 365days
 
-Actions: stream.open, stream.list, stream.end, device.read, device.write.
 The token is a secret. It cannot be taken back before its time is over: keep lifetimes short.";
 
 #[derive(Debug, Args)]
@@ -149,7 +152,8 @@ struct TokenArgs {
     #[arg(long, value_name = "NAME")]
     subject: Subject,
     /// What it allows
-    #[arg(long, value_name = "ACTION", value_delimiter = ',', num_args = 1.., default_value = "stream.open,device.read")]
+    #[arg(long, value_name = "ACTION", value_delimiter = ',', num_args = 1.., value_parser = actions())]
+    #[arg(default_value = "stream.open,device.read")]
     allow: Vec<Action>,
     /// On which devices; * stands for any characters
     #[arg(long = "device", value_name = "PATTERN", value_delimiter = ',', num_args = 1.., default_value = "*")]
@@ -163,6 +167,11 @@ struct TokenArgs {
     /// Print one JSON object: token, expires_at
     #[arg(long)]
     json: bool,
+}
+
+/// Reads an action; what is none is answered with all that there are.
+fn actions() -> impl TypedValueParser<Value = Action> {
+    PossibleValuesParser::new(Action::ALL.iter().map(|action| action.as_str())).try_map(|word| word.parse())
 }
 
 fn lifetime(text: &str) -> Result<Duration, String> {
@@ -302,5 +311,59 @@ impl Failure {
         text.push_str(&format!("  do: {}\n", self.advice));
         // There is nobody left to tell if that fails.
         io::stderr().write_all(text.as_bytes()).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split(' ')).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_token_is_for_everything_that_most_callers_need_unless_it_says_otherwise() {
+        let token = |line: &str| match parse(&format!("moorline-relay token new --state s --subject alice {line}")) {
+            Ok(Command::Token(TokenCommand::New(args))) => Wanted::from(args),
+            other => panic!("{other:?}"),
+        };
+        let most = token("--lifetime 12h");
+        assert_eq!(most.access.actions, [Action::StreamOpen, Action::DeviceRead]);
+        assert_eq!((most.access.devices, most.access.services), (vec![Pattern::any()], vec![Pattern::any()]));
+        assert_eq!(most.lifetime, Duration::from_secs(12 * 60 * 60));
+        let narrow = token("--allow stream.open --device lamp-* door-1 --device gate --service ssh,http");
+        assert_eq!((narrow.access.actions.len(), narrow.access.devices.len(), narrow.access.services.len()), (1, 3, 2));
+    }
+
+    #[test]
+    fn a_new_relay_listens_everywhere_and_has_names() {
+        let Ok(Command::Init(args)) = parse("moorline-relay init --state s --name a.example --name 192.0.2.1") else { panic!() };
+        let wanted = Init::from(args);
+        assert_eq!((wanted.listen.to_string().as_str(), wanted.names.len()), ("0.0.0.0:443", 2));
+        assert_eq!((wanted.node.as_str(), wanted.issuer.as_str(), wanted.own), ("n1", "relay", None));
+        assert_eq!(wanted.operator_lifetime, Duration::from_secs(30 * 24 * 60 * 60));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_a_usage_error_that_says_what_would_be() {
+        for (line, words) in [
+            ("moorline-relay init --state s", "--name"),
+            ("moorline-relay init --state s --name a --certificate c.pem", "--key"),
+            ("moorline-relay serve --state s --listen localhost", "--listen"),
+            ("moorline-relay serve --state s --log-format xml", "json"),
+            ("moorline-relay token new --state s --subject a --allow everything", "stream.open"),
+            ("moorline-relay token new --state s --subject a --lifetime 0s", "one second"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().contains(words), "{line}: {error}");
+        }
     }
 }

@@ -147,8 +147,7 @@ impl InitError {
 /// [`InitError`]; what had been written by then is removed again.
 pub async fn init(wanted: &Init, clock: &Clock) -> Result<Made, InitError> {
     let now = clock.now();
-    let names: Result<Vec<String>, _> = wanted.names.iter().map(|text| name(text).ok_or_else(|| InitError::Name(text.clone()))).collect();
-    let names = names?;
+    let names = checked(&wanted.names)?;
     let url = address(&names, wanted.listen.port())?;
     let mut folder = Unfinished::begin(&wanted.state)?;
 
@@ -170,6 +169,18 @@ pub async fn init(wanted: &Init, clock: &Clock) -> Result<Made, InitError> {
     let ca_file = ca.is_some().then(|| folder.path(CA_FILE));
     folder.keep();
     Ok(Made { join: Join { url, ca }, token: minted.token, expires_at: minted.expires_at, ca_file })
+}
+
+/// The names as they stand in tokens and proofs, each once.
+fn checked(written: &[String]) -> Result<Vec<String>, InitError> {
+    let mut names = Vec::new();
+    for text in written {
+        let name = name(text).ok_or_else(|| InitError::Name(text.clone()))?;
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(names)
 }
 
 fn address(names: &[String], port: u16) -> Result<RelayUrl, InitError> {

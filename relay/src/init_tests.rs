@@ -117,7 +117,7 @@ async fn the_relay_takes_the_operators_token_and_those_made_later() {
         lifetime: DAY,
     };
     let minted = mint(&state, &narrow, clock.now()).unwrap();
-    assert_eq!(auth.authenticate(&minted.token).unwrap().access, [narrow.access.clone()]);
+    assert_eq!(auth.authenticate(&minted.token).unwrap().access, std::slice::from_ref(&narrow.access));
     let later = Clock::at(Timestamp::from_millis(minted.expires_at.as_millis() + 31_000));
     let late = CallerAuth::new(keys, config.names, later).authenticate(&minted.token);
     assert_eq!(late.map_err(|error| error.problem()), Err(ProblemCode::TokenExpired));

@@ -30,8 +30,6 @@ pub struct Times {
     pub establish: Duration,
     /// From the 101 of a control channel to its `hello`. Beyond: closed with 4400. 10 s, as the protocol says.
     pub hello: Duration,
-    /// For a Close other than 1000 to be sent and to be answered. Beyond: TCP reset. 5 s, as the protocol says.
-    pub close: Duration,
     /// For any frame of the device after an offer. Beyond: its control channel is closed and the caller gets `device_unresponsive`.
     /// 10 s, as the protocol says.
     pub heard: Duration,
@@ -69,7 +67,6 @@ impl Default for Times {
             over_for: Duration::from_secs(5 * 60),
             establish: Duration::from_secs(10),
             hello: bounds::HELLO_WITHIN,
-            close: bounds::CLOSE_WITHIN,
             heard: bounds::HEARD_WITHIN,
             prefer_wait_max: bounds::PREFER_WAIT,
         }

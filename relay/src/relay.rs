@@ -96,7 +96,7 @@ impl Relay {
             rendezvous: rendezvous.clone(),
             streams: streams.clone(),
         };
-        let slots = Slots::new(&config.limits);
+        let (slots, establish) = (Slots::new(&config.limits), config.times.establish);
         let edge = Edge {
             openings: Openings::new(ground, &config.limits),
             callers: CallerAuth::new(keys, config.names.clone(), state.clock.clone()),
@@ -113,7 +113,7 @@ impl Relay {
             rendezvous,
             streams: streams.clone(),
         };
-        let door = Door { front: Front::new(routes(Arc::new(edge))), tls: None, slots, tasks: tasks.clone() };
+        let door = Door { front: Front::new(routes(Arc::new(edge))), tls: None, establish, slots, tasks: tasks.clone() };
         for listener in bound {
             info!(address = %listener.address, tls = listener.tls.is_some(), "listening");
             let door = Door { tls: listener.tls, ..door.clone() };
@@ -127,11 +127,9 @@ impl Relay {
         &self.addresses
     }
 
-    /// Serves one connection that comes over a pipe within the process, as if it had been accepted from `address`.
-    pub fn serve_memory(&self, pipe: DuplexStream, address: IpAddr) {
-        let Ok(slot) = self.door.slots.take() else { return };
-        let (door, visitor) = (self.door.clone(), Visitor { address, slot });
-        self.tasks.spawn("connection", move |stop| door.serve(Socket::new(Carrier::Memory(pipe)), visitor, stop));
+    /// A way into this relay that is no socket.
+    pub fn memory_door(&self) -> MemoryDoor {
+        MemoryDoor(self.door.clone())
     }
 
     /// How many devices are connected here.
@@ -154,6 +152,20 @@ impl Relay {
         drop(self.door);
         if let Err(late) = self.tasks.finish(STOP_WITHIN).await {
             warn!(%late, "the relay stopped without waiting any longer");
+        }
+    }
+}
+
+/// A way into a relay over pipes within the process. Clones lead to the same relay.
+#[derive(Clone, Debug)]
+pub struct MemoryDoor(Door);
+
+impl MemoryDoor {
+    /// Serves one connection, as if it had been accepted from `address`. Where every place is taken, the pipe is dropped.
+    pub fn serve(&self, pipe: DuplexStream, address: IpAddr) {
+        if let Ok(slot) = self.0.slots.take() {
+            let (door, visitor) = (self.0.clone(), Visitor { address, slot });
+            self.0.tasks.spawn("connection", move |stop| door.serve(Socket::new(Carrier::Memory(pipe)), visitor, stop));
         }
     }
 }

@@ -1,4 +1,5 @@
 //! Everything that must hold, as scenarios somebody could act out.
 
+mod agent;
 mod handshake;
 mod splicing;

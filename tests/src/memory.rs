@@ -10,6 +10,7 @@ use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
+use moorline_agent::{Agent, Handler, Identity, Settings};
 use moorline_proto::claims::{AccessRule, Action, Audience, CallerClaims, Pattern};
 use moorline_proto::id::{DeviceId, Instance};
 use moorline_proto::secret::Secret;
@@ -18,8 +19,9 @@ use moorline_relay::auth::mint::SigningKey;
 use moorline_relay::clock::Clock;
 use moorline_relay::config::Config;
 use moorline_relay::config::file::File;
-use moorline_relay::relay::{Relay, State};
+use moorline_relay::relay::{MemoryDoor, Relay, State};
 use moorline_relay::store::{CallerKey, MemoryRegistry, Registry};
+use moorline_transport::dial::Dialer;
 use serde_json::Value;
 use tokio::io::DuplexStream;
 
@@ -70,9 +72,23 @@ impl MemoryWorld {
 
     /// A new connection to the relay.
     pub fn dial(&self) -> DuplexStream {
-        let (near, far) = tokio::io::duplex(PIPE);
-        self.relay.serve_memory(far, IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)));
-        near
+        dial(&self.relay.memory_door())
+    }
+
+    /// A dialler for agents and clients, whose connections are pipes to the relay.
+    pub fn dialer(&self) -> Dialer {
+        let door = self.relay.memory_door();
+        Dialer::over(format!("https://{HOST}").parse().expect("an address"), move |_| std::future::ready(Ok(dial(&door))))
+    }
+
+    /// The real agent, for a device that is registered with it: it runs as long as its future is polled.
+    pub async fn agent(&self, id: &str, services: &[&str], handler: impl Handler) -> Agent {
+        let device: DeviceId = id.parse().expect("a device id");
+        let pem = self.key(&device).await.to_pem().expect("a key that was made is written");
+        let identity = Identity::from_pem(&pem).expect("a key that was written is read");
+        let join = format!("https://{HOST}").parse().expect("a join string");
+        let settings = services.iter().fold(Settings::new(join, device, identity), |settings, name| settings.exposing(name, ""));
+        Agent::over(settings, handler, self.dialer())
     }
 
     /// A caller's token with leave for everything.
@@ -114,6 +130,13 @@ impl MemoryWorld {
         self.registry.put_device(device, &[key.public().clone()], self.clock.now()).await.expect("memory does not fail");
         self.keys.lock().expect("nobody panics with it").insert(device.clone(), Arc::clone(&key));
         key
+    }
+
+    /// Registers a device again that was removed, with the key that it had.
+    pub async fn register_again(&self, id: &str) {
+        let device: DeviceId = id.parse().expect("a device id");
+        let key = self.key(&device).await;
+        self.registry.put_device(&device, &[key.public().clone()], self.clock.now()).await.expect("memory does not fail");
     }
 
     /// A device that exposes `ssh` and `http` and is online.
@@ -178,6 +201,12 @@ impl MemoryWorld {
         far.opened().await;
         (caller, far)
     }
+}
+
+fn dial(door: &MemoryDoor) -> DuplexStream {
+    let (near, far) = tokio::io::duplex(PIPE);
+    door.serve(far, IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)));
+    near
 }
 
 /// The start of the program of a device that does not say otherwise.

@@ -1,55 +1,72 @@
-//! A local socket and a leg, joined until both are done. Half-close and resets pass in both directions.
+//! Ties a leg and a local socket together: bytes both ways, half-closes both ways, resets both ways.
 //!
-//! Goes on reading the leg when the local side is silent or has ended, so that pings are answered and a Close is seen; stops reading it
-//! only while the local side takes no bytes, and says so by a pong that nobody asked for.
+//! ```text
+//!   local  ── read ─▶ up ──── messages ───▶ leg      EOF ─▶ end
+//!   local  ◀─ write ─ down ◀─ messages ──── leg      end ─▶ shutdown, and the leg is still read: for pings, and for its Close
+//! ```
+//!
+//! Backpressure is the sockets' own: nothing is read that cannot be written, so each direction holds one message at most.
+//!
+//! A plain `copy_bidirectional` would stop reading the leg once it has its `end`, and never see its Close.
 
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use moorline_proto::bounds::{LEG_BINARY_BYTES, UNASKED_PONG_EVERY};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, Join};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_tungstenite::tungstenite::Message;
+use tokio::select;
+use tokio::time::{Instant, Sleep, sleep};
 
-use crate::leg::{Incoming, Leg, LegEnd};
+use crate::leg::{EndReason, Event, Leg};
 
-/// A connection on this machine.
-pub trait Local: AsyncRead + AsyncWrite + Unpin + Send {
-    /// Drops it so that whoever has its other end sees that it was cut, where such a connection can show that.
-    fn reset(self);
+/// The first read of a local side; while reads fill it, it doubles, up to a whole message.
+const FIRST_READ: usize = 4 * 1024;
+
+/// The near end of a stream, which a leg is bridged with.
+pub trait LocalSide: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Makes the drop that follows a reset, as far as this kind of connection knows one: whoever reads from it must see that it was cut.
+    fn reset_on_drop(&self) {}
 }
 
-impl Local for TcpStream {
-    fn reset(self) {
+impl LocalSide for TcpStream {
+    fn reset_on_drop(&self) {
         if let Err(error) = self.set_zero_linger() {
             tracing::debug!(%error, "a local connection could not be reset and is closed instead");
         }
     }
 }
 
-impl Local for UnixStream {
-    /// A Unix socket can only be closed.
-    fn reset(self) {
-        tracing::debug!("a Unix socket cannot be reset and is closed instead");
+/// A Unix socket knows no reset: it is closed.
+impl LocalSide for UnixStream {}
+impl LocalSide for DuplexStream {}
+impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> LocalSide for Join<R, W> {}
+
+impl<L: LocalSide + ?Sized> LocalSide for Box<L> {
+    fn reset_on_drop(&self) {
+        (**self).reset_on_drop();
     }
 }
 
-/// Any other pair of streams, which can only be dropped.
+/// Any stream of bytes as a local side, without a reset.
 #[derive(Debug)]
-pub struct Other<S>(pub S);
+pub struct Plain<S>(
+    /// The stream.
+    pub S,
+);
 
-impl<S: AsyncRead + Unpin> AsyncRead for Other<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> LocalSide for Plain<S> {}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Plain<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut tokio::io::ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Other<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Plain<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, buf)
     }
@@ -63,247 +80,248 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Other<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Local for Other<S> {
-    fn reset(self) {}
-}
-
 /// What a bridge carried, and how it ended.
 #[derive(Debug)]
 pub struct Bridged {
-    /// Bytes from the local side to the leg.
-    pub to_leg: u64,
-    /// Bytes from the leg to the local side.
-    pub from_leg: u64,
+    /// Bytes from the local side that were handed to the leg.
+    pub to_leg_bytes: u64,
+    /// Bytes from the leg that were handed to the local side.
+    pub from_leg_bytes: u64,
     /// How it ended.
     pub ended: Ended,
 }
 
-/// How a bridge ended.
+/// How a bridge ended. In every case but `Finished` and `CutShort` the local side was reset and the far side learns that it was cut.
 #[derive(Debug, thiserror::Error)]
 pub enum Ended {
-    /// By the leg: finished, or whatever cut it.
+    /// Both directions came to their end.
+    #[error("finished")]
+    Finished,
+    /// The far side was done before the local side was: what the local side still said is lost.
+    #[error("the far side was done before the local side")]
+    CutShort,
+    /// The leg was closed with another code than 1000, was lost, or the relay is dead.
     #[error(transparent)]
-    Leg(LegEnd),
-    /// The local side was reset, or takes no more bytes.
-    #[error("the local connection was reset")]
+    Leg(EndReason),
+    /// The local side was reset or failed.
+    #[error("the local connection failed: {0}")]
     Local(#[source] io::Error),
+    /// This program stopped it.
+    #[error("stopped here")]
+    Stopped,
 }
 
 impl Ended {
-    /// Whether everything was delivered both ways.
-    pub fn is_finished(&self) -> bool {
-        matches!(self, Self::Leg(LegEnd::Finished))
+    /// One word for logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::CutShort => "cut_short",
+            Self::Leg(reason) => match reason {
+                EndReason::Lost(_) => "lost",
+                EndReason::Silent(_) => "silent",
+                EndReason::Finished | EndReason::CutShort | EndReason::Closed { .. } | EndReason::Broke { .. } => {
+                    reason.close_reason().map_or("closed", moorline_proto::close::CloseReason::name)
+                }
+            },
+            Self::Local(_) => "local_reset",
+            Self::Stopped => "stopped",
+        }
     }
 }
 
-/// Carries bytes both ways until both sides are done.
+/// Carries bytes both ways until both directions have ended and the relay has closed the leg, or one side is reset, or `stop` is ready.
 ///
-/// `ping` is what `opened` said: a relay that is read and silent for two and a half times as long is dead. When the leg is reset, so is the
-/// local side; when the local side is reset, so is the leg.
+/// The leg must be opened. It has no limit in time: idle streams are the relay's to end, and a Close 1000 stands behind all that a slow far
+/// side has not read yet. A program that stops nothing passes [`std::future::pending`].
 ///
 /// # Cancel safety
-/// Dropping the future drops both connections: the far side sees a reset, the local side an end.
-pub async fn bridge<L: Local>(local: L, leg: Leg, ping: Duration) -> Bridged {
-    let mut run = Run::new(local, leg, ping);
-    let mut timer = pin!(sleep_until(run.next_look()));
-    let ended = poll_fn(|cx| run.poll(timer.as_mut(), cx)).await;
-    let Run { local, mut leg, waiting, to_leg, from_leg, .. } = run;
+/// Dropping the future drops both: the far side learns that the stream was cut, the local side sees an ordinary close.
+pub async fn bridge<L: LocalSide>(mut local: L, mut leg: Leg, stop: impl Future<Output = ()>) -> Bridged {
+    let mut run = Run::default();
+    let ended = select! {
+        biased; // a stream that has ended is not one that was stopped
+        ended = poll_fn(|cx| run.poll(&mut local, &mut leg, cx)) => ended,
+        () = stop => Ended::Stopped,
+    };
+    let cuts_local = match &ended {
+        Ended::Finished => false,
+        Ended::CutShort => leg.is_unflushed(),
+        Ended::Leg(_) | Ended::Local(_) | Ended::Stopped => true,
+    };
+    if cuts_local {
+        local.reset_on_drop();
+    }
+    drop(local); // whoever waits there does not wait for the relay
     match &ended {
-        Ended::Leg(LegEnd::Finished) => {
-            drop(local);
-            leg.say_goodbye().await;
-        }
-        Ended::Leg(LegEnd::CutShort) => {
-            // Bytes that the kernel still holds unread make it a reset by themselves.
-            if waiting.is_some() {
-                local.reset()
-            } else {
-                drop(local)
-            }
-            leg.say_goodbye().await;
-        }
-        Ended::Leg(LegEnd::Closed { .. }) => {
-            local.reset();
-            leg.say_goodbye().await;
-        }
-        Ended::Leg(LegEnd::Lost | LegEnd::Silent) => local.reset(),
-        Ended::Leg(LegEnd::Broke(how)) => {
-            local.reset();
-            leg.close(moorline_proto::close::CloseReason::Protocol, how).await;
-        }
-        Ended::Local(_) => {
-            drop(local);
-            leg.reset().await;
-        }
+        Ended::Leg(EndReason::Silent(_)) | Ended::Local(_) | Ended::Stopped => leg.reset().await,
+        Ended::Finished | Ended::CutShort | Ended::Leg(_) => leg.part().await,
     }
-    Bridged { to_leg, from_leg, ended }
+    Bridged { to_leg_bytes: run.to_leg_bytes, from_leg_bytes: run.from_leg_bytes, ended }
 }
 
-struct Run<L> {
-    local: L,
-    leg: Leg,
-    patience: Duration,
-    /// Read from the local side, to be taken by the leg.
-    waiting: Option<Message>,
+/// From the local side to the leg.
+enum Up {
+    Copying,
+    /// The local side ended: `end` is on its way.
+    Ending,
+    Ended,
+    /// The leg takes no more; why is still to be read from it.
+    Cut,
+}
+
+/// From the leg to the local side.
+enum Down {
+    Copying,
+    /// The far side ended: the local side is being told.
+    Ending,
+    Ended,
+}
+
+struct Run {
+    up: Up,
+    down: Down,
     buffer: BytesMut,
-    local_ended: bool,
-    unflushed_leg: bool,
-    /// Read from the leg, to be taken by the local side.
-    inbox: Bytes,
-    local_shut: bool,
-    unflushed_local: bool,
-    last_frame: Instant,
-    last_pong: Instant,
-    to_leg: u64,
-    from_leg: u64,
+    next_read: usize,
+    local_unflushed: bool,
+    /// Runs while the local side takes nothing, so that the leg is not read.
+    pong: Option<Pin<Box<Sleep>>>,
+    to_leg_bytes: u64,
+    from_leg_bytes: u64,
 }
 
-impl<L: Local> Run<L> {
-    fn new(local: L, leg: Leg, ping: Duration) -> Self {
-        let now = Instant::now();
+impl Default for Run {
+    fn default() -> Self {
         Self {
-            local,
-            leg,
-            patience: ping * 5 / 2,
-            waiting: None,
+            up: Up::Copying,
+            down: Down::Copying,
             buffer: BytesMut::new(),
-            local_ended: false,
-            unflushed_leg: false,
-            inbox: Bytes::new(),
-            local_shut: false,
-            unflushed_local: false,
-            last_frame: now,
-            last_pong: now,
-            to_leg: 0,
-            from_leg: 0,
+            next_read: FIRST_READ,
+            local_unflushed: false,
+            pong: None,
+            to_leg_bytes: 0,
+            from_leg_bytes: 0,
+        }
+    }
+}
+
+impl Run {
+    fn poll<L: LocalSide>(&mut self, local: &mut L, leg: &mut Leg, cx: &mut Context<'_>) -> Poll<Ended> {
+        let moved = self.poll_down(local, leg, cx).and_then(|()| self.poll_up(local, leg, cx));
+        match (leg.end_reason(), moved) {
+            // A leg that was cut tells more than what came of it here.
+            (Some(reason), _) if !reason.is_clean() => Poll::Ready(Ended::Leg(reason.clone())),
+            (_, Err(error)) => Poll::Ready(Ended::Local(error)),
+            (Some(EndReason::CutShort), Ok(())) if matches!(self.down, Down::Ended) => Poll::Ready(Ended::CutShort),
+            (Some(_), Ok(())) if matches!(self.down, Down::Ended) => Poll::Ready(Ended::Finished),
+            (_, Ok(())) => Poll::Pending,
         }
     }
 
-    fn poll(&mut self, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Ended> {
-        // Down first: a leg that has ended needs no more bytes.
-        if let Some(ended) = self.down(cx) {
-            return Poll::Ready(ended);
-        }
-        if let Some(ended) = self.up(cx) {
-            return Poll::Ready(ended);
-        }
-        while timer.as_mut().poll(cx).is_ready() {
-            if let Some(ended) = self.look(cx) {
-                return Poll::Ready(ended);
-            }
-            timer.as_mut().reset(self.next_look());
-        }
-        Poll::Pending
-    }
-
-    fn is_reading_leg(&self) -> bool {
-        self.inbox.is_empty()
-    }
-
-    fn next_look(&self) -> Instant {
-        let pong = self.last_pong + UNASKED_PONG_EVERY.min(self.patience);
-        if self.is_reading_leg() { pong.min(self.last_frame + self.patience) } else { pong }
-    }
-
-    fn look(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
-        let now = Instant::now();
-        self.last_pong = now;
-        if self.is_reading_leg() {
-            return (now.duration_since(self.last_frame) >= self.patience).then_some(Ended::Leg(LegEnd::Silent));
-        }
-        self.last_frame = now;
-        // A leg that takes nothing now is full of bytes, which are signs of life too.
-        if self.leg.poll_unasked_pong(cx).is_pending() {
-            self.unflushed_leg = true;
-        }
-        None
-    }
-
-    fn up(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
+    /// # Errors
+    /// The local side's. The leg's are read from it by `poll_down`.
+    fn poll_up<L: LocalSide>(&mut self, local: &mut L, leg: &mut Leg, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
-            match self.leg.poll_send(&mut self.waiting, cx) {
-                Poll::Ready(Ok(())) => {}
-                // How the leg ended is what it says itself, where it still does.
-                Poll::Ready(Err(end)) => return Some(Ended::Leg(self.leg.end_reason().cloned().unwrap_or(end))),
-                Poll::Pending => return None,
-            }
-            if self.local_ended {
-                return self.flush_leg(cx);
-            }
-            self.buffer.reserve(LEG_BINARY_BYTES);
-            let mut room = (&mut self.buffer).limit(LEG_BINARY_BYTES);
-            let read = pin!(self.local.read_buf(&mut room)).poll(cx);
-            match read {
-                Poll::Ready(Ok(0)) => {
-                    self.local_ended = true;
-                    self.leg.said_end = true;
-                    self.waiting = Some(Leg::end_message());
-                    self.buffer = BytesMut::new();
+            match self.up {
+                Up::Copying => {
+                    match leg.poll_room(cx) {
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(_)) => {
+                            self.up = Up::Cut;
+                            return Ok(());
+                        }
+                        Poll::Pending => return Ok(()),
+                    }
+                    self.buffer.reserve(self.next_read);
+                    let mut limited = bytes::BufMut::limit(&mut self.buffer, self.next_read);
+                    match pin!(local.read_buf(&mut limited)).poll(cx) {
+                        Poll::Ready(Ok(0)) => self.up = Up::Ending,
+                        Poll::Ready(Ok(count)) => {
+                            if count == self.next_read {
+                                self.next_read = (2 * count).min(LEG_BINARY_BYTES);
+                            }
+                            self.to_leg_bytes += count as u64;
+                            if leg.send(self.buffer.split().freeze()).is_err() {
+                                self.up = Up::Cut;
+                            }
+                        }
+                        Poll::Ready(Err(error)) => return Err(error),
+                        Poll::Pending => {
+                            if let Poll::Ready(Err(_)) = leg.poll_flushed(cx) {
+                                self.up = Up::Cut;
+                            }
+                            return Ok(());
+                        }
+                    }
                 }
-                Poll::Ready(Ok(count)) => {
-                    self.to_leg += count as u64;
-                    self.waiting = Some(Message::Binary(self.buffer.split().freeze()));
-                }
-                Poll::Ready(Err(error)) => return Some(Ended::Local(error)),
-                Poll::Pending => return self.flush_leg(cx),
+                Up::Ending => match Pin::new(&mut *leg).poll_shutdown(cx) {
+                    Poll::Ready(Ok(())) => self.up = Up::Ended,
+                    Poll::Ready(Err(_)) => self.up = Up::Cut,
+                    Poll::Pending => return Ok(()),
+                },
+                Up::Ended | Up::Cut => return Ok(()),
             }
-            self.unflushed_leg = true;
         }
     }
 
-    fn flush_leg(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
-        if self.unflushed_leg {
-            match self.leg.poll_flushed(cx) {
-                Poll::Ready(Ok(())) => self.unflushed_leg = false,
-                Poll::Ready(Err(end)) => return Some(Ended::Leg(self.leg.end_reason().cloned().unwrap_or(end))),
-                Poll::Pending => {}
-            }
-        }
-        None
-    }
-
-    fn down(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
+    /// # Errors
+    /// The local side's.
+    fn poll_down<L: LocalSide>(&mut self, local: &mut L, leg: &mut Leg, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
-            while !self.inbox.is_empty() {
-                match Pin::new(&mut self.local).poll_write(cx, &self.inbox) {
-                    Poll::Ready(Ok(0)) => return Some(Ended::Local(io::ErrorKind::WriteZero.into())),
+            match self.down {
+                Down::Copying if !leg.incoming.is_empty() => match Pin::new(&mut *local).poll_write(cx, &leg.incoming) {
+                    Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                     Poll::Ready(Ok(count)) => {
-                        self.inbox.advance(count);
-                        self.from_leg += count as u64;
-                        self.unflushed_local = true;
+                        leg.incoming.advance(count);
+                        self.from_leg_bytes += count as u64;
+                        self.local_unflushed = true;
+                        self.pong = None;
                     }
-                    Poll::Ready(Err(error)) => return Some(Ended::Local(error)),
-                    Poll::Pending => return None,
-                }
-            }
-            if self.leg.got_end && !self.local_shut {
-                match Pin::new(&mut self.local).poll_shutdown(cx) {
-                    // A local side that is gone already has heard enough.
-                    Poll::Ready(Ok(()) | Err(_)) => self.local_shut = true,
-                    Poll::Pending => return None,
-                }
-            }
-            match self.leg.poll_incoming(cx) {
-                Poll::Ready(Ok(incoming)) => {
-                    self.last_frame = Instant::now();
-                    if let Incoming::Bytes(bytes) = incoming {
-                        self.inbox = bytes;
+                    Poll::Ready(Err(error)) => return Err(error),
+                    Poll::Pending => {
+                        self.poll_pong(leg, cx);
+                        return Ok(());
                     }
+                },
+                Down::Copying => match leg.poll_event(cx) {
+                    Poll::Ready(Event::Bytes) => {}
+                    Poll::Ready(Event::End | Event::Over) => self.down = Down::Ending,
+                    Poll::Pending => return self.poll_local_flush(local, cx),
+                },
+                Down::Ending if leg.end_reason().is_some_and(|end| !end.is_clean()) => return Ok(()),
+                Down::Ending => match Pin::new(&mut *local).poll_shutdown(cx) {
+                    Poll::Ready(Ok(())) => self.down = Down::Ended,
+                    Poll::Ready(Err(error)) => return Err(error),
+                    Poll::Pending => {
+                        drop(leg.poll_over(cx));
+                        return Ok(());
+                    }
+                },
+                Down::Ended => {
+                    drop(leg.poll_over(cx));
+                    return Ok(());
                 }
-                Poll::Ready(Err(())) => return Some(Ended::Leg(self.leg.end_reason().cloned().unwrap_or(LegEnd::Lost))),
-                Poll::Pending => return self.flush_local(cx),
             }
         }
     }
 
-    fn flush_local(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
-        if self.unflushed_local {
-            match Pin::new(&mut self.local).poll_flush(cx) {
-                Poll::Ready(Ok(())) => self.unflushed_local = false,
-                Poll::Ready(Err(error)) => return Some(Ended::Local(error)),
-                Poll::Pending => {}
-            }
+    fn poll_local_flush<L: LocalSide>(&mut self, local: &mut L, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.local_unflushed
+            && let Poll::Ready(flushed) = Pin::new(local).poll_flush(cx)
+        {
+            flushed?;
+            self.local_unflushed = false;
         }
-        None
+        Ok(())
+    }
+
+    /// The leg is not read now, so its pings are not answered: a frame that nobody asked for says that this end lives.
+    fn poll_pong(&mut self, leg: &mut Leg, cx: &mut Context<'_>) {
+        let timer = self.pong.get_or_insert_with(|| Box::pin(sleep(UNASKED_PONG_EVERY)));
+        while timer.as_mut().poll(cx).is_ready() {
+            timer.as_mut().reset(Instant::now() + UNASKED_PONG_EVERY);
+            leg.poll_pong(cx);
+        }
+        drop(leg.poll_flushed(cx)); // a failure is seen when the leg is read again
     }
 }

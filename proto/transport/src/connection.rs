@@ -1,58 +1,109 @@
-//! One connection to a relay as bytes: TLS on TCP, or a pipe within the process where a test wants its clock to stand still.
+//! One connection to the relay as bytes, whatever carries it, and when it was last heard.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
 
-/// A connection to a relay.
+/// A WebSocket to the relay.
+pub type WebSocket = WebSocketStream<Connection>;
+
+/// A connection to the relay.
 #[derive(Debug)]
-pub enum Connection {
-    /// TLS on TCP.
-    Tls(Box<TlsStream<TcpStream>>),
-    /// A pipe within the process.
-    Memory(DuplexStream),
+pub struct Connection {
+    carrier: Carrier,
+    heard: Instant,
 }
 
+enum Carrier {
+    Tls(Box<TlsStream<TcpStream>>),
+    Other(Box<dyn Duplex>),
+}
+
+trait Duplex: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Duplex for S {}
+
 impl Connection {
-    /// Drops the connection with a TCP reset.
-    pub fn reset(self) {
-        if let Self::Tls(tls) = &self
-            && let Err(error) = tls.get_ref().0.set_zero_linger()
-        {
+    /// A connection over TLS.
+    pub(crate) fn tls(stream: TlsStream<TcpStream>) -> Self {
+        Self { carrier: Carrier::Tls(Box::new(stream)), heard: Instant::now() }
+    }
+
+    /// A connection over anything else, such as a pipe within the process. Nothing here protects it.
+    pub fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
+        Self { carrier: Carrier::Other(Box::new(stream)), heard: Instant::now() }
+    }
+
+    /// When the last byte came.
+    pub fn heard(&self) -> Instant {
+        self.heard
+    }
+
+    /// Makes the drop of this connection a TCP reset, where it is one of TCP.
+    pub fn reset_on_drop(&self) {
+        let Carrier::Tls(tls) = &self.carrier else { return };
+        if let Err(error) = tls.get_ref().0.set_zero_linger() {
             tracing::debug!(%error, "a connection could not be reset and is closed instead");
         }
     }
 }
 
-macro_rules! each {
+macro_rules! carrier {
     ($connection:expr, $io:ident => $call:expr) => {
-        match $connection.get_mut() {
-            Connection::Tls($io) => $call,
-            Connection::Memory($io) => $call,
+        match &mut $connection.carrier {
+            Carrier::Tls($io) => $call,
+            Carrier::Other($io) => $call,
         }
     };
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        each!(self, io => Pin::new(io).poll_read(cx, buf))
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(carrier!(self, io => Pin::new(io).poll_read(cx, buf)))?;
+        if buf.filled().len() > before {
+            self.heard = Instant::now();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self, io => Pin::new(io).poll_write(cx, buf))
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        carrier!(self, io => Pin::new(io).poll_write(cx, buf))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, io => Pin::new(io).poll_flush(cx))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        carrier!(self, io => Pin::new(io).poll_flush(cx))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, io => Pin::new(io).poll_shutdown(cx))
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        carrier!(self, io => Pin::new(io).poll_shutdown(cx))
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        carrier!(self, io => Pin::new(io).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.carrier {
+            Carrier::Tls(io) => io.is_write_vectored(),
+            Carrier::Other(io) => io.is_write_vectored(),
+        }
+    }
+}
+
+impl fmt::Debug for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tls(tls) => write!(f, "Tls({:?})", tls.get_ref().0),
+            Self::Other(_) => f.write_str("Other"),
+        }
     }
 }

@@ -1,351 +1,500 @@
-//! A stream's WebSocket as bytes: half-close both ways, and the reason of its end.
+//! A leg as a stream of bytes: `AsyncRead + AsyncWrite` with true half-close, and the reason of its end.
+//!
+//! ```text
+//!   read   ◀── bytes ── end? ── Close 1000     EOF at `end`, or at a Close 1000 without one
+//!                    └── Close 4xxx, or gone   ConnectionReset, so that a cut stream never looks like a finished one
+//!   write  ──▶ bytes                           in messages of at most 64 KiB
+//!   shutdown ─▶ end                            the other direction goes on
+//!   finish ─▶ waits for the relay's Close 1000 and answers it;   reset ─▶ Close 4001;   drop ─▶ gone, which is a reset too
+//! ```
+//!
+//! Pings are answered while the leg is read. A relay that sends nothing for 2.5 of its ping intervals while it is read is dead.
+//!
+//! Does not own: reaching the relay ([`crate::dial`]), the local socket and unasked pongs ([`mod@crate::bridge`]).
+//!
+//! # Cancel safety
+//! Reading, writing, flushing, shutting down and [`Leg::opened`] keep partial messages inside the leg: a future of theirs that is dropped loses nothing.
+//! [`Leg::finish`] and [`Leg::reset`] own the leg: dropping theirs drops the leg.
 
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use futures_util::{Sink, Stream};
-use moorline_proto::bounds::{CLOSE_WITHIN, LEG_BINARY_BYTES, LEG_TEXT_FROM_RELAY_BYTES};
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use moorline_proto::bounds::{CLOSE_WITHIN, LEG_BINARY_BYTES};
 use moorline_proto::close::{CloseReason, fitting_reason};
 use moorline_proto::leg::{END_TEXT, LegText, Opened};
-use moorline_proto::message::Heard;
+use moorline_proto::message::{Heard, MessageError};
 use moorline_proto::problem::Problem;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::error::ProtocolError;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
-use crate::dial::WebSocket;
+use crate::connection::WebSocket;
 
-/// Buffers and bounds of a leg.
-pub fn websocket_config() -> WebSocketConfig {
-    WebSocketConfig::default()
-        .read_buffer_size(LEG_BINARY_BYTES)
-        .write_buffer_size(0)
-        .max_write_buffer_size(8 * LEG_BINARY_BYTES)
-        .max_message_size(Some(LEG_BINARY_BYTES))
-        .max_frame_size(Some(LEG_BINARY_BYTES))
-}
-
-/// How a leg ended.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LegEnd {
-    /// Both directions ended, and everything was delivered.
-    #[error("finished")]
-    Finished,
-    /// The far side was done before this side had ended: what this side still had to say was cut short.
-    #[error("the far side was done before this side had ended")]
-    CutShort,
-    /// The relay closed the leg with another code than 1000.
-    #[error("{}", describe(*.code, .reason))]
-    Closed {
-        /// The close code.
-        code: u16,
-        /// The reason, for people.
-        reason: String,
-    },
-    /// The connection ended without a Close.
-    #[error("the connection to the relay was lost")]
-    Lost,
-    /// The relay was silent for too long.
-    #[error("the relay has said nothing for too long")]
-    Silent,
-    /// What came is against the protocol.
-    #[error("the relay broke the protocol: {0}")]
-    Broke(String),
-}
-
-fn describe(code: u16, reason: &str) -> String {
-    let name = CloseReason::from_code(code).map_or("closed", CloseReason::name);
-    if reason.is_empty() || reason == name { format!("{name} ({code})") } else { format!("{name} ({code}): {reason}") }
-}
-
-/// Why a leg did not open.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum OpeningError {
-    /// The relay or the device refused the stream.
-    #[error("{} ({})", .0.detail, .0.code)]
-    Refused(Box<Problem>),
-    /// The leg ended before it was said whether it opens.
-    #[error("the leg ended before it was opened")]
-    Ended(#[source] LegEnd),
-}
-
-/// One thing that came.
-#[derive(Debug)]
-pub(crate) enum Incoming {
-    Bytes(Bytes),
-    End,
-    /// Pings, pongs, and text for which there is no use here.
-    Other,
-}
-
-/// A stream's WebSocket, from its 101 on.
+/// One side's WebSocket of a stream, as bytes.
 #[derive(Debug)]
 pub struct Leg {
     socket: WebSocket,
-    inbox: Bytes,
-    opened: bool,
-    pub(crate) got_end: bool,
-    pub(crate) said_end: bool,
-    end: Option<LegEnd>,
+    /// The rest of a binary message that nobody has read yet.
+    pub(crate) incoming: Bytes,
+    /// Armed at `opened`; before that the handshake's deadline is the limit.
+    silence: Option<Silence>,
+    is_opened: bool,
+    far_ended: bool,
+    own_ended: bool,
+    /// A Close 1000 was sent: the relay answers it when the far side has everything, however long that takes.
+    is_closing: bool,
+    unflushed: bool,
+    end: Option<EndReason>,
+}
+
+/// How long a relay may say nothing. The timer is looked at when it fires, and not moved by every frame.
+#[derive(Debug)]
+struct Silence {
+    limit: Duration,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// Why a leg ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EndReason {
+    /// Close 1000 after this side's `end`: both directions came to their end.
+    #[error("finished")]
+    Finished,
+    /// Close 1000 before this side's `end` was sent: the far side was done, and what this side had still to say is lost.
+    #[error("the far side was done before this side's end")]
+    CutShort,
+    /// Any other Close.
+    #[error("the relay closed the leg with {code}{}{reason}", if .reason.is_empty() { "" } else { " " })]
+    Closed {
+        /// The code, 1005 where there is none (before `opened`).
+        code: u16,
+        /// The relay's words.
+        reason: String,
+    },
+    /// The connection is gone without a Close.
+    #[error("the connection to the relay was lost: {0}")]
+    Lost(String),
+    /// Nothing came for this long, though pings were due.
+    #[error("the relay was silent for {0:?}")]
+    Silent(Duration),
+    /// The relay broke the protocol; it was told so with this close reason.
+    #[error("the relay broke the protocol: {detail}")]
+    Broke {
+        /// What the leg was closed with.
+        close: CloseReason,
+        /// What was wrong.
+        detail: String,
+    },
+}
+
+impl EndReason {
+    /// Whether nothing that came from the far side is missing. What this side said may be, see [`EndReason::CutShort`].
+    pub const fn is_clean(&self) -> bool {
+        match self {
+            Self::Finished | Self::CutShort => true,
+            Self::Closed { .. } | Self::Lost(_) | Self::Silent(_) | Self::Broke { .. } => false,
+        }
+    }
+
+    /// The protocol's reason for the code of a Close, if it is one of the protocol's.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        match self {
+            Self::Finished | Self::CutShort => Some(CloseReason::Finished),
+            Self::Closed { code, .. } => CloseReason::from_code(*code),
+            Self::Lost(_) | Self::Silent(_) => None,
+            Self::Broke { close, .. } => Some(*close),
+        }
+    }
+
+    fn to_error(&self) -> io::Error {
+        let kind = if self.is_clean() { io::ErrorKind::BrokenPipe } else { io::ErrorKind::ConnectionReset };
+        io::Error::new(kind, self.clone())
+    }
+}
+
+/// Why there is no stream.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// `refused`: the relay or the device said no.
+    #[error("refused: {}: {}", .0.code, .0.detail)]
+    Refused(Box<Problem>),
+    /// The leg ended without either `opened` or `refused`.
+    #[error(transparent)]
+    Ended(#[from] EndReason),
+}
+
+/// What comes next on a leg. Bytes are in [`Leg::incoming`] by then.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Bytes,
+    /// `end`, once.
+    End,
+    /// See [`Leg::end_reason`]. Comes again whenever it is asked for.
+    Over,
+}
+
+enum First {
+    Opened(Box<Opened>),
+    Refused(Box<Problem>),
 }
 
 impl Leg {
-    /// A leg right behind its 101. Wait for [`Leg::opened`] before anything else.
+    /// The leg behind a 101.
     pub fn new(socket: WebSocket) -> Self {
-        Self { socket, inbox: Bytes::new(), opened: false, got_end: false, said_end: false, end: None }
-    }
-
-    /// Waits until the relay says that the stream is open.
-    ///
-    /// # Errors
-    /// [`OpeningError::Refused`] with the problem; [`OpeningError::Ended`] if the leg ended instead.
-    ///
-    /// # Cancel safety
-    /// Can be called again; nothing is lost.
-    pub async fn opened(&mut self) -> Result<Opened, OpeningError> {
-        poll_fn(|cx| {
-            loop {
-                if let Some(end) = &self.end {
-                    return Poll::Ready(Err(OpeningError::Ended(end.clone())));
-                }
-                match ready!(self.poll_message(cx)) {
-                    Ok(Message::Text(text)) => match self.verdict(&text) {
-                        Some(verdict) => return Poll::Ready(verdict),
-                        None => self.broke("something before opened"),
-                    },
-                    Ok(Message::Binary(_)) => self.broke("bytes before opened"),
-                    Ok(_) | Err(()) => {}
-                }
-            }
-        })
-        .await
-    }
-
-    fn verdict(&mut self, text: &str) -> Option<Result<Opened, OpeningError>> {
-        match LegText::decode(text) {
-            Ok(Heard::Known(LegText::Opened(opened))) => {
-                self.opened = true;
-                Some(Ok(*opened))
-            }
-            Ok(Heard::Known(LegText::Refused(refused))) => Some(Err(OpeningError::Refused(Box::new(refused.problem)))),
-            Ok(Heard::Known(LegText::End(_)) | Heard::Unknown(_)) | Err(_) => None,
+        Self {
+            socket,
+            incoming: Bytes::new(),
+            silence: None,
+            is_opened: false,
+            far_ended: false,
+            own_ended: false,
+            is_closing: false,
+            unflushed: false,
+            end: None,
         }
     }
 
-    /// Why the leg ended, once it has.
-    pub fn end_reason(&self) -> Option<&LegEnd> {
+    /// Waits for the relay's verdict. To be called once, before anything is read; writing before it is allowed, see the protocol.
+    /// It has no limit of its own: the handshake's deadline is the caller's to keep.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    ///
+    /// # Cancel safety
+    /// Nothing is lost; it may be called again.
+    pub async fn opened(&mut self) -> Result<Opened, OpenError> {
+        let first = poll_fn(|cx| self.poll_first(cx)).await?;
+        match first {
+            First::Opened(opened) => {
+                let limit = Duration::from_millis(opened.ping_ms.saturating_mul(5) / 2);
+                self.is_opened = true;
+                self.silence = Some(Silence { limit, timer: Box::pin(sleep_until(Instant::now() + limit)) });
+                Ok(*opened)
+            }
+            First::Refused(problem) => Err(OpenError::Refused(problem)),
+        }
+    }
+
+    /// Why the leg ended, as soon as that was read.
+    pub fn end_reason(&self) -> Option<&EndReason> {
         self.end.as_ref()
     }
 
-    /// After both directions have ended: waits for the relay's Close and answers it. There is no limit of its own, since the Close stands
-    /// behind all that the far side has not read yet. Bytes that still come are dropped.
+    /// Ends this side, waits for the relay's Close 1000, and answers it.
     ///
-    /// # Cancel safety
-    /// Can be called again.
-    pub async fn finish(&mut self) -> LegEnd {
-        let end = poll_fn(|cx| {
-            loop {
-                if let Some(end) = &self.end {
-                    return Poll::Ready(end.clone());
-                }
-                // What came is dropped; how it ended is in `end`.
-                drop(ready!(self.poll_incoming(cx)));
-            }
-        })
-        .await;
-        self.say_goodbye().await;
+    /// With both directions ended, that is all. Otherwise this side is done with the stream: what was written before is still delivered, the
+    /// far side is told that no more comes, and what it still sends is dropped. There is no limit in time then, since the Close stands behind
+    /// all that a slow far side has not read yet. Dropping the future is the way to give up.
+    pub async fn finish(mut self) -> EndReason {
+        if self.end.is_none() && !(self.own_ended && self.far_ended) {
+            self.end_this_side().await;
+        }
+        let end = poll_fn(|cx| self.poll_over(cx)).await;
+        self.part().await;
         end
     }
 
-    /// Answers the relay's Close and waits, five seconds at most, until it has ended the connection.
-    pub(crate) async fn say_goodbye(&mut self) {
-        let answered = poll_fn(|cx| {
-            loop {
-                match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
-                    Some(Ok(_)) => {}
-                    Some(Err(_)) | None => return Poll::Ready(()),
+    /// Resets the stream: the far side learns that it was cut. Waits for the relay's answer, 5 s at most.
+    pub async fn reset(mut self) {
+        self.send_close(CloseReason::Reset, "");
+        let answered = async {
+            self.socket.flush().await?;
+            while let Some(message) = self.socket.next().await {
+                if message?.is_close() {
+                    break;
                 }
             }
-        });
-        // Too late is no loss: everything was delivered, or the leg was reset anyhow.
-        timeout(CLOSE_WITHIN, answered).await.ok();
+            Ok::<(), WsError>(())
+        };
+        if !matches!(timeout(CLOSE_WITHIN, answered).await, Ok(Ok(()))) {
+            self.socket.get_ref().reset_on_drop();
+        }
     }
 
-    /// Gives the stream up: the far side sees a reset. Five seconds for the Close, then the connection is reset.
-    ///
-    /// # Cancel safety
-    /// Dropping the future drops the connection, which is a reset too.
-    pub async fn reset(self) {
-        self.close(CloseReason::Reset, "").await;
+    /// The last of a leg whose end is known: its answer, or its accusation, goes out within 5 s.
+    pub(crate) async fn part(mut self) {
+        let is_gone = matches!(self.end, Some(EndReason::Lost(_)));
+        if is_gone || timeout(CLOSE_WITHIN, self.last_words()).await.is_err() {
+            self.socket.get_ref().reset_on_drop();
+        }
     }
 
-    /// Closes the leg with a code other than 1000.
-    pub(crate) async fn close(mut self, reason: CloseReason, words: &str) {
-        let text = if words.is_empty() { reason.name().to_owned() } else { format!("{}: {words}", reason.name()) };
-        let mut frame = Some(CloseFrame { code: reason.code().into(), reason: fitting_reason(&text).into() });
-        let said = poll_fn(|cx| {
-            if frame.is_some() {
-                match ready!(Pin::new(&mut self.socket).poll_ready(cx)) {
-                    Ok(()) => Pin::new(&mut self.socket).start_send(Message::Close(frame.take())).ok(),
-                    Err(_) => return Poll::Ready(false),
-                };
+    async fn last_words(&mut self) {
+        // The leg is over: what cannot be said now does not matter.
+        let said = self.socket.flush().await.is_ok() && self.socket.get_mut().shutdown().await.is_ok();
+        if said && matches!(self.end, Some(EndReason::Broke { .. })) {
+            // Closing with unread bytes is a TCP reset, which would eat what was just said.
+            drop(tokio::io::copy(self.socket.get_mut(), &mut tokio::io::sink()).await);
+        }
+    }
+
+    async fn end_this_side(&mut self) {
+        let done = async {
+            if self.far_ended {
+                return self.shutdown().await;
             }
-            Pin::new(&mut self.socket).poll_flush(cx).map(|flushed| flushed.is_ok())
-        });
-        match timeout(CLOSE_WITHIN, said).await {
-            Ok(true) => self.say_goodbye().await,
-            Ok(false) | Err(_) => self.socket.into_inner().reset(),
+            poll_fn(|cx| Pin::new(&mut self.socket).poll_ready(cx)).await.map_err(io::Error::other)?;
+            self.send_close(CloseReason::Finished, "");
+            (self.own_ended, self.is_closing) = (true, true);
+            poll_fn(|cx| self.poll_flushed(cx)).await
+        };
+        if let Err(error) = done.await {
+            tracing::debug!(%error, "the end of a leg could not be said");
         }
     }
 
-    /// Sends a pong that nobody asked for: this end lives, though it does not read.
-    pub(crate) fn poll_unasked_pong(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if ready!(Pin::new(&mut self.socket).poll_ready(cx)).is_ok() {
-            Pin::new(&mut self.socket).start_send(Message::Pong(Bytes::new())).ok();
-            // What cannot be flushed now is flushed with what comes next.
-            return Pin::new(&mut self.socket).poll_flush(cx).map(drop);
+    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<Result<First, EndReason>> {
+        loop {
+            if let Some(end) = &self.end {
+                return Poll::Ready(Err(end.clone()));
+            }
+            match ready!(self.poll_message(cx)) {
+                Some(Message::Text(text)) => match LegText::decode(&text) {
+                    Ok(Heard::Known(LegText::Opened(opened))) => return Poll::Ready(Ok(First::Opened(opened))),
+                    Ok(Heard::Known(LegText::Refused(refused))) => return Poll::Ready(Ok(First::Refused(Box::new(refused.problem)))),
+                    Ok(Heard::Known(LegText::End(_))) => self.broke(CloseReason::Protocol, "end before opened", cx),
+                    Ok(Heard::Unknown(_)) => {}
+                    Err(error) => self.broke_text(&error, cx),
+                },
+                Some(Message::Binary(bytes)) if !bytes.is_empty() => self.broke(CloseReason::Protocol, "bytes before opened", cx),
+                Some(Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_)) | None => {}
+            }
         }
-        Poll::Ready(())
     }
 
-    /// Hands a message over, once the socket takes one.
-    pub(crate) fn poll_send(&mut self, message: &mut Option<Message>, cx: &mut Context<'_>) -> Poll<Result<(), LegEnd>> {
-        if message.is_none() {
+    /// What comes next. Pending registers the waker for frames and for the relay's silence.
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        loop {
+            if self.end.is_some() {
+                return Poll::Ready(Event::Over);
+            }
+            let message = match self.poll_message(cx) {
+                Poll::Ready(message) => message,
+                Poll::Pending => {
+                    ready!(self.poll_silence(cx));
+                    continue;
+                }
+            };
+            match message {
+                Some(Message::Binary(bytes)) if bytes.is_empty() || self.is_closing => {}
+                Some(Message::Binary(_)) if self.far_ended => self.broke(CloseReason::Protocol, "bytes after end", cx),
+                Some(Message::Binary(bytes)) => {
+                    self.incoming = bytes;
+                    return Poll::Ready(Event::Bytes);
+                }
+                Some(Message::Text(text)) => match LegText::decode(&text) {
+                    Ok(Heard::Known(LegText::End(_))) if !self.far_ended => {
+                        self.far_ended = true;
+                        return Poll::Ready(Event::End);
+                    }
+                    Ok(Heard::Known(LegText::End(_)) | Heard::Unknown(_)) => {}
+                    Ok(Heard::Known(LegText::Opened(_) | LegText::Refused(_))) => {
+                        self.broke(CloseReason::Protocol, "a second verdict", cx);
+                    }
+                    Err(error) => self.broke_text(&error, cx),
+                },
+                Some(Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_)) | None => {}
+            }
+        }
+    }
+
+    /// Reads on to the end of the leg; bytes are dropped.
+    pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<EndReason> {
+        loop {
+            match ready!(self.poll_event(cx)) {
+                Event::Bytes => self.incoming.clear(),
+                Event::End => {}
+                Event::Over => return Poll::Ready(self.end.clone().unwrap_or(EndReason::Finished)),
+            }
+        }
+    }
+
+    /// The next message. What ends the leg is noted in `end`.
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
+            Some(Ok(Message::Close(frame))) => {
+                self.end = Some(self.end_by(frame));
+                // The answer waits in the socket: now, or when the leg is finished.
+                drop(Pin::new(&mut self.socket).poll_flush(cx));
+            }
+            Some(Ok(message)) => return Poll::Ready(Some(message)),
+            Some(Err(WsError::Capacity(error))) => self.broke(CloseReason::TooBig, &error.to_string(), cx),
+            Some(Err(WsError::Utf8(error))) => self.broke(CloseReason::BadUtf8, &error, cx),
+            Some(Err(WsError::Protocol(error))) if !is_loss(&error) => self.broke(CloseReason::Framing, &error.to_string(), cx),
+            Some(Err(error)) => self.end = Some(EndReason::Lost(error.to_string())),
+            None => self.end = Some(EndReason::Lost("it ended without a Close".to_owned())),
+        }
+        Poll::Ready(None)
+    }
+
+    fn end_by(&self, frame: Option<CloseFrame>) -> EndReason {
+        let (code, reason) = frame.map_or((1005, String::new()), |frame| (u16::from(frame.code), frame.reason.to_string()));
+        match code {
+            1000 | 1005 if !self.is_opened => EndReason::Closed { code, reason },
+            // An `end` that is still in a buffer here was not sent.
+            1000 | 1005 if self.own_ended && !self.unflushed => EndReason::Finished,
+            1000 | 1005 => EndReason::CutShort,
+            code => EndReason::Closed { code, reason },
+        }
+    }
+
+    /// Judges only when nothing can be read: what waits unread in the machine's buffers is life.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let heard = self.socket.get_ref().heard();
+        let Some(silence) = self.silence.as_mut().filter(|_| !self.is_closing) else { return Poll::Pending };
+        loop {
+            ready!(silence.timer.as_mut().poll(cx));
+            let due = heard + silence.limit;
+            if due <= Instant::now() {
+                self.end = Some(EndReason::Silent(silence.limit));
+                return Poll::Ready(());
+            }
+            silence.timer.as_mut().reset(due);
+        }
+    }
+
+    fn broke_text(&mut self, error: &MessageError, cx: &mut Context<'_>) {
+        let close = match error {
+            MessageError::TooLarge { .. } => CloseReason::TooBig,
+            MessageError::NoType | MessageError::Field { .. } => CloseReason::Protocol,
+        };
+        self.broke(close, &error.to_string(), cx);
+    }
+
+    fn broke(&mut self, close: CloseReason, detail: &str, cx: &mut Context<'_>) {
+        self.send_close(close, detail);
+        self.end = Some(EndReason::Broke { close, detail: detail.to_owned() });
+        drop(Pin::new(&mut self.socket).poll_flush(cx)); // the rest goes when the leg is parted with
+    }
+
+    fn send_close(&mut self, close: CloseReason, detail: &str) {
+        let words = if detail.is_empty() { close.name().to_owned() } else { format!("{}: {detail}", close.name()) };
+        let frame = CloseFrame { code: close.code().into(), reason: fitting_reason(&words).into() };
+        self.unflushed = true;
+        if let Err(error) = Pin::new(&mut self.socket).start_send(Message::Close(Some(frame))) {
+            tracing::debug!(%error, "a Close could not be sent"); // the connection is gone, which says the same
+        }
+    }
+
+    /// Waits until [`Leg::send`] takes a message.
+    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.own_ended {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, "this side of the leg was ended")));
+        }
+        if let Some(end) = &self.end {
+            return Poll::Ready(Err(end.to_error()));
+        }
+        Pin::new(&mut self.socket).poll_ready(cx).map_err(lost)
+    }
+
+    /// Hands bytes to the socket, at most 64 KiB, after [`Leg::poll_room`] was ready.
+    pub(crate) fn send(&mut self, bytes: Bytes) -> io::Result<()> {
+        self.unflushed = true;
+        Pin::new(&mut self.socket).start_send(Message::Binary(bytes)).map_err(lost)
+    }
+
+    /// Sends a pong that nobody asked for, if there is room; where there is none, the bytes that are in its way say the same.
+    pub(crate) fn poll_pong(&mut self, cx: &mut Context<'_>) {
+        if let Poll::Ready(Ok(())) = Pin::new(&mut self.socket).poll_ready(cx)
+            && Pin::new(&mut self.socket).start_send(Message::Pong(Bytes::new())).is_ok()
+        {
+            self.unflushed = true;
+        }
+    }
+
+    /// Whether something was handed to the socket that it may not have written yet.
+    pub(crate) fn is_unflushed(&self) -> bool {
+        self.unflushed
+    }
+
+    /// Writes out all that was sent.
+    pub(crate) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.unflushed {
             return Poll::Ready(Ok(()));
         }
-        let handed = match ready!(Pin::new(&mut self.socket).poll_ready(cx)) {
-            Ok(()) => message.take().map_or(Ok(()), |message| Pin::new(&mut self.socket).start_send(message)),
-            Err(error) => Err(error),
-        };
-        Poll::Ready(handed.map_err(|_| LegEnd::Lost))
-    }
-
-    /// Has everything written that was handed over.
-    pub(crate) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LegEnd>> {
-        Pin::new(&mut self.socket).poll_flush(cx).map_err(|_| LegEnd::Lost)
-    }
-
-    /// The next thing that comes. After the end: pending for ever is never returned, `Err` is, each time.
-    pub(crate) fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, ()>> {
-        if self.end.is_some() {
-            return Poll::Ready(Err(()));
+        if let Some(end) = &self.end {
+            return Poll::Ready(Err(end.to_error()));
         }
-        Poll::Ready(match ready!(self.poll_message(cx)) {
-            Ok(Message::Binary(bytes)) if bytes.is_empty() => Ok(Incoming::Other),
-            Ok(Message::Binary(_)) if self.got_end => {
-                self.broke("bytes after end");
-                Err(())
-            }
-            Ok(Message::Binary(bytes)) => Ok(Incoming::Bytes(bytes)),
-            Ok(Message::Text(text)) => Ok(self.text(&text)),
-            Ok(_) => Ok(Incoming::Other),
-            Err(()) => Err(()),
-        })
-    }
-
-    fn text(&mut self, text: &str) -> Incoming {
-        match LegText::decode(text) {
-            Ok(Heard::Known(LegText::End(_))) if !self.got_end => {
-                self.got_end = true;
-                Incoming::End
-            }
-            // Text of a later version is for ends that know it.
-            Ok(Heard::Known(_) | Heard::Unknown(_)) | Err(_) => Incoming::Other,
-        }
-    }
-
-    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, ()>> {
-        let message = ready!(Pin::new(&mut self.socket).poll_next(cx));
-        let end = match message {
-            Some(Ok(Message::Text(text))) if text.len() > LEG_TEXT_FROM_RELAY_BYTES => LegEnd::Broke("text that is too large".to_owned()),
-            Some(Ok(Message::Close(frame))) => self.closed(frame),
-            Some(Ok(message)) => return Poll::Ready(Ok(message)),
-            Some(Err(WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake))) | None => LegEnd::Lost,
-            Some(Err(error @ (WsError::Protocol(_) | WsError::Capacity(_) | WsError::Utf8(_)))) => LegEnd::Broke(error.to_string()),
-            Some(Err(_)) => LegEnd::Lost,
-        };
-        self.end = Some(end);
-        Poll::Ready(Err(()))
-    }
-
-    fn closed(&mut self, frame: Option<CloseFrame>) -> LegEnd {
-        let (code, reason) = frame.map_or((1000, String::new()), |frame| (frame.code.into(), frame.reason.to_string()));
-        match code {
-            1000 if self.said_end => LegEnd::Finished,
-            1000 => LegEnd::CutShort,
-            code => LegEnd::Closed { code, reason },
-        }
-    }
-
-    fn broke(&mut self, how: &str) {
-        self.end = Some(LegEnd::Broke(how.to_owned()));
-    }
-
-    /// `end`, ready to be sent.
-    pub(crate) fn end_message() -> Message {
-        Message::Text(Utf8Bytes::from_static(END_TEXT))
-    }
-
-    fn reset_error(&self) -> io::Error {
-        io::Error::new(io::ErrorKind::ConnectionReset, self.end.clone().unwrap_or(LegEnd::Lost))
-    }
-}
-
-impl AsyncRead for Leg {
-    /// Nothing more comes after the far side's `end`, or its 1000; any other end of the leg is [`io::ErrorKind::ConnectionReset`].
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        while self.inbox.is_empty() {
-            if self.got_end || matches!(self.end, Some(LegEnd::Finished | LegEnd::CutShort)) {
-                return Poll::Ready(Ok(()));
-            }
-            match ready!(self.poll_incoming(cx)) {
-                Ok(Incoming::Bytes(bytes)) => self.inbox = bytes,
-                Ok(Incoming::End | Incoming::Other) => {}
-                Err(()) if matches!(self.end, Some(LegEnd::Finished | LegEnd::CutShort)) => {}
-                Err(()) => return Poll::Ready(Err(self.reset_error())),
-            }
-        }
-        let some = self.inbox.len().min(buf.remaining());
-        buf.put_slice(&self.inbox[..some]);
-        self.inbox.advance(some);
+        ready!(Pin::new(&mut self.socket).poll_flush(cx)).map_err(lost)?;
+        self.unflushed = false;
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Leg {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.end.is_some() || self.said_end {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, "the leg takes no more bytes")));
+fn is_loss(error: &tokio_tungstenite::tungstenite::error::ProtocolError) -> bool {
+    matches!(error, tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)
+}
+
+/// A write failed. Why the leg ended is still to be read: a Close may have come before.
+fn lost(error: WsError) -> io::Error {
+    match error {
+        WsError::Io(error) => error,
+        error => io::Error::new(io::ErrorKind::ConnectionReset, error),
+    }
+}
+
+impl AsyncRead for Leg {
+    /// EOF at the far side's `end`; [`io::ErrorKind::ConnectionReset`] with the [`EndReason`] inside where the leg was cut.
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let leg = self.get_mut();
+        if !leg.is_opened {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, "the leg is not opened")));
         }
-        let some = buf.len().min(LEG_BINARY_BYTES);
-        if some == 0 {
+        loop {
+            if !leg.incoming.is_empty() {
+                let some = leg.incoming.len().min(buf.remaining());
+                buf.put_slice(&leg.incoming[..some]);
+                leg.incoming.advance(some);
+                return Poll::Ready(Ok(()));
+            }
+            match &leg.end {
+                Some(end) if !end.is_clean() => return Poll::Ready(Err(end.to_error())),
+                Some(_) => return Poll::Ready(Ok(())),
+                None if leg.far_ended => return Poll::Ready(Ok(())),
+                None => {}
+            }
+            if leg.poll_event(cx).is_pending() {
+                // Whoever waits for an answer has asked: the question must not lie in a buffer.
+                drop(leg.poll_flushed(cx));
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Leg {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let leg = self.get_mut();
+        if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(|_| self.reset_error())?;
-        let message = Message::Binary(Bytes::copy_from_slice(&buf[..some]));
-        Pin::new(&mut self.socket).start_send(message).map_err(|_| self.reset_error())?;
+        ready!(leg.poll_room(cx))?;
+        let some = buf.len().min(LEG_BINARY_BYTES);
+        leg.send(Bytes::copy_from_slice(&buf[..some]))?;
+        // As with a socket, what was written is on its way without a flush, as far as there is room.
+        drop(leg.poll_flushed(cx));
         Poll::Ready(Ok(some))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx).map_err(|_| self.reset_error())
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_flushed(cx)
     }
 
-    /// Says `end`: this side sends no more bytes, the other direction goes on.
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.said_end && self.end.is_none() {
-            ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(|_| self.reset_error())?;
-            Pin::new(&mut self.socket).start_send(Self::end_message()).map_err(|_| self.reset_error())?;
-            self.said_end = true;
+    /// Says `end`: this side will send no more bytes. The other direction goes on.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let leg = self.get_mut();
+        if !leg.own_ended {
+            ready!(leg.poll_room(cx))?;
+            leg.unflushed = true;
+            leg.own_ended = true;
+            Pin::new(&mut leg.socket).start_send(Message::text(END_TEXT)).map_err(lost)?;
         }
-        match &self.end {
-            Some(_) => Poll::Ready(Ok(())),
-            None => self.poll_flush(cx),
-        }
+        leg.poll_flushed(cx)
     }
 }

@@ -1,12 +1,26 @@
-//! How an end of Moorline reaches the relay, and how it carries a stream. The agent and the client stand on this; the relay does not.
+//! How an end of Moorline reaches the relay, whoever it is: the device's agent and the caller's client stand on this.
 //!
-//! - [`dial`]: DNS → TCP → TLS → request or upgrade, under one deadline.
-//! - [`leg`]: a stream's WebSocket as [`tokio::io::AsyncRead`] and [`tokio::io::AsyncWrite`], with true half-close and the reason of its end.
-//! - [`bridge`]: a local socket and a leg, joined until both are done.
+//! ```text
+//!   Dialer ── DNS ─▶ TCP ─▶ TLS ─▶ HTTP/1.1 upgrade ──▶ WebSocket   one deadline for all of it
+//!                                                          │
+//!                          control channel ◀───────────────┴──────▶ Leg ◀══ bridge ══▶ local socket
+//! ```
 //!
-//! Owns no task: everything here runs in the caller's future and ends when that is dropped.
+//! Reading order: [`dial`] (reaching the relay), [`leg`] (a leg as a stream of bytes, and why it ended), [`bridge`](mod@bridge) (a leg and a
+//! local socket tied together). What is said is in `moorline_proto`; what a device or a caller does with it is in their own crates.
 
 pub mod bridge;
 pub mod connection;
 pub mod dial;
+mod exchange;
 pub mod leg;
+mod trust;
+
+#[cfg(test)]
+mod bridge_tests;
+#[cfg(test)]
+mod dial_tests;
+#[cfg(test)]
+mod leg_tests;
+#[cfg(test)]
+mod scripted;

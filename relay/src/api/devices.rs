@@ -14,6 +14,7 @@ use moorline_proto::proof::PublicKey;
 use tracing::info;
 
 use crate::api::{Edge, parse, registry_failed, visitor};
+use crate::auth::policy::On;
 use crate::control::handle::Parting;
 use crate::directory::Place;
 use crate::http::body;
@@ -35,7 +36,7 @@ pub async fn list(State(edge): State<Arc<Edge>>, request: Request) -> Result<Jso
     let caller = edge.caller(request.headers(), &visitor)?;
     let records = edge.registry.devices(after.as_ref(), most).await.map_err(|error| registry_failed(&error))?;
     let next = (records.len() == most).then(|| records.last().map(|record| record.device.clone())).flatten();
-    let seen = records.iter().filter(|record| edge.act(&caller, Action::DeviceRead, Some(&record.device), &visitor).is_ok());
+    let seen = records.iter().filter(|record| edge.act(&caller, Action::DeviceRead, On::device(&record.device), &visitor).is_ok());
     Ok(Json(DeviceList { devices: seen.map(|record| row(&edge, record)).collect(), next }))
 }
 
@@ -97,7 +98,7 @@ pub async fn show(State(edge): State<Arc<Edge>>, Path(device): Path<String>, req
     let device: DeviceId = parse(&device)?;
     let visitor = visitor(&request)?;
     let caller = edge.caller(request.headers(), &visitor)?;
-    let _leave = edge.act(&caller, Action::DeviceRead, Some(&device), &visitor)?;
+    let _leave = edge.act(&caller, Action::DeviceRead, On::device(&device), &visitor)?;
     let record = edge.registry.device(&device).await.map_err(|error| registry_failed(&error))?;
     Ok(Json(row(&edge, &record.ok_or_else(|| unknown(&device))?)))
 }
@@ -119,7 +120,7 @@ pub async fn put(
         return Err(Refusal::new(ProblemCode::Malformed, "keys: at least one key"));
     }
     let caller = edge.caller(&head.headers, &visitor)?;
-    let leave = edge.act(&caller, Action::DeviceWrite, Some(&device), &visitor)?;
+    let leave = edge.act(&caller, Action::DeviceWrite, On::device(&device), &visitor)?;
     let keys: Vec<PublicKey> = keys.into_iter().map(|key| key.0).collect();
     let put = edge.registry.put_device(&device, &keys, edge.clock.now()).await.map_err(|error| match error {
         StoreError::Conflict { .. } => Refusal::new(ProblemCode::Conflict, error.to_string()),
@@ -147,7 +148,7 @@ pub async fn remove(State(edge): State<Arc<Edge>>, Path(device): Path<String>, r
     let device: DeviceId = parse(&device)?;
     let visitor = visitor(&request)?;
     let caller = edge.caller(request.headers(), &visitor)?;
-    let leave = edge.act(&caller, Action::DeviceWrite, Some(&device), &visitor)?;
+    let leave = edge.act(&caller, Action::DeviceWrite, On::device(&device), &visitor)?;
     let removed = edge.registry.remove_device(&device).await.map_err(|error| registry_failed(&error))?;
     if let Place::Here(handle) = edge.directory.find(&device) {
         handle.part(Parting::Revoked);

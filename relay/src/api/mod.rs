@@ -15,7 +15,7 @@ use std::time::Duration;
 use axum::extract::Request;
 use http::HeaderMap;
 use moorline_proto::claims::Action;
-use moorline_proto::id::{DeviceId, NodeId};
+use moorline_proto::id::NodeId;
 use moorline_proto::problem::ProblemCode;
 use rand::RngExt;
 
@@ -82,14 +82,13 @@ impl Edge {
         Ok(caller)
     }
 
-    /// Leave for an action on one device, or on none in particular.
-    fn act(&self, caller: &Caller, action: Action, on: Option<&DeviceId>, visitor: &Visitor) -> Result<ActLeave, Refusal> {
-        let on = On { device: on, service: None };
+    /// Leave for an action.
+    fn act(&self, caller: &Caller, action: Action, on: On<'_>, visitor: &Visitor) -> Result<ActLeave, Refusal> {
         let leave = policy::act(caller, action, on, visitor.address, self.clock.now());
         leave.map_err(|denied| Refusal::new(denied.problem(), denied.to_string()))
     }
 
-    /// The ping interval of one leg: a tenth more or less, so that legs do not ping in step.
+    /// The ping interval of one leg: a tenth less at most, so that legs do not ping in step.
     fn ping(&self) -> Duration {
         self.times.ping.mul_f64(rand::rng().random_range(0.9..=1.0))
     }

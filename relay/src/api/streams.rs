@@ -13,6 +13,7 @@ use moorline_proto::problem::ProblemCode;
 use tracing::info;
 
 use crate::api::{Edge, parse, visitor};
+use crate::auth::policy::On;
 use crate::http::problem::Refusal;
 
 /// The live streams that the caller may see.
@@ -22,7 +23,8 @@ use crate::http::problem::Refusal;
 pub async fn list(State(edge): State<Arc<Edge>>, request: Request) -> Result<Json<StreamList>, Refusal> {
     let visitor = visitor(&request)?;
     let caller = edge.caller(request.headers(), &visitor)?;
-    let streams = edge.streams.all(|facts| edge.act(&caller, Action::StreamList, Some(&facts.device), &visitor).is_ok());
+    let streams =
+        edge.streams.all(|facts| edge.act(&caller, Action::StreamList, On::service(&facts.device, &facts.service), &visitor).is_ok());
     Ok(Json(StreamList { streams }))
 }
 
@@ -37,7 +39,7 @@ pub async fn end(State(edge): State<Arc<Edge>>, Path(stream): Path<String>, requ
     let unknown = || Refusal::new(ProblemCode::StreamUnknown, format!("there is no live stream {stream}"));
     let facts = edge.streams.facts(stream).ok_or_else(unknown)?;
     let leave = edge
-        .act(&caller, Action::StreamEnd, Some(&facts.device), &visitor)
+        .act(&caller, Action::StreamEnd, On::service(&facts.device, &facts.service), &visitor)
         .map_err(|refusal| if refusal.problem().known_code() == Some(ProblemCode::DeviceUnknown) { unknown() } else { refusal })?;
     if !edge.streams.cut(stream, CloseReason::Killed) {
         return Err(unknown());

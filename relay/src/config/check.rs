@@ -176,7 +176,6 @@ fn times(written: &file::Times) -> Result<Times, ConfigError> {
         over_for: time!(over_for, SHORTEST),
         establish: time!(establish, SHORTEST),
         hello: time!(hello, SHORTEST),
-        close: time!(close, SHORTEST),
         heard: time!(heard, SHORTEST),
         prefer_wait_max: time!(prefer_wait_max, SHORTEST),
     };

@@ -91,8 +91,6 @@ table! {
     establish = r#""10s""#;
     /// From the opening of a control channel to the device's hello.
     hello = r#""10s""#;
-    /// For a close that is no orderly end to be sent and to be answered.
-    close = r#""5s""#;
     /// For any frame of the device after an offer.
     heard = r#""10s""#;
     /// The longest that a negotiating request is held for the device's answer.

@@ -1,4 +1,4 @@
-//! The relay's configuration: as it is written ([`file`]), and as it is used ([`Config`], made by [`check`] alone).
+//! The relay's configuration: as it is written ([`mod@file`]), and as it is used ([`Config`], made by [`check`] alone).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

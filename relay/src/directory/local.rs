@@ -66,12 +66,12 @@ impl Directory {
 
     /// How many devices are connected here.
     pub fn len(&self) -> usize {
-        self.places.len()
+        self.places.iter().filter(|handle| handle.is_here()).count()
     }
 
     /// Whether no device is connected here.
     pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.len() == 0
     }
 }
 

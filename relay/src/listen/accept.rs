@@ -19,9 +19,7 @@ use crate::tasks::Tasks;
 
 /// After a failed accept: out of descriptors, spinning would make it worse.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// TLS hello to TLS established.
-const TLS_WITHIN: Duration = Duration::from_secs(10);
-/// From there to the first byte of a request: a leg may be connected early, while its target is dialled.
+/// From TLS established to the first byte of a request: a leg may be connected early, while its target is dialled.
 const FIRST_BYTE_WITHIN: Duration = Duration::from_secs(60);
 /// The head of a request from its first byte; also how long a connection may idle between requests.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
@@ -39,6 +37,8 @@ pub struct Door {
     pub front: Front,
     /// TLS where this listener has it.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// From TCP accept to TLS established.
+    pub establish: Duration,
     /// Places for connections.
     pub slots: Slots,
     /// Owner of the connections' tasks.
@@ -77,7 +77,7 @@ impl Door {
         prepare(&tcp);
         let carrier = match &self.tls {
             None => Carrier::Plain(tcp),
-            Some(config) => match timeout(TLS_WITHIN, TlsAcceptor::from(Arc::clone(config)).accept(tcp)).await {
+            Some(config) => match timeout(self.establish, TlsAcceptor::from(Arc::clone(config)).accept(tcp)).await {
                 Ok(Ok(tls)) => Carrier::Tls(Box::new(tls)),
                 Ok(Err(error)) => return debug!(address = %visitor.address, %error, "no TLS came about"),
                 Err(_) => return debug!(address = %visitor.address, "no TLS came about in time"),

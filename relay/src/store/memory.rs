@@ -19,6 +19,7 @@ pub struct MemoryRegistry(Mutex<Known>);
 #[derive(Debug, Default)]
 struct Known {
     devices: BTreeMap<DeviceId, DeviceRecord>,
+    owners: BTreeMap<Thumbprint, DeviceId>,
     caller_keys: BTreeMap<Thumbprint, CallerKey>,
 }
 
@@ -35,23 +36,33 @@ impl MemoryRegistry {
 
 impl Known {
     fn put(&mut self, device: &DeviceId, keys: &[PublicKey], now: Timestamp) -> Result<Put, StoreError> {
-        let belongs_elsewhere =
-            |kid: Thumbprint| self.devices.values().any(|record| record.device != *device && record.keys.iter().any(|key| key.kid == kid));
-        if let Some(kid) = keys.iter().map(PublicKey::thumbprint).find(|&kid| belongs_elsewhere(kid)) {
+        let is_taken = |kid: &Thumbprint| self.owners.get(kid).is_some_and(|owner| owner != device);
+        if let Some(kid) = keys.iter().map(PublicKey::thumbprint).find(is_taken) {
             return Err(StoreError::Conflict { kid });
         }
         let put = if self.devices.contains_key(device) { Put::Replaced } else { Put::Created };
         let fresh = || DeviceRecord { device: device.clone(), created: now, last_seen: None, keys: Vec::new() };
         let record = self.devices.entry(device.clone()).or_insert_with(fresh);
-        record.keys.retain(|had| keys.contains(&had.key));
+        for gone in record.keys.extract_if(.., |had| !keys.contains(&had.key)) {
+            self.owners.remove(&gone.kid);
+        }
         for key in keys {
             let kid = key.thumbprint();
+            self.owners.insert(kid, device.clone());
             if record.keys.iter().all(|had| had.kid != kid) {
                 record.keys.push(KeyRecord { kid, key: key.clone(), created: now, last_used: None });
             }
         }
         record.keys.sort_by_key(|key| (key.created, key.kid.to_string()));
         Ok(put)
+    }
+
+    fn remove(&mut self, device: &DeviceId) -> bool {
+        let removed = self.devices.remove(device);
+        for key in removed.iter().flat_map(|record| &record.keys) {
+            self.owners.remove(&key.kid);
+        }
+        removed.is_some()
     }
 }
 
@@ -71,7 +82,7 @@ impl Registry for MemoryRegistry {
     }
 
     fn remove_device<'a>(&'a self, device: &'a DeviceId) -> Answer<'a, bool> {
-        ready(Ok(self.known().devices.remove(device).is_some())).boxed()
+        ready(Ok(self.known().remove(device))).boxed()
     }
 
     fn seen<'a>(&'a self, device: &'a DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> Answer<'a, ()> {

@@ -74,9 +74,12 @@ const DEVICES: &str = "SELECT d.device, d.created_ms, d.last_seen_ms, k.spki, k.
     FROM (SELECT device, created_ms, last_seen_ms FROM devices WHERE device > $1 ORDER BY device LIMIT $2) d \
     LEFT JOIN device_keys k ON k.device = d.device ORDER BY d.device, k.created_ms, k.kid";
 
+/// What came of [`SqliteRegistry::put`], or the key of another device that stands in the way.
+type PutOrTaken = Result<Put, Thumbprint>;
+
 impl SqliteRegistry {
-    async fn put(&self, device: &DeviceId, keys: &[PublicKey], now: Timestamp) -> Result<Put, sqlx::Error> {
-        let mut change = self.writer.begin().await?;
+    async fn put(&self, device: &DeviceId, keys: &[PublicKey], now: Timestamp) -> Result<PutOrTaken, sqlx::Error> {
+        let mut change = self.writer.begin().await?; // undone when it is dropped
         let added = sqlx::query("INSERT INTO devices (device, created_ms) VALUES ($1, $2) ON CONFLICT (device) DO NOTHING")
             .bind(device.as_str())
             .bind(millis(now))
@@ -90,26 +93,15 @@ impl SqliteRegistry {
         for kid in had.iter().filter(|kid| !wanted.contains(kid)) {
             sqlx::query("DELETE FROM device_keys WHERE kid = $1").bind(kid).execute(&mut *change).await?;
         }
-        for key in keys.iter().filter(|key| !had.contains(&key.thumbprint().to_string())) {
-            insert_key(&mut change, device, key, now).await?;
-        }
-        change.commit().await?;
-        Ok(if added.rows_affected() > 0 { Put::Created } else { Put::Replaced })
-    }
-
-    /// Whose key it is that stands in the way, after a failed [`Self::put`].
-    async fn taken(&self, device: &DeviceId, keys: &[PublicKey]) -> Result<Option<Thumbprint>, sqlx::Error> {
-        for kid in keys.iter().map(PublicKey::thumbprint) {
-            let owner = sqlx::query_scalar::<_, String>("SELECT device FROM device_keys WHERE kid = $1 AND device <> $2")
-                .bind(kid.to_string())
-                .bind(device.as_str())
-                .fetch_optional(&self.writer)
-                .await?;
-            if owner.is_some() {
-                return Ok(Some(kid));
+        for key in keys {
+            match owner(&mut change, key).await? {
+                Some(owner) if owner == device.as_str() => {}
+                Some(_) => return Ok(Err(key.thumbprint())),
+                None => insert_key(&mut change, device, key, now).await?,
             }
         }
-        Ok(None)
+        change.commit().await?;
+        Ok(Ok(if added.rows_affected() > 0 { Put::Created } else { Put::Replaced }))
     }
 
     async fn note(&self, device: &DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> Result<(), sqlx::Error> {
@@ -131,16 +123,17 @@ impl SqliteRegistry {
     }
 }
 
-/// A key that stands twice in a list is one key; one of another device fails.
+/// Which device has the key.
+async fn owner(change: &mut Transaction<'_, Sqlite>, key: &PublicKey) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar::<_, String>("SELECT device FROM device_keys WHERE kid = $1")
+        .bind(key.thumbprint().to_string())
+        .fetch_optional(&mut **change)
+        .await
+}
+
 async fn insert_key(change: &mut Transaction<'_, Sqlite>, device: &DeviceId, key: &PublicKey, now: Timestamp) -> Result<(), sqlx::Error> {
-    let kid = key.thumbprint().to_string();
-    let owner =
-        sqlx::query_scalar::<_, String>("SELECT device FROM device_keys WHERE kid = $1").bind(&kid).fetch_optional(&mut **change).await?;
-    if owner.is_some_and(|owner| owner == device.as_str()) {
-        return Ok(());
-    }
     sqlx::query("INSERT INTO device_keys (kid, device, spki, created_ms) VALUES ($1, $2, $3, $4)")
-        .bind(kid)
+        .bind(key.thumbprint().to_string())
         .bind(device.as_str())
         .bind(key.to_spki())
         .bind(millis(now))
@@ -172,14 +165,8 @@ impl Registry for SqliteRegistry {
 
     fn put_device<'a>(&'a self, device: &'a DeviceId, keys: &'a [PublicKey], now: Timestamp) -> Answer<'a, Put> {
         async move {
-            let failed = match self.put(device, keys, now).await {
-                Ok(put) => return Ok(put),
-                Err(failed) => failed,
-            };
-            match self.taken(device, keys).await {
-                Ok(Some(kid)) => Err(StoreError::Conflict { kid }),
-                Ok(None) | Err(_) => Err(StoreError::backend("writing a device")(failed)),
-            }
+            let put = self.put(device, keys, now).await.map_err(StoreError::backend("writing a device"))?;
+            put.map_err(|kid| StoreError::Conflict { kid })
         }
         .boxed()
     }

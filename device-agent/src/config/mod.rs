@@ -1,0 +1,6 @@
+//! The agent's configuration: as written ([`file`]) and as used ([`check`]).
+
+pub mod check;
+pub mod file;
+
+pub use check::{Config, ConfigError};

@@ -1,0 +1,283 @@
+//! One offer: decide, dial the target, accept, join the leg, carry bytes, report.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+use moorline_proto::bounds::TARGET_WITHIN;
+use moorline_proto::control::{Accept, CallerInfo, Offer, Reject, RejectCode};
+use moorline_proto::id::{Feature, ServiceName, StreamId};
+use moorline_proto::text::{Data, Text};
+use moorline_transport::bridge::{LocalSide, bridge};
+use moorline_transport::dial::Dialer;
+use moorline_transport::leg::{EndReason, Leg, OpenError};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::agent::Voice;
+use crate::policy::Policy;
+use crate::target::{AnyStream, LocalStream};
+
+/// Between two tries to join a leg, before the deadline.
+const JOIN_AGAIN: Duration = Duration::from_millis(300);
+
+/// A question, as whoever decides sees it.
+#[derive(Clone, Debug)]
+pub struct OfferInfo {
+    /// Names the stream.
+    pub stream: StreamId,
+    /// What the caller wants to reach.
+    pub service: ServiceName,
+    /// Who asks, from where, and why.
+    pub caller: CallerInfo,
+    /// From the caller, opaque to the relay.
+    pub data: Option<Data>,
+    /// What the caller would use.
+    pub features: Vec<Feature>,
+    /// The target should answer in this time.
+    pub target_within: Duration,
+}
+
+/// What is decided about an offer.
+#[derive(Debug)]
+pub enum Decision {
+    /// It is taken.
+    Accept(Accepted),
+    /// It is not.
+    Reject {
+        /// Why.
+        code: RejectCode,
+        /// In words that the caller sees.
+        detail: String,
+    },
+}
+
+impl Decision {
+    /// A no, with words that the caller sees (the first 256 characters).
+    pub fn reject(code: RejectCode, detail: impl Into<String>) -> Self {
+        Self::Reject { code, detail: detail.into() }
+    }
+}
+
+/// A yes, and what stands behind it: a live target.
+#[derive(Debug)]
+pub struct Accepted {
+    local: LocalStream,
+    data: Option<Data>,
+    features: Vec<Feature>,
+}
+
+impl Accepted {
+    /// With a TCP connection: the one kind that shows its other end when the stream was cut.
+    pub fn tcp(tcp: TcpStream) -> Self {
+        Self::local(LocalStream::Tcp(tcp))
+    }
+
+    /// With a Unix socket.
+    pub fn unix(unix: UnixStream) -> Self {
+        Self::local(LocalStream::Unix(unix))
+    }
+
+    /// With any stream of bytes.
+    pub fn stream(stream: impl AnyStream + 'static) -> Self {
+        Self::local(LocalStream::Any(Box::new(stream)))
+    }
+
+    /// With what a target gave.
+    pub fn local(local: LocalStream) -> Self {
+        Self { local, data: None, features: Vec::new() }
+    }
+
+    /// Sends the caller some data with the yes.
+    #[must_use]
+    pub fn with_data(mut self, data: Data) -> Self {
+        self.data = Some(data);
+        self
+    }
+
+    /// Names those of the offered features that this side will use.
+    #[must_use]
+    pub fn with_features(mut self, features: Vec<Feature>) -> Self {
+        self.features = features;
+        self
+    }
+}
+
+/// What a decision is when it is on its way.
+pub type Deciding<'a> = Pin<Box<dyn Future<Output = Decision> + Send + 'a>>;
+
+/// Decides about offers. Closures do: `|offer: OfferInfo| async move { … }`.
+pub trait Handler: Send + Sync + 'static {
+    /// Decides about one offer, and dials what stands behind a yes. Dropped when the offer becomes void.
+    fn decide(&self, offer: OfferInfo) -> Deciding<'_>;
+}
+
+impl<F, D> Handler for F
+where
+    F: Fn(OfferInfo) -> D + Send + Sync + 'static,
+    D: Future<Output = Decision> + Send + 'static,
+{
+    fn decide(&self, offer: OfferInfo) -> Deciding<'_> {
+        Box::pin(self(offer))
+    }
+}
+
+impl Handler for Policy {
+    /// Dials the service's target.
+    fn decide(&self, offer: OfferInfo) -> Deciding<'_> {
+        Box::pin(async move {
+            let target = match self.decide(&offer.service) {
+                Ok(target) => target,
+                Err(code) => return Decision::reject(code, format!("no service {:?} here", offer.service.as_str())),
+            };
+            match target.dial(offer.target_within).await {
+                Ok(local) => Decision::Accept(Accepted::local(local)),
+                Err(error) => {
+                    warn!(service = %offer.service, %target, error = &error as &dyn std::error::Error, "target not reached");
+                    // The address of the target is the device's own matter.
+                    Decision::reject(error.code(), error.to_string())
+                }
+            }
+        })
+    }
+}
+
+/// What one offer's task uses.
+#[derive(Clone)]
+pub(crate) struct Desk {
+    pub dialer: Dialer,
+    pub handler: Arc<dyn Handler>,
+    pub voice: Voice,
+    pub trusted_suffix: Option<String>,
+}
+
+/// Carries out one offer, until its stream is over, or `cancel` says that it is void, or the agent stops. After `opened` only the leg's end
+/// counts, and `stop`: the far side sees a reset.
+pub(crate) async fn carry_out(desk: Desk, offer: Offer, cancel: CancellationToken, stop: CancellationToken) {
+    let (stream, service, caller) = (offer.stream, offer.service.clone(), offer.caller.id());
+    let begun = Instant::now();
+    let deadline = begun + Duration::from_millis(offer.expires_in_ms);
+    let agreed = tokio::select! {
+        agreed = agree(&desk, &offer, deadline) => agreed,
+        () = cancel.cancelled() => Err("cancelled"),
+    };
+    let (local, mut leg) = match agreed {
+        Ok(agreed) => agreed,
+        Err(result) => return info!(%stream, %service, %caller, result, "stream not opened"),
+    };
+    let opened = tokio::select! {
+        opened = opened(&desk, &offer, &mut leg, deadline) => opened,
+        () = cancel.cancelled() => Err("cancelled"),
+    };
+    if let Err(result) = opened {
+        return info!(%stream, %service, %caller, result, "stream not opened");
+    }
+    debug!(%stream, %service, %caller, "stream opened");
+    let bridged = bridge(local, leg, stop.cancelled()).await;
+    let lasted_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let (to_caller_bytes, to_target_bytes) = (bridged.to_leg_bytes, bridged.from_leg_bytes);
+    info!(%stream, %service, %caller, result = bridged.ended.name(), to_target_bytes, to_caller_bytes, lasted_ms, "stream ended");
+}
+
+/// Decides, says so, and joins the leg.
+async fn agree(desk: &Desk, offer: &Offer, deadline: Instant) -> Result<(impl LocalSide + use<>, Leg), &'static str> {
+    let begun = Instant::now();
+    let left = deadline.saturating_duration_since(begun);
+    if let Err(error) = desk.dialer.url().resolve(offer.url.as_str(), desk.trusted_suffix.as_deref()) {
+        warn!(stream = %offer.stream, %error, "an offer was rejected");
+        desk.say_no(offer.stream, RejectCode::Policy, "the leg's address is not the relay's").await;
+        return Err("policy");
+    }
+    let info = OfferInfo {
+        stream: offer.stream,
+        service: offer.service.clone(),
+        caller: offer.caller.clone(),
+        data: offer.data.clone(),
+        features: offer.features.clone(),
+        target_within: TARGET_WITHIN.min(left),
+    };
+    let unanswered = Unanswered(Some(desk), offer.stream);
+    let decision = timeout_at(deadline, desk.handler.decide(info)).await;
+    unanswered.is_answered();
+    match decision {
+        Ok(Decision::Accept(Accepted { local, data, features })) => {
+            let dial_ms = u64::try_from(begun.elapsed().as_millis()).ok();
+            desk.voice.say(Accept { stream: offer.stream, data, features, dial_ms }).await;
+            Ok((local, join(desk, offer, deadline).await?))
+        }
+        Ok(Decision::Reject { code, detail }) => {
+            desk.say_no(offer.stream, code, &detail).await;
+            Err(code.as_str())
+        }
+        Err(_) => {
+            desk.say_no(offer.stream, RejectCode::TargetTimeout, "no decision before the deadline").await;
+            Err(RejectCode::TargetTimeout.as_str())
+        }
+    }
+}
+
+/// An offer that nobody has answered. Where the handler panics, the caller hears so at once.
+struct Unanswered<'a>(Option<&'a Desk>, StreamId);
+
+impl Unanswered<'_> {
+    fn is_answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(desk) = self.0.filter(|_| std::thread::panicking()) {
+            desk.voice.say_now(Reject { stream: self.1, code: RejectCode::Internal, detail: None });
+        }
+    }
+}
+
+impl Desk {
+    async fn say_no(&self, stream: StreamId, code: RejectCode, detail: &str) {
+        self.voice.say(Reject { stream, code, detail: Some(Text::cut(detail)) }).await;
+    }
+}
+
+/// Joins the leg, again and again until the deadline: a lossy link must not burn the stream.
+async fn join(desk: &Desk, offer: &Offer, deadline: Instant) -> Result<Leg, &'static str> {
+    loop {
+        let Ok((url, path)) = desk.dialer.url().resolve(offer.url.as_str(), desk.trusted_suffix.as_deref()) else {
+            return Err("policy");
+        };
+        match desk.dialer.at(url).leg(&path, &HeaderMap::new(), Some(&offer.token), deadline).await {
+            Ok(leg) => return Ok(leg),
+            Err(error) if error.refusal().is_some_and(|refusal| (400..500).contains(&refusal.status)) => {
+                debug!(stream = %offer.stream, %error, "the leg was refused");
+                return Err("leg_refused");
+            }
+            Err(error) if Instant::now() + JOIN_AGAIN >= deadline => {
+                debug!(stream = %offer.stream, %error, "no leg before the deadline");
+                return Err("leg_timeout");
+            }
+            Err(error) => {
+                debug!(stream = %offer.stream, %error, "the leg is dialled again");
+                sleep(JOIN_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Waits for `opened`; a leg that is lost before is joined again.
+async fn opened(desk: &Desk, offer: &Offer, leg: &mut Leg, deadline: Instant) -> Result<(), &'static str> {
+    loop {
+        // The relay closes the leg at the deadline; a little later we stop waiting for it.
+        match timeout_at(deadline + Duration::from_secs(5), leg.opened()).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(OpenError::Ended(EndReason::Lost(_)))) => *leg = join(desk, offer, deadline).await?,
+            Ok(Err(error)) => {
+                debug!(stream = %offer.stream, %error, "the stream did not come about");
+                return Err("refused");
+            }
+            Err(_) => return Err("leg_timeout"),
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! A local service behind a name: its address, dialling it, and what a failure means for the caller.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::str::FromStr;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use moorline_proto::control::RejectCode;
+use moorline_transport::bridge::LocalSide;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::time::timeout;
+
+/// Where a service listens: `host:port`, or `unix:/path`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// TCP; the name is resolved at each dial.
+    Tcp {
+        /// Host name or address; IPv6 without brackets.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// A Unix stream socket.
+    Unix(PathBuf),
+}
+
+/// Text that is no target.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither host:port (like 127.0.0.1:22 or [::1]:22) nor unix:/path")]
+pub struct NoTarget(String);
+
+impl FromStr for Target {
+    type Err = NoTarget;
+
+    fn from_str(text: &str) -> Result<Self, NoTarget> {
+        let wrong = || NoTarget(text.to_owned());
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(wrong()) };
+        }
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse().ok().filter(|&port| port > 0).ok_or_else(wrong)?;
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host = bracketed.unwrap_or(host);
+        if host.is_empty() || (bracketed.is_none() && host.contains(':')) || host.contains(char::is_whitespace) {
+            return Err(wrong());
+        }
+        Ok(Self::Tcp { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Why a target could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// Its name does not resolve.
+    #[error("the target's name does not resolve")]
+    Resolve(#[source] io::Error),
+    /// It did not answer in time.
+    #[error("the target did not answer within {0:?}")]
+    TimedOut(Duration),
+    /// It could not be connected to.
+    #[error("the target could not be connected to")]
+    Connect(#[source] io::Error),
+}
+
+impl TargetError {
+    /// What the caller is told.
+    pub fn code(&self) -> RejectCode {
+        match self {
+            Self::Resolve(_) => RejectCode::TargetUnreachable,
+            Self::TimedOut(_) => RejectCode::TargetTimeout,
+            Self::Connect(error) => match error.kind() {
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => RejectCode::TargetRefused,
+                io::ErrorKind::TimedOut => RejectCode::TargetTimeout,
+                io::ErrorKind::HostUnreachable
+                | io::ErrorKind::NetworkUnreachable
+                | io::ErrorKind::NetworkDown
+                | io::ErrorKind::AddrNotAvailable
+                | io::ErrorKind::NotFound => RejectCode::TargetUnreachable,
+                // Not permitted to open it, no descriptors left: the device's own trouble.
+                _ => RejectCode::Internal,
+            },
+        }
+    }
+}
+
+impl Target {
+    /// Connects, within a time.
+    ///
+    /// # Errors
+    /// [`TargetError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the connection.
+    pub async fn dial(&self, within: Duration) -> Result<LocalStream, TargetError> {
+        timeout(within, self.connect()).await.map_err(|_| TargetError::TimedOut(within))?
+    }
+
+    async fn connect(&self) -> Result<LocalStream, TargetError> {
+        match self {
+            Self::Unix(path) => UnixStream::connect(path).await.map(LocalStream::Unix).map_err(TargetError::Connect),
+            Self::Tcp { host, port } => {
+                let addresses = lookup_host((host.as_str(), *port)).await.map_err(TargetError::Resolve)?;
+                let mut last = TargetError::Resolve(io::ErrorKind::NotFound.into());
+                for address in addresses {
+                    match TcpStream::connect(address).await {
+                        Ok(tcp) => {
+                            if let Err(error) = tcp.set_nodelay(true) {
+                                tracing::debug!(%error, "TCP options were refused");
+                            }
+                            return Ok(LocalStream::Tcp(tcp));
+                        }
+                        Err(error) => last = TargetError::Connect(error),
+                    }
+                }
+                Err(last)
+            }
+        }
+    }
+}
+
+/// Any stream of bytes that a program accepts an offer with.
+pub trait AnyStream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> AnyStream for S {}
+
+/// The local end of a stream.
+pub enum LocalStream {
+    /// TCP, which can be reset.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    Unix(UnixStream),
+    /// Whatever an embedding program brings.
+    Any(Box<dyn AnyStream>),
+}
+
+impl fmt::Debug for LocalStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp(_) => "LocalStream::Tcp",
+            Self::Unix(_) => "LocalStream::Unix",
+            Self::Any(_) => "LocalStream::Any",
+        })
+    }
+}
+
+macro_rules! each {
+    ($stream:expr, $io:ident => $call:expr) => {
+        match $stream.get_mut() {
+            LocalStream::Tcp($io) => $call,
+            LocalStream::Unix($io) => $call,
+            LocalStream::Any($io) => $call,
+        }
+    };
+}
+
+impl AsyncRead for LocalStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for LocalStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, io => Pin::new(io).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_shutdown(cx))
+    }
+}
+
+impl LocalSide for LocalStream {
+    fn reset_on_drop(&self) {
+        // A Unix socket can only be closed.
+        if let Self::Tcp(tcp) = self {
+            tcp.reset_on_drop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_written_as_they_are_read() {
+        for text in ["127.0.0.1:22", "[::1]:8080", "localhost:80", "unix:/run/docker.sock"] {
+            assert_eq!(text.parse::<Target>().map(|target| target.to_string()).as_deref(), Ok(text));
+        }
+        for text in ["", "22", "host", "host:", "host:0", "host:99999", "::1:22", "unix:relative", ":22", "a b:1"] {
+            assert!(text.parse::<Target>().is_err(), "{text:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_named_for_the_caller() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let closed = listener.local_addr().unwrap();
+        drop(listener);
+        let dial = async |text: &str| text.parse::<Target>().unwrap().dial(Duration::from_secs(5)).await.unwrap_err().code();
+        assert_eq!(dial(&closed.to_string()).await, RejectCode::TargetRefused);
+        assert_eq!(dial("no-such-host.invalid:1").await, RejectCode::TargetUnreachable);
+        assert_eq!(dial("unix:/no/such/socket").await, RejectCode::TargetUnreachable);
+    }
+}

@@ -1,0 +1,219 @@
+//! A leg bridged with a local side, with a clock that stands still; resets also over real sockets.
+
+use std::future::pending;
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::bridge::{Ended, bridge};
+use crate::leg::EndReason;
+use crate::scripted::{PING, Said, local, open, pattern};
+
+const PIPE: usize = 1021;
+const ROOMY: usize = 1 << 22;
+
+#[tokio::test(start_paused = true)]
+async fn the_local_side_ends_first_and_still_hears_everything() {
+    let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local(PIPE));
+    let far = async {
+        assert_eq!(relay.bytes(100_000).await, pattern(100_000));
+        relay.hears_end().await;
+        for chunk in pattern(150_000).chunks(65_536) {
+            relay.say(chunk).await;
+        }
+        relay.end().await;
+        relay.close(1000).await;
+        assert_eq!(relay.closed().await, Some(1000));
+    };
+    let near = async {
+        program.stream.write_all(&pattern(100_000)).await.unwrap();
+        program.stream.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        program.stream.read_to_end(&mut heard).await.unwrap();
+        assert!(heard == pattern(150_000));
+    };
+    let (bridged, (), ()) = tokio::join!(bridge(local, leg, pending()), far, near);
+    assert!(matches!(bridged.ended, Ended::Finished), "{bridged:?}");
+    assert_eq!((bridged.to_leg_bytes, bridged.from_leg_bytes), (100_000, 150_000));
+    assert!(!program.was_reset());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_far_side_ends_first_and_its_leg_is_still_read() {
+    let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local(PIPE));
+    let far = async {
+        relay.end().await;
+        for turn in 0..20u8 {
+            sleep(PING).await;
+            relay.send(Message::Ping(vec![turn].into())).await;
+            assert_eq!(relay.next().await, Said::Pong(vec![turn].into()), "answered though the far side has ended");
+        }
+        assert_eq!(relay.bytes(4).await, b"late");
+        relay.hears_end().await;
+        relay.close(1000).await;
+    };
+    let near = async {
+        let mut heard = Vec::new();
+        program.stream.read_to_end(&mut heard).await.unwrap();
+        sleep(20 * PING).await;
+        program.stream.write_all(b"late").await.unwrap();
+        drop(program.stream);
+    };
+    let (bridged, (), ()) = tokio::join!(bridge(local, leg, pending()), far, near);
+    assert!(matches!(bridged.ended, Ended::Finished), "{bridged:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tail_of_any_size_arrives_with_silence_behind_it() {
+    let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local(PIPE));
+    let both = async {
+        for size in [1, 2, 125, 126, 1_000, 16_384, 65_535, 65_536, 65_537, 1 << 20] {
+            let bytes = pattern(size);
+            let (said, heard) = tokio::join!(program.stream.write_all(&bytes), relay.bytes(size));
+            said.unwrap();
+            assert!(heard == bytes, "{size} up");
+            let mut back = vec![0; size];
+            let down = async {
+                for chunk in bytes.chunks(65_536) {
+                    relay.say(chunk).await;
+                }
+            };
+            let (heard, ()) = tokio::join!(program.stream.read_exact(&mut back), down);
+            heard.unwrap();
+            assert!(back == bytes, "{size} down");
+        }
+    };
+    tokio::select! {
+        bridged = bridge(local, leg, pending()) => panic!("{bridged:?}"),
+        () = both => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_gets_everything_and_pongs_are_said_meanwhile() {
+    let ((leg, mut relay), (local, mut program)) = (open(1 << 20).await, local(1_000));
+    let far = async {
+        for chunk in pattern(400_000).chunks(50_000) {
+            relay.say(chunk).await;
+        }
+        relay.end().await;
+        relay.close(1000).await;
+        let mut pongs = 0;
+        loop {
+            match relay.next().await {
+                Said::Pong(payload) if payload.is_empty() => pongs += 1,
+                Said::Text(_) => {}
+                Said::Close(1000) => return pongs,
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let near = async {
+        sleep(Duration::from_secs(181)).await; // paused for three minutes
+        program.stream.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        program.stream.read_to_end(&mut heard).await.unwrap();
+        assert!(heard == pattern(400_000));
+    };
+    let (bridged, pongs, ()) = tokio::join!(bridge(local, leg, pending()), far, near);
+    assert!(matches!(bridged.ended, Ended::Finished), "{bridged:?}");
+    assert_eq!((pongs, bridged.from_leg_bytes), (9, 400_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_relay_resets_the_local_side() {
+    let ((leg, _relay), (local, program)) = (open(PIPE).await, local(PIPE));
+    let begun = Instant::now();
+    let bridged = bridge(local, leg, pending()).await;
+    assert!(matches!(bridged.ended, Ended::Leg(EndReason::Silent(_))), "{bridged:?}");
+    assert_eq!(begun.elapsed(), Duration::from_millis(62_500 + 5_000), "the relay had 5 s to answer the Close");
+    assert!(program.was_reset());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leg_that_is_cut_resets_the_local_side_at_once() {
+    for code in [4001, 4002, 4005, 1011] {
+        let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local(PIPE));
+        let far = async {
+            relay.say(b"half of it").await;
+            relay.close(code).await;
+            assert_eq!(relay.closed().await, Some(code));
+        };
+        let (bridged, ()) = tokio::join!(bridge(local, leg, pending()), far);
+        assert!(matches!(&bridged.ended, Ended::Leg(EndReason::Closed { code: closed, .. }) if *closed == code), "{bridged:?}");
+        assert!(program.was_reset());
+        let mut heard = Vec::new();
+        program.stream.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"half of it");
+    }
+    let ((leg, relay), (local, program)) = (open(PIPE).await, local(PIPE));
+    drop(relay);
+    let bridged = bridge(local, leg, pending()).await;
+    assert!(matches!(bridged.ended, Ended::Leg(EndReason::Lost(_))) && program.was_reset());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_local_side_that_is_reset_resets_the_leg() {
+    let ((leg, mut relay), (near, program)) = (open(PIPE).await, local(PIPE));
+    program.reset();
+    let (bridged, code) = tokio::join!(bridge(near, leg, pending()), relay.closed());
+    assert!(matches!(&bridged.ended, Ended::Local(error) if error.kind() == ErrorKind::ConnectionReset));
+    assert_eq!(code, Some(4001));
+
+    let ((leg, mut relay), (near, program)) = (open(PIPE).await, local(PIPE));
+    drop(program); // reads end, and writes fail
+    let far = async {
+        relay.hears_end().await;
+        relay.say(b"to nobody").await;
+        relay.closed().await
+    };
+    let (bridged, code) = tokio::join!(bridge(near, leg, pending()), far);
+    assert!(matches!(&bridged.ended, Ended::Local(error) if error.kind() == ErrorKind::BrokenPipe));
+    assert_eq!(code, Some(4001));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_far_side_that_is_done_closes_the_local_side_and_resets_it_only_if_bytes_were_left() {
+    let ((leg, mut relay), (near, mut program)) = (open(PIPE).await, local(PIPE));
+    relay.say(b"bye").await;
+    relay.close(1000).await;
+    let bridged = bridge(near, leg, pending()).await;
+    assert!(matches!(bridged.ended, Ended::CutShort) && !program.was_reset());
+    let mut heard = Vec::new();
+    program.stream.read_to_end(&mut heard).await.unwrap();
+    assert_eq!(heard, b"bye");
+
+    let ((leg, mut relay), (near, mut program)) = (open(PIPE).await, local(ROOMY));
+    program.stream.write_all(&pattern(ROOMY)).await.unwrap(); // far more than the leg takes
+    let far = async {
+        sleep(PING).await;
+        relay.close(1000).await;
+        relay.closed().await
+    };
+    let (bridged, _) = tokio::join!(bridge(near, leg, pending()), far);
+    assert!(matches!(bridged.ended, Ended::CutShort) && program.was_reset());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_cuts_both_sides() {
+    let ((leg, mut relay), (local, program)) = (open(PIPE).await, local(PIPE));
+    let (bridged, code) = tokio::join!(bridge(local, leg, sleep(Duration::from_secs(7))), relay.closed());
+    assert!(matches!(bridged.ended, Ended::Stopped) && program.was_reset());
+    assert_eq!(code, Some(4001));
+}
+
+#[tokio::test]
+async fn a_program_on_tcp_sees_a_reset() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let mut program = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (local, _) = listener.accept().await.unwrap();
+    let (leg, mut relay) = open(PIPE).await;
+    relay.close(4001).await;
+    let (bridged, _) = tokio::join!(bridge(local, leg, pending()), relay.closed());
+    assert!(matches!(bridged.ended, Ended::Leg(_)));
+    assert_eq!(program.read(&mut [0; 8]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+}

@@ -1,0 +1,207 @@
+//! One HTTP/1.1 request on one connection: its answer, or the WebSocket that it becomes.
+//!
+//! hyper does the exchange and not tungstenite, which loses the bodies of refusals. Redirects are answers like any other.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{Builder, Parts};
+use hyper_util::rt::TokioIo;
+use moorline_proto::join::RelayUrl;
+use moorline_proto::problem::Problem;
+use moorline_proto::secret::Secret;
+use tokio::select;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use crate::connection::{Connection, WebSocket};
+use crate::dial::{DialError, Refusal, Subprotocol};
+
+/// Bytes of a refusal's body that are read. The relay's own have a few hundred.
+const REFUSAL_BYTES: usize = 64 * 1024;
+/// The status of a refusal is worth more than its words: those are waited for no longer than this.
+const REFUSAL_WITHIN: Duration = Duration::from_secs(2);
+/// Bytes of an answer's body that are read: enough for lists of tens of thousands of devices.
+const ANSWER_BYTES: usize = 32 * 1024 * 1024;
+/// Bytes of an answer's head; the rest of what hyper buffers is the body's.
+const HEAD_BYTES: usize = 64 * 1024;
+
+/// What is asked.
+#[derive(Debug)]
+pub(crate) struct Ask<'a> {
+    pub(crate) method: Method,
+    pub(crate) path: &'a str,
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) bearer: Option<&'a Secret>,
+    /// JSON.
+    pub(crate) body: Option<String>,
+}
+
+/// The relay's answer to a request of the HTTP API.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+impl Response {
+    /// The answer itself, if its status is a success.
+    ///
+    /// # Errors
+    /// [`DialError::Refused`] for any other status, redirects among them.
+    pub fn accepted(self) -> Result<Self, DialError> {
+        if self.status.is_success() { Ok(self) } else { Err(DialError::Refused(Box::new(self.refusal()))) }
+    }
+
+    /// Reads the body as JSON.
+    ///
+    /// # Errors
+    /// [`DialError::Body`], which names the place.
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, DialError> {
+        serde_json::from_slice(&self.body).map_err(|error| DialError::Body(error.to_string()))
+    }
+
+    /// The answer as a refusal.
+    fn refusal(&self) -> Refusal {
+        let problem: Option<Problem> = serde_json::from_slice(&self.body).ok();
+        let seconds = self.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let retry_after = seconds.or(problem.as_ref().and_then(|problem| problem.retry_after_s)).map(Duration::from_secs);
+        Refusal { status: self.status.as_u16(), problem, retry_after }
+    }
+}
+
+/// Asks and reads the answer.
+pub(crate) async fn exchange(connection: Connection, url: &RelayUrl, ask: Ask<'_>) -> Result<Response, DialError> {
+    let request = request(url, ask)?;
+    match send(connection, request, ANSWER_BYTES).await? {
+        Answer::Response(response) => Ok(response),
+        Answer::Switched(..) => Err(DialError::Upgrade("nobody asked for it")),
+    }
+}
+
+/// Asks for a WebSocket.
+pub(crate) async fn upgrade(
+    connection: Connection,
+    url: &RelayUrl,
+    ask: Ask<'_>,
+    subprotocol: Subprotocol,
+) -> Result<WebSocket, DialError> {
+    let mut request = request(url, ask)?;
+    let key = generate_key();
+    let mut set = |name: HeaderName, value: &'static str| request.headers_mut().insert(name, HeaderValue::from_static(value));
+    set(CONNECTION, "Upgrade");
+    set(UPGRADE, "websocket");
+    set(SEC_WEBSOCKET_VERSION, "13");
+    set(SEC_WEBSOCKET_PROTOCOL, subprotocol.name());
+    let key_value = HeaderValue::from_str(&key).map_err(|error| DialError::Request(error.into()))?;
+    request.headers_mut().insert(SEC_WEBSOCKET_KEY, key_value);
+
+    match send(connection, request, REFUSAL_BYTES).await? {
+        Answer::Response(response) => Err(DialError::Refused(Box::new(response.refusal()))),
+        Answer::Switched(headers, parts) => {
+            check_switch(&headers, &key, subprotocol)?;
+            let (connection, ahead) = (parts.io.into_inner(), parts.read_buf.to_vec());
+            Ok(WebSocketStream::from_partially_read(connection, ahead, Role::Client, Some(subprotocol.config())).await)
+        }
+    }
+}
+
+fn request(url: &RelayUrl, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, DialError> {
+    let mut request = Request::builder().method(ask.method).uri(ask.path);
+    if let Some(headers) = request.headers_mut() {
+        headers.clone_from(ask.headers);
+        headers.entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
+        headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(concat!("moorline/", env!("CARGO_PKG_VERSION"))));
+        if ask.body.is_some() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        let authority = HeaderValue::from_str(&url.authority()).map_err(|error| DialError::Request(error.into()))?;
+        headers.insert(HOST, authority);
+        if let Some(token) = ask.bearer {
+            let bearer = format!("Bearer {}", token.reveal()); // to the relay that it is for, over TLS
+            let mut bearer = HeaderValue::from_str(&bearer).map_err(|error| DialError::Request(error.into()))?;
+            bearer.set_sensitive(true);
+            headers.insert(AUTHORIZATION, bearer);
+        }
+    }
+    request.body(ask.body.map(Full::from).unwrap_or_default()).map_err(DialError::Request)
+}
+
+/// What came of a request.
+enum Answer {
+    Response(Response),
+    Switched(HeaderMap, Parts<TokioIo<Connection>>),
+}
+
+/// Sends the request and drives the connection until the answer is whole, or is 101. Of a body larger than `most` nothing is kept.
+async fn send(connection: Connection, request: Request<Full<Bytes>>, most: usize) -> Result<Answer, DialError> {
+    let builder = Builder::new().max_buf_size(HEAD_BYTES).handshake(TokioIo::new(connection));
+    let (mut sender, driver) = builder.await.map_err(DialError::Http)?;
+    let mut driver = pin!(driver.without_shutdown());
+    let mut driven = None;
+    // The driver may be done in the very poll that makes the answer ready, and must not be polled after that.
+    macro_rules! drive {
+        ($work:expr) => {{
+            let mut work = pin!($work);
+            loop {
+                select! {
+                    biased; // an answer that is there counts, whatever became of the connection
+                    done = &mut work => break done,
+                    done = &mut driver, if driven.is_none() => driven = Some(done),
+                }
+            }
+        }};
+    }
+
+    let response: http::Response<Incoming> = drive!(sender.send_request(request)).map_err(DialError::Http)?;
+    let (head, body) = response.into_parts();
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        let parts = match driven {
+            Some(parts) => parts,
+            None => driver.await,
+        };
+        return Ok(Answer::Switched(head.headers, parts.map_err(DialError::Http)?));
+    }
+    let body = if head.status.is_success() {
+        let read = drive!(Limited::new(body, most).collect());
+        read.map_err(|error| DialError::Body(error.to_string()))?.to_bytes()
+    } else {
+        let read = drive!(timeout(REFUSAL_WITHIN, Limited::new(body, REFUSAL_BYTES).collect()));
+        read.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default()
+    };
+    Ok(Answer::Response(Response { status: head.status, headers: head.headers, body }))
+}
+
+fn check_switch(headers: &HeaderMap, key: &str, subprotocol: Subprotocol) -> Result<(), DialError> {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let is_websocket = text(UPGRADE).is_some_and(|value| value.eq_ignore_ascii_case("websocket"));
+    let lists_upgrade = |value: &str| value.split(',').any(|word| word.trim().eq_ignore_ascii_case("upgrade"));
+    if !is_websocket || !text(CONNECTION).is_some_and(lists_upgrade) {
+        return Err(DialError::Upgrade("it is not to a WebSocket"));
+    }
+    if text(SEC_WEBSOCKET_ACCEPT) != Some(derive_accept_key(key.as_bytes()).as_str()) {
+        return Err(DialError::Upgrade("Sec-WebSocket-Accept is not the answer to our key"));
+    }
+    if text(SEC_WEBSOCKET_PROTOCOL) != Some(subprotocol.name()) {
+        return Err(DialError::Upgrade("Sec-WebSocket-Protocol is not what was asked for"));
+    }
+    if headers.contains_key(SEC_WEBSOCKET_EXTENSIONS) {
+        return Err(DialError::Upgrade("an extension that nobody asked for"));
+    }
+    Ok(())
+}

@@ -1,0 +1,299 @@
+//! A leg against the relay's end of it, with a clock that stands still.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use futures_util::SinkExt;
+use moorline_proto::close::CloseReason;
+use moorline_proto::leg::{END_TEXT, LegText, Refused};
+use moorline_proto::problem::{Problem, ProblemCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::select;
+use tokio::time::{Instant, advance, sleep};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::leg::{EndReason, OpenError};
+use crate::scripted::{PING, Said, joined, open, opened, pattern};
+
+const PIPE: usize = 1021;
+const ROOMY: usize = 1 << 21;
+
+#[tokio::test(start_paused = true)]
+async fn opened_says_who_is_there_and_bytes_may_be_behind_it() {
+    let (mut leg, mut relay) = joined(ROOMY).await;
+    relay.open().await;
+    relay.say(b"hello").await;
+    assert_eq!(leg.opened().await, Ok(opened()));
+    let mut heard = [0; 5];
+    leg.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_its_problem() {
+    let (mut leg, mut relay) = joined(ROOMY).await;
+    let problem = Problem::new(ProblemCode::TargetRefused, "nobody listens");
+    relay.text(LegText::Refused(Box::new(Refused { problem: problem.clone() })).encode()).await;
+    relay.close(4010).await;
+    assert_eq!(leg.opened().await, Err(OpenError::Refused(Box::new(problem))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leg_may_end_without_a_verdict() {
+    for code in [1000, 4007, 4010] {
+        let (mut leg, mut relay) = joined(ROOMY).await;
+        relay.close(code).await;
+        let Err(OpenError::Ended(EndReason::Closed { code: closed, .. })) = leg.opened().await else { panic!("closed") };
+        assert_eq!(closed, code);
+        assert_eq!(relay.closed().await, Some(code), "the Close is answered");
+    }
+    let (mut leg, relay) = joined(ROOMY).await;
+    drop(relay);
+    assert!(matches!(leg.opened().await, Err(OpenError::Ended(EndReason::Lost(_)))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_far_side_ends_first_and_this_side_goes_on() {
+    let (mut leg, mut relay) = open(PIPE).await;
+    let far = async {
+        relay.say(b"all I have").await;
+        relay.end().await;
+        assert_eq!(relay.bytes(100_000).await, pattern(100_000));
+        relay.hears_end().await;
+        relay.close(1000).await;
+        assert_eq!(relay.closed().await, Some(1000));
+    };
+    let near = async {
+        let mut heard = Vec::new();
+        leg.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"all I have");
+        leg.write_all(&pattern(100_000)).await.unwrap();
+        leg.shutdown().await.unwrap();
+        assert_eq!(leg.finish().await, EndReason::Finished);
+    };
+    tokio::join!(far, near);
+}
+
+#[tokio::test(start_paused = true)]
+async fn this_side_ends_first_and_the_far_side_goes_on() {
+    let (mut leg, mut relay) = open(PIPE).await;
+    let far = async {
+        relay.hears_end().await;
+        relay.say(&pattern(60_000)).await;
+        relay.end().await;
+        relay.end().await; // a second one is ignored
+        relay.close(1000).await;
+        assert_eq!(relay.closed().await, Some(1000));
+    };
+    let near = async {
+        leg.shutdown().await.unwrap();
+        leg.shutdown().await.unwrap();
+        assert_eq!(leg.write(b"more").await.unwrap_err().kind(), ErrorKind::BrokenPipe);
+        let mut heard = Vec::new();
+        leg.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, pattern(60_000));
+        assert_eq!(leg.finish().await, EndReason::Finished);
+    };
+    tokio::join!(far, near);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_simple_far_side_that_is_done_cuts_this_side_short() {
+    let (mut leg, mut relay) = open(ROOMY).await;
+    relay.say(b"bye").await;
+    relay.close(1000).await;
+    let mut heard = Vec::new();
+    leg.read_to_end(&mut heard).await.unwrap();
+    assert_eq!(heard, b"bye");
+    assert_eq!(leg.end_reason(), Some(&EndReason::CutShort));
+    assert_eq!(leg.write(b"more").await.unwrap_err().kind(), ErrorKind::BrokenPipe);
+    assert!(leg.shutdown().await.is_err());
+    assert_eq!(leg.finish().await, EndReason::CutShort);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_1000_behind_this_sides_end_is_a_clean_end() {
+    let (mut leg, mut relay) = open(ROOMY).await;
+    leg.shutdown().await.unwrap();
+    relay.close(1000).await;
+    assert_eq!(leg.read(&mut [0; 8]).await.unwrap(), 0);
+    assert_eq!(leg.finish().await, EndReason::Finished);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_other_close_and_a_lost_connection_are_a_reset() {
+    for code in [4001, 4002, 4005, 1012, 1011] {
+        let (mut leg, mut relay) = open(ROOMY).await;
+        relay.end().await; // even behind an end: the stream was not finished
+        leg.shutdown().await.unwrap();
+        assert_eq!(leg.read(&mut [0; 8]).await.unwrap(), 0);
+        relay.close(code).await;
+        let end = leg.finish().await;
+        assert_eq!(end, EndReason::Closed { code, reason: String::new() });
+        assert_eq!(end.close_reason(), CloseReason::from_code(code));
+    }
+    let (mut leg, mut relay) = open(ROOMY).await;
+    relay.close(4002).await;
+    let error = leg.read(&mut [0; 8]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(error.into_inner().unwrap().downcast::<EndReason>().unwrap().close_reason(), Some(CloseReason::PeerLost));
+    assert_eq!(leg.write(b"more").await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+
+    let (mut leg, relay) = open(ROOMY).await;
+    drop(relay);
+    assert_eq!(leg.read(&mut [0; 8]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert!(matches!(leg.end_reason(), Some(EndReason::Lost(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_are_cut_into_messages_of_64_kib_and_need_no_flush() {
+    let (mut leg, mut relay) = open(ROOMY).await;
+    leg.write_all(&pattern(200_000)).await.unwrap();
+    let mut sizes = Vec::new();
+    while sizes.iter().sum::<usize>() < 200_000 {
+        let Said::Bytes(bytes) = relay.next().await else { panic!("bytes") };
+        sizes.push(bytes.len());
+    }
+    assert_eq!(sizes, [65_536, 65_536, 65_536, 3_392]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn unknown_texts_and_empty_messages_are_ignored() {
+    let (mut leg, mut relay) = open(ROOMY).await;
+    relay.text(r#"{"type":"later","x":1}"#).await;
+    relay.say(b"").await;
+    relay.say(b"x").await;
+    assert_eq!(leg.read_u8().await.unwrap(), b'x');
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_breaks_the_protocol_is_told_how() {
+    let large = format!(r#"{{"type":"x","y":"{}"}}"#, "y".repeat(17_000));
+    let cases: [(&[Message], u16); 6] = [
+        (&[Message::text(END_TEXT), Message::binary(vec![1])], 4400),
+        (&[Message::text(large)], 1009),
+        (&[Message::binary(vec![0; 65_537])], 1009),
+        (&[Message::text("[]")], 4400),
+        (&[Message::text(LegText::Opened(Box::new(opened())).encode())], 4400),
+        (&[Message::binary(vec![0; 65_536]), Message::text("no")], 4400),
+    ];
+    for (messages, code) in cases {
+        let (mut leg, mut relay) = open(ROOMY).await;
+        for message in messages {
+            relay.send(message.clone()).await;
+        }
+        let near = async {
+            let mut heard = Vec::new();
+            drop(leg.read_to_end(&mut heard).await);
+            leg.shutdown().await.ok();
+            assert!(matches!(leg.finish().await, EndReason::Broke { .. }), "{code}");
+        };
+        let far = async {
+            assert_eq!(relay.closed().await, Some(code));
+            drop(relay);
+        };
+        tokio::join!(near, far);
+    }
+    let (mut leg, mut relay) = joined(ROOMY).await;
+    relay.say(b"early").await;
+    assert!(matches!(leg.opened().await, Err(OpenError::Ended(EndReason::Broke { .. }))));
+    assert_eq!(relay.closed().await, Some(4400));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_relay_is_dead_after_two_and_a_half_pings() {
+    let (mut leg, _relay) = open(ROOMY).await;
+    let begun = Instant::now();
+    assert_eq!(leg.read(&mut [0; 8]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(begun.elapsed(), Duration::from_millis(62_500));
+    assert_eq!(leg.end_reason(), Some(&EndReason::Silent(Duration::from_millis(62_500))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_pings_lives_and_is_answered() {
+    let (mut leg, mut relay) = open(ROOMY).await;
+    let far = async {
+        for turn in 0..100u8 {
+            sleep(PING).await;
+            relay.send(Message::Ping(vec![turn].into())).await;
+            assert_eq!(relay.next().await, Said::Pong(vec![turn].into()));
+        }
+        relay.say(b"x").await;
+    };
+    let (heard, ()) = tokio::join!(leg.read_u8(), far);
+    assert_eq!(heard.unwrap(), b'x');
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_paused_for_long_does_not_take_the_relay_for_dead() {
+    let (mut leg, mut relay) = open(ROOMY).await;
+    drop(tokio::time::timeout(Duration::from_secs(1), leg.read_u8()).await);
+    relay.say(b"x").await;
+    advance(Duration::from_secs(3600)).await;
+    assert_eq!(leg.read_u8().await.unwrap(), b'x');
+    let begun = Instant::now();
+    assert!(leg.read_u8().await.is_err());
+    assert_eq!(begun.elapsed(), Duration::from_millis(62_500));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_done_drops_what_still_comes_and_waits_without_a_limit() {
+    let (mut leg, mut relay) = open(PIPE).await;
+    leg.write_all(b"hello").await.unwrap();
+    let late = async {
+        assert_eq!(relay.bytes(5).await, b"hello");
+        relay.say(&pattern(50_000)).await;
+        assert_eq!(relay.next().await, Said::Close(1000));
+        sleep(Duration::from_secs(7_200)).await; // a far side that takes its time
+        relay.0.flush().await.ok(); // the answer
+    };
+    let (end, ()) = tokio::join!(leg.finish(), late);
+    assert_eq!(end, EndReason::Finished);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_is_told_and_does_not_wait_for_ever() {
+    let (leg, mut relay) = open(ROOMY).await;
+    let ((), code) = tokio::join!(leg.reset(), relay.closed());
+    assert_eq!(code, Some(4001));
+
+    let (leg, _deaf) = open(ROOMY).await;
+    let begun = Instant::now();
+    leg.reset().await;
+    assert_eq!(begun.elapsed(), Duration::from_secs(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_and_writes_that_are_dropped_lose_nothing() {
+    let (mut leg, mut relay) = open(7).await;
+    let far = async {
+        relay.say(&pattern(20_000)).await;
+        relay.end().await;
+        relay.bytes(20_000).await
+    };
+    let near = async {
+        let (mut heard, mut said) = (Vec::new(), 0);
+        let everything = pattern(20_000);
+        loop {
+            let mut some = [0; 777];
+            select! {
+                () = tokio::task::yield_now() => {}
+                count = leg.read(&mut some) => match count.unwrap() {
+                    0 => break,
+                    count => heard.extend_from_slice(&some[..count]),
+                },
+            }
+            if said < everything.len() {
+                select! {
+                    () = tokio::task::yield_now() => {}
+                    count = leg.write(&everything[said..everything.len().min(said + 999)]) => said += count.unwrap(),
+                }
+            }
+        }
+        leg.write_all(&everything[said..]).await.unwrap();
+        leg.flush().await.unwrap();
+        heard
+    };
+    let (said, heard) = tokio::join!(far, near);
+    assert!(said == pattern(20_000) && heard == pattern(20_000));
+}

@@ -1,0 +1,210 @@
+//! For tests: the relay's end of a leg, frame by frame, over a pipe; and local sides that can be reset.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use moorline_proto::control::CallerInfo;
+use moorline_proto::leg::{END_TEXT, LegText, Opened, Peer};
+use moorline_proto::problem::Timeline;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+
+use crate::bridge::LocalSide;
+use crate::connection::Connection;
+use crate::dial::Subprotocol;
+use crate::leg::Leg;
+
+/// How often the scripted relay says that it pings.
+pub(crate) const PING: Duration = Duration::from_secs(25);
+
+/// What comes on a leg at the relay's end.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    Bytes(Bytes),
+    Text(String),
+    Pong(Bytes),
+    Close(u16),
+    Gone,
+}
+
+#[derive(Debug)]
+pub(crate) struct Relay(pub(crate) WebSocketStream<DuplexStream>);
+
+/// A leg before `opened`, over a pipe that holds so many bytes.
+pub(crate) async fn joined(pipe: usize) -> (Leg, Relay) {
+    let (near, far) = duplex(pipe);
+    let config = Some(Subprotocol::Stream.config());
+    let leg = Leg::new(WebSocketStream::from_raw_socket(Connection::over(near), Role::Client, config).await);
+    let config = Some(WebSocketConfig::default().read_buffer_size(4096).write_buffer_size(0));
+    (leg, Relay(WebSocketStream::from_raw_socket(far, Role::Server, config).await))
+}
+
+/// An open leg.
+pub(crate) async fn open(pipe: usize) -> (Leg, Relay) {
+    let (mut leg, mut relay) = joined(pipe).await;
+    let (opened, ()) = tokio::join!(leg.opened(), relay.open());
+    opened.unwrap();
+    (leg, relay)
+}
+
+pub(crate) fn opened() -> Opened {
+    let caller = CallerInfo {
+        issuer: "relay".parse().unwrap(),
+        subject: "alice".parse().unwrap(),
+        groups: Vec::new(),
+        address: [192, 0, 2, 1].into(),
+        reason: None,
+    };
+    Opened {
+        stream: "00112233445566778899aabbccddeeff".parse().unwrap(),
+        service: "ssh".parse().unwrap(),
+        peer: Peer::Caller(caller),
+        features: Vec::new(),
+        data: None,
+        ping_ms: 25_000,
+        timeline: Timeline::default(),
+    }
+}
+
+impl Relay {
+    pub(crate) async fn open(&mut self) {
+        self.text(LegText::Opened(Box::new(opened())).encode()).await;
+    }
+
+    pub(crate) async fn send(&mut self, message: Message) {
+        self.0.send(message).await.unwrap();
+    }
+
+    pub(crate) async fn text(&mut self, text: impl Into<String>) {
+        self.send(Message::text(text.into())).await;
+    }
+
+    pub(crate) async fn say(&mut self, bytes: &[u8]) {
+        self.send(Message::binary(bytes.to_vec())).await;
+    }
+
+    pub(crate) async fn end(&mut self) {
+        self.text(END_TEXT).await;
+    }
+
+    pub(crate) async fn close(&mut self, code: u16) {
+        self.send(Message::Close(Some(CloseFrame { code: code.into(), reason: "".into() }))).await;
+    }
+
+    /// What comes next; pings are left out.
+    pub(crate) async fn next(&mut self) -> Said {
+        loop {
+            return match self.0.next().await {
+                Some(Ok(Message::Binary(bytes))) => Said::Bytes(bytes),
+                Some(Ok(Message::Text(text))) => Said::Text(text.to_string()),
+                Some(Ok(Message::Pong(payload))) => Said::Pong(payload),
+                Some(Ok(Message::Close(frame))) => Said::Close(frame.map_or(1005, |frame| frame.code.into())),
+                Some(Ok(_)) => continue,
+                Some(Err(_)) | None => Said::Gone,
+            };
+        }
+    }
+
+    /// Exactly so many bytes.
+    pub(crate) async fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            match self.next().await {
+                Said::Bytes(bytes) => all.extend_from_slice(&bytes),
+                other => panic!("{other:?} after {} of {count} bytes", all.len()),
+            }
+        }
+        assert_eq!(all.len(), count);
+        all
+    }
+
+    pub(crate) async fn hears_end(&mut self) {
+        assert_eq!(self.next().await, Said::Text(END_TEXT.to_owned()));
+    }
+
+    /// The code that the leg is closed with; whatever comes before it is dropped.
+    pub(crate) async fn closed(&mut self) -> Option<u16> {
+        loop {
+            match self.next().await {
+                Said::Close(code) => return Some(code),
+                Said::Gone => return None,
+                Said::Bytes(_) | Said::Text(_) | Said::Pong(_) => {}
+            }
+        }
+    }
+}
+
+/// Bytes that differ from place to place.
+pub(crate) fn pattern(count: usize) -> Vec<u8> {
+    (0..count).map(|at| u8::try_from(at % 251).unwrap()).collect()
+}
+
+/// A local side that notes whether it was reset.
+#[derive(Debug)]
+pub(crate) struct Local {
+    pub(crate) stream: DuplexStream,
+    pub(crate) was_reset: Arc<AtomicBool>,
+    pub(crate) broken: Arc<AtomicBool>,
+}
+
+/// What a test holds of a local side.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub(crate) stream: DuplexStream,
+    was_reset: Arc<AtomicBool>,
+    broken: Arc<AtomicBool>,
+}
+
+/// A local side, and the program behind it.
+pub(crate) fn local(pipe: usize) -> (Local, Program) {
+    let (near, far) = duplex(pipe);
+    let (was_reset, broken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let local = Local { stream: near, was_reset: Arc::clone(&was_reset), broken: Arc::clone(&broken) };
+    (local, Program { stream: far, was_reset, broken })
+}
+
+impl Program {
+    pub(crate) fn was_reset(&self) -> bool {
+        self.was_reset.load(Ordering::SeqCst)
+    }
+
+    /// Resets the connection, as a program does that dies.
+    pub(crate) fn reset(self) {
+        self.broken.store(true, Ordering::SeqCst);
+    }
+}
+
+impl LocalSide for Local {
+    fn reset_on_drop(&self) {
+        self.was_reset.store(true, Ordering::SeqCst);
+    }
+}
+
+impl AsyncRead for Local {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if self.broken.load(Ordering::SeqCst) { Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())) } else { polled }
+    }
+}
+
+impl AsyncWrite for Local {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,187 @@
+//! The real agent against the real relay, in memory: offers, several at once, coming back, going away, two machines with one key.
+
+use std::time::Duration;
+
+use moorline_agent::{Accepted, Decision, OfferInfo, RejectCode};
+use moorline_proto::problem::ProblemCode;
+use moorline_tests::memory::{INSTANCE, MemoryWorld};
+use moorline_tests::wire::Said;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
+
+/// Says everything twice, in capitals the second time.
+async fn parrot(_offer: OfferInfo) -> Decision {
+    let (near, mut far) = tokio::io::duplex(997);
+    tokio::spawn(async move {
+        let mut heard = Vec::new();
+        far.read_to_end(&mut heard).await.expect("a pipe does not fail");
+        far.write_all(&heard).await.expect("a pipe does not fail");
+        far.write_all(&heard.to_ascii_uppercase()).await.expect("a pipe does not fail");
+    });
+    Decision::Accept(Accepted::stream(near))
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(3_000), wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+/// Runs `scenario` beside agents that keep running.
+async fn beside(agents: impl Future<Output = ()>, scenario: impl Future<Output = ()>) {
+    tokio::select! {
+        () = agents => panic!("the agents stopped"),
+        () = scenario => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_offers_at_once_are_each_carried_to_their_end() {
+    let world = MemoryWorld::start().await;
+    let agent = world.agent("lamp-1", &["ssh"], parrot).await;
+    beside(agent.run(std::future::pending()), async {
+        until("online", || world.relay.devices() == 1).await;
+        let mut legs = Vec::new();
+        for _ in 0..50 {
+            let mut leg = world.connect("lamp-1", "ssh", &[]).await.unwrap();
+            leg.opened().await;
+            legs.push(leg);
+        }
+        for (number, leg) in legs.iter_mut().enumerate() {
+            leg.say(format!("stream {number}")).await;
+            leg.end().await;
+        }
+        for (number, leg) in legs.iter_mut().enumerate() {
+            let said = format!("stream {number}STREAM {number}");
+            assert_eq!(leg.bytes(said.len()).await, said.as_bytes());
+            assert_eq!(leg.next().await, Said::End);
+            assert_eq!(leg.closed().await, 1000);
+        }
+        drop(legs);
+        until("nothing is left", || world.relay.streams() == 0).await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_offer_is_seen_with_all_that_the_caller_said_and_refused_in_the_devices_words() {
+    let world = MemoryWorld::start().await;
+    let agent = world
+        .agent("lamp-1", &["ssh"], async |offer: OfferInfo| {
+            let reason = offer.caller.reason.as_ref().map(ToString::to_string).unwrap_or_default();
+            Decision::reject(RejectCode::Policy, format!("{} may not: {reason}", offer.caller.id()))
+        })
+        .await;
+    beside(agent.run(std::future::pending()), async {
+        until("online", || world.relay.devices() == 1).await;
+        let mut leg = world.connect("lamp-1", "ssh", &[("moorline-reason", "just%20so")]).await.unwrap();
+        let problem = leg.refused().await;
+        assert_eq!(problem.known_code(), Some(ProblemCode::RejectedByDevice));
+        assert_eq!(problem.device_detail.as_deref(), Some("relay:alice may not: just so"));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_is_idle_for_a_day_stays_online_on_one_channel() {
+    let world = MemoryWorld::start().await;
+    let agent = world.agent("lamp-1", &["ssh"], parrot).await;
+    beside(agent.run(std::future::pending()), async {
+        until("online", || world.relay.devices() == 1).await;
+        let session = world.request("GET", "/v1/devices/lamp-1", &[], None).await.2["online"]["session"].clone();
+        tokio::time::sleep(Duration::from_secs(86_400)).await;
+        let now = world.request("GET", "/v1/devices/lamp-1", &[], None).await.2;
+        assert_eq!(now["online"]["session"], session);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_machines_with_one_key_stop_fighting_and_a_returning_one_takes_over_at_once() {
+    let world = MemoryWorld::start().await;
+    let (first, second) = (world.agent("lamp-1", &["ssh"], parrot).await, world.agent("lamp-1", &["ssh"], parrot).await);
+    let both = async {
+        tokio::join!(first.run(std::future::pending()), second.run(std::future::pending()));
+    };
+    beside(both, async {
+        until("online", || world.relay.devices() == 1).await;
+        let mut sessions = std::collections::BTreeSet::new();
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(3_600) {
+            let device = world.request("GET", "/v1/devices/lamp-1", &[], None).await.2;
+            if let Some(session) = device["online"]["session"].as_str() {
+                sessions.insert(session.to_owned());
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        assert!(sessions.len() < 30, "{} sessions in an hour is a fight", sessions.len());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_whose_channel_is_taken_by_another_start_comes_back_once() {
+    let world = MemoryWorld::start().await;
+    let agent = world.agent("lamp-1", &["ssh"], parrot).await;
+    beside(agent.run(std::future::pending()), async {
+        until("online", || world.relay.devices() == 1).await;
+        let mut other = world.device_as("lamp-1", INSTANCE, &["ssh"]).await.unwrap();
+        let begun = Instant::now();
+        assert_eq!(other.closed().await.0, 4007, "the agent came back and took over");
+        assert!(begun.elapsed() <= Duration::from_secs(2));
+        let mut other = world.device_as("lamp-1", INSTANCE, &["ssh"]).await.unwrap();
+        let begun = Instant::now();
+        assert_eq!(other.closed().await.0, 4007);
+        assert!(begun.elapsed() >= Duration::from_secs(60), "the second time it stays away for a minute");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_is_not_registered_tries_seldom() {
+    let world = MemoryWorld::start().await;
+    let agent = world.agent("lamp-1", &["ssh"], parrot).await;
+    assert_eq!(world.request("DELETE", "/v1/devices/lamp-1", &[], None).await.0, 204);
+    beside(agent.run(std::future::pending()), async {
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        assert_eq!(world.relay.devices(), 0);
+        world.register_again("lamp-1").await;
+        let begun = Instant::now();
+        until("online", || world.relay.devices() == 1).await;
+        assert!(begun.elapsed() <= Duration::from_secs(350), "after {:?}", begun.elapsed());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_stops_says_so_and_its_streams_are_reset() {
+    let world = MemoryWorld::start().await;
+    let agent = world.agent("lamp-1", &["ssh"], parrot).await;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let scenario = async {
+        until("online", || world.relay.devices() == 1).await;
+        let mut leg = world.connect("lamp-1", "ssh", &[]).await.unwrap();
+        leg.opened().await;
+        stop.send(()).unwrap();
+        assert_eq!(leg.closed().await, 4001);
+    };
+    tokio::join!(agent.run(async { drop(stopped.await) }), scenario);
+    until("offline", || world.relay.devices() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_that_fails_over_an_offer_costs_the_caller_no_time() {
+    let world = MemoryWorld::start().await;
+    let agent = world.agent("lamp-1", &["ssh"], async |_: OfferInfo| -> Decision { panic!("a fault of the embedding program") }).await;
+    beside(agent.run(std::future::pending()), async {
+        until("online", || world.relay.devices() == 1).await;
+        let begun = Instant::now();
+        let mut leg = world.connect("lamp-1", "ssh", &[]).await.unwrap();
+        assert_eq!(leg.refused().await.known_code(), Some(ProblemCode::DeviceFailed));
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    })
+    .await;
+}
