@@ -201,7 +201,7 @@ async fn agree(desk: &Desk, offer: &Offer, deadline: Instant) -> Result<(impl Lo
     };
     let unanswered = Unanswered(Some(desk), offer.stream);
     let decision = timeout_at(deadline, desk.handler.decide(info)).await;
-    unanswered.is_answered();
+    unanswered.settled();
     match decision {
         Ok(Decision::Accept(Accepted { local, data, features })) => {
             let dial_ms = u64::try_from(begun.elapsed().as_millis()).ok();
@@ -223,7 +223,7 @@ async fn agree(desk: &Desk, offer: &Offer, deadline: Instant) -> Result<(impl Lo
 struct Unanswered<'a>(Option<&'a Desk>, StreamId);
 
 impl Unanswered<'_> {
-    fn is_answered(mut self) {
+    fn settled(mut self) {
         self.0 = None;
     }
 }

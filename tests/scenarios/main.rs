@@ -2,4 +2,8 @@
 
 mod agent;
 mod handshake;
+mod http;
+mod integrity;
+mod returning;
 mod splicing;
+mod ssh;

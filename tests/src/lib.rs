@@ -1,4 +1,11 @@
 //! The harness: worlds of relays, devices, callers and strangers, in which the scenarios take place.
+//!
+//! [`memory`] is a world within the process, whose clock can stand still; [`world`] is one of real programs.
 
 pub mod memory;
+pub mod patterns;
+pub mod programs;
+pub mod sshd;
+pub mod targets;
 pub mod wire;
+pub mod world;

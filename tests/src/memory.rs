@@ -10,6 +10,7 @@ use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
+use moorline::Client;
 use moorline_agent::{Agent, Handler, Identity, Settings};
 use moorline_proto::claims::{AccessRule, Action, Audience, CallerClaims, Pattern};
 use moorline_proto::id::{DeviceId, Instance};
@@ -79,6 +80,11 @@ impl MemoryWorld {
     pub fn dialer(&self) -> Dialer {
         let door = self.relay.memory_door();
         Dialer::over(format!("https://{HOST}").parse().expect("an address"), move |_| std::future::ready(Ok(dial(&door))))
+    }
+
+    /// The real client, with leave for everything.
+    pub fn client(&self) -> Client {
+        Client::with_dialer(self.dialer(), Some(self.token()))
     }
 
     /// The real agent, for a device that is registered with it: it runs as long as its future is polled.

@@ -22,19 +22,24 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use ::bytes::Bytes;
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
-use moorline_proto::bounds::{CLOSE_WITHIN, LEG_BINARY_BYTES};
+use moorline_proto::bounds::CLOSE_WITHIN;
 use moorline_proto::close::{CloseReason, fitting_reason};
-use moorline_proto::leg::{END_TEXT, LegText, Opened};
+use moorline_proto::leg::{LegText, Opened};
 use moorline_proto::message::{Heard, MessageError};
 use moorline_proto::problem::Problem;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use crate::connection::WebSocket;
+
+mod bytes;
+mod end;
+
+pub use end::{EndReason, OpenError};
 
 /// One side's WebSocket of a stream, as bytes.
 #[derive(Debug)]
@@ -58,75 +63,6 @@ pub struct Leg {
 struct Silence {
     limit: Duration,
     timer: Pin<Box<Sleep>>,
-}
-
-/// Why a leg ended.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EndReason {
-    /// Close 1000 after this side's `end`: both directions came to their end.
-    #[error("finished")]
-    Finished,
-    /// Close 1000 before this side's `end` was sent: the far side was done, and what this side had still to say is lost.
-    #[error("the far side was done before this side's end")]
-    CutShort,
-    /// Any other Close.
-    #[error("the relay closed the leg with {code}{}{reason}", if .reason.is_empty() { "" } else { " " })]
-    Closed {
-        /// The code, 1005 where there is none (before `opened`).
-        code: u16,
-        /// The relay's words.
-        reason: String,
-    },
-    /// The connection is gone without a Close.
-    #[error("the connection to the relay was lost: {0}")]
-    Lost(String),
-    /// Nothing came for this long, though pings were due.
-    #[error("the relay was silent for {0:?}")]
-    Silent(Duration),
-    /// The relay broke the protocol; it was told so with this close reason.
-    #[error("the relay broke the protocol: {detail}")]
-    Broke {
-        /// What the leg was closed with.
-        close: CloseReason,
-        /// What was wrong.
-        detail: String,
-    },
-}
-
-impl EndReason {
-    /// Whether nothing that came from the far side is missing. What this side said may be, see [`EndReason::CutShort`].
-    pub const fn is_clean(&self) -> bool {
-        match self {
-            Self::Finished | Self::CutShort => true,
-            Self::Closed { .. } | Self::Lost(_) | Self::Silent(_) | Self::Broke { .. } => false,
-        }
-    }
-
-    /// The protocol's reason for the code of a Close, if it is one of the protocol's.
-    pub fn close_reason(&self) -> Option<CloseReason> {
-        match self {
-            Self::Finished | Self::CutShort => Some(CloseReason::Finished),
-            Self::Closed { code, .. } => CloseReason::from_code(*code),
-            Self::Lost(_) | Self::Silent(_) => None,
-            Self::Broke { close, .. } => Some(*close),
-        }
-    }
-
-    fn to_error(&self) -> io::Error {
-        let kind = if self.is_clean() { io::ErrorKind::BrokenPipe } else { io::ErrorKind::ConnectionReset };
-        io::Error::new(kind, self.clone())
-    }
-}
-
-/// Why there is no stream.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
-    /// `refused`: the relay or the device said no.
-    #[error("refused: {}: {}", .0.code, .0.detail)]
-    Refused(Box<Problem>),
-    /// The leg ended without either `opened` or `refused`.
-    #[error(transparent)]
-    Ended(#[from] EndReason),
 }
 
 /// What comes next on a leg. Bytes are in [`Leg::incoming`] by then.
@@ -436,65 +372,5 @@ fn lost(error: WsError) -> io::Error {
     match error {
         WsError::Io(error) => error,
         error => io::Error::new(io::ErrorKind::ConnectionReset, error),
-    }
-}
-
-impl AsyncRead for Leg {
-    /// EOF at the far side's `end`; [`io::ErrorKind::ConnectionReset`] with the [`EndReason`] inside where the leg was cut.
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let leg = self.get_mut();
-        if !leg.is_opened {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, "the leg is not opened")));
-        }
-        loop {
-            if !leg.incoming.is_empty() {
-                let some = leg.incoming.len().min(buf.remaining());
-                buf.put_slice(&leg.incoming[..some]);
-                leg.incoming.advance(some);
-                return Poll::Ready(Ok(()));
-            }
-            match &leg.end {
-                Some(end) if !end.is_clean() => return Poll::Ready(Err(end.to_error())),
-                Some(_) => return Poll::Ready(Ok(())),
-                None if leg.far_ended => return Poll::Ready(Ok(())),
-                None => {}
-            }
-            if leg.poll_event(cx).is_pending() {
-                // Whoever waits for an answer has asked: the question must not lie in a buffer.
-                drop(leg.poll_flushed(cx));
-                return Poll::Pending;
-            }
-        }
-    }
-}
-
-impl AsyncWrite for Leg {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let leg = self.get_mut();
-        if buf.is_empty() {
-            return Poll::Ready(Ok(0));
-        }
-        ready!(leg.poll_room(cx))?;
-        let some = buf.len().min(LEG_BINARY_BYTES);
-        leg.send(Bytes::copy_from_slice(&buf[..some]))?;
-        // As with a socket, what was written is on its way without a flush, as far as there is room.
-        drop(leg.poll_flushed(cx));
-        Poll::Ready(Ok(some))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().poll_flushed(cx)
-    }
-
-    /// Says `end`: this side will send no more bytes. The other direction goes on.
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let leg = self.get_mut();
-        if !leg.own_ended {
-            ready!(leg.poll_room(cx))?;
-            leg.unflushed = true;
-            leg.own_ended = true;
-            Pin::new(&mut leg.socket).start_send(Message::text(END_TEXT)).map_err(lost)?;
-        }
-        leg.poll_flushed(cx)
     }
 }

@@ -1,0 +1,106 @@
+//! Reads `vectors/`: texts written in full, or put together from repetitions where they are long.
+
+#![allow(dead_code, clippy::panic, reason = "shared by test programs, each of which uses a part of it; a test may panic")]
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// Text of a vector: a string, or a list of strings and repetitions.
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Written {
+    Plain(String),
+    Parts(Vec<Part>),
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Part {
+    Plain(String),
+    Again { repeat: String, times: usize },
+}
+
+impl fmt::Display for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(text) => f.write_str(text),
+            Self::Parts(parts) => parts.iter().try_for_each(|part| match part {
+                Part::Plain(text) => f.write_str(text),
+                Part::Again { repeat, times } => f.write_str(&repeat.repeat(*times)),
+            }),
+        }
+    }
+}
+
+/// A good text, and how it is written again.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Valid {
+    pub(crate) name: String,
+    /// In `bodies.json`: which body.
+    #[serde(default)]
+    pub(crate) body: String,
+    pub(crate) text: Written,
+    /// Where it differs from `text`.
+    canonical: Option<Written>,
+}
+
+impl Valid {
+    pub(crate) fn canonical(&self) -> String {
+        self.canonical.as_ref().unwrap_or(&self.text).to_string()
+    }
+}
+
+/// A bad text, and the error that it must give.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Invalid {
+    #[serde(default)]
+    pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) body: String,
+    pub(crate) text: Written,
+    pub(crate) error: String,
+}
+
+/// A message of a type that this version does not know.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Unknown {
+    pub(crate) name: String,
+    pub(crate) text: Written,
+    pub(crate) r#type: String,
+}
+
+/// One of the three files of messages.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Messages {
+    /// Who says them, for people.
+    pub(crate) messages: String,
+    pub(crate) most_bytes: usize,
+    pub(crate) valid: Vec<Valid>,
+    pub(crate) unknown: Vec<Unknown>,
+    pub(crate) invalid: Vec<Invalid>,
+}
+
+/// `bodies.json`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Bodies {
+    pub(crate) valid: Vec<Valid>,
+    pub(crate) invalid: Vec<Invalid>,
+}
+
+/// The text of a file of this package.
+pub(crate) fn file(path: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// One file of `vectors/`.
+pub(crate) fn vectors<T: DeserializeOwned>(name: &str) -> T {
+    serde_json::from_str(&file(&format!("vectors/{name}"))).unwrap_or_else(|error| panic!("vectors/{name}: {error}"))
+}

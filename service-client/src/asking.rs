@@ -1,0 +1,151 @@
+//! What a caller may say when it asks for a stream, and how it stands on the wire: as headers of `connect`, or as the body of `POST`.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use moorline_proto::api::OpenStream;
+use moorline_proto::bounds::{DEADLINE, IDEMPOTENCY_KEY_CHARS, REASON_CHARS};
+use moorline_proto::id::{Feature, ServiceName};
+use moorline_proto::names::{DATA_HEADER, DEADLINE_HEADER, FEATURES_HEADER, IDEMPOTENCY_KEY_HEADER, REASON_HEADER, WAIT_HEADER};
+use moorline_proto::text::{Data, Text};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// The relay's own answer to a deadline that is over should arrive before this side gives up by itself.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Everything but device and service; nothing of it is required.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asking {
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) wait: Option<Duration>,
+    pub(crate) reason: Option<Text<REASON_CHARS>>,
+    pub(crate) data: Option<Data>,
+    pub(crate) features: Vec<Feature>,
+    pub(crate) key: Option<Key>,
+}
+
+/// Names one request for a stream, so that asking again does not open a second one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key(String);
+
+/// Text that is no idempotency key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an idempotency key is 1 to {IDEMPOTENCY_KEY_CHARS} visible ASCII characters")]
+pub struct KeyError;
+
+impl Key {
+    /// A key that the caller keeps, in order to ask again after a restart of its own.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn new(text: impl Into<String>) -> Result<Self, KeyError> {
+        let text = text.into();
+        let fits = (1..=IDEMPOTENCY_KEY_CHARS).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if fits { Ok(Self(text)) } else { Err(KeyError) }
+    }
+
+    /// A new one: 128 random bits.
+    pub fn random() -> Self {
+        Self(format!("{:032x}", rand::random::<u128>()))
+    }
+
+    /// The key as it is sent.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn header(&self) -> HeaderValue {
+        HeaderValue::from_str(&self.0).expect("a key is visible ASCII")
+    }
+}
+
+impl Asking {
+    /// After this long, the relay has answered or never will.
+    pub(crate) fn limit(&self) -> Duration {
+        let waiting = self.wait.unwrap_or_default().saturating_add(self.deadline.unwrap_or(DEADLINE));
+        waiting.saturating_add(ANSWER_WITHIN)
+    }
+
+    /// The headers of `connect`.
+    pub(crate) fn headers(&self, key: &Key) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(HeaderName::from_static(IDEMPOTENCY_KEY_HEADER), key.header());
+        let mut set = |name: &'static str, value: String| {
+            let value = HeaderValue::from_str(&value).expect("numbers, base64, names and percent-encoded text are visible ASCII");
+            headers.insert(HeaderName::from_static(name), value);
+        };
+        if let Some(deadline) = self.deadline {
+            set(DEADLINE_HEADER, deadline.as_secs().to_string());
+        }
+        if let Some(wait) = self.wait {
+            set(WAIT_HEADER, wait.as_secs().to_string());
+        }
+        if let Some(reason) = &self.reason {
+            set(REASON_HEADER, utf8_percent_encode(reason.as_str(), NON_ALPHANUMERIC).to_string());
+        }
+        if let Some(data) = &self.data {
+            set(DATA_HEADER, data.to_base64());
+        }
+        if !self.features.is_empty() {
+            let names: Vec<&str> = self.features.iter().map(Feature::as_str).collect();
+            set(FEATURES_HEADER, names.join(","));
+        }
+        headers
+    }
+
+    /// The body of `POST`.
+    pub(crate) fn body(&self, service: &ServiceName) -> OpenStream {
+        OpenStream {
+            service: service.clone(),
+            deadline_s: self.deadline.map(|deadline| deadline.as_secs()),
+            wait_s: self.wait.map(|wait| wait.as_secs()),
+            reason: self.reason.clone(),
+            data: self.data.clone(),
+            features: self.features.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full() -> Asking {
+        Asking {
+            deadline: Some(Duration::from_secs(30)),
+            wait: Some(Duration::from_secs(600)),
+            reason: Some(Text::new("größer, 50%").unwrap()),
+            data: Some(Data::new([0, 255]).unwrap()),
+            features: vec!["a".parse().unwrap(), "b.2".parse().unwrap()],
+            key: None,
+        }
+    }
+
+    #[test]
+    fn everything_stands_in_a_header_of_its_own() {
+        let headers = full().headers(&Key::new("k1").unwrap());
+        let of = |name: &str| headers.get(name).unwrap().to_str().unwrap().to_owned();
+        assert_eq!(of("idempotency-key"), "k1");
+        assert_eq!((of("moorline-deadline"), of("moorline-wait")), ("30".to_owned(), "600".to_owned()));
+        assert_eq!(of("moorline-reason"), "gr%C3%B6%C3%9Fer%2C%2050%25");
+        assert_eq!((of("moorline-data"), of("moorline-features")), ("AP8=".to_owned(), "a,b.2".to_owned()));
+    }
+
+    #[test]
+    fn what_was_not_said_is_left_to_the_relay() {
+        let asking = Asking::default();
+        assert_eq!(asking.headers(&Key::random()).len(), 1);
+        assert_eq!(serde_json::to_string(&asking.body(&"ssh".parse().unwrap())).unwrap(), r#"{"service":"ssh"}"#);
+        assert_eq!(asking.limit(), Duration::from_secs(70));
+        assert_eq!(full().limit(), Duration::from_secs(640));
+    }
+
+    #[test]
+    fn keys_are_128_random_bits_or_the_callers_own() {
+        let (one, other) = (Key::random(), Key::random());
+        assert!(one != other && one.as_str().len() == 32);
+        assert_eq!(Key::new("a b"), Err(KeyError));
+        assert_eq!(Key::new(""), Err(KeyError));
+        assert_eq!(Key::new("x".repeat(129)), Err(KeyError));
+    }
+}

@@ -1,0 +1,357 @@
+//! The command line and the environment: what may be written, and the help that teaches it. What the commands do is theirs.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use moorline::{DeviceId, ServiceName};
+use moorline_proto::bounds::REASON_CHARS;
+use moorline_proto::text::Text;
+
+use crate::pair::Pair;
+
+const AFTER_HELP: &str = "\
+Examples:
+  moorline login --join join.txt --token-file token.txt
+  moorline device list
+  moorline ssh lamp-1
+  moorline forward lamp-1 8080:http
+  ssh -o ProxyCommand='moorline connect %h ssh' lamp-1
+
+Credentials come from the profile, which `moorline login` writes, or from the variables MOORLINE_JOIN and MOORLINE_TOKEN.
+They are never given as arguments: every process of a machine can read those.
+
+Exit codes:
+  0  done
+  1  failed: the stream was reset or lost, or a file or socket failed
+  2  the command line is wrong
+  3  refused by the relay or the device; what to do next is printed
+  4  the relay cannot be reached
+  5  the credentials are missing or not good
+
+MOORLINE_LOG=debug prints what happens underneath on standard error.";
+
+const LOGIN_HELP: &str = "\
+Examples:
+  moorline login --join join.txt --token-file token.txt
+  moorline-relay token new --state /var/lib/moorline --subject alice | moorline login --join join.txt --token-file -
+
+The join string is what `moorline-relay init` printed; it is no secret, but it says whom to trust. Nothing is sent to the relay.";
+
+const DEVICE_HELP: &str = "\
+Examples:
+  moorline device add lamp-1 --key lamp-1.pub        the key is what `moorline-agent init` printed on the device
+  ssh root@lamp-1 moorline-agent init … | moorline device add lamp-1 --key -
+  moorline device list --json
+  moorline device remove lamp-1";
+
+const FORWARD_HELP: &str = "\
+Examples:
+  moorline forward lamp-1 8080:http                  http://127.0.0.1:8080 is the device's service `http`
+  moorline forward lamp-1 2222:ssh 8080:http         several services at once
+  moorline forward lamp-1 0.0.0.0:8080:http          for the whole network; think twice
+  moorline forward lamp-1 0:http --json              any free port, told on standard output
+
+Each local connection becomes a stream of its own. One that is refused is reset, and the reason printed. Ctrl-C ends it.";
+
+const CONNECT_HELP: &str = "\
+Examples:
+  ssh -o ProxyCommand='moorline connect %h ssh' lamp-1
+  printf 'GET / HTTP/1.0\\r\\n\\r\\n' | moorline connect lamp-1 http
+  moorline connect lamp-1 backup --wait 10m --reason 'nightly backup' < archive.tar
+
+The end of standard input ends that direction alone; the other goes on until the device ends it. The exit code is 0 only if both ended so.";
+
+const SSH_HELP: &str = "\
+Examples:
+  moorline ssh lamp-1
+  moorline ssh root@lamp-1 uptime
+  moorline ssh lamp-1 -L 9000:localhost:9000 -N
+  moorline ssh lamp-1 --service ssh-admin --wait 5m
+
+moorline's own options have two dashes and stand before ssh's. ssh does the rest: keys, known_hosts (under the device's id) and exit codes.";
+
+/// Reaches the services of devices behind a Moorline relay, by device id and service name.
+#[derive(Debug, Parser)]
+#[command(name = "moorline", version, after_help = AFTER_HELP, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) sources: Sources,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Where the credentials come from.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Sources {
+    /// The profile with join string and token [default: moorline/profile.toml in $XDG_CONFIG_HOME or ~/.config]
+    #[arg(long, value_name = "FILE", env = "MOORLINE_PROFILE", global = true)]
+    pub(crate) profile: Option<PathBuf>,
+    /// A file with the caller's token, instead of the profile's; for login also - for standard input
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Writes the profile: which relay, and your token for it
+    #[command(after_help = LOGIN_HELP)]
+    Login(Login),
+    /// Adds, lists, shows and removes devices
+    #[command(after_help = DEVICE_HELP)]
+    Device {
+        #[command(subcommand)]
+        action: DeviceAction,
+    },
+    /// Listens on local ports and carries each connection to a service of the device
+    #[command(after_help = FORWARD_HELP)]
+    Forward(Forward),
+    /// Connects standard input and output to a service of the device
+    #[command(after_help = CONNECT_HELP)]
+    Connect(Connect),
+    /// Runs ssh to the device through the relay
+    #[command(after_help = SSH_HELP)]
+    Ssh(Ssh),
+}
+
+/// `moorline login`.
+#[derive(Args, Debug)]
+pub(crate) struct Login {
+    /// A file with the join string that `moorline-relay init` printed, or - for standard input
+    #[arg(long, value_name = "FILE|-")]
+    pub(crate) join: PathBuf,
+}
+
+/// `moorline device …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeviceAction {
+    /// Registers a device with its public key
+    Add {
+        /// The device's id: 1 to 128 of a-z 0-9 - _ .
+        id: DeviceId,
+        /// A file with its public key (PEM, as `moorline-agent key` prints it), or - for standard input
+        #[arg(long, value_name = "FILE|-")]
+        key: PathBuf,
+    },
+    /// Lists the devices that you may see
+    List {
+        /// One JSON array on standard output
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows all that is known of one device
+    Show {
+        /// The device's id
+        id: DeviceId,
+        /// One JSON object on standard output
+        #[arg(long)]
+        json: bool,
+    },
+    /// Removes a device and its keys; it is disconnected
+    Remove {
+        /// The device's id
+        id: DeviceId,
+    },
+}
+
+/// What one may say when asking for a stream.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Asking {
+    /// How long to wait for a device that is offline, like 30s or 10m [default: not at all]
+    #[arg(long, value_name = "DURATION", value_parser = whole_seconds)]
+    pub(crate) wait: Option<Duration>,
+    /// How long opening may take once the device is online [default: the relay's, 60s as a rule]
+    #[arg(long, value_name = "DURATION", value_parser = deadline)]
+    pub(crate) deadline: Option<Duration>,
+    /// Why; shown to the device and kept in the relay's records
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    pub(crate) reason: Option<Text<REASON_CHARS>>,
+}
+
+/// `moorline forward`.
+#[derive(Args, Debug)]
+pub(crate) struct Forward {
+    /// The device's id
+    pub(crate) device: DeviceId,
+    /// [ADDRESS:]PORT:SERVICE, on 127.0.0.1 where no address is given; port 0 is any free one
+    #[arg(required = true, value_name = "LOCAL:SERVICE")]
+    pub(crate) pairs: Vec<Pair>,
+    /// One JSON object per listener on standard output, once it listens
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) asking: Asking,
+}
+
+/// `moorline connect`.
+#[derive(Args, Debug)]
+pub(crate) struct Connect {
+    /// The device's id
+    pub(crate) device: DeviceId,
+    /// The service's name
+    pub(crate) service: ServiceName,
+    #[command(flatten)]
+    pub(crate) asking: Asking,
+}
+
+/// `moorline ssh`.
+#[derive(Args, Debug)]
+pub(crate) struct Ssh {
+    /// The service that is an ssh server
+    #[arg(long, value_name = "NAME", default_value = "ssh")]
+    pub(crate) service: ServiceName,
+    #[command(flatten)]
+    pub(crate) asking: Asking,
+    /// The device's id, with the user to log in as where it is not yours
+    #[arg(value_name = "[USER@]DEVICE")]
+    pub(crate) login: SshLogin,
+    /// Options for ssh, and the command to run there
+    #[arg(value_name = "ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) args: Vec<OsString>,
+}
+
+/// `user@device`, or a device alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SshLogin {
+    pub(crate) user: Option<String>,
+    pub(crate) device: DeviceId,
+}
+
+impl FromStr for SshLogin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (user, device) = text.rsplit_once('@').map_or((None, text), |(user, device)| (Some(user), device));
+        if user.is_some_and(|user| user.is_empty() || user.starts_with('-')) {
+            return Err("the user before '@' is a name and does not begin with '-'".to_owned()); // ssh would take it for an option
+        }
+        Ok(Self { user: user.map(str::to_owned), device: device.parse().map_err(|error: moorline::NameError| error.to_string())? })
+    }
+}
+
+fn whole_seconds(text: &str) -> Result<Duration, String> {
+    let plain = text.parse().map(Duration::from_secs);
+    let duration = plain.or_else(|_| humantime::parse_duration(text)).map_err(|error| format!("{error}; write it like 30s or 10m"))?;
+    if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("whole seconds, please".to_owned()) }
+}
+
+fn deadline(text: &str) -> Result<Duration, String> {
+    let duration = whole_seconds(text)?;
+    if duration.is_zero() { Err("at least 1s".to_owned()) } else { Ok(duration) }
+}
+
+fn reason(text: &str) -> Result<Text<REASON_CHARS>, String> {
+    Text::new(text).map_err(|error| error.to_string())
+}
+
+/// What the environment says, read once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Environment {
+    pub(crate) join: Option<OsString>,
+    pub(crate) token: Option<OsString>,
+    pub(crate) log: Option<OsString>,
+    pub(crate) no_color: bool,
+    pub(crate) config_home: Option<PathBuf>,
+    pub(crate) home: Option<PathBuf>,
+}
+
+impl Environment {
+    /// Reads it. An empty variable counts as none.
+    #[allow(clippy::disallowed_methods, reason = "the environment is read once, here")]
+    pub(crate) fn read() -> Self {
+        let of = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        Self {
+            join: of("MOORLINE_JOIN"),
+            token: of("MOORLINE_TOKEN"),
+            log: of("MOORLINE_LOG"),
+            no_color: of("NO_COLOR").is_some(),
+            config_home: of("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute()),
+            home: std::env::home_dir(),
+        }
+    }
+
+    /// Where the profile is, if nothing else is said.
+    pub(crate) fn default_profile(&self) -> Option<PathBuf> {
+        let config = self.config_home.clone().or_else(|| self.home.as_ref().map(|home| home.join(".config")))?;
+        Some(config.join("moorline").join("profile.toml"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("moorline").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_teaches_by_examples() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.starts_with("Examples:\n  "), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn no_option_takes_a_secret_and_no_help_shows_one() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(!help.contains("--token "), "{help}");
+        parse("device list --token abc").unwrap_err();
+    }
+
+    #[test]
+    fn forward_takes_several_pairs() {
+        let Command::Forward(forward) = parse("forward lamp-1 8080:http 2222:ssh --json --wait 10m").unwrap().command else { panic!() };
+        assert_eq!((forward.pairs.len(), forward.json, forward.asking.wait), (2, true, Some(Duration::from_secs(600))));
+        parse("forward lamp-1").unwrap_err();
+        parse("forward Lamp-1 8080:http").unwrap_err();
+    }
+
+    #[test]
+    fn durations_are_whole_seconds() {
+        assert_eq!(whole_seconds("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(whole_seconds("1m 30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(whole_seconds("0s"), Ok(Duration::ZERO));
+        assert!(whole_seconds("1500ms").is_err() && whole_seconds("soon").is_err() && deadline("0").is_err());
+    }
+
+    #[test]
+    fn what_follows_the_device_is_for_ssh() {
+        let ssh = |line: &str| match parse(line).unwrap().command {
+            Command::Ssh(ssh) => ssh,
+            other => panic!("{other:?}"),
+        };
+        let words = |ssh: &Ssh| ssh.args.iter().map(|word| word.to_str().unwrap().to_owned()).collect::<Vec<_>>();
+
+        let plain = ssh("ssh root@lamp-1 -v -L 1:localhost:2 ls --all --service x");
+        assert_eq!((plain.login.user.as_deref(), plain.login.device.as_str()), (Some("root"), "lamp-1"));
+        assert_eq!(words(&plain), ["-v", "-L", "1:localhost:2", "ls", "--all", "--service", "x"]);
+
+        let ours = ssh("--profile p ssh lamp-1 --service admin --wait 5m -t top");
+        assert_eq!((ours.service.as_str(), ours.asking.wait), ("admin", Some(Duration::from_secs(300))));
+        assert_eq!(words(&ours), ["-t", "top"]);
+        for wrong in ["ssh", "ssh Lamp", "ssh @lamp-1"] {
+            parse(wrong).unwrap_err();
+        }
+        assert!("-oProxyCommand=x@lamp-1".parse::<SshLogin>().is_err());
+    }
+
+    #[test]
+    fn the_profile_is_in_the_configuration_folder() {
+        let mut environment = Environment { home: Some("/home/a".into()), ..Environment::default() };
+        assert_eq!(environment.default_profile(), Some("/home/a/.config/moorline/profile.toml".into()));
+        environment.config_home = Some("/etc/a".into());
+        assert_eq!(environment.default_profile(), Some("/etc/a/moorline/profile.toml".into()));
+    }
+}

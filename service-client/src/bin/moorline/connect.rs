@@ -1,0 +1,56 @@
+//! `moorline connect`: a stream between standard input and output, for ssh's ProxyCommand and for pipes.
+
+use std::time::Duration;
+
+use moorline::Client;
+use tokio::time::timeout;
+use tracing::debug;
+
+use crate::asked::{asked, ended, not_opened};
+use crate::cli::Connect;
+use crate::credentials::Credentials;
+use crate::exit::{Exit, Failure};
+use crate::signals::{Asked, Signals};
+use crate::stdio::Stdio;
+
+/// ssh closes our input and sends SIGHUP in the same breath at every ordinary end: what it said last gets this long to arrive.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Carries standard input and output until both directions have ended.
+///
+/// # Errors
+/// No stream, or one that did not end well.
+pub(crate) async fn run(connect: &Connect, credentials: &Credentials) -> Result<(), Failure> {
+    let mut signals = Signals::catch()?;
+    let client = credentials.client()?;
+    let mut carrying = Box::pin(carry(connect, &client));
+    let signal = tokio::select! {
+        carried = &mut carrying => return carried,
+        signal = signals.next() => signal,
+    };
+    // What is dropped here is reset.
+    let patience = match signal {
+        Asked::HangUp => LAST_WORDS,
+        Asked::Interrupt | Asked::Terminate => return Err(Failure::quiet()),
+    };
+    let carried = tokio::select! {
+        carried = timeout(patience, carrying) => carried,
+        _ = signals.next() => return Err(Failure::quiet()),
+    };
+    // Nobody is left to be told anything else.
+    if let Ok(Ok(())) = carried { Ok(()) } else { Err(Failure::quiet()) }
+}
+
+async fn carry(connect: &Connect, client: &Client) -> Result<(), Failure> {
+    let to = format!("{}/{}", connect.device, connect.service);
+    let stream = asked(client.open(&connect.device, &connect.service), &connect.asking).await;
+    let stream = stream.map_err(|error| not_opened(&format!("no stream to {to}"), &error))?;
+    debug!(stream = %stream.id(), timeline = ?stream.timeline(), "opened");
+
+    let (stdio, written) = Stdio::take().map_err(|error| Failure::new(Exit::Failed, "no thread for standard input").caused_by(&error))?;
+    let bridged = stream.bridge(stdio, std::future::pending()).await;
+    // Also after a reset: what came before it came in order.
+    written.wait().await;
+    debug!(to_device = bridged.to_leg_bytes, from_device = bridged.from_leg_bytes, ended = bridged.ended.name(), "ended");
+    ended(&format!("the stream to {to}"), &bridged.ended)
+}

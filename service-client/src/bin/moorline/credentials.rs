@@ -1,0 +1,195 @@
+//! Which relay and which token: the environment before the profile. Reading and writing the profile itself is the library's.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use moorline::profile::{LoadProfileError, Profile, parse_token};
+use moorline::{Client, Join, Secret};
+
+use crate::cli::{Environment, Sources};
+use crate::exit::{Exit, Failure};
+
+/// Bytes of a join string, a token or a key in a file; more is something else.
+const FILE_BYTES: u64 = 64 * 1024;
+/// Stands for standard input where a file is named.
+const STDIN: &str = "-";
+
+/// Where credentials are looked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Credentials {
+    pub(crate) sources: Sources,
+    pub(crate) environment: Environment,
+}
+
+impl Credentials {
+    /// A client for the relay, with the token.
+    ///
+    /// # Errors
+    /// None are there, or none that can be used.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        let profile = self.profile()?;
+        Client::new(&profile.join, Some(profile.token)).map_err(|error| {
+            let failure = Failure::new(Exit::Credentials, "the join string cannot be used").caused_by(&error);
+            failure.next("get the join string from the relay's operator again, and log in with it")
+        })
+    }
+
+    /// Where the profile is.
+    ///
+    /// # Errors
+    /// There is no home folder to look in.
+    pub(crate) fn path(&self) -> Result<PathBuf, Failure> {
+        self.sources.profile.clone().or_else(|| self.environment.default_profile()).ok_or_else(|| {
+            Failure::new(Exit::Credentials, "no home folder to keep the profile in").next("name a file with --profile or MOORLINE_PROFILE")
+        })
+    }
+
+    /// The token that was given beside the profile.
+    ///
+    /// # Errors
+    /// What was given is no token.
+    pub(crate) fn given_token(&self) -> Result<Option<Secret>, Failure> {
+        if let Some(path) = &self.sources.token_file {
+            let text = read(path)?;
+            let token = parse_token(&text).map_err(|error| bad(&format!("{} holds no token", path.display()), &error))?;
+            return Ok(Some(token));
+        }
+        let Some(text) = &self.environment.token else { return Ok(None) };
+        // Text that is no UTF-8 becomes text that is no token.
+        parse_token(&text.to_string_lossy()).map(Some).map_err(|error| bad("MOORLINE_TOKEN holds no token", &error))
+    }
+
+    fn profile(&self) -> Result<Profile, Failure> {
+        if self.sources.token_file.as_deref().is_some_and(is_stdin) {
+            return Err(Failure::new(Exit::Usage, "only `moorline login` reads a token from standard input"));
+        }
+        let token = self.given_token()?;
+        let Some(join) = &self.environment.join else {
+            let profile = self.load()?;
+            return Ok(Profile { token: token.unwrap_or(profile.token), ..profile });
+        };
+        let join: Join =
+            join.to_string_lossy().parse().map_err(|error: moorline::RelayUrlError| bad("MOORLINE_JOIN holds no join string", &error))?;
+        // The profile's token is for the profile's relay, and is shown to no other.
+        let token = token.ok_or_else(|| {
+            Failure::new(Exit::Credentials, "MOORLINE_JOIN is set, but no token for that relay")
+                .next("set MOORLINE_TOKEN too, or name a --token-file")
+        })?;
+        Ok(Profile { join, token })
+    }
+
+    fn load(&self) -> Result<Profile, Failure> {
+        let path = self.path()?;
+        Profile::load(&path).map_err(|error| {
+            let next = match &error {
+                LoadProfileError::Missing { .. } => {
+                    "write it with `moorline login --join FILE --token-file FILE`, or set MOORLINE_JOIN and MOORLINE_TOKEN".to_owned()
+                }
+                LoadProfileError::Exposed { path, .. } => format!("chmod 600 {}", path.display()),
+                LoadProfileError::Io { .. } => "see that the file is yours and can be read".to_owned(),
+                LoadProfileError::Form { .. } | LoadProfileError::Join { .. } | LoadProfileError::Token { .. } => {
+                    "write it anew with `moorline login`".to_owned()
+                }
+            };
+            bad("no credentials", &error).next(next)
+        })
+    }
+}
+
+fn bad(what: &str, error: &dyn std::error::Error) -> Failure {
+    Failure::new(Exit::Credentials, what).caused_by(error)
+}
+
+/// Whether a path stands for standard input.
+pub(crate) fn is_stdin(path: &Path) -> bool {
+    path == Path::new(STDIN)
+}
+
+/// Reads a small file, or standard input for `-`.
+///
+/// # Errors
+/// It cannot be read, or is no text.
+pub(crate) fn read(path: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = if is_stdin(path) {
+        io::stdin().lock().take(FILE_BYTES).read_to_string(&mut text)
+    } else {
+        File::open(path).and_then(|file| file.take(FILE_BYTES).read_to_string(&mut text))
+    };
+    let name = if is_stdin(path) { "standard input".to_owned() } else { path.display().to_string() };
+    read.map(|_| text).map_err(|error| Failure::new(Exit::Failed, format!("cannot read {name}")).caused_by(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// An environment whose home is a new folder.
+    fn at_home() -> (tempfile::TempDir, Credentials) {
+        let home = tempfile::tempdir().unwrap();
+        let environment = Environment { home: Some(home.path().to_owned()), ..Environment::default() };
+        (home, Credentials { sources: Sources { profile: None, token_file: None }, environment })
+    }
+
+    fn saved(credentials: &Credentials) {
+        let profile = Profile { join: "https://a.example".parse().unwrap(), token: Secret::new("from-profile") };
+        profile.save(&credentials.path().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn the_environment_comes_before_the_profile_and_a_file_before_both() {
+        let (home, mut credentials) = at_home();
+        saved(&credentials);
+        let token = |credentials: &Credentials| credentials.profile().unwrap().token;
+        assert_eq!(token(&credentials), Secret::new("from-profile"));
+
+        credentials.environment.token = Some("from-environment".into());
+        assert_eq!(token(&credentials), Secret::new("from-environment"));
+
+        let file = home.path().join("token");
+        fs::write(&file, "from-file\n").unwrap();
+        credentials.sources.token_file = Some(file);
+        assert_eq!(token(&credentials), Secret::new("from-file"));
+        assert_eq!(credentials.profile().unwrap().join, "https://a.example".parse().unwrap());
+    }
+
+    #[test]
+    fn the_profiles_token_is_never_shown_to_another_relay() {
+        let (_home, mut credentials) = at_home();
+        saved(&credentials);
+        credentials.environment.join = Some("https://b.example".into());
+        let failure = credentials.profile().unwrap_err();
+        assert_eq!((failure.exit, failure.next.unwrap().contains("MOORLINE_TOKEN")), (Exit::Credentials, true));
+
+        credentials.environment.token = Some("word".into());
+        assert_eq!(credentials.profile().unwrap().join, "https://b.example".parse().unwrap());
+    }
+
+    #[test]
+    fn an_exposed_profile_is_refused_with_the_command_that_mends_it() {
+        let (_home, credentials) = at_home();
+        saved(&credentials);
+        let path = credentials.path().unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let failure = credentials.profile().unwrap_err();
+        assert_eq!((failure.exit, failure.next), (Exit::Credentials, Some(format!("chmod 600 {}", path.display()))));
+    }
+
+    #[test]
+    fn no_profile_at_all_says_how_to_get_one() {
+        let (_home, credentials) = at_home();
+        let failure = credentials.profile().unwrap_err();
+        assert!(failure.exit == Exit::Credentials && failure.next.unwrap().contains("moorline login"));
+    }
+
+    #[test]
+    fn standard_input_belongs_to_the_stream() {
+        let (_home, mut credentials) = at_home();
+        credentials.sources.token_file = Some(STDIN.into());
+        assert_eq!(credentials.profile().unwrap_err().exit, Exit::Usage);
+    }
+}

@@ -1,0 +1,177 @@
+//! `moorline forward`: local ports whose every connection is a stream to the device.
+//!
+//! ```text
+//!   browser ──▶ 127.0.0.1:8080 ── stream ══▶ relay ══▶ lamp-1/http
+//! ```
+//!
+//! Owns: the listeners, their connections and how both end. Does not own: the bytes ([`moorline::Stream::bridge`]).
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use moorline::{Client, DeviceId, LocalSide, ServiceName};
+use serde::Serialize;
+use tokio::io::Interest;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use crate::asked::{asked, ended, is_everyday, not_opened};
+use crate::cli::{Asking, Forward};
+use crate::credentials::Credentials;
+use crate::exit::{Exit, Failure};
+use crate::output::Output;
+use crate::pair::Pair;
+use crate::signals::Signals;
+
+/// Connections at once, over all ports. Beyond: reset at once, and told.
+const CONNECTIONS: usize = 1_024;
+/// After an accept that failed, as it does when there are no descriptors left: going on at once would only spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// For streams to say that they are cut, when asked to end.
+const END_WITHIN: Duration = Duration::from_secs(3);
+
+/// Forwards until it is told to end.
+///
+/// # Errors
+/// No credentials, or an address that cannot be listened on.
+pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Output) -> Result<(), Failure> {
+    let mut signals = Signals::catch()?;
+    let client = credentials.client()?;
+    let mut listeners = Vec::new();
+    for pair in forward.pairs {
+        listeners.push((listen(&pair).await?, pair.service));
+    }
+    let shared = Arc::new(Shared {
+        client,
+        device: forward.device,
+        asking: forward.asking,
+        output,
+        slots: Arc::new(Semaphore::new(CONNECTIONS)),
+        tasks: TaskTracker::new(),
+        stop: CancellationToken::new(),
+    });
+    for (listener, service) in listeners {
+        let local = listener.local_addr().map_err(|error| Failure::new(Exit::Failed, "cannot listen").caused_by(&error))?;
+        announce(&shared, local, &service, forward.json)?;
+        shared.tasks.spawn(accept(listener, service, Arc::clone(&shared)));
+    }
+
+    signals.next().await;
+    shared.stop.cancel();
+    shared.tasks.close();
+    tokio::select! {
+        // Late ones end with the process: their connections are reset by the system.
+        _ = timeout(END_WITHIN, shared.tasks.wait()) => Ok(()),
+        asked = signals.next() => Err(Failure::new(Exit::Failed, "ended at once").because(format!("a second signal came ({asked:?})"))),
+    }
+}
+
+/// What every connection uses.
+struct Shared {
+    client: Client,
+    device: DeviceId,
+    asking: Asking,
+    output: Output,
+    slots: Arc<Semaphore>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+async fn listen(pair: &Pair) -> Result<TcpListener, Failure> {
+    TcpListener::bind(pair.local).await.map_err(|error| {
+        let failure = Failure::new(Exit::Failed, format!("cannot listen on {}", pair.local)).caused_by(&error);
+        match error.kind() {
+            io::ErrorKind::AddrInUse => failure.next("choose another port, or 0 for any free one"),
+            io::ErrorKind::PermissionDenied => failure.next("choose a port from 1024 up"),
+            _ => failure,
+        }
+    })
+}
+
+/// Tells where it listens: the real port, also where any was asked for.
+fn announce(shared: &Shared, local: SocketAddr, service: &ServiceName, json: bool) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        local: SocketAddr,
+        device: &'a DeviceId,
+        service: &'a ServiceName,
+    }
+    shared.output.note(&format!("forwarding {local} to {}/{service}", shared.device));
+    if !json {
+        return Ok(());
+    }
+    let line = Line { local, device: &shared.device, service };
+    shared.output.json(&line).map_err(|error| Failure::new(Exit::Failed, "cannot write to standard output").caused_by(&error))
+}
+
+/// Accepts, and nothing else: whatever a connection does happens in its own task.
+async fn accept(listener: TcpListener, service: ServiceName, shared: Arc<Shared>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shared.stop.cancelled() => return,
+        };
+        let (local, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                shared.output.failure(&Failure::new(Exit::Failed, "cannot accept a connection").caused_by(&error));
+                tokio::select! {
+                    () = sleep(ACCEPT_PAUSE) => continue,
+                    () = shared.stop.cancelled() => return,
+                }
+            }
+        };
+        let Ok(slot) = Arc::clone(&shared.slots).try_acquire_owned() else {
+            local.reset_on_drop();
+            let failure = Failure::new(Exit::Failed, format!("{from} was reset: {CONNECTIONS} connections are open"));
+            shared.output.failure(&failure.next("close some of them, or run a second `moorline forward` on another port"));
+            continue;
+        };
+        shared.tasks.spawn(carry(local, from, service.clone(), slot, Arc::clone(&shared)));
+    }
+}
+
+/// Carries one connection from accepted to ended. `_slot` is its place among [`CONNECTIONS`].
+async fn carry(local: TcpStream, from: SocketAddr, service: ServiceName, _slot: OwnedSemaphorePermit, shared: Arc<Shared>) {
+    if let Err(error) = local.set_nodelay(true) {
+        debug!(%from, %error, "a socket option is not taken"); // slower, not wrong
+    }
+    let opening = asked(shared.client.open(&shared.device, &service), &shared.asking);
+    let opened = tokio::select! {
+        opened = opening => opened,
+        () = hung_up(&local) => {
+            debug!(%from, %service, "the local connection was reset before the stream was open");
+            return;
+        }
+        () = shared.stop.cancelled() => return local.reset_on_drop(),
+    };
+    let to = format!("{}/{service}", shared.device);
+    let stream = match opened {
+        Ok(stream) => stream,
+        Err(error) => {
+            local.reset_on_drop(); // no byte was carried, and none may look as if it had been
+            return shared.output.failure(&not_opened(&format!("{from} was reset, no stream to {to}"), &error));
+        }
+    };
+    debug!(%from, %to, stream = %stream.id(), timeline = ?stream.timeline(), "opened");
+    let bridged = stream.bridge(local, shared.stop.cancelled()).await;
+    debug!(%from, %to, to_device = bridged.to_leg_bytes, from_device = bridged.from_leg_bytes, ended = bridged.ended.name(), "ended");
+    if !is_everyday(&bridged.ended)
+        && let Err(failure) = ended(&format!("{from} to {to}"), &bridged.ended)
+    {
+        shared.output.failure(&failure);
+    }
+}
+
+/// Ends when the local program has reset its connection. One that has only sent all it had may still wait for the answer.
+async fn hung_up(local: &TcpStream) {
+    match local.ready(Interest::ERROR).await {
+        Ok(_) | Err(_) => (),
+    }
+}

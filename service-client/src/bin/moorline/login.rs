@@ -1,0 +1,73 @@
+//! `moorline login`: writes the profile from a join string and a token. Nothing goes over the network.
+
+use moorline::profile::Profile;
+use moorline::{Join, RelayUrlError};
+
+use crate::cli::Login;
+use crate::credentials::{Credentials, is_stdin, read};
+use crate::exit::{Exit, Failure};
+use crate::output::Output;
+
+/// Writes the profile.
+///
+/// # Errors
+/// What was given is no join string or no token, or the file cannot be written.
+pub(crate) fn run(login: &Login, credentials: &Credentials, output: Output) -> Result<(), Failure> {
+    if is_stdin(&login.join) && credentials.sources.token_file.as_deref().is_some_and(is_stdin) {
+        return Err(Failure::new(Exit::Usage, "only one of --join and --token-file can be standard input"));
+    }
+    let join: Join = read(&login.join)?.parse().map_err(|error: RelayUrlError| {
+        let failure = Failure::new(Exit::Credentials, format!("{} holds no join string", login.join.display())).caused_by(&error);
+        failure.next("`moorline-relay init` prints the join string; it is one line that begins with https://")
+    })?;
+    let token = credentials.given_token()?.ok_or_else(|| {
+        Failure::new(Exit::Usage, "no token").next("name a file with --token-file, - for standard input, or set MOORLINE_TOKEN")
+    })?;
+    let path = credentials.path()?;
+    let url = join.url.clone();
+    Profile { join, token }.save(&path).map_err(|error| Failure::new(Exit::Failed, "not logged in").caused_by(&error))?;
+    output.note(&format!("logged in to {url}; the profile is {}\ntry it: moorline device list", path.display()));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::cli::{Environment, Sources};
+
+    fn credentials(folder: &Path) -> Credentials {
+        let sources = Sources { profile: Some(folder.join("p.toml")), token_file: Some(folder.join("token")) };
+        Credentials { sources, environment: Environment::default() }
+    }
+
+    #[test]
+    fn login_writes_a_profile_that_can_be_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("join"), "https://relay.example.com#ca=AAEC\n").unwrap();
+        fs::write(folder.path().join("token"), "word\n").unwrap();
+        let login = Login { join: folder.path().join("join") };
+        run(&login, &credentials(folder.path()), Output::new(true)).unwrap();
+        assert_eq!(Profile::load(&folder.path().join("p.toml")).unwrap().join.to_string(), "https://relay.example.com#ca=AAEC");
+    }
+
+    #[test]
+    fn login_refuses_what_is_no_join_string_and_no_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let login = Login { join: folder.path().join("join") };
+        fs::write(&login.join, "relay.example.com").unwrap();
+        assert_eq!(run(&login, &credentials(folder.path()), Output::new(true)).unwrap_err().exit, Exit::Credentials);
+
+        fs::write(&login.join, "https://relay.example.com").unwrap();
+        let mut credentials = credentials(folder.path());
+        credentials.sources.token_file = None;
+        assert_eq!(run(&login, &credentials, Output::new(true)).unwrap_err().exit, Exit::Usage);
+
+        credentials.sources.token_file = Some("-".into());
+        let both = Login { join: "-".into() };
+        assert_eq!(run(&both, &credentials, Output::new(true)).unwrap_err().exit, Exit::Usage);
+        assert!(!folder.path().join("p.toml").exists());
+    }
+}

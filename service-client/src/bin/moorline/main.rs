@@ -1,0 +1,82 @@
+//! `moorline`: the services of devices behind a relay, from the shell.
+//!
+//! One file per command ([`login`], [`device`], [`forward`], [`connect`], [`ssh`]); [`cli`] is what may be written, [`credentials`]
+//! which relay and token are meant, [`asked`] how a stream is asked for, [`output`] what is printed, [`exit`] how it ends and what to do
+//! about it.
+
+mod asked;
+mod cli;
+mod connect;
+mod credentials;
+mod device;
+mod exit;
+mod forward;
+mod login;
+mod output;
+mod pair;
+mod signals;
+mod ssh;
+mod stdio;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio::runtime::Runtime;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command, Environment};
+use crate::credentials::Credentials;
+use crate::exit::{Exit, Failure};
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let environment = Environment::read();
+    let output = Output::new(environment.no_color);
+    match log(&environment).and_then(|()| run(cli, environment, output)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.failure(&failure);
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(cli: Cli, environment: Environment, output: Output) -> Result<(), Failure> {
+    let credentials = Credentials { sources: cli.sources, environment };
+    match cli.command {
+        Command::Login(login) => login::run(&login, &credentials, output),
+        Command::Device { action } => block_on(Threads::One, device::run(action, &credentials, output)),
+        Command::Forward(forward) => block_on(Threads::Many, forward::run(forward, &credentials, output)),
+        Command::Connect(connect) => block_on(Threads::One, connect::run(&connect, &credentials)),
+        Command::Ssh(ssh) => match ssh::run(&ssh, &credentials.sources)? {},
+    }
+}
+
+/// How much of the machine a command needs.
+#[derive(Clone, Copy, Debug)]
+enum Threads {
+    One,
+    Many,
+}
+
+fn block_on<T>(threads: Threads, command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = match threads {
+        Threads::One => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+        Threads::Many => Runtime::new(),
+    };
+    let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, "cannot start").caused_by(&error))?;
+    let result = runtime.block_on(command);
+    // A name that is still being resolved must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+fn log(environment: &Environment) -> Result<(), Failure> {
+    let Some(filter) = &environment.log else { return Ok(()) };
+    let filter = EnvFilter::try_new(filter.to_string_lossy()).map_err(|error| {
+        Failure::new(Exit::Usage, "MOORLINE_LOG is no filter, like debug or moorline_transport=trace").caused_by(&error)
+    })?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! Standard input and output as one connection, so that a stream is carried over them as over a socket.
+//!
+//! ```text
+//!   fd 0 ── thread ──▶ queue ──▶ poll_read        a read that never returns blocks nobody, not even the end of the process
+//!   fd 1 ◀── thread ◀── queue ◀── poll_write      everything is written when [`Written`] says so
+//! ```
+//!
+//! tokio's own would do but for two things: shutting its output down leaves the descriptor open, so that the reader never sees the end, and
+//! a write that is under way when the process ends is lost.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::thread;
+
+use bytes::{Buf, Bytes};
+use moorline::LocalSide;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::PollSender;
+
+/// Bytes of one read, as many as one message of a leg holds.
+const PIECE_BYTES: usize = 64 * 1024;
+/// Pieces that wait in either direction. More would only hide from the far side that the near one is slow.
+const PIECES: usize = 4;
+
+/// Reads standard input, writes standard output. Shutting it down closes standard output, so that its reader sees the end.
+#[derive(Debug)]
+pub(crate) struct Stdio {
+    input: mpsc::Receiver<io::Result<Bytes>>,
+    read: Bytes,
+    output: PollSender<Bytes>,
+}
+
+/// Tells when all that was written to a [`Stdio`] has reached standard output, or can no more.
+#[derive(Debug)]
+#[must_use = "what is still in the queue is lost when the process ends"]
+pub(crate) struct Written(oneshot::Receiver<()>);
+
+impl Written {
+    /// Waits for it; the [`Stdio`] must be gone, or shut down.
+    pub(crate) async fn wait(self) {
+        // The thread drops its end on every way out.
+        self.0.await.ok();
+    }
+}
+
+impl Stdio {
+    /// Takes both over.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub(crate) fn take() -> io::Result<(Self, Written)> {
+        let (input_end, input) = mpsc::channel(PIECES);
+        let (output, output_end) = mpsc::channel(PIECES);
+        let (done, written) = oneshot::channel();
+        // The first ends with the process, or when the reader is gone; the second when the writer is.
+        thread::Builder::new().name("stdin".to_owned()).spawn(move || read_all(&input_end))?;
+        thread::Builder::new().name("stdout".to_owned()).spawn(move || write_all(output_end, done))?;
+        Ok((Self { input, read: Bytes::new(), output: PollSender::new(output) }, Written(written)))
+    }
+}
+
+fn read_all(input: &mpsc::Sender<io::Result<Bytes>>) {
+    let mut stdin = io::stdin().lock();
+    let mut buffer = vec![0; PIECE_BYTES];
+    loop {
+        let piece = match stdin.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) => Ok(Bytes::copy_from_slice(&buffer[..count])),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => Err(error),
+        };
+        let is_last = piece.is_err();
+        if input.blocking_send(piece).is_err() || is_last {
+            return;
+        }
+    }
+}
+
+fn write_all(mut output: mpsc::Receiver<Bytes>, _done: oneshot::Sender<()>) {
+    let mut stdout = io::stdout().lock();
+    while let Some(piece) = output.blocking_recv() {
+        let written = stdout.write_all(&piece).and_then(|()| stdout.flush());
+        if let Err(error) = written {
+            tracing::debug!(%error, "standard output takes no more"); // the writer sees the queue closed
+            return;
+        }
+    }
+    // The end of the descriptor itself is what a reader sees: ssh ends when its ProxyCommand's output does.
+    let closed = File::options().write(true).open("/dev/null").and_then(|null| Ok(rustix::stdio::dup2_stdout(&null)?));
+    if let Err(error) = closed {
+        tracing::debug!(%error, "standard output stays open until the process ends");
+    }
+}
+
+impl AsyncRead for Stdio {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.read.is_empty() {
+            match ready!(self.input.poll_recv(cx)) {
+                Some(piece) => self.read = piece?,
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let count = self.read.len().min(buffer.remaining());
+        buffer.put_slice(&self.read[..count]);
+        self.read.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stdio {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        ready!(self.output.poll_reserve(cx)).map_err(gone)?;
+        let count = bytes.len().min(PIECE_BYTES);
+        self.output.send_item(Bytes::copy_from_slice(&bytes[..count])).map_err(gone)?;
+        Poll::Ready(Ok(count))
+    }
+
+    /// The thread writes as soon as it can.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.output.close();
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A pipe cannot show that it was cut: the exit code does.
+impl LocalSide for Stdio {}

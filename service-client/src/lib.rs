@@ -1,0 +1,48 @@
+//! Reach a service of a device behind a Moorline relay, by device id and service name, with a stream as good as a TCP connection.
+//!
+//! ```no_run
+//! use moorline::{Client, Profile};
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::from_profile(Profile::load("profile.toml".as_ref())?)?;
+//! let mut stream = client.open(&"lamp-1".parse()?, &"http".parse()?).await?;
+//! stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+//! let mut page = String::new();
+//! stream.read_to_string(&mut page).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Reading order: [`Client`] (a relay and a token), [`Open`] (asking for a stream, and why there is none), [`Stream`] (the bytes, and how they
+//! end), [`devices`] (the registry), [`profile`] (where programs keep their credentials). The program `moorline` is built on the same.
+
+mod asking;
+mod client;
+pub mod devices;
+mod open;
+pub mod profile;
+mod retry;
+mod stream;
+
+#[cfg(test)]
+mod open_tests;
+#[cfg(test)]
+mod scripted;
+
+pub use asking::{Key, KeyError};
+pub use client::Client;
+pub use devices::DeviceError;
+pub use moorline_proto::api::{Device, NegotiationState, StreamTicket};
+pub use moorline_proto::id::{DeviceId, Feature, NameError, ServiceName, StreamId};
+pub use moorline_proto::join::{ForeignUrl, Join, RelayUrl, RelayUrlError};
+pub use moorline_proto::problem::{Problem, ProblemCode, Timeline};
+pub use moorline_proto::proof::{PublicKey, PublicKeyError};
+pub use moorline_proto::secret::Secret;
+pub use moorline_proto::text::{Data, Text};
+pub use moorline_transport::bridge::{Bridged, Ended, LocalSide, Plain};
+pub use moorline_transport::dial::{DialError, Dialer, TrustError};
+pub use moorline_transport::leg::EndReason;
+pub use open::{JoinTicket, Open, OpenError};
+pub use profile::Profile;
+pub use stream::Stream;

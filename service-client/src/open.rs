@@ -1,0 +1,308 @@
+//! Opening a stream: what is asked for, asked again while its leg is lost, until the relay says `opened` or why not.
+//!
+//! ```text
+//!   open ──── connect ────▶ 101 … opened ─▶ Stream          one request: what programs want as a rule
+//!   negotiate ── POST ────▶ StreamTicket ─▶ join ─▶ Stream   two requests, perhaps by two programs
+//! ```
+//!
+//! Owns: both ways, and [`OpenError`]. Does not own: the stream afterwards ([`crate::stream`]), when to ask again ([`crate::retry`]).
+
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use moorline_proto::api::StreamTicket;
+use moorline_proto::bounds::{DEADLINE, PREFER_WAIT, REASON_CHARS};
+use moorline_proto::close::CloseReason;
+use moorline_proto::id::{DeviceId, Feature, ServiceName};
+use moorline_proto::join::ForeignUrl;
+use moorline_proto::leg::Peer;
+use moorline_proto::names::{IDEMPOTENCY_KEY_HEADER, connect_path, device_streams_path};
+use moorline_proto::problem::Problem;
+use moorline_proto::secret::Secret;
+use moorline_proto::text::{Data, Text};
+use moorline_transport::dial::{DialError, Dialer, Response};
+use moorline_transport::leg::{self, EndReason};
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::asking::{Asking, Key};
+use crate::client::Client;
+use crate::retry::{Failed, GaveUp, until_opened};
+use crate::stream::Stream;
+
+/// For the relay's answer to an ordinary request, on top of what the request itself allows it.
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+/// To reach the relay and hear its 101, which it never delays.
+const DIAL_WITHIN: Duration = Duration::from_secs(20);
+/// A ticket of a device that is waited for lasts as long as an operator may allow, whatever this machine's clock says.
+const LONGEST_TICKET: Duration = Duration::from_secs(2 * 3_600);
+
+type Opening = Pin<Box<dyn Future<Output = Result<Stream, OpenError>> + Send>>;
+
+/// Why a stream was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is no way to the relay, or what answers is none.
+    #[error("the relay cannot be reached")]
+    Unreachable(#[source] Box<DialError>),
+    /// The relay or the device said no, and why.
+    #[error("{} ({})", .0.detail, .0.code)]
+    Refused(Box<Problem>),
+    /// The leg ended before the stream was open. Where that could help, it was tried again as long as there was time.
+    #[error("the leg ended before the stream was open")]
+    Ended(#[source] EndReason),
+    /// The relay said nothing for longer than it was allowed to take.
+    #[error("the relay did not answer within {waited:?}")]
+    TimedOut {
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// The relay answered what it should not.
+    #[error("the relay's answer breaks the protocol: {0}")]
+    Answer(String),
+    /// The relay handed out an address elsewhere.
+    #[error(transparent)]
+    ForeignUrl(#[from] ForeignUrl),
+}
+
+impl OpenError {
+    /// What the relay or the device said, if either of them said something.
+    pub fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Refused(problem) => Some(problem),
+            Self::Unreachable(_) | Self::Ended(_) | Self::TimedOut { .. } | Self::Answer(_) | Self::ForeignUrl(_) => None,
+        }
+    }
+}
+
+/// A question for a stream: made by [`Client::open`], asked by `.await`.
+///
+/// # Cancel safety
+/// Dropping the future hangs up: a stream that is not open then never will be, and the device is told.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is asked before it is awaited"]
+pub struct Open {
+    client: Client,
+    device: DeviceId,
+    service: ServiceName,
+    asking: Asking,
+    prefer_wait: Option<Duration>,
+}
+
+impl Open {
+    pub(crate) fn new(client: Client, device: DeviceId, service: ServiceName) -> Self {
+        Self { client, device, service, asking: Asking::default(), prefer_wait: None }
+    }
+
+    /// Waits this long for a device that is offline, in whole seconds. Zero, as when nothing is said: not at all.
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.asking.wait = Some(wait);
+        self
+    }
+
+    /// Opening may take this long once the device is online, in whole seconds from 1; the relay has a most. When nothing is said: 60 s.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.asking.deadline = Some(deadline);
+        self
+    }
+
+    /// Why; shown to the device and kept in the relay's records.
+    pub fn reason(mut self, reason: Text<REASON_CHARS>) -> Self {
+        self.asking.reason = Some(reason);
+        self
+    }
+
+    /// Opaque bytes for the device.
+    pub fn data(mut self, data: Data) -> Self {
+        self.asking.data = Some(data);
+        self
+    }
+
+    /// Features to use if the device knows them too; at most 16.
+    pub fn features(mut self, features: impl IntoIterator<Item = Feature>) -> Self {
+        self.asking.features = features.into_iter().collect();
+        self
+    }
+
+    /// The request's name: within the deadline, the same name from the same caller is the same stream. When nothing is said: a random one.
+    pub fn key(mut self, key: Key) -> Self {
+        self.asking.key = Some(key);
+        self
+    }
+
+    /// For [`Open::negotiate`]: how long the relay may wait for the device's word before it answers, in whole seconds. 20 s at most, and if nothing is said.
+    pub fn prefer_wait(mut self, wait: Duration) -> Self {
+        self.prefer_wait = Some(wait);
+        self
+    }
+
+    /// Negotiates the stream and leaves the joining to whoever gets the ticket, which is a secret.
+    ///
+    /// # Errors
+    /// [`OpenError`], but never [`OpenError::Ended`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave a negotiated stream behind, which ends at its deadline. The same key finds it.
+    pub async fn negotiate(self) -> Result<StreamTicket, OpenError> {
+        let key = self.asking.key.clone().unwrap_or_else(Key::random);
+        let mut headers = HeaderMap::new();
+        headers.insert(HeaderName::from_static(IDEMPOTENCY_KEY_HEADER), key.header());
+        if let Some(wait) = self.prefer_wait {
+            let value = HeaderValue::from_str(&format!("wait={}", wait.as_secs())).expect("digits are visible ASCII");
+            headers.insert("prefer", value);
+        }
+        let body = serde_json::to_string(&self.asking.body(&self.service)).expect("the body has string keys and no values that JSON lacks");
+        let deadline = Instant::now() + self.prefer_wait.unwrap_or(PREFER_WAIT) + ANSWER_WITHIN;
+        let path = device_streams_path(&self.device);
+        let inner = &self.client.inner;
+        let asked = inner.dialer.request(Method::POST, &path, &headers, inner.token.as_ref(), Some(body), deadline).await;
+        let answer = asked.and_then(Response::accepted).map_err(unreachable_or_refused)?;
+        answer.json().map_err(|error| OpenError::Answer(error.to_string()))
+    }
+
+    async fn open(self) -> Result<Stream, OpenError> {
+        let key = self.asking.key.clone().unwrap_or_else(Key::random);
+        let inner = &self.client.inner;
+        let leg = LegRequest {
+            dialer: inner.dialer.clone(),
+            path: connect_path(&self.device, &self.service),
+            headers: self.asking.headers(&key),
+            bearer: inner.token.clone(),
+        };
+        leg.join_within(self.asking.limit()).await
+    }
+}
+
+impl IntoFuture for Open {
+    type Output = Result<Stream, OpenError>;
+    type IntoFuture = Opening;
+
+    fn into_future(self) -> Opening {
+        Box::pin(self.open())
+    }
+}
+
+/// A negotiated stream to be joined: made by [`Client::join`], done by `.await`.
+///
+/// # Cancel safety
+/// Dropping the future leaves the stream as it was; it can be joined until its deadline.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is joined before it is awaited"]
+pub struct JoinTicket {
+    client: Client,
+    ticket: StreamTicket,
+}
+
+impl JoinTicket {
+    pub(crate) fn new(client: Client, ticket: StreamTicket) -> Self {
+        Self { client, ticket }
+    }
+
+    async fn join(self) -> Result<Stream, OpenError> {
+        let home = &self.client.inner.dialer;
+        let (url, path) = home.url().resolve(&self.ticket.url, None)?;
+        let leg = LegRequest { dialer: home.at(url), path, headers: HeaderMap::new(), bearer: Some(self.ticket.token.clone()) };
+        leg.join_within(self.time_left() + ANSWER_WITHIN).await
+    }
+
+    /// The relay ends it on time by its own clock; this machine's clock may be wrong, so it only chooses how long to listen.
+    #[allow(clippy::disallowed_methods, reason = "a ticket's end is wall time; what comes of it is bounded on both sides")]
+    fn time_left(&self) -> Duration {
+        let left = SystemTime::from(self.ticket.expires_at).duration_since(SystemTime::now()).unwrap_or_default();
+        left.clamp(DEADLINE, LONGEST_TICKET)
+    }
+}
+
+impl IntoFuture for JoinTicket {
+    type Output = Result<Stream, OpenError>;
+    type IntoFuture = Opening;
+
+    fn into_future(self) -> Opening {
+        Box::pin(self.join())
+    }
+}
+
+/// What is sent for a caller leg, as often as it takes.
+struct LegRequest {
+    dialer: Dialer,
+    path: String,
+    headers: HeaderMap,
+    bearer: Option<Secret>,
+}
+
+impl LegRequest {
+    async fn join_within(self, waited: Duration) -> Result<Stream, OpenError> {
+        let deadline = Instant::now() + waited;
+        let opened = until_opened(deadline, || async {
+            let tried = self.once(deadline).await;
+            if let Err(failed) = &tried {
+                debug!(?failed, path = self.path, "no stream yet");
+            }
+            tried
+        });
+        opened.await.map_err(|gave_up| match gave_up {
+            GaveUp::On(error) | GaveUp::OutOfTime(Some(error)) => error,
+            GaveUp::OutOfTime(None) => OpenError::TimedOut { waited },
+        })
+    }
+
+    async fn once(&self, deadline: Instant) -> Result<Stream, Failed<OpenError>> {
+        let dialled = deadline.min(Instant::now() + DIAL_WITHIN);
+        let mut leg = self.dialer.leg(&self.path, &self.headers, self.bearer.as_ref(), dialled).await.map_err(|error| {
+            let is_passing = error.refusal().is_none_or(|refusal| refusal.status == 503);
+            let error = unreachable_or_refused(error);
+            if is_passing { Failed::Unreachable(error) } else { Failed::ForGood(error) }
+        })?;
+        match leg.opened().await {
+            Ok(opened) if matches!(opened.peer, Peer::Device { .. }) => Ok(Stream::new(leg, opened)),
+            Ok(_) => Err(Failed::ForGood(OpenError::Answer("`opened` names no device as the peer".to_owned()))),
+            Err(leg::OpenError::Refused(problem)) => Err(Failed::ForGood(OpenError::Refused(problem))),
+            Err(leg::OpenError::Ended(end)) if may_come_again(&end) => Err(Failed::Lost(OpenError::Ended(end))),
+            Err(leg::OpenError::Ended(end)) => Err(Failed::ForGood(OpenError::Ended(end))),
+        }
+    }
+}
+
+/// Whether a leg that ended so before `opened` was only lost, and the stream may still wait for it.
+fn may_come_again(end: &EndReason) -> bool {
+    match end {
+        EndReason::Lost(_) | EndReason::Silent(_) => true,
+        EndReason::Finished | EndReason::CutShort | EndReason::Broke { .. } => false,
+        // A code that is none of the protocol's comes from something in between.
+        EndReason::Closed { code, .. } => CloseReason::from_code(*code).is_none_or(|reason| match reason {
+            CloseReason::RelayDraining | CloseReason::PeerLost => true,
+            CloseReason::Finished
+            | CloseReason::Framing
+            | CloseReason::BadUtf8
+            | CloseReason::TooBig
+            | CloseReason::Reset
+            | CloseReason::IdleTimeout
+            | CloseReason::Expired
+            | CloseReason::Killed
+            | CloseReason::Revoked
+            | CloseReason::Superseded
+            | CloseReason::Limit
+            | CloseReason::Refused
+            | CloseReason::Protocol
+            | CloseReason::Unauthenticated
+            | CloseReason::Forbidden => false,
+        }),
+    }
+}
+
+/// A refusal without a problem is not the relay's: something in between answered.
+fn unreachable_or_refused(error: DialError) -> OpenError {
+    match problem_of(error) {
+        Ok(problem) => OpenError::Refused(problem),
+        Err(error) => OpenError::Unreachable(error),
+    }
+}
+
+/// The relay's own words, where a dial failed by them.
+pub(crate) fn problem_of(error: DialError) -> Result<Box<Problem>, Box<DialError>> {
+    match error.refusal().and_then(|refusal| refusal.problem.clone()) {
+        Some(problem) => Ok(Box::new(problem)),
+        None => Err(Box::new(error)),
+    }
+}

@@ -1,0 +1,164 @@
+//! Opening a stream, against a relay that answers as scripted.
+
+use std::time::Duration;
+
+use futures_util::SinkExt;
+use moorline_proto::leg::{END_TEXT, LegText, Refused};
+use moorline_proto::problem::{Problem, ProblemCode};
+use moorline_proto::text::{Data, Text};
+use moorline_transport::leg::EndReason;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::join;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::asking::Key;
+use crate::client::Client;
+use crate::open::{Open, OpenError};
+use crate::scripted::{close, hear, relay, say};
+
+fn lamp(client: &Client) -> Open {
+    client.open(&"lamp-1".parse().unwrap(), &"ssh".parse().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_opened_stream_carries_bytes_and_says_what_opened_said() {
+    let (mut relay, client) = relay();
+    let (stream, leg) = join!(lamp(&client), async {
+        let asked = relay.asked().await;
+        assert_eq!(asked.line, "GET /v1/devices/lamp-1/connect/ssh HTTP/1.1");
+        assert_eq!(asked.header("authorization"), "Bearer caller-token");
+        assert_eq!(asked.header("idempotency-key").len(), 32);
+        asked.open().await
+    });
+    let (mut stream, mut leg) = (stream.unwrap(), leg);
+    assert_eq!(stream.id().to_string(), "000102030405060708090a0b0c0d0e0f");
+    assert_eq!(stream.data().map(Data::as_bytes), Some([0, 1].as_slice()));
+    assert_eq!((stream.features()[0].as_str(), stream.timeline().opened_ms), ("f1", Some(7)));
+
+    stream.write_all(b"ping").await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!(hear(&mut leg).await, Message::binary("ping"));
+    assert_eq!(hear(&mut leg).await, Message::text(END_TEXT));
+
+    let mut heard = String::new();
+    let (read, ()) = join!(stream.read_to_string(&mut heard), async {
+        leg.send(Message::binary("pong")).await.unwrap();
+        say(&mut leg, END_TEXT).await;
+    });
+    assert_eq!((read.unwrap(), heard.as_str()), (4, "pong"));
+    let (ended, ()) = join!(stream.finish(), close(&mut leg, 1000));
+    assert_eq!(ended, EndReason::Finished);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leg_that_is_lost_before_opened_is_asked_for_again_under_the_same_key() {
+    let (mut relay, client) = relay();
+    let (stream, keys) = join!(lamp(&client), async {
+        let mut keys = Vec::new();
+        for _ in 0..3 {
+            let asked = relay.asked().await;
+            keys.push(asked.header("idempotency-key").to_owned());
+            drop(asked.switch().await);
+        }
+        let asked = relay.asked().await;
+        keys.push(asked.header("idempotency-key").to_owned());
+        drop(asked.open().await);
+        keys
+    });
+    stream.unwrap();
+    assert_eq!(keys, vec![keys[0].clone(); 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leg_that_was_superseded_is_not_fought_for() {
+    let (mut relay, client) = relay();
+    let (stream, _leg) = join!(lamp(&client), async {
+        let mut leg = relay.asked().await.switch().await;
+        close(&mut leg, 4007).await;
+        leg
+    });
+    assert!(matches!(stream, Err(OpenError::Ended(EndReason::Closed { code: 4007, .. }))), "{stream:?}");
+    assert!(relay.is_idle());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_before_the_101_carries_the_problem() {
+    let (mut relay, client) = relay();
+    let problem = Problem { retry_after_s: Some(4), ..Problem::new(ProblemCode::DeviceOffline, "lamp-1 is off") };
+    let (stream, ()) = join!(lamp(&client), async { relay.asked().await.refuse(&problem).await });
+    assert_eq!(stream.unwrap_err().problem(), Some(&problem));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_behind_the_101_carries_the_same_problem() {
+    let (mut relay, client) = relay();
+    let problem = Problem::new(ProblemCode::TargetRefused, "nothing listens");
+    let refused = LegText::from(Box::new(Refused { problem: problem.clone() })).encode();
+    let (stream, _leg) = join!(lamp(&client), async {
+        let mut leg = relay.asked().await.switch().await;
+        say(&mut leg, &refused).await;
+        close(&mut leg, 4010).await;
+        leg
+    });
+    assert_eq!(stream.unwrap_err().problem(), Some(&problem));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_no_problem_is_not_the_relays() {
+    let (mut relay, client) = relay();
+    let (stream, ()) = join!(lamp(&client), async { relay.asked().await.answer(502, &"bad gateway").await });
+    assert!(matches!(stream, Err(OpenError::Unreachable(_))), "{stream:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_says_nothing_is_given_up_after_the_deadline() {
+    let (mut relay, client) = relay();
+    let begun = tokio::time::Instant::now();
+    let (stream, _leg) = join!(lamp(&client).deadline(Duration::from_secs(5)).wait(Duration::from_secs(100)), async {
+        let asked = relay.asked().await;
+        assert_eq!((asked.header("moorline-deadline"), asked.header("moorline-wait")), ("5", "100"));
+        asked.switch().await
+    });
+    assert!(matches!(stream, Err(OpenError::TimedOut { .. })), "{stream:?}");
+    assert_eq!(begun.elapsed(), Duration::from_secs(5 + 100 + 10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn negotiated_here_and_joined_elsewhere() {
+    let (mut relay, client) = relay();
+    let open = lamp(&client).reason(Text::new("why not").unwrap()).key(Key::new("k7").unwrap()).prefer_wait(Duration::from_secs(3));
+    let ticket = json!({
+        "stream": "000102030405060708090a0b0c0d0e0f", "state": "accepted", "url": "/v1/legs/n1/000102030405060708090a0b0c0d0e0f",
+        "token": "mrl_leg_x", "expires_at": "2026-11-21T09:30:00Z"
+    });
+    let (ticket, ()) = join!(open.negotiate(), async {
+        let asked = relay.asked().await;
+        assert_eq!(asked.line, "POST /v1/devices/lamp-1/streams HTTP/1.1");
+        assert_eq!((asked.header("idempotency-key"), asked.header("prefer")), ("k7", "wait=3"));
+        assert_eq!(asked.body, json!({"service": "ssh", "reason": "why not"}));
+        asked.answer(201, &ticket).await;
+    });
+    let ticket = serde_json::to_string(&ticket.unwrap()).unwrap(); // it travels to another program
+    let ticket = serde_json::from_str(&ticket).unwrap();
+
+    let (stream, _leg) = join!(client.join(&ticket), async {
+        let asked = relay.asked().await;
+        assert_eq!(asked.line, "GET /v1/legs/n1/000102030405060708090a0b0c0d0e0f HTTP/1.1");
+        assert_eq!(asked.header("authorization"), "Bearer mrl_leg_x");
+        asked.open().await
+    });
+    stream.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ticket_to_another_host_is_not_followed() {
+    let (relay, client) = relay();
+    let ticket = json!({
+        "stream": "000102030405060708090a0b0c0d0e0f", "state": "accepted", "url": "wss://elsewhere.example/v1/legs/n1/x",
+        "token": "mrl_leg_x", "expires_at": "2026-11-21T09:30:00Z"
+    });
+    let stream = client.join(&serde_json::from_value(ticket).unwrap()).await;
+    assert!(matches!(stream, Err(OpenError::ForeignUrl(_))), "{stream:?}");
+    assert!(relay.is_idle());
+}

@@ -1,0 +1,131 @@
+//! Asking again for the same stream while its leg is lost before `opened`. What asking is, and what counts as lost, is the caller's to say.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+/// The pause before the first repetition; doubled for each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How one attempt failed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Failed<E> {
+    /// Asking again cannot help.
+    ForGood(E),
+    /// The request may have reached the relay and the connection is gone: the same request names the same stream.
+    Lost(E),
+    /// There was no way to the relay. Worth repeating only once a request of ours may be waiting there.
+    Unreachable(E),
+}
+
+/// How a series of attempts failed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum GaveUp<E> {
+    /// The attempt that ended it.
+    On(E),
+    /// The time was over: while asking, or after the failure that is told.
+    OutOfTime(Option<E>),
+}
+
+/// Runs `attempt` until it succeeds, fails for good, or `deadline` has come; pauses in between, spread at random.
+///
+/// # Cancel safety
+/// Dropping it drops the attempt that runs.
+pub(crate) async fn until_opened<T, E, F>(deadline: Instant, mut attempt: impl FnMut() -> F) -> Result<T, GaveUp<E>>
+where
+    F: Future<Output = Result<T, Failed<E>>>,
+{
+    let mut last = None;
+    for repetition in 0.. {
+        let error = match (timeout_at(deadline, attempt()).await, &last) {
+            (Err(_), _) => break,
+            (Ok(Ok(opened)), _) => return Ok(opened),
+            (Ok(Err(Failed::ForGood(error))), _) | (Ok(Err(Failed::Unreachable(error))), None) => return Err(GaveUp::On(error)),
+            (Ok(Err(Failed::Lost(error))), _) | (Ok(Err(Failed::Unreachable(error))), Some(_)) => error,
+        };
+        last = Some(error);
+        let again = Instant::now() + pause(repetition);
+        if again >= deadline {
+            break;
+        }
+        sleep_until(again).await;
+    }
+    Err(GaveUp::OutOfTime(last))
+}
+
+/// Half to all of a span that doubles: many callers of one relay that restarts do not come back as one.
+fn pause(repetition: u32) -> Duration {
+    let ceiling = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(repetition)).min(LONGEST_PAUSE);
+    ceiling.mul_f64(rand::random_range(0.5..=1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::future::pending;
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// Attempts that go as the script says, and how many there were.
+    async fn scripted(script: impl IntoIterator<Item = Result<u8, Failed<&'static str>>>) -> (Result<u8, GaveUp<&'static str>>, usize) {
+        let mut script: VecDeque<_> = script.into_iter().collect();
+        let all = script.len();
+        let result = until_opened(Instant::now() + MINUTE, || {
+            let next = script.pop_front();
+            async move {
+                match next {
+                    Some(next) => next,
+                    None => pending().await,
+                }
+            }
+        })
+        .await;
+        (result, all - script.len())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_leg_is_dialled_again() {
+        let lost = || Err(Failed::Lost("cut"));
+        assert_eq!(scripted([lost(), lost(), Ok(7)]).await, (Ok(7), 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_relay_that_was_never_reached_is_told_at_once() {
+        assert_eq!(scripted([Err(Failed::Unreachable("no route")), Ok(7)]).await, (Err(GaveUp::On("no route")), 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_relay_that_restarts_is_waited_for_once_it_was_asked() {
+        let gone = || Err(Failed::Unreachable("refused"));
+        assert_eq!(scripted([Err(Failed::Lost("cut")), gone(), gone(), Ok(7)]).await, (Ok(7), 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_ends_it() {
+        assert_eq!(scripted([Err(Failed::Lost("cut")), Err(Failed::ForGood("no")), Ok(7)]).await, (Err(GaveUp::On("no")), 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_ends_at_the_deadline_with_what_went_wrong_before() {
+        let begun = Instant::now();
+        assert_eq!(scripted([]).await.0, Err(GaveUp::OutOfTime(None)));
+        assert_eq!(begun.elapsed(), MINUTE);
+        assert_eq!(scripted([Err(Failed::Lost("cut"))]).await.0, Err(GaveUp::OutOfTime(Some("cut"))));
+
+        let begun = Instant::now();
+        let always = until_opened::<(), _, _>(begun + MINUTE, || async { Err(Failed::Lost("cut")) }).await;
+        assert_eq!(always, Err(GaveUp::OutOfTime(Some("cut"))));
+        assert!(begun.elapsed() <= MINUTE);
+    }
+
+    #[test]
+    fn pauses_grow_to_a_bound() {
+        for repetition in [0, 1, 5, 40, u32::MAX] {
+            assert!((FIRST_PAUSE / 2..=LONGEST_PAUSE).contains(&pause(repetition)));
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Devices that come back, programs that are killed, relays that start anew: with the real programs.
+
+use std::time::Duration;
+
+use moorline_tests::programs::run;
+use moorline_tests::targets::Target;
+use moorline_tests::world::{SCALED, World};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+async fn echoes(tcp: &mut TcpStream, said: &[u8]) {
+    tcp.write_all(said).await.expect("the stream takes bytes");
+    let mut heard = vec![0; said.len()];
+    timeout(Duration::from_secs(30), tcp.read_exact(&mut heard)).await.expect("in time").expect("they come back");
+    assert_eq!(heard, said);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_returns_takes_over_while_its_old_connection_hangs_and_old_streams_go_on() {
+    let (world, echo) = (World::start().await, Target::echo().await);
+    let device = world.device("lamp-1", &[("echo", echo.address)]).await;
+    let forward = world.forward("lamp-1", &["echo"]).await;
+    let mut old = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
+    echoes(&mut old, b"on the old connection").await;
+
+    // The old agent hangs: its connections stay, nothing answers on them.
+    device.agent.signal("STOP");
+    let begun = Instant::now();
+    let _newer = world.agent(&device.folder).await;
+    let mut new = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
+    echoes(&mut new, b"on the new connection").await;
+    assert!(begun.elapsed() < Duration::from_secs(8), "no deadline of the old connection was waited for: {:?}", begun.elapsed());
+
+    device.agent.signal("CONT");
+    echoes(&mut old, b"the old stream goes on").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_agent_resets_its_streams_and_the_next_one_serves_at_once() {
+    let (world, echo) = (World::start().await, Target::echo().await);
+    let mut device = world.device("lamp-1", &[("echo", echo.address)]).await;
+    let forward = world.forward("lamp-1", &["echo"]).await;
+    let mut stream = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
+    echoes(&mut stream, b"before").await;
+    device.agent.signal("KILL");
+    device.agent.ended().await;
+    let cut = timeout(Duration::from_secs(30), stream.read(&mut [0; 1])).await.expect("in time");
+    assert_eq!(cut.expect_err("a cut stream is no ended one").kind(), std::io::ErrorKind::ConnectionReset);
+
+    let offline = world.moorline(&["connect", "lamp-1", "echo"]).await;
+    assert_eq!(offline.code, Some(3));
+    assert!(offline.err.contains("device_offline"), "{}", offline.err);
+    let _again = world.agent(&device.folder).await;
+    let mut stream = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
+    echoes(&mut stream, b"after").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_come_back_to_a_relay_that_starts_anew() {
+    let (mut world, echo) = (World::start_with(SCALED).await, Target::echo().await);
+    let device = world.device("lamp-1", &[("echo", echo.address)]).await;
+    world.restart().await;
+    device.agent.events("online", 2).await;
+    let forward = world.forward("lamp-1", &["echo"]).await;
+    let mut stream = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
+    echoes(&mut stream, b"as before").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_waits_opens_when_the_device_appears() {
+    let (world, echo) = (World::start().await, Target::echo().await);
+    let mut device = world.device("lamp-1", &[("echo", echo.address)]).await;
+    device.agent.signal("TERM");
+    assert_eq!(device.agent.ended().await, Some(0), "an agent that is told to stop ends well");
+    world.relay.event("device offline").await;
+    let mut connect = world.client();
+    connect.args(["connect", "lamp-1", "echo", "--wait", "2m"]);
+    let (done, _device) = tokio::join!(run(&mut connect, Duration::from_secs(60)), async {
+        loop {
+            if waiting(&world).await {
+                break world.agent(&device.folder).await;
+            }
+        }
+    });
+    done.well();
+}
+
+/// Whether a stream waits for its device, as the relay's list says.
+async fn waiting(world: &World) -> bool {
+    let token = std::fs::read_to_string(world.token_file()).expect("it was written");
+    let mut curl = tokio::process::Command::new("curl");
+    curl.arg("-sS").arg("--cacert").arg(world.ca_file()).arg("-H").arg(format!("Authorization: Bearer {}", token.trim()));
+    curl.arg(format!("https://localhost:{}/v1/streams", world.address.port()));
+    let list = run(&mut curl, Duration::from_secs(30)).await.well();
+    let list: serde_json::Value = serde_json::from_slice(&list.out).expect("the list is JSON");
+    list["streams"][0]["state"] == "waiting"
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_is_told_to_stop_says_goodbye_and_ends_well() {
+    let (mut world, echo) = (World::start().await, Target::echo().await);
+    let device = world.device("lamp-1", &[("echo", echo.address)]).await;
+    world.relay.signal("TERM");
+    assert_eq!(world.relay.ended().await, Some(0));
+    device.agent.event("the node leaves: dialling anew").await;
+}

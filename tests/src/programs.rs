@@ -1,0 +1,201 @@
+//! The real binaries and other real programs, as children whose lines can be waited for. None outlives the value that holds it.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+/// A program says what is waited for within this, or the scenario fails.
+pub const LINE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Where the three programs are.
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    /// `moorline-relay`.
+    pub relay: PathBuf,
+    /// `moorline-agent`.
+    pub agent: PathBuf,
+    /// `moorline`.
+    pub client: PathBuf,
+}
+
+/// The programs as they are built from the sources that are there now: built once, never stale.
+pub fn binaries() -> &'static Binaries {
+    static BUILT: OnceLock<Binaries> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let built = std::process::Command::new(cargo)
+            .args(["build", "--quiet", "--workspace", "--bins", "--message-format=json"])
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+            .stderr(Stdio::inherit())
+            .output()
+            .expect("cargo runs");
+        assert!(built.status.success(), "the programs are built");
+        let messages: Vec<Value> = built.stdout.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        let path = |name: &str| {
+            let of = |message: &&Value| message["target"]["name"] == name && message["executable"].is_string();
+            let found = messages.iter().find(of).and_then(|message| message["executable"].as_str());
+            PathBuf::from(found.unwrap_or_else(|| panic!("cargo built no {name}")))
+        };
+        Binaries { relay: path("moorline-relay"), agent: path("moorline-agent"), client: path("moorline") }
+    })
+}
+
+/// What a program has said so far.
+#[derive(Debug, Default)]
+struct Said {
+    lines: Mutex<Vec<String>>,
+    more: watch::Sender<()>,
+}
+
+/// A program that runs. Killed when dropped; what it said is shown if the scenario fails.
+#[derive(Debug)]
+pub struct Program {
+    name: String,
+    child: Child,
+    said: Arc<Said>,
+    readers: tokio::task::JoinSet<()>,
+}
+
+impl Program {
+    /// Starts a program whose both outputs are read line by line.
+    pub fn start(name: &str, command: &mut Command) -> Self {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} starts: {error}"));
+        let said = Arc::new(Said::default());
+        let mut readers = tokio::task::JoinSet::new();
+        readers.spawn(read(child.stdout.take().expect("it is piped"), Arc::clone(&said)));
+        readers.spawn(read(child.stderr.take().expect("it is piped"), Arc::clone(&said)));
+        Self { name: name.to_owned(), child, said, readers }
+    }
+
+    /// The first line, already said or to come, for which `wanted` is something.
+    pub async fn line<T>(&self, what: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
+        let mut more = self.said.more.subscribe();
+        let find = async {
+            loop {
+                more.mark_unchanged();
+                if let Some(found) = self.lines().iter().find_map(|line| wanted(line)) {
+                    return found;
+                }
+                more.changed().await.ok();
+            }
+        };
+        timeout(LINE_WITHIN, find).await.unwrap_or_else(|_| panic!("{} never said {what}:\n{}", self.name, self.lines().join("\n")))
+    }
+
+    /// The first JSON line with this message.
+    pub async fn event(&self, message: &str) -> Value {
+        self.line(message, |line| serde_json::from_str::<Value>(line).ok().filter(|line| line["message"] == message)).await
+    }
+
+    /// How many JSON lines with this message there are now.
+    pub fn count(&self, message: &str) -> usize {
+        self.lines().iter().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(|line| line["message"] == message).count()
+    }
+
+    /// Waits until there are so many JSON lines with this message.
+    pub async fn events(&self, message: &str, count: usize) {
+        let mut more = self.said.more.subscribe();
+        let enough = async {
+            while self.count(message) < count {
+                more.changed().await.ok();
+            }
+        };
+        timeout(LINE_WITHIN, enough)
+            .await
+            .unwrap_or_else(|_| panic!("{} said {message:?} too seldom:\n{}", self.name, self.lines().join("\n")));
+    }
+
+    /// Everything that it has said.
+    pub fn lines(&self) -> Vec<String> {
+        self.said.lines.lock().expect("nobody panics with it").clone()
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    /// Sends a signal by name: TERM, KILL, STOP, CONT, INT.
+    pub fn signal(&self, name: &str) {
+        let sent = std::process::Command::new("kill").arg(format!("-{name}")).arg(self.id().to_string()).status();
+        assert!(sent.is_ok_and(|status| status.success()), "{} takes {name}", self.name);
+    }
+
+    /// Waits for its end: the exit code, none if a signal ended it.
+    pub async fn ended(&mut self) -> Option<i32> {
+        let status = timeout(LINE_WITHIN, self.child.wait()).await.unwrap_or_else(|_| panic!("{} does not end", self.name));
+        while self.readers.join_next().await.is_some() {}
+        status.expect("a child is waited for").code()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let lines = self.lines();
+            let last = lines.len().saturating_sub(40);
+            println!("--- {} said last:\n{}", self.name, lines[last..].join("\n"));
+        }
+    }
+}
+
+async fn read(output: impl AsyncRead + Unpin, said: Arc<Said>) {
+    let mut lines = BufReader::new(output).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        said.lines.lock().expect("nobody panics with it").push(line);
+        said.more.send_replace(());
+    }
+}
+
+/// What a program that has ended left.
+#[derive(Debug)]
+pub struct Done {
+    /// Exit code; none if a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub out: Vec<u8>,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Done {
+    /// Standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.out).into_owned()
+    }
+
+    /// Itself, if it ended well.
+    pub fn well(self) -> Self {
+        assert_eq!(self.code, Some(0), "out: {}\nerr: {}", self.text(), self.err);
+        self
+    }
+}
+
+/// Runs a program to its end, with nothing on standard input, within `within`.
+pub async fn run(command: &mut Command, within: Duration) -> Done {
+    feed(command, Stdio::null(), within).await
+}
+
+/// Runs a program to its end with a certain standard input.
+pub async fn feed(command: &mut Command, input: impl Into<Stdio>, within: Duration) -> Done {
+    let command = command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let what = format!("{:?}", command.as_std());
+    let child = command.spawn().unwrap_or_else(|error| panic!("{what}: {error}"));
+    let output = timeout(within, child.wait_with_output()).await.unwrap_or_else(|_| panic!("not done within {within:?}: {what}"));
+    let output = output.expect("a child is waited for");
+    Done { code: output.status.code(), out: output.stdout, err: String::from_utf8_lossy(&output.stderr).into_owned() }
+}
+
+/// A command by name.
+pub fn command(name: impl AsRef<OsStr>) -> Command {
+    Command::new(name)
+}

@@ -1,0 +1,193 @@
+//! A world of real programs: a relay, its operator, devices with agents, callers. Everything in a folder of its own, on ports of its own.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use moorline::{Client, Join, Secret};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::programs::{Done, Program, binaries, run};
+
+/// A single command of the operator takes less than this.
+const SOON: Duration = Duration::from_secs(60);
+
+/// Times that are scaled down, so that silence can be waited out.
+pub const SCALED: &str = "ping = '300ms'\nheartbeat = '500ms'\nheartbeat_max = '5s'\nhalf_closed_idle = '60s'\n";
+
+/// A relay that runs, and what belongs to it.
+#[derive(Debug)]
+pub struct World {
+    /// The relay's process.
+    pub relay: Program,
+    /// Where it listens.
+    pub address: SocketAddr,
+    folder: TempDir,
+}
+
+/// A device that runs.
+#[derive(Debug)]
+pub struct Device {
+    /// The agent's process.
+    pub agent: Program,
+    /// Its folder.
+    pub folder: PathBuf,
+}
+
+/// A `moorline forward` that runs, with the local address of each service in the order in which they were asked for.
+#[derive(Debug)]
+pub struct Forward {
+    /// The process.
+    pub program: Program,
+    /// Where it listens.
+    pub local: Vec<SocketAddr>,
+}
+
+impl World {
+    /// A relay with default times.
+    pub async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// A relay with lines of `[times]`.
+    pub async fn start_with(times: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let state = folder.path().join("relay");
+        let made = run(
+            Command::new(&binaries().relay)
+                .args(["init", "--name", "localhost", "--name", "127.0.0.1", "--listen", "127.0.0.1:1", "--json", "--state"])
+                .arg(&state),
+            SOON,
+        )
+        .await
+        .well();
+        let made: Value = serde_json::from_slice(&made.out).expect("--json prints JSON");
+        let config = std::fs::read_to_string(state.join("relay.toml")).expect("init writes relay.toml");
+        std::fs::write(state.join("relay.toml"), config.replace("[times]\n", &format!("[times]\n{times}"))).expect("relay.toml is written");
+        let (relay, address) = serve(&state, "127.0.0.1:0").await;
+        let join = made["join"].as_str().expect("a join string").replace("localhost:1#", &format!("localhost:{}#", address.port()));
+        write(&folder.path().join("join"), &join);
+        write(&folder.path().join("token"), made["token"].as_str().expect("a token"));
+        let world = Self { relay, address, folder };
+        let login = world
+            .client()
+            .arg("login")
+            .arg("--join")
+            .arg(world.join_file())
+            .arg("--token-file")
+            .arg(world.token_file())
+            .kill_on_drop(true)
+            .output();
+        assert!(login.await.expect("login runs").status.success(), "the operator logs in");
+        world
+    }
+
+    /// Kills the relay and starts it again on the same port.
+    pub async fn restart(&mut self) {
+        self.relay.signal("KILL");
+        self.relay.ended().await;
+        (self.relay, self.address) = serve(&self.path("relay"), &self.address.to_string()).await;
+    }
+
+    /// A path in the world's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The join string's file.
+    pub fn join_file(&self) -> PathBuf {
+        self.path("join")
+    }
+
+    /// The operator's token's file.
+    pub fn token_file(&self) -> PathBuf {
+        self.path("token")
+    }
+
+    /// The CA certificate's file.
+    pub fn ca_file(&self) -> PathBuf {
+        self.path("relay").join("ca.pem")
+    }
+
+    /// `moorline` with the operator's profile.
+    pub fn client(&self) -> Command {
+        let mut command = Command::new(&binaries().client);
+        command.arg("--profile").arg(self.path("profile.toml"));
+        command
+    }
+
+    /// Runs `moorline` to its end.
+    pub async fn moorline(&self, args: &[&str]) -> Done {
+        run(self.client().args(args), SOON).await
+    }
+
+    /// `moorline connect DEVICE ssh` for ssh's ProxyCommand.
+    pub fn proxy_command(&self, device: &str) -> String {
+        format!("'{}' --profile '{}' connect {device} ssh", binaries().client.display(), self.path("profile.toml").display())
+    }
+
+    /// The library's client with the operator's token.
+    pub fn library(&self) -> Client {
+        let join: Join = std::fs::read_to_string(self.join_file()).expect("it was written").parse().expect("a join string");
+        let token = Secret::new(std::fs::read_to_string(self.token_file()).expect("it was written"));
+        Client::new(&join, Some(token)).expect("the relay's own CA is trusted")
+    }
+
+    /// A device whose services lead to these targets, added and online.
+    pub async fn device(&self, id: &str, services: &[(&str, SocketAddr)]) -> Device {
+        let folder = self.path(id);
+        let mut init = Command::new(&binaries().agent);
+        init.args(["init", "--device", id, "--join"]).arg(self.join_file()).arg("--dir").arg(&folder);
+        for (name, target) in services {
+            init.arg("--service").arg(format!("{name}={target}"));
+        }
+        let public = run(&mut init, SOON).await.well();
+        let key = folder.join("public.pem");
+        std::fs::write(&key, &public.out).expect("the public key is written");
+        run(self.client().args(["device", "add", id, "--key"]).arg(&key), SOON).await.well();
+        self.agent(&folder).await
+    }
+
+    /// Starts the agent of a folder and waits until it is online.
+    pub async fn agent(&self, folder: &Path) -> Device {
+        let mut command = Command::new(&binaries().agent);
+        command.args(["run", "--log-format", "json", "--config"]).arg(folder.join("agent.toml"));
+        let agent = Program::start("moorline-agent", &mut command);
+        agent.event("online").await;
+        Device { agent, folder: folder.to_owned() }
+    }
+
+    /// Forwards ports of its own choice to the services of a device.
+    pub async fn forward(&self, device: &str, services: &[&str]) -> Forward {
+        let mut command = self.client();
+        command.args(["forward", "--json", device]).args(services.iter().map(|service| format!("0:{service}")));
+        let program = Program::start("moorline forward", &mut command);
+        let mut local = Vec::new();
+        for service in services {
+            let address = |line: &str| {
+                let line: Value = serde_json::from_str(line).ok()?;
+                (line["service"] == *service).then(|| line["local"].as_str()?.parse().ok()).flatten()
+            };
+            local.push(program.line("where it listens", address).await);
+        }
+        Forward { program, local }
+    }
+}
+
+async fn serve(state: &Path, listen: &str) -> (Program, SocketAddr) {
+    let mut command = Command::new(&binaries().relay);
+    command.args(["serve", "--log-format", "json", "--listen", listen, "--state"]).arg(state);
+    let relay = Program::start("moorline-relay", &mut command);
+    let listening = relay.event("listening").await;
+    let address = listening["address"].as_str().and_then(|address| address.parse().ok()).expect("listening says where");
+    (relay, address)
+}
+
+fn write(path: &Path, text: &str) {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(path);
+    std::io::Write::write_all(&mut file.expect("a new file"), text.as_bytes()).expect("it is written");
+}
