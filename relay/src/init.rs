@@ -30,7 +30,8 @@ use crate::config::{Config, ConfigError, TlsFiles};
 use crate::listen::tls::{TlsFileError, server_config};
 use crate::store::{CallerKey, Registry, SqliteRegistry, StoreError};
 use crate::token::{SIGNING_KEY_FILE, TokenError, Wanted, sign};
-use crate::{clock::Clock, pki};
+use crate::clock::Clock;
+use crate::pki;
 
 /// Name of the database in a state folder.
 pub const DATABASE_FILE: &str = "moorline.db";

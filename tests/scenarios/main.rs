@@ -2,6 +2,7 @@
 
 mod agent;
 mod handshake;
+mod house;
 mod http;
 mod integrity;
 mod returning;

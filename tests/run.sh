@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Everything that must hold, in one command: `tests/run.sh`. With `--long`, transfers are 1 GiB instead of 64 MiB.
+# Installs what it needs from Debian's packages; needs Rust and nothing else.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+case "${1:-}" in
+  "") ;;
+  --long) export MOORLINE_LONG=1 ;;
+  *) echo "usage: tests/run.sh [--long]" >&2; exit 2 ;;
+esac
+
+# What was built is kept outside the clone, so that the next clone begins warm.
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/moorline/target}"
+export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-auto}"
+
+began=$SECONDS
+step() {
+  echo
+  echo "== $* (after $((SECONDS - began)) s)"
+}
+
+needed=()
+need() { # command-or-file package
+  command -v "$1" >/dev/null 2>&1 || [ -e "$1" ] || needed+=("$2")
+}
+need cc gcc
+need ssh openssh-client
+need /usr/sbin/sshd openssh-server
+need rsync rsync
+need curl curl
+need openssl openssl
+need /usr/bin/python3 python3
+need /usr/lib/python3/dist-packages/websockets python3-websockets
+need /usr/lib/python3/dist-packages/cryptography python3-cryptography
+if [ ${#needed[@]} -gt 0 ]; then
+  step "installing ${needed[*]}"
+  as_root=""
+  [ "$(id -u)" = 0 ] || as_root=sudo
+  $as_root apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends "${needed[@]}" >/dev/null
+fi
+
+step "format"
+cargo fmt --all --check
+step "lints"
+cargo clippy --workspace --all-targets --locked -- -D warnings
+step "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+step "build"
+cargo build --workspace --bins --examples --locked
+step "tests"
+cargo test --workspace --locked
+step "quickstart"
+cargo quickstart -- --check
+
+step "all passed"
