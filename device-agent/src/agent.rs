@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use moorline_proto::close::CloseReason;
 use moorline_proto::control::{Cancel, FromDevice, Offer, Reject, RejectCode, Service};
 use moorline_proto::id::{DeviceId, Instance, NameError, StreamId};
 use moorline_proto::join::Join;
@@ -215,9 +216,14 @@ impl Inside {
         loop {
             let after = match self.until_go_away(&mut session).await {
                 Turn::GoAway(after) => after,
-                Turn::Ended(ended) => return (self.ended(&ended), since.elapsed()),
+                Turn::Ended(ended) => {
+                    if let Ended::Broke(how) = &ended {
+                        session.close(CloseReason::Protocol, how).await;
+                    }
+                    return (self.ended(&ended), since.elapsed());
+                }
                 Turn::Stop => {
-                    session.close().await;
+                    session.close(CloseReason::Finished, "").await;
                     return (Trouble::Passing, since.elapsed());
                 }
             };
@@ -242,7 +248,7 @@ impl Inside {
                     }
                 }
                 Renewed::Stop => {
-                    session.close().await;
+                    session.close(CloseReason::Finished, "").await;
                     return (Trouble::Passing, since.elapsed());
                 }
             }
@@ -266,7 +272,7 @@ impl Inside {
                 () = self.stop.cancelled() => return Turn::Stop,
             };
             match event {
-                Event::Offer(offer) => self.take(*offer, session.welcome.max_streams).await,
+                Event::Offer(offer) => self.take(*offer, session.welcome.max_streams),
                 Event::Cancel(cancel) => self.cancel(&cancel),
                 Event::GoAway(after) => return Turn::GoAway(after),
                 Event::Ended(ended) => return Turn::Ended(ended),
@@ -298,13 +304,20 @@ impl Inside {
             };
             match turn {
                 Turn::GoAway(_) => {}
+                // Superseded by the very channel that is being opened: its welcome is on the way.
+                Turn::Ended(ended) if ended.is_superseded_by(&self.instance) => {
+                    return tokio::select! {
+                        newer = &mut dial => Renewed::Session(Box::new(newer)),
+                        () = self.stop.cancelled() => Renewed::Stop,
+                    };
+                }
                 Turn::Ended(ended) => return Renewed::Ended(ended),
                 Turn::Stop => return Renewed::Stop,
             }
         }
     }
 
-    async fn take(&self, offer: Offer, most: u32) {
+    fn take(&self, offer: Offer, most: u32) {
         let cancel = self.stop.child_token();
         let stream = offer.stream;
         let place = {
@@ -318,7 +331,10 @@ impl Inside {
         };
         let Some(place) = place else {
             let detail = Some(Text::cut("the device has as many streams as it may"));
-            return self.desk.voice.say(Reject { stream, code: RejectCode::Busy, detail }).await;
+            // Not waited for here: this is who empties the queue of answers. The relay keeps to `max_streams`, so there are few of these.
+            let voice = self.desk.voice.clone();
+            self.tasks.spawn(async move { voice.say(Reject { stream, code: RejectCode::Busy, detail }).await });
+            return;
         };
         let (desk, stop) = (self.desk.clone(), self.stop.clone());
         self.tasks.spawn(async move {
@@ -353,6 +369,6 @@ enum Renewed {
 async fn retire(mut old: Session) {
     let ended = async { while !matches!(old.next().await, Event::Ended(_)) {} };
     if timeout(OLD_CHANNEL, ended).await.is_err() {
-        old.close().await;
+        old.close(CloseReason::Finished, "").await;
     }
 }

@@ -10,6 +10,8 @@ use tokio::time::Instant;
 const FIRST: Duration = Duration::from_secs(1);
 /// Last ceiling of the jitter.
 const LONGEST: Duration = Duration::from_secs(60);
+/// A Retry-After is kept up to this.
+const BUSY_LONGEST: Duration = Duration::from_secs(3600);
 /// Online for this long, and the ceiling is the first one again.
 const STEADY: Duration = Duration::from_secs(60);
 /// After what looks like a bug or a wrong address.
@@ -86,7 +88,7 @@ impl Backoff {
         let ordinary = |wait| Pause { wait, because: Because::Ordinary };
         match trouble {
             Trouble::Passing => ordinary(self.jitter(rng)),
-            Trouble::Busy(Some(wait)) => ordinary(wait.mul_f64(rng.random_range(1.0..=1.5))),
+            Trouble::Busy(Some(wait)) => ordinary((*wait).min(BUSY_LONGEST).mul_f64(rng.random_range(1.0..=1.5))),
             Trouble::Busy(None) => ordinary(self.jitter(rng)),
             Trouble::Mistake => ordinary(MISTAKE),
             Trouble::SupersededByAnother => self.superseded(now, rng),

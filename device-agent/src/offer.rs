@@ -206,7 +206,7 @@ async fn agree(desk: &Desk, offer: &Offer, deadline: Instant) -> Result<(impl Lo
         Ok(Decision::Accept(Accepted { local, data, features })) => {
             let dial_ms = u64::try_from(begun.elapsed().as_millis()).ok();
             desk.voice.say(Accept { stream: offer.stream, data, features, dial_ms }).await;
-            Ok((local, join(desk, offer, deadline).await?))
+            Ok((local, join_or_say_no(desk, offer, deadline).await?))
         }
         Ok(Decision::Reject { code, detail }) => {
             desk.say_no(offer.stream, code, &detail).await;
@@ -242,6 +242,15 @@ impl Desk {
     }
 }
 
+/// Joins the leg. Where that fails for good the relay is told, so that the caller does not wait out the deadline.
+async fn join_or_say_no(desk: &Desk, offer: &Offer, deadline: Instant) -> Result<Leg, &'static str> {
+    let joined = join(desk, offer, deadline).await;
+    if let Err(result) = joined {
+        desk.say_no(offer.stream, RejectCode::Internal, result).await;
+    }
+    joined
+}
+
 /// Joins the leg, again and again until the deadline: a lossy link must not burn the stream.
 async fn join(desk: &Desk, offer: &Offer, deadline: Instant) -> Result<Leg, &'static str> {
     loop {
@@ -250,7 +259,7 @@ async fn join(desk: &Desk, offer: &Offer, deadline: Instant) -> Result<Leg, &'st
         };
         match desk.dialer.at(url).leg(&path, &HeaderMap::new(), Some(&offer.token), deadline).await {
             Ok(leg) => return Ok(leg),
-            Err(error) if error.refusal().is_some_and(|refusal| (400..500).contains(&refusal.status)) => {
+            Err(error) if error.refusal().is_some_and(|refusal| (400..429).contains(&refusal.status)) => {
                 debug!(stream = %offer.stream, %error, "the leg was refused");
                 return Err("leg_refused");
             }
@@ -272,7 +281,7 @@ async fn opened(desk: &Desk, offer: &Offer, leg: &mut Leg, deadline: Instant) ->
         // The relay closes the leg at the deadline; a little later we stop waiting for it.
         match timeout_at(deadline + Duration::from_secs(5), leg.opened()).await {
             Ok(Ok(_)) => return Ok(()),
-            Ok(Err(OpenError::Ended(EndReason::Lost(_)))) => *leg = join(desk, offer, deadline).await?,
+            Ok(Err(OpenError::Ended(EndReason::Lost(_)))) => *leg = join_or_say_no(desk, offer, deadline).await?,
             Ok(Err(error)) => {
                 debug!(stream = %offer.stream, %error, "the stream did not come about");
                 return Err("refused");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use http::HeaderMap;
 use moorline_proto::bounds::{CLOSE_WITHIN, WELCOME_WITHIN};
-use moorline_proto::close::CloseReason;
+use moorline_proto::close::{CloseReason, fitting_reason};
 use moorline_proto::control::{Cancel, FromDevice, Hello, Offer, ToDevice, Welcome};
 use moorline_proto::id::Instance;
 use moorline_proto::message::Heard;
@@ -123,14 +123,22 @@ impl Ended {
     /// What it means for coming back, for the start of the agent that is `own`.
     pub fn trouble(&self, own: &Instance) -> Trouble {
         match self {
-            Self::Closed { code, reason } if *code == CloseReason::Superseded.code() => {
-                // `superseded INSTANCE`: the newer one's.
-                let by = reason.split_whitespace().nth(1);
-                if by.is_some_and(|by| by != own.as_str()) { Trouble::SupersededByAnother } else { Trouble::Passing }
+            Self::Closed { code, .. } if *code == CloseReason::Superseded.code() => {
+                if self.is_superseded_by(own) {
+                    Trouble::Passing
+                } else {
+                    Trouble::SupersededByAnother
+                }
             }
             Self::Closed { code, .. } => Trouble::Closed(*code),
             Self::Lost | Self::Silent | Self::Broke(_) => Trouble::Passing,
         }
+    }
+
+    /// Whether a newer channel of this start of the agent took over: the reason is `superseded INSTANCE`.
+    pub fn is_superseded_by(&self, instance: &Instance) -> bool {
+        matches!(self, Self::Closed { code, reason }
+            if *code == CloseReason::Superseded.code() && reason.split_whitespace().nth(1) == Some(instance.as_str()))
     }
 }
 
@@ -248,9 +256,10 @@ impl Session {
         }
     }
 
-    /// Closes the channel with 1000: the device stops on purpose. Five seconds at most.
-    pub async fn close(mut self) {
-        let frame = CloseFrame { code: CloseReason::Finished.code().into(), reason: CloseReason::Finished.name().into() };
+    /// Closes the channel: with 1000 where the device stops on purpose. Five seconds at most.
+    pub async fn close(mut self, reason: CloseReason, words: &str) {
+        let text = if words.is_empty() { reason.name().to_owned() } else { format!("{}: {words}", reason.name()) };
+        let frame = CloseFrame { code: reason.code().into(), reason: fitting_reason(&text).into() };
         let goodbye = async {
             self.socket.send(Message::Close(Some(frame))).await?;
             while let Some(message) = self.socket.next().await {

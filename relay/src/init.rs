@@ -24,14 +24,14 @@ use moorline_proto::secret::Secret;
 use moorline_proto::timestamp::Timestamp;
 
 use crate::auth::mint::{SigningKey, SigningKeyError};
+use crate::clock::Clock;
 use crate::config::check::{FILE_NAME, name};
 use crate::config::file::{File, Fresh, shipped};
 use crate::config::{Config, ConfigError, TlsFiles};
 use crate::listen::tls::{TlsFileError, server_config};
+use crate::pki;
 use crate::store::{CallerKey, Registry, SqliteRegistry, StoreError};
 use crate::token::{SIGNING_KEY_FILE, TokenError, Wanted, sign};
-use crate::clock::Clock;
-use crate::pki;
 
 /// Name of the database in a state folder.
 pub const DATABASE_FILE: &str = "moorline.db";

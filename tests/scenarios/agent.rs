@@ -185,3 +185,25 @@ async fn a_program_that_fails_over_an_offer_costs_the_caller_no_time() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_more_offers_than_the_device_may_have_each_is_refused_at_once() {
+    let world = MemoryWorld::start_with(|config| config.limits.streams_per_device = 3.try_into().unwrap()).await;
+    let agent = world.agent("lamp-1", &["ssh"], parrot).await;
+    beside(agent.run(std::future::pending()), async {
+        until("online", || world.relay.devices() == 1).await;
+        let mut legs = Vec::new();
+        for _ in 0..3 {
+            let mut leg = world.connect("lamp-1", "ssh", &[]).await.unwrap();
+            leg.opened().await;
+            legs.push(leg);
+        }
+        let refusal = world.connect("lamp-1", "ssh", &[]).await.unwrap_err();
+        assert_eq!((refusal.status, refusal.headers["retry-after"].to_str().unwrap()), (429, "5"));
+        assert_eq!(refusal.problem.unwrap().known_code(), Some(ProblemCode::TooManyStreams));
+        drop(legs.pop());
+        until("a place is free", || world.relay.streams() == 2).await;
+        world.connect("lamp-1", "ssh", &[]).await.unwrap().opened().await;
+    })
+    .await;
+}

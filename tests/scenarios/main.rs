@@ -5,6 +5,7 @@ mod handshake;
 mod house;
 mod http;
 mod integrity;
+mod refusing;
 mod returning;
 mod splicing;
 mod ssh;

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use moorline_proto::bounds::CLOSE_WITHIN;
 use moorline_proto::close::CloseReason;
 use moorline_proto::control::{Accept, FromDevice, GoAway, Reject, ToDevice};
+use moorline_proto::id::Instance;
 use moorline_proto::message::Heard;
 use moorline_proto::text::Text;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -82,22 +85,11 @@ impl Session {
         self.handle.set_gone(Gone::Lost);
         debug!(session = self.handle.about().session, ?ended, "control channel ends");
         match &ended {
-            Ended::Closed(_) => self.socket.into_inner().close(moorline_proto::bounds::CLOSE_WITHIN).await,
+            Ended::Closed(_) => self.socket.into_inner().close(CLOSE_WITHIN).await,
             Ended::Lost => {}
             Ended::Dead => self.socket.into_inner().reset(),
             Ended::Protocol(how) => close(self.socket, CloseReason::Protocol, how).await,
-            Ended::Parted(Parting::Superseded { by }) => {
-                // Programs read the instance from the reason: `superseded INSTANCE`.
-                let frame = tokio_tungstenite::tungstenite::protocol::CloseFrame {
-                    code: CloseReason::Superseded.code().into(),
-                    reason: format!("superseded {by}").into(),
-                };
-                let said = timeout(moorline_proto::bounds::CLOSE_WITHIN, self.socket.send(Message::Close(Some(frame)))).await;
-                match said {
-                    Ok(Ok(())) => self.socket.into_inner().close(moorline_proto::bounds::CLOSE_WITHIN).await,
-                    Ok(Err(_)) | Err(_) => self.socket.into_inner().reset(),
-                }
-            }
+            Ended::Parted(Parting::Superseded { by }) => self.give_way(by, &mut hear).await,
             Ended::Parted(Parting::Revoked) => close(self.socket, CloseReason::Revoked, "").await,
             Ended::Leaving => {
                 let away = GoAway {
@@ -110,6 +102,27 @@ impl Session {
             }
         }
         ended
+    }
+
+    /// Programs read the instance from the reason: `superseded INSTANCE`. Answers that the device had sent by then still count.
+    async fn give_way(mut self, by: &Instance, hear: &mut impl FnMut(Answer)) {
+        let frame = CloseFrame { code: CloseReason::Superseded.code().into(), reason: format!("superseded {by}").into() };
+        let goodbye = async {
+            self.socket.send(Message::Close(Some(frame))).await?;
+            while let Some(message) = self.socket.next().await {
+                let Message::Text(text) = message? else { continue };
+                match FromDevice::decode(&text) {
+                    Ok(Heard::Known(FromDevice::Accept(accept))) => hear(Answer::Accept(accept)),
+                    Ok(Heard::Known(FromDevice::Reject(reject))) => hear(Answer::Reject(reject)),
+                    Ok(_) | Err(_) => {}
+                }
+            }
+            Ok::<_, WsError>(())
+        };
+        match timeout(CLOSE_WITHIN, goodbye).await {
+            Ok(_) => self.socket.into_inner().close(CLOSE_WITHIN).await,
+            Err(_) => self.socket.into_inner().reset(),
+        }
     }
 
     /// Each turn waits for an order, a message, the heartbeat or the stop; all four can be dropped half-way without loss:

@@ -1,19 +1,35 @@
 //! The directory of a relay that is one node: a map in memory. A device's place in it is a guard.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dashmap::DashMap;
-use moorline_proto::id::DeviceId;
+use moorline_proto::id::{DeviceId, Instance};
 use tokio::sync::watch;
+use tracing::warn;
 
 use crate::control::handle::{DeviceHandle, Gone, Parting};
 use crate::directory::Place;
+use crate::fading::Fading;
+
+/// A start of an agent that was superseded is remembered for this long.
+const FLAPPING: Duration = Duration::from_secs(600);
+/// So many of them.
+const FLAPPING_MOST: usize = 20_000;
 
 /// Where devices are connected. Clones share it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Directory {
     places: Arc<DashMap<DeviceId, DeviceHandle>>,
     awaited: Arc<DashMap<DeviceId, watch::Sender<()>>>,
+    superseded: Arc<Fading<DeviceId, Instance>>,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        let superseded = Arc::new(Fading::new(FLAPPING, FLAPPING_MOST));
+        Self { places: Arc::default(), awaited: Arc::default(), superseded }
+    }
 }
 
 /// A device's place among those online; dropping it leaves the place.
@@ -38,10 +54,24 @@ impl Directory {
         let device = handle.about().device.clone();
         let before = self.places.insert(device.clone(), handle.clone());
         if let Some(before) = before {
+            self.notice_duplicates(&before, &handle);
             before.part(Parting::Superseded { by: handle.about().instance.clone() });
         }
         self.awaited.remove_if(&device, |_, arrivals| arrivals.send(()).is_err());
         Listed { directory: self.clone(), handle }
+    }
+
+    /// A, B, A within ten minutes: two machines share one identity.
+    fn notice_duplicates(&self, before: &DeviceHandle, now: &DeviceHandle) {
+        let (device, instance) = (&now.about().device, &now.about().instance);
+        if before.about().instance == *instance {
+            return;
+        }
+        if self.superseded.get(device).is_some_and(|superseded| superseded == *instance) {
+            let addresses = [before.about().address, now.about().address];
+            warn!(%device, ?addresses, "duplicate_identity: two machines are online in turn with the key of one device");
+        }
+        self.superseded.put(device.clone(), before.about().instance.clone());
     }
 
     /// Where the device is.
