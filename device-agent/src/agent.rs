@@ -6,62 +6,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use moorline_proto::close::CloseReason;
-use moorline_proto::control::{Cancel, FromDevice, Offer, Reject, RejectCode, Service};
-use moorline_proto::id::{DeviceId, Instance, NameError, StreamId};
-use moorline_proto::join::Join;
+use moorline_proto::control::{Cancel, Offer, Reject, RejectCode};
+use moorline_proto::id::{Instance, StreamId};
 use moorline_proto::text::Text;
 use moorline_transport::dial::{Dialer, TrustError};
 use rand::RngExt;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::backoff::{Backoff, Because, Trouble};
-use crate::identity::Identity;
 use crate::offer::{Desk, Handler, carry_out};
 use crate::session::{ConnectError, Ended, Event, Session};
+use crate::settings::Settings;
+use crate::voice::Voice;
 
 /// An old channel that was not superseded by now is closed by the device, this long after the new one's `welcome`.
 const OLD_CHANNEL: Duration = Duration::from_secs(10);
-/// An answer that cannot be said in this time is dropped: the relay has its deadline.
-const SAY_WITHIN: Duration = Duration::from_secs(10);
-
-/// Who the device is and where its relay is.
-#[derive(Debug)]
-pub struct Settings {
-    /// The relay, and whom to trust there.
-    pub join: Join,
-    /// The device's name.
-    pub device: DeviceId,
-    /// Its key.
-    pub identity: Identity,
-    /// What it exposes, as callers see it.
-    pub services: Vec<Service>,
-    /// Besides the host that is dialled, legs may lead to hosts below this domain.
-    pub trusted_suffix: Option<String>,
-}
-
-impl Settings {
-    /// A device that exposes nothing yet.
-    pub fn new(join: Join, device: DeviceId, identity: Identity) -> Self {
-        Self { join, device, identity, services: Vec::new(), trusted_suffix: None }
-    }
-
-    /// Exposes a service by a name that is a good one, with words for people. A name that is none is left out and logged.
-    #[must_use]
-    pub fn exposing(mut self, name: &str, description: &str) -> Self {
-        match name.parse() {
-            Ok(name) => self.services.push(Service { name, description: Some(Text::cut(description)) }),
-            Err(error) => {
-                let error: NameError = error;
-                error!(%error, "a service is not exposed");
-            }
-        }
-        self
-    }
-}
 
 /// A device's agent.
 #[derive(Clone)]
@@ -92,31 +54,6 @@ struct Place(Offers, StreamId);
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
-    }
-}
-
-/// Where answers are said: on the control channel that is up now.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Voice(Arc<Mutex<Option<mpsc::Sender<FromDevice>>>>);
-
-impl Voice {
-    fn is_now(&self, voice: mpsc::Sender<FromDevice>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(voice);
-    }
-
-    /// Says something if there is room for it.
-    pub(crate) fn say_now(&self, message: impl Into<FromDevice>) {
-        if let Some(voice) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            voice.try_send(message.into()).ok();
-        }
-    }
-
-    /// Says something. Where no channel is up, nobody waits for it.
-    pub(crate) async fn say(&self, message: impl Into<FromDevice>) {
-        let voice = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(voice) = voice {
-            timeout(SAY_WITHIN, voice.send(message.into())).await.ok();
-        }
     }
 }
 

@@ -36,10 +36,13 @@ pub mod init;
 pub mod offer;
 pub mod policy;
 pub mod session;
+pub mod settings;
 pub mod target;
+mod voice;
 
-pub use agent::{Agent, Settings};
+pub use agent::Agent;
 pub use identity::Identity;
 pub use moorline_proto::control::RejectCode;
 pub use moorline_proto::join::Join;
 pub use offer::{Accepted, Decision, Handler, OfferInfo};
+pub use settings::Settings;

@@ -17,9 +17,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::agent::Voice;
 use crate::policy::Policy;
 use crate::target::{AnyStream, LocalStream};
+use crate::voice::Voice;
 
 /// Between two tries to join a leg, before the deadline.
 const JOIN_AGAIN: Duration = Duration::from_millis(300);

@@ -19,9 +19,9 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tracing::debug;
 
-use crate::agent::Settings;
 use crate::backoff::Trouble;
 use crate::identity::IdentityError;
+use crate::settings::Settings;
 
 /// DNS, TCP, TLS and the upgrade together.
 const DIAL_WITHIN: Duration = Duration::from_secs(30);

@@ -10,11 +10,10 @@ use moorline_proto::close::CloseReason;
 use moorline_proto::id::{CallerId, DeviceId, ServiceName, StreamId};
 use moorline_proto::problem::Timeline;
 use moorline_proto::timestamp::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tracing::info;
 
 use crate::limits::Limits;
-use crate::opening::Event;
 use crate::splice::Traffic;
 
 /// How far a stream has come.
@@ -75,7 +74,7 @@ struct Entry {
     facts: Facts,
     state: Mutex<State>,
     traffic: Traffic,
-    mail: mpsc::Sender<Event>,
+    cut: watch::Sender<Option<CloseReason>>,
 }
 
 /// The relay or the device has as many streams as it may.
@@ -116,16 +115,17 @@ impl Streams {
         }
     }
 
-    /// Lists a stream; `mail` is how it is cut.
+    /// Lists a stream.
     ///
     /// # Errors
     /// [`TooMany::OfRelay`].
-    pub fn list(&self, facts: Facts, mail: mpsc::Sender<Event>) -> Result<Live, TooMany> {
+    pub fn list(&self, facts: Facts) -> Result<Live, TooMany> {
         // Two at the same moment may both pass: the bound is on memory, not on a count that somebody pays for.
         if self.live.len() >= self.streams {
             return Err(TooMany::OfRelay);
         }
-        let entry = Arc::new(Entry { facts, state: Mutex::new(State::Waiting), traffic: Traffic::default(), mail });
+        let entry =
+            Arc::new(Entry { facts, state: Mutex::new(State::Waiting), traffic: Traffic::default(), cut: watch::Sender::new(None) });
         self.live.insert(entry.facts.stream, Arc::clone(&entry));
         Ok(Live { streams: self.clone(), entry })
     }
@@ -169,23 +169,27 @@ impl Streams {
         self.live.get(&stream).map(|entry| entry.facts.clone())
     }
 
-    /// Ends a stream with a reason. False if it is over.
+    /// Ends a stream with a reason; the first one stands. False if it is over.
     pub fn cut(&self, stream: StreamId, reason: CloseReason) -> bool {
         let entry = self.live.get(&stream).map(|entry| Arc::clone(entry.value()));
-        entry.is_some_and(|entry| entry.mail.try_send(Event::Cut(reason)).is_ok())
+        entry.is_some_and(|entry| {
+            entry.cut(reason);
+            true
+        })
     }
 
-    /// Ends every stream of a device that is not opened yet or still runs.
+    /// Ends every stream of a device.
     pub fn cut_device(&self, device: &DeviceId, reason: CloseReason) {
         let entries: Vec<Arc<Entry>> = self.live.iter().map(|entry| Arc::clone(entry.value())).collect();
-        for entry in entries.iter().filter(|entry| entry.facts.device == *device) {
-            // One whose mailbox is full is ending already.
-            drop(entry.mail.try_send(Event::Cut(reason)));
-        }
+        entries.iter().filter(|entry| entry.facts.device == *device).for_each(|entry| entry.cut(reason));
     }
 }
 
 impl Entry {
+    fn cut(&self, reason: CloseReason) {
+        self.cut.send_if_modified(|was| was.is_none() && was.replace(reason).is_none());
+    }
+
     fn row(&self) -> LiveStream {
         LiveStream {
             stream: self.facts.stream,
@@ -209,6 +213,15 @@ impl Live {
     /// Bytes that went each way.
     pub fn traffic(&self) -> &Traffic {
         &self.entry.traffic
+    }
+
+    /// Waits until somebody ends the stream, and says with which reason. Cancel safe.
+    pub async fn cut(&self) -> CloseReason {
+        let mut cut = self.entry.cut.subscribe();
+        match cut.wait_for(Option::is_some).await.ok().and_then(|reason| *reason) {
+            Some(reason) => reason,
+            None => std::future::pending().await,
+        }
     }
 
     /// It has come this far.

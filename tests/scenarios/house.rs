@@ -5,36 +5,28 @@ use std::path::{Path, PathBuf};
 
 /// Modules of the relay by floor; a module uses its own floor's earlier ones, lower floors, and its own folder.
 const FLOORS: &[&[&str]] = &[
-    &["clock", "limits", "random", "fading"],
-    &["tasks", "config", "slots", "socket"],
+    &["clock", "limits", "random", "fading", "socket"],
+    &["tasks", "config", "slots"],
     &["store"],
     &["auth"],
     &["control", "rendezvous", "splice"],
     &["directory"],
-    &["streams", "opening"],
+    &["streams"],
+    &["opening"],
     &["http"],
     &["api"],
     &["routes"],
     &["listen"],
     &["relay"],
-    &["pki", "token", "init", "serve", "cli", "main", "lib"],
+    &["pki", "token"],
+    &["init"],
+    &["serve"],
+    &["cli"],
+    &["main", "lib"],
 ];
 
-/// Uses within one floor, or upwards, each with its reason.
-const EXCEPTIONS: &[(&str, &str, &str)] = &[
-    ("config", "limits", "the file's defaults are the limits'"),
-    ("slots", "limits", "as many places as the limits say"),
-    ("opening", "streams", "opening lists what it begins"),
-    ("streams", "opening", "a stream is cut by mail to its task, whose letter is opening's"),
-    ("init", "pki", "the state folder has a certificate"),
-    ("init", "token", "and the operator a token"),
-    ("serve", "init", "the names of the folder's files"),
-    ("cli", "init", "the command line calls them"),
-    ("cli", "serve", "the command line calls them"),
-    ("cli", "token", "the command line calls them"),
-    ("token", "init", "the names of the folder's files"),
-    ("main", "cli", "the program is the command line"),
-];
+/// Uses upwards or within one floor, each with its reason.
+const EXCEPTIONS: &[(&str, &str, &str)] = &[("token", "init", "the names of the state folder's files")];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

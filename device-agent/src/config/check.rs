@@ -13,10 +13,10 @@ use moorline_proto::text::Text;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use crate::agent::Settings;
 use crate::config::file::{File, ServiceEntry};
 use crate::identity::{Identity, IdentityError};
 use crate::policy::Policy;
+use crate::settings::Settings;
 use crate::target::Target;
 
 /// What the agent runs with.

@@ -13,7 +13,7 @@ use crate::api::ask::{self, Question};
 use crate::api::{Edge, parse, visitor};
 use crate::http::problem::Refusal;
 use crate::http::upgrade::upgrade;
-use crate::opening::{Event, Via};
+use crate::opening::{Event, Via, hand_in};
 use crate::splice::{Leg, Side, leg};
 
 /// Opens a stream whose caller leg is this very request.
@@ -38,15 +38,14 @@ pub async fn connect(
     let (answer, upgrading) = upgrade.accept();
     let ping = edge.ping();
     edge.tasks.spawn("joining", move |_stop| async move {
-        let event = match upgrading.websocket(leg::websocket_config()).await {
-            Ok(socket) => Event::Joined(Side::Caller, Box::new(Leg::new(socket, ping, visitor.slot))),
+        match upgrading.websocket(leg::websocket_config()).await {
+            Ok(socket) => hand_in(begun.mail, Side::Caller, Leg::new(socket, ping, visitor.slot)).await,
             Err(error) => {
                 debug!(stream = %begun.stream, %error, "the caller's leg did not come about");
-                Event::CallerLost
+                // A stream that is over by now needs no telling.
+                begun.mail.send(Event::CallerLost).await.ok();
             }
-        };
-        // A stream that is over by now has said so in its end record; its leg is dropped.
-        drop(begun.mail.send(event).await);
+        }
     });
     Ok(answer)
 }

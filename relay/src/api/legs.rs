@@ -5,8 +5,6 @@ use std::sync::Arc;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use http::HeaderMap;
-use moorline_proto::bounds::CLOSE_WITHIN;
-use moorline_proto::close::CloseReason;
 use moorline_proto::id::{NodeId, StreamId};
 use moorline_proto::names::{STREAM_SUBPROTOCOL, TOKEN_SUBPROTOCOL_PREFIX};
 use moorline_proto::problem::ProblemCode;
@@ -17,7 +15,7 @@ use crate::api::{Edge, parse, visitor};
 use crate::http::bearer;
 use crate::http::problem::Refusal;
 use crate::http::upgrade::{subprotocols, upgrade};
-use crate::opening::Event;
+use crate::opening::hand_in;
 use crate::rendezvous::{ClaimError, TokenOf};
 use crate::splice::{Leg, Side, leg};
 
@@ -48,14 +46,7 @@ pub async fn join(
     let ping = edge.ping();
     edge.tasks.spawn("joining", move |_stop| async move {
         match upgrading.websocket(leg::websocket_config()).await {
-            Ok(socket) => {
-                let leg = Box::new(Leg::new(socket, ping, visitor.slot));
-                if let Err(unsent) = mail.send(Event::Joined(side, leg)).await
-                    && let Event::Joined(_, leg) = unsent.0
-                {
-                    leg.close(CloseReason::Refused, "the stream is over", CLOSE_WITHIN).await;
-                }
-            }
+            Ok(socket) => hand_in(mail, side, Leg::new(socket, ping, visitor.slot)).await,
             Err(error) => debug!(%stream, %error, "a leg did not come about"),
         }
     });

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_proto::api::OpenStream;
+use moorline_proto::bounds::CLOSE_WITHIN;
 use moorline_proto::close::CloseReason;
 use moorline_proto::control::CallerInfo;
 use moorline_proto::id::{NodeId, ServiceName, StreamId};
@@ -51,8 +52,15 @@ pub enum Event {
     CallerLost,
     /// The device's answer.
     Answered(Answer),
-    /// Ended from outside.
-    Cut(CloseReason),
+}
+
+/// Hands a leg to its stream's task. Where the stream is over, or was opened without it, the leg is closed.
+pub async fn hand_in(mail: mpsc::Sender<Event>, side: Side, leg: Leg) {
+    if let Err(unsent) = mail.send(Event::Joined(side, Box::new(leg))).await
+        && let Event::Joined(_, leg) = unsent.0
+    {
+        leg.close(CloseReason::Refused, "the stream is over", CLOSE_WITHIN).await;
+    }
 }
 
 /// A question, in good form and with leave.
@@ -114,14 +122,7 @@ pub struct Openings(Arc<Desk>);
 /// What every opening uses.
 #[derive(Debug)]
 pub(crate) struct Desk {
-    pub node: NodeId,
-    pub times: Times,
-    pub clock: Clock,
-    pub tasks: Tasks,
-    pub registry: Arc<dyn Registry>,
-    pub directory: Directory,
-    pub rendezvous: Rendezvous<Event>,
-    pub streams: Streams,
+    pub ground: Ground,
     keys: Keys,
     waiters: Arc<Semaphore>,
 }
@@ -156,10 +157,9 @@ struct Start {
 impl Openings {
     /// Openings within the limits.
     pub fn new(ground: Ground, limits: &Limits) -> Self {
-        let Ground { node, times, clock, tasks, registry, directory, rendezvous, streams } = ground;
-        let keys = Keys::new(times.deadline_max);
+        let keys = Keys::new(ground.times.deadline_max);
         let waiters = Arc::new(Semaphore::new(limits.waiting.get()));
-        Self(Arc::new(Desk { node, times, clock, tasks, registry, directory, rendezvous, streams, keys, waiters }))
+        Self(Arc::new(Desk { ground, keys, waiters }))
     }
 
     /// Begins a stream, or finds the one that the same key began: true then.
@@ -179,22 +179,22 @@ impl Openings {
     /// # Errors
     /// [`Refused::Used`] once it was opened or is over.
     pub fn caller_token(&self, stream: StreamId) -> Result<Secret, Refused> {
-        self.0.rendezvous.renew_caller_token(stream).ok_or(Refused::Used)
+        self.0.ground.rendezvous.renew_caller_token(stream).ok_or(Refused::Used)
     }
 
     fn begin_new(&self, ask: Ask, key: Option<Key>) -> Result<Begun, Refused> {
         let desk = &self.0;
         let start = desk.start(&ask)?;
         let stream = random::stream_id();
-        let (seat, mail, inbox) = desk.rendezvous.seat(stream, ask.leave.device().clone());
-        let now = desk.clock.now();
-        let live = desk.list(&ask, stream, now, &mail)?;
+        let (seat, mail, inbox) = desk.ground.rendezvous.seat(stream, ask.leave.device().clone());
+        let now = desk.ground.clock.now();
+        let live = desk.list(&ask, stream, now)?;
         let (decided, decision) = watch::channel(if start.device.is_some() { Decision::Offered } else { Decision::Waiting });
         let allowed = desk.deadline(&ask) + desk.wait(&ask);
         let expires_at = Timestamp::from_millis(now.as_millis() + u64::try_from(allowed.as_millis()).unwrap_or(u64::MAX));
         let key = key.map(|key| desk.keys.hold(key));
         let task = task::Task::new(Arc::clone(desk), ask, seat, live, inbox, decided, key);
-        desk.tasks.spawn("stream", move |stop| task.run(start, stop));
+        desk.ground.tasks.spawn("stream", move |stop| task.run(start, stop));
         Ok(Begun { stream, mail, decision, expires_at })
     }
 }
@@ -202,7 +202,7 @@ impl Openings {
 impl Desk {
     /// What the relay can decide by itself: online, exposed, within the limits.
     fn start(&self, ask: &Ask) -> Result<Start, Refused> {
-        match self.directory.find(ask.leave.device()) {
+        match self.ground.directory.find(ask.leave.device()) {
             Place::Here(handle) => {
                 let place = self.may_offer(&handle, &ask.open.service)?;
                 Ok(Start { device: Some((handle, place)), waiter: None })
@@ -223,10 +223,10 @@ impl Desk {
         if !handle.exposes(service) {
             return Err(Refused::not_exposed(device, service));
         }
-        self.streams.place(device).map_err(|_| Refused::TooManyStreams(device.clone()))
+        self.ground.streams.place(device).map_err(|_| Refused::TooManyStreams(device.clone()))
     }
 
-    fn list(&self, ask: &Ask, stream: StreamId, since: Timestamp, mail: &mpsc::Sender<Event>) -> Result<Live, Refused> {
+    fn list(&self, ask: &Ask, stream: StreamId, since: Timestamp) -> Result<Live, Refused> {
         let facts = Facts {
             stream,
             device: ask.leave.device().clone(),
@@ -236,17 +236,17 @@ impl Desk {
             rule: ask.leave.rule().to_string(),
             since,
         };
-        self.streams.list(facts, mail.clone()).map_err(|_| Refused::Overloaded("streams"))
+        self.ground.streams.list(facts).map_err(|_| Refused::Overloaded("streams"))
     }
 
     /// The deadline of the handshake, at most the operator's.
     fn deadline(&self, ask: &Ask) -> Duration {
-        ask.open.deadline_s.map_or(self.times.deadline, Duration::from_secs).min(self.times.deadline_max)
+        ask.open.deadline_s.map_or(self.ground.times.deadline, Duration::from_secs).min(self.ground.times.deadline_max)
     }
 
     /// How long the device may be offline first, at most the operator's.
     fn wait(&self, ask: &Ask) -> Duration {
-        Duration::from_secs(ask.open.wait_s.unwrap_or(0)).min(self.times.wait_max)
+        Duration::from_secs(ask.open.wait_s.unwrap_or(0)).min(self.ground.times.wait_max)
     }
 }
 

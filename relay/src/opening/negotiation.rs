@@ -49,6 +49,7 @@ enum Turn {
     Arrived(DeviceHandle),
     Deadline,
     Beat,
+    Cut(CloseReason),
 }
 
 impl<'a> Negotiation<'a> {
@@ -91,7 +92,8 @@ impl<'a> Negotiation<'a> {
             fate = watched(&mut task.device) => Turn::DeviceLeg(fate),
             heard = first_frame(heard) => Turn::Heard(heard),
             gone = ended(channel) => Turn::Channel(gone),
-            handle = task.desk.directory.arrival(task.ask.leave.device()), if is_waiting => Turn::Arrived(handle),
+            handle = task.desk.ground.directory.arrival(task.ask.leave.device()), if is_waiting => Turn::Arrived(handle),
+            reason = task.live.cut() => Turn::Cut(reason),
             () = sleep_until(deadline) => Turn::Deadline,
             () = sleep_until(beat.unwrap_or(deadline)), if beat.is_some() => Turn::Beat,
         }
@@ -118,6 +120,7 @@ impl<'a> Negotiation<'a> {
                 Ok(())
             }
             Turn::Deadline => Err(self.timed_out()),
+            Turn::Cut(reason) => Err(Refused::Cut(reason)),
             Turn::Beat => {
                 self.task.beat().await;
                 Ok(())
@@ -146,7 +149,7 @@ impl<'a> Negotiation<'a> {
         let Some(before) = channel.take() else { return Ok(()) };
         let device = &before.about().device;
         if matches!(gone, Gone::Superseded { by } if *by == before.about().instance)
-            && let Place::Here(newer) = self.task.desk.directory.find(device)
+            && let Place::Here(newer) = self.task.desk.ground.directory.find(device)
         {
             self.task.asked = Some(newer.clone());
             *channel = Some(newer);
@@ -175,7 +178,7 @@ impl Task {
         let offer = Offer {
             stream,
             service,
-            url: Text::cut(&leg_path(&self.desk.node, &stream)),
+            url: Text::cut(&leg_path(&self.desk.ground.node, &stream)),
             token: self.seat.token(TokenOf::Device),
             expires_in_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
             caller: self.ask.caller.clone(),
@@ -221,7 +224,6 @@ impl Task {
                 self.asked = None;
                 return Err(Refused::Rejected { code: reject.code, detail: reject.detail.map(|detail| detail.to_string()) });
             }
-            Some(Event::Cut(reason)) => return Err(Refused::Cut(reason)),
             None => return Err(Refused::Cut(CloseReason::RelayDraining)),
         }
         Ok(())
@@ -235,7 +237,7 @@ impl Task {
         };
         if let Some(before) = before {
             let close = before.close(CloseReason::Superseded, "a newer join took its place", moorline_proto::bounds::CLOSE_WITHIN);
-            self.desk.tasks.spawn("closing", |_stop| close);
+            self.desk.ground.tasks.spawn("closing", |_stop| close);
         }
     }
 
@@ -271,7 +273,7 @@ impl Task {
             Fate::Done | Fate::Reset(_) | Fate::Lost => (CloseReason::Reset, String::new()),
         };
         let close = async move { leg.close(reason, &words, moorline_proto::bounds::CLOSE_WITHIN).await };
-        self.desk.tasks.spawn("closing", |_stop| close);
+        self.desk.ground.tasks.spawn("closing", |_stop| close);
     }
 
     fn next_beat(&self) -> Option<Instant> {

@@ -82,20 +82,33 @@ impl Task {
         }
         self.live.is(State::Opened);
         self.timeline.opened_ms = since(self.ask.since);
+        // A leg that was promised before this moment comes too late: it is closed here, or by whoever brings it.
+        self.inbox.close();
+        while let Ok(event) = self.inbox.try_recv() {
+            if let Event::Joined(_, leg) = event {
+                self.dismiss(*leg, "the stream was opened without it");
+            }
+        }
         let ended = self.splice(device, caller, stop).await;
         let lasted = u64::try_from(self.ask.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.live.record(ended.result(), &self.timeline, lasted);
     }
 
-    async fn splice(&mut self, mut device: Leg, mut caller: Leg, stop: CancellationToken) -> Ended {
+    async fn splice(&self, mut device: Leg, mut caller: Leg, stop: CancellationToken) -> Ended {
         let (to_device, to_caller) = (self.opened(Side::Device), self.opened(Side::Caller));
         let said = tokio::join!(device.say(&to_device, CLOSE_WITHIN), caller.say(&to_caller, CLOSE_WITHIN));
-        let rules = Rules { half_closed_idle: self.desk.times.half_closed_idle };
+        let rules = Rules { half_closed_idle: self.desk.ground.times.half_closed_idle };
         let (lost, remaining) = match said {
             (Ok(()), Ok(())) => {
                 let (desk, name) = (&self.desk, self.ask.leave.device());
-                let orphaned = || !matches!(desk.directory.find(name), Place::Here(_));
-                return splice(device, caller, rules, self.live.traffic(), cut(&mut self.inbox, &stop), orphaned).await;
+                let cut = async {
+                    tokio::select! {
+                        reason = self.live.cut() => reason,
+                        () = stop.cancelled() => CloseReason::RelayDraining,
+                    }
+                };
+                let orphaned = || !matches!(desk.ground.directory.find(name), Place::Here(_));
+                return splice(device, caller, rules, self.live.traffic(), cut, orphaned).await;
             }
             (Err(_), _) => (Side::Device, caller),
             (Ok(()), Err(_)) => (Side::Caller, device),
@@ -119,7 +132,7 @@ impl Task {
             peer,
             features,
             data,
-            ping_ms: u64::try_from(self.desk.times.ping.as_millis()).unwrap_or(u64::MAX),
+            ping_ms: u64::try_from(self.desk.ground.times.ping.as_millis()).unwrap_or(u64::MAX),
             timeline: self.timeline,
         }))
     }
@@ -161,7 +174,7 @@ impl Task {
     async fn with_last_seen(&self, refused: Refused) -> Refused {
         match refused {
             Refused::Offline { device, .. } => {
-                let record = self.desk.registry.device(&device).await;
+                let record = self.desk.ground.registry.device(&device).await;
                 let last_seen = record.ok().flatten().and_then(|record| record.last_seen);
                 Refused::Offline { device, last_seen }
             }
@@ -184,13 +197,13 @@ impl Task {
             match event {
                 Ok(Some(Event::Joined(Side::Caller, leg))) => {
                     let problem = problem.clone();
-                    self.desk.tasks.spawn("closing", |_stop| async move { tell(*leg, &problem).await });
+                    self.desk.ground.tasks.spawn("closing", |_stop| async move { tell(*leg, &problem).await });
                     if self.ask.via == Via::Connect {
                         return;
                     }
                 }
                 Ok(Some(Event::Joined(Side::Device, leg))) => self.dismiss(*leg, &problem.code),
-                Ok(Some(Event::Answered(_) | Event::Cut(_))) => {}
+                Ok(Some(Event::Answered(_))) => {}
                 Ok(Some(Event::CallerLost)) if self.ask.via == Via::Negotiation => {}
                 Ok(Some(Event::CallerLost) | None) | Err(_) => return,
             }
@@ -200,7 +213,7 @@ impl Task {
     /// Closes a device leg whose stream did not come about.
     fn dismiss(&self, leg: Leg, words: &str) {
         let words = words.to_owned();
-        self.desk.tasks.spawn("closing", |_stop| async move { leg.close(CloseReason::Refused, &words, CLOSE_WITHIN).await });
+        self.desk.ground.tasks.spawn("closing", |_stop| async move { leg.close(CloseReason::Refused, &words, CLOSE_WITHIN).await });
     }
 }
 
@@ -209,20 +222,5 @@ async fn tell(mut leg: Leg, problem: &Problem) {
     let refused = LegText::Refused(Box::new(RefusedText { problem: problem.clone() }));
     if leg.say(&refused, CLOSE_WITHIN).await.is_ok() {
         leg.close(CloseReason::Refused, &problem.code, CLOSE_WITHIN).await;
-    }
-}
-
-/// Waits for what ends an opened stream from outside. Legs that come now were promised before it was opened, and are dropped.
-async fn cut(inbox: &mut mpsc::Receiver<Event>, stop: &CancellationToken) -> CloseReason {
-    loop {
-        let event = tokio::select! {
-            event = inbox.recv() => event,
-            () = stop.cancelled() => return CloseReason::RelayDraining,
-        };
-        match event {
-            Some(Event::Cut(reason)) => return reason,
-            Some(Event::Joined(..) | Event::CallerLost | Event::Answered(_)) => {}
-            None => return std::future::pending().await,
-        }
     }
 }
