@@ -144,10 +144,15 @@ impl World {
             init.arg("--service").arg(format!("{name}={target}"));
         }
         let public = run(&mut init, SOON).await.well();
-        let key = folder.join("public.pem");
-        std::fs::write(&key, &public.out).expect("the public key is written");
-        run(self.client().args(["device", "add", id, "--key"]).arg(&key), SOON).await.well();
+        self.add(id, &public.out).await;
         self.agent(&folder).await
+    }
+
+    /// Adds a device by its public key in PEM.
+    pub async fn add(&self, id: &str, public: &[u8]) {
+        let key = self.path(&format!("{id}.pem"));
+        std::fs::write(&key, public).expect("the public key is written");
+        run(self.client().args(["device", "add", id, "--key"]).arg(&key), SOON).await.well();
     }
 
     /// Starts the agent of a folder and waits until it is online.

@@ -104,3 +104,20 @@ pub(crate) fn file(path: &str) -> String {
 pub(crate) fn vectors<T: DeserializeOwned>(name: &str) -> T {
     serde_json::from_str(&file(&format!("vectors/{name}"))).unwrap_or_else(|error| panic!("vectors/{name}: {error}"))
 }
+
+/// Reads JSON.
+///
+/// # Errors
+/// `field` and the path of the field that is wrong or missing, as `MessageError::kind` has it.
+pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let (path, detail) = (error.path().to_string(), error.inner().to_string());
+        let missing = detail.strip_prefix("missing field `").and_then(|rest| rest.split_once('`')).map(|(field, _)| field);
+        match (path.as_str(), missing) {
+            (_, None) => format!("field {path}"),
+            (".", Some(missing)) => format!("field {missing}"),
+            (_, Some(missing)) => format!("field {path}.{missing}"),
+        }
+    })
+}

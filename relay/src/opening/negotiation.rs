@@ -257,7 +257,8 @@ impl Task {
     }
 
     fn device_leg_ended(&mut self, fate: Fate) -> Result<(), Refused> {
-        if fate == Fate::Reset(CloseReason::Reset.code()) {
+        // Whatever the code, as everywhere on legs.
+        if matches!(fate, Fate::Reset(_)) {
             return Err(Refused::Rejected { code: RejectCode::Internal, detail: None });
         }
         self.timeline.device_joined_ms = None;
