@@ -5,6 +5,7 @@ mod handshake;
 mod house;
 mod http;
 mod integrity;
+mod python;
 mod refusing;
 mod returning;
 mod splicing;

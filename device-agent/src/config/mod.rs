@@ -1,4 +1,4 @@
-//! The agent's configuration: as written ([`file`]) and as used ([`check`]).
+//! The agent's configuration: as written ([`mod@file`]) and as used ([`check`]).
 
 pub mod check;
 pub mod file;

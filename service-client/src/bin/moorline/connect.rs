@@ -1,5 +1,6 @@
 //! `moorline connect`: a stream between standard input and output, for ssh's ProxyCommand and for pipes.
 
+use std::io;
 use std::time::Duration;
 
 use moorline::Client;
@@ -50,7 +51,12 @@ async fn carry(connect: &Connect, client: &Client) -> Result<(), Failure> {
     let (stdio, written) = Stdio::take().map_err(|error| Failure::new(Exit::Failed, "no thread for standard input").caused_by(&error))?;
     let bridged = stream.bridge(stdio, std::future::pending()).await;
     // Also after a reset: what came before it came in order.
-    written.wait().await;
+    let written = written.wait().await;
     debug!(to_device = bridged.to_leg_bytes, from_device = bridged.from_leg_bytes, ended = bridged.ended.name(), "ended");
-    ended(&format!("the stream to {to}"), &bridged.ended)
+    match written {
+        Ok(()) => ended(&format!("the stream to {to}"), &bridged.ended),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::quiet()),
+        // The bridge saw no more than that its local side had gone.
+        Err(error) => Err(Failure::new(Exit::Failed, "cannot write to standard output").caused_by(&error)),
+    }
 }

@@ -17,9 +17,11 @@ pub(crate) async fn run(action: DeviceAction, credentials: &Credentials, output:
         DeviceAction::Add { id, key } => {
             let key = parse_key(&read(&key)?)?;
             let (algorithm, kid) = (key.algorithm(), key.thumbprint());
-            add(&client, &id, key).await?;
-            output
-                .note(&format!("added {id} with its {algorithm} key {kid}\nnext: start moorline-agent on it, then `moorline device list`"));
+            let what = match add(&client, &id, key).await? {
+                Added::Now => format!("added {id} with its {algorithm} key {kid}"),
+                Added::Before => format!("{id} is there already, with this {algorithm} key {kid}"),
+            };
+            output.note(&format!("{what}\nnext: start moorline-agent on it, then `moorline device list`"));
             Ok(())
         }
         DeviceAction::List { json } => {
@@ -38,11 +40,16 @@ pub(crate) async fn run(action: DeviceAction, credentials: &Credentials, output:
     }
 }
 
+enum Added {
+    Now,
+    Before,
+}
+
 /// Adding a device anew with the key it has is no mistake; putting another key in its place by `add` would be.
-async fn add(client: &Client, id: &DeviceId, key: PublicKey) -> Result<(), Failure> {
+async fn add(client: &Client, id: &DeviceId, key: PublicKey) -> Result<Added, Failure> {
     let what = format!("cannot add {id}");
     match client.device(id).await {
-        Ok(there) if there.keys.iter().any(|known| known.kid == key.thumbprint()) => return Ok(()),
+        Ok(there) if there.keys.iter().any(|known| known.kid == key.thumbprint()) => return Ok(Added::Before),
         Ok(_) => {
             let failure = Failure::new(Exit::Refused, what).because("there is a device of this id, with another key");
             return Err(failure.next(format!("if it shall be replaced: `moorline device remove {id}`, then add it again")));
@@ -50,7 +57,7 @@ async fn add(client: &Client, id: &DeviceId, key: PublicKey) -> Result<(), Failu
         Err(DeviceError::Refused(problem)) if problem.status == 404 => {}
         Err(error) => return Err(failed(&what, &error)),
     }
-    client.put_device(id, vec![key]).await.map(drop).map_err(|error| failed(&what, &error))
+    client.put_device(id, vec![key]).await.map(|_| Added::Now).map_err(|error| failed(&what, &error))
 }
 
 fn parse_key(text: &str) -> Result<PublicKey, Failure> {

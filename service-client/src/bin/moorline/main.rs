@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let environment = Environment::read();
     let output = Output::new(environment.no_color);
-    match log(&environment).and_then(|()| run(cli, environment, output)) {
+    match log(&environment, output).and_then(|()| run(cli, environment, output)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output.failure(&failure);
@@ -72,11 +72,11 @@ fn block_on<T>(threads: Threads, command: impl Future<Output = Result<T, Failure
     result
 }
 
-fn log(environment: &Environment) -> Result<(), Failure> {
+fn log(environment: &Environment, output: Output) -> Result<(), Failure> {
     let Some(filter) = &environment.log else { return Ok(()) };
     let filter = EnvFilter::try_new(filter.to_string_lossy()).map_err(|error| {
         Failure::new(Exit::Usage, "MOORLINE_LOG is no filter, like debug or moorline_transport=trace").caused_by(&error)
     })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(output.has_colour()).init();
     Ok(())
 }

@@ -26,6 +26,11 @@ impl Output {
         Self { style }
     }
 
+    /// Whether colours are written to standard error.
+    pub(crate) fn has_colour(self) -> bool {
+        self.style == Style::Colour
+    }
+
     /// Writes text to standard output.
     ///
     /// # Errors

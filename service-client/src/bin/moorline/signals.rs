@@ -1,5 +1,6 @@
 //! The signals that ask the program to end.
 
+use std::fs;
 use std::future::pending;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -17,12 +18,13 @@ pub(crate) enum Asked {
     HangUp,
 }
 
-/// Catches the signals for as long as the process lives: none of them ends it by itself any more.
+/// Catches the signals for as long as the process lives: none of them ends it by itself any more. SIGHUP stays ignored where it was,
+/// which is what `nohup` asks for.
 #[derive(Debug)]
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    hang_up: Signal,
+    hang_up: Option<Signal>,
 }
 
 impl Signals {
@@ -35,7 +37,7 @@ impl Signals {
         Ok(Self {
             interrupt: caught(SignalKind::interrupt())?,
             terminate: caught(SignalKind::terminate())?,
-            hang_up: caught(SignalKind::hangup())?,
+            hang_up: if is_hang_up_ignored() { None } else { Some(caught(SignalKind::hangup())?) },
         })
     }
 
@@ -44,11 +46,40 @@ impl Signals {
         let (asked, came) = tokio::select! {
             came = self.interrupt.recv() => (Asked::Interrupt, came),
             came = self.terminate.recv() => (Asked::Terminate, came),
-            came = self.hang_up.recv() => (Asked::HangUp, came),
+            came = recv(self.hang_up.as_mut()) => (Asked::HangUp, came),
         };
         match came {
             Some(()) => asked,
             None => pending().await, // no more signals can come; nothing to wait for
         }
+    }
+}
+
+async fn recv(signal: Option<&mut Signal>) -> Option<()> {
+    match signal {
+        Some(signal) => signal.recv().await,
+        None => pending().await,
+    }
+}
+
+/// Linux tells it in the process's status. Where it cannot be read, the signal is taken as one that ends us.
+fn is_hang_up_ignored() -> bool {
+    fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hang_up(&status))
+}
+
+fn ignores_hang_up(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1) // SIGHUP is the first
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nohup_is_seen_in_the_process_status() {
+        assert!(ignores_hang_up("Name:\tx\nSigIgn:\t0000000000001001\nSigCgt:\t0\n"));
+        assert!(!ignores_hang_up("Name:\tx\nSigIgn:\t0000000000001000\nSigCgt:\t1\n"));
+        assert!(!ignores_hang_up(""));
     }
 }

@@ -36,13 +36,15 @@ pub(crate) struct Stdio {
 /// Tells when all that was written to a [`Stdio`] has reached standard output, or can no more.
 #[derive(Debug)]
 #[must_use = "what is still in the queue is lost when the process ends"]
-pub(crate) struct Written(oneshot::Receiver<()>);
+pub(crate) struct Written(oneshot::Receiver<io::Result<()>>);
 
 impl Written {
     /// Waits for it; the [`Stdio`] must be gone, or shut down.
-    pub(crate) async fn wait(self) {
-        // The thread drops its end on every way out.
-        self.0.await.ok();
+    ///
+    /// # Errors
+    /// What standard output said when it took no more: its reader is gone, the disk is full.
+    pub(crate) async fn wait(self) -> io::Result<()> {
+        self.0.await.unwrap_or_else(|_| Err(io::Error::other("the thread that writes is gone")))
     }
 }
 
@@ -57,7 +59,10 @@ impl Stdio {
         let (done, written) = oneshot::channel();
         // The first ends with the process, or when the reader is gone; the second when the writer is.
         thread::Builder::new().name("stdin".to_owned()).spawn(move || read_all(&input_end))?;
-        thread::Builder::new().name("stdout".to_owned()).spawn(move || write_all(output_end, done))?;
+        thread::Builder::new().name("stdout".to_owned()).spawn(move || {
+            let written = write_all(output_end);
+            drop(done.send(written)); // nobody waits any more: the process is told to end
+        })?;
         Ok((Self { input, read: Bytes::new(), output: PollSender::new(output) }, Written(written)))
     }
 }
@@ -79,20 +84,15 @@ fn read_all(input: &mpsc::Sender<io::Result<Bytes>>) {
     }
 }
 
-fn write_all(mut output: mpsc::Receiver<Bytes>, _done: oneshot::Sender<()>) {
+fn write_all(mut output: mpsc::Receiver<Bytes>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     while let Some(piece) = output.blocking_recv() {
-        let written = stdout.write_all(&piece).and_then(|()| stdout.flush());
-        if let Err(error) = written {
-            tracing::debug!(%error, "standard output takes no more"); // the writer sees the queue closed
-            return;
-        }
+        stdout.write_all(&piece)?; // after an error, whoever writes finds the queue closed
+        stdout.flush()?;
     }
     // The end of the descriptor itself is what a reader sees: ssh ends when its ProxyCommand's output does.
-    let closed = File::options().write(true).open("/dev/null").and_then(|null| Ok(rustix::stdio::dup2_stdout(&null)?));
-    if let Err(error) = closed {
-        tracing::debug!(%error, "standard output stays open until the process ends");
-    }
+    let nowhere = File::options().write(true).open("/dev/null")?;
+    Ok(rustix::stdio::dup2_stdout(&nowhere)?)
 }
 
 impl AsyncRead for Stdio {

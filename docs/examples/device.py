@@ -1,0 +1,288 @@
+#!/usr/bin/python3
+"""A Moorline device, written from docs/PROTOCOL.md alone (the numbers in comments are its sections).
+
+    device.py --make-key device.key > device.pub      a new key; the operator registers device.pub
+    device.py --join join.txt --device lamp-1 --key device.key ssh=127.0.0.1:22 http=127.0.0.1:8080
+
+Needs Debian's python3-websockets and python3-cryptography."""
+import argparse, asyncio, base64, hashlib, json, os, random, secrets, socket, ssl, struct, sys, time
+from urllib.parse import urlsplit
+
+import websockets
+from cryptography.hazmat.primitives import hashes, serialization as ser
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils
+
+websockets.connect.MAX_REDIRECTS_ALLOWED = 1  # a redirect is a failure (5.2)
+INSTANCE = secrets.token_hex(16)
+
+
+def log(*words):
+    print("device:", *words, file=sys.stderr, flush=True)
+
+
+def b64(data):
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def unb64(text):
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def compact(value):
+    return json.dumps(value, separators=(",", ":"))
+
+
+def make_key(path):
+    key = ed25519.Ed25519PrivateKey.generate()
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(key.private_bytes(ser.Encoding.PEM, ser.PrivateFormat.PKCS8, ser.NoEncryption()))
+    print(key.public_key().public_bytes(ser.Encoding.PEM, ser.PublicFormat.SubjectPublicKeyInfo).decode(), end="")
+
+
+def prove(key, nonce, host, device):
+    """The proof (6.2)."""
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        alg, x = "EdDSA", key.public_key().public_bytes(ser.Encoding.Raw, ser.PublicFormat.Raw)
+        jwk, sign = {"crv": "Ed25519", "kty": "OKP", "x": b64(x)}, key.sign
+    else:
+        point = key.public_key().public_numbers()
+        x, y = (b64(number.to_bytes(32, "big")) for number in (point.x, point.y))
+        alg, jwk = "ES256", {"crv": "P-256", "kty": "EC", "x": x, "y": y}
+        sign = lambda data: b"".join(n.to_bytes(32, "big") for n in utils.decode_dss_signature(key.sign(data, ec.ECDSA(hashes.SHA256()))))
+    kid = b64(hashlib.sha256(compact(jwk).encode()).digest())
+    header = {"typ": "moorline-proof+jwt", "alg": alg, "kid": kid}
+    claims = {"nonce": nonce, "aud": host, "sub": device, "instance": INSTANCE}
+    signed = b64(compact(header).encode()) + "." + b64(compact(claims).encode())
+    return signed + "." + b64(sign(signed.encode()))
+
+
+def reset(writer):
+    """Ends a local connection so that its other end sees that it was cut (8.3)."""
+    if writer.get_extra_info("socket").fileno() >= 0:
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+async def carry(leg, reader, writer):
+    """Bytes both ways, until the relay closes the leg (8.3)."""
+    ended = unsent = False
+
+    async def up():
+        nonlocal ended, unsent
+        try:
+            while data := await reader.read(65536):
+                unsent = True
+                await leg.send(data)
+                unsent = False
+            await leg.send('{"type":"end"}')
+            ended = True
+        except OSError:  # the local side was reset
+            await leg.close(4001)
+
+    async def down():
+        async for message in leg:
+            if isinstance(message, bytes):
+                writer.write(message)
+                drained = asyncio.ensure_future(writer.drain())
+                while not drained.done() and not (await asyncio.wait([drained], timeout=20))[0]:
+                    await leg.pong()  # not reading, but alive (8.5)
+                drained.result()
+            elif json.loads(message)["type"] == "end":
+                writer.write_eof()
+
+    sending = asyncio.create_task(up())
+    try:
+        await down()
+    except OSError:  # the local side takes no more
+        await leg.close(4001)
+    except websockets.ConnectionClosed:
+        pass  # the code says why
+    sending.cancel()
+    await asyncio.wait([sending])
+    if leg.close_code == 1000 and not unsent:
+        writer.close()
+    else:
+        reset(writer)
+    return f"{leg.close_code}" + ("" if ended or leg.close_code != 1000 else ", cut short")
+
+
+class Device:
+    def __init__(self, join, device, key, targets):
+        address, _, ca = join.strip().partition("#ca=")
+        parts = urlsplit(address)
+        self.host, self.base = parts.hostname, f"wss://{parts.netloc}"
+        self.device, self.key, self.targets = device, key, targets
+        self.tls = ssl.create_default_context(cadata=unb64(ca) if ca else None)
+        self.tls.set_alpn_protocols(["http/1.1"])
+        self.control, self.undecided, self.tasks = None, {}, set()
+
+    def dial(self, url, subprotocol, token=None):
+        # No close timer is in the way: this device never sends 1000 on a leg (8.4, 13).
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return websockets.connect(url, ssl=self.tls, subprotocols=[subprotocol], extra_headers=headers, compression=None,
+                                  ping_interval=None, close_timeout=5, max_size=65536, max_queue=4, open_timeout=20)
+
+    def spawn(self, work):
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    async def say(self, message):
+        try:
+            await self.control.send(compact(message))
+        except websockets.ConnectionClosed:
+            pass  # nobody waits for it
+
+    async def reject(self, offer, code, detail):
+        await self.say({"type": "reject", "stream": offer["stream"], "code": code, "detail": str(detail)[:256]})
+
+    def leg_url(self, url):
+        """Only the relay's own host (8.1)."""
+        if url.startswith("/") and not url.startswith("//"):
+            return self.base + url
+        parts = urlsplit(url)
+        own = parts.scheme in ("https", "wss") and parts.hostname == self.host and "@" not in parts.netloc
+        return parts._replace(scheme="wss").geturl() if own else None
+
+    async def offered(self, offer):
+        """One offer (6.4): target first, then accept, then the leg."""
+        begun, left, writer = time.monotonic(), offer["expires_in_ms"] / 1000, None
+        url, target = self.leg_url(offer["url"]), self.targets.get(offer["service"])
+        if not target:
+            return await self.reject(offer, "not_exposed", "no such service here")
+        if not url:
+            return await self.reject(offer, "policy", "the leg's address is not the relay's")
+        try:
+            reader, writer = await asyncio.wait_for(asyncio.open_connection(*target), min(10, left))
+            dial_ms = int(1000 * (time.monotonic() - begun))
+            await self.say({"type": "accept", "stream": offer["stream"], "dial_ms": dial_ms})
+            leg = await asyncio.wait_for(self.joined(url, offer["token"]), left - (time.monotonic() - begun))
+            if leg is None:
+                return reset(writer)
+            self.undecided.pop(offer["stream"], None)  # from here on only the leg's end counts
+            log("stream", offer["stream"], offer["service"], "for", offer["caller"]["subject"], "opened")
+            log("stream", offer["stream"], "ended:", await carry(leg, reader, writer))
+        except ConnectionRefusedError as error:
+            await self.reject(offer, "target_refused", error)
+        except (asyncio.TimeoutError, TimeoutError) as error:
+            await (self.reject(offer, "target_timeout", "the target did not answer") if writer is None else asyncio.sleep(0))
+        except OSError as error:
+            await self.reject(offer, "target_unreachable", error)
+        finally:
+            self.undecided.pop(offer["stream"], None)
+            if writer and not writer.is_closing():
+                reset(writer)
+
+    async def joined(self, url, token):
+        """The opened leg; none if the stream did not come about. A leg that is lost before is joined again (8.1)."""
+        while True:
+            try:
+                leg = await self.dial(url, "moorline.stream.v1", token)
+            except websockets.InvalidStatusCode as error:
+                if error.status_code < 500:
+                    return None
+            except (OSError, asyncio.TimeoutError, websockets.InvalidHandshake):
+                pass
+            else:
+                try:
+                    if json.loads(await leg.recv())["type"] == "opened":
+                        return leg
+                except websockets.ConnectionClosed:
+                    if leg.close_code != 1006:
+                        return None
+                except asyncio.CancelledError:
+                    leg.transport.abort()
+                    raise
+            await asyncio.sleep(0.3)
+
+    async def channel(self, away):
+        """One control channel to its end (6.1); `away` gets what go_away says."""
+        async with self.dial(self.base + "/v1/control", "moorline.control.v1") as ws:
+            challenge = json.loads(await asyncio.wait_for(ws.recv(), 20))
+            await ws.send(compact({
+                "type": "hello", "device": self.device, "instance": INSTANCE, "agent": "device.py/1", "features": ["heartbeat"],
+                "proof": prove(self.key, challenge["nonce"], self.host, self.device), "services": [{"name": name} for name in self.targets]}))
+            welcome = json.loads(await asyncio.wait_for(ws.recv(), 20))
+            self.control, since = ws, time.monotonic()
+            log("online, session", welcome["session"])
+            beat = self.spawn(self.heartbeat(ws, welcome["heartbeat_ms"] / 1000))
+            try:
+                async for text in ws:
+                    message = json.loads(text)
+                    if message["type"] == "offer":
+                        self.undecided[message["stream"]] = self.spawn(self.offered(message))
+                    elif message["type"] == "cancel" and (task := self.undecided.pop(message["stream"], None)):
+                        task.cancel()
+                    elif message["type"] == "go_away" and not away.done():
+                        away.set_result(message["reconnect_in_ms"] / 1000)
+            except websockets.ConnectionClosedError:
+                pass
+            beat.cancel()
+            return ws.close_code, ws.close_reason or "", time.monotonic() - since
+
+    async def heartbeat(self, ws, interval):
+        """Pings by the device, which it announced as a feature (6.5)."""
+        while True:
+            await asyncio.sleep(interval)
+            try:
+                await asyncio.wait_for(await ws.ping(), 1.5 * interval)
+            except asyncio.TimeoutError:
+                return ws.transport.abort()
+
+    async def stay_online(self):
+        """Comes back, for ever (6.6)."""
+        failures = superseded = 0
+        while True:
+            away = asyncio.get_running_loop().create_future()
+            channel = self.spawn(self.channel(away))
+            await asyncio.wait([channel, away], return_when=asyncio.FIRST_COMPLETED)
+            if away.done():  # the old channel stays until the new one takes over (6.7)
+                await asyncio.sleep(away.result())
+                continue
+            pause = random.uniform(0, min(60, 2**failures))
+            failures = min(failures + 1, 6)
+            try:
+                code, reason, lasted = channel.result()
+                failures = 0 if lasted >= 60 else failures
+                superseded = 0 if lasted >= 3600 else superseded
+                if code == 4007 and INSTANCE not in reason:
+                    superseded += 1
+                    pause = pause if superseded == 1 else min(3600, 60 * 2 ** (superseded - 2))
+                elif code in (4401, 4403, 4006):
+                    pause = random.uniform(150, 450)
+                elif code == 4400:
+                    pause = 60
+                why = f"{code} {reason}"
+            except websockets.InvalidStatusCode as error:
+                retry = error.headers.get("Retry-After", "") if error.status_code in (429, 503) else ""
+                pause = float(retry) * random.uniform(1, 1.5) if retry.isdigit() else 60 if error.status_code < 500 else pause
+                why = error
+            except Exception as error:  # every failure is worth another attempt
+                why = repr(error)
+            log(f"offline: {why}; dialling again in {pause:.1f} s")
+            await asyncio.sleep(pause)
+
+
+def main():
+    args = argparse.ArgumentParser(description="A Moorline device in Python.")
+    args.add_argument("--make-key", metavar="FILE", help="write a new private key, print the public one, and stop")
+    args.add_argument("--join", metavar="FILE", help="file with the relay's join string")
+    args.add_argument("--device", metavar="ID")
+    args.add_argument("--key", metavar="FILE", help="private key, PEM")
+    args.add_argument("services", nargs="*", metavar="SERVICE=HOST:PORT")
+    args = args.parse_args()
+    if args.make_key:
+        return make_key(args.make_key)
+    if not (args.join and args.device and args.key and args.services):
+        sys.exit("device: --join, --device, --key and a SERVICE=HOST:PORT are needed")
+    targets = {name: address.rsplit(":", 1) for name, _, address in (service.partition("=") for service in args.services)}
+    key = ser.load_pem_private_key(open(args.key, "rb").read(), None)
+    asyncio.run(Device(open(args.join).read(), args.device, key, targets).stay_online())
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        pass
