@@ -104,6 +104,7 @@ async def carry(leg):
     except websockets.ConnectionClosed:
         pass  # the code says why
     sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
     if leg.close_code != 1000:
         raise Failed(f"the stream was cut: {leg.close_code} {leg.close_reason}", 1)
     if unsent or not ended:
@@ -121,7 +122,7 @@ async def run(args):
         said, code = f"refused with status {error.status_code}", 5 if error.status_code == 401 else 3
     except websockets.ConnectionClosed as closed:
         said, code = f"the leg was closed before opened: {closed}", 1
-    except (OSError, asyncio.TimeoutError, websockets.InvalidHandshake, http.client.HTTPException) as error:
+    except (OSError, websockets.InvalidHandshake, http.client.HTTPException) as error:
         said, code = f"the relay is not reachable: {error!r}", 4
     print("caller:", said, file=sys.stderr)
     return code

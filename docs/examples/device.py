@@ -98,7 +98,7 @@ async def carry(leg, reader, writer):
     except websockets.ConnectionClosed:
         pass  # the code says why
     sending.cancel()
-    await asyncio.wait([sending])
+    await asyncio.gather(sending, return_exceptions=True)
     if leg.close_code == 1000 and not unsent:
         writer.close()
     else:
@@ -112,7 +112,7 @@ class Device:
         parts = urlsplit(address)
         self.host, self.base = parts.hostname, f"wss://{parts.netloc}"
         self.device, self.key, self.targets = device, key, targets
-        self.tls = ssl.create_default_context(cadata=unb64(ca) if ca else None)
+        self.tls = ssl.create_default_context(cadata=unb64(ca) or None)
         self.tls.set_alpn_protocols(["http/1.1"])
         self.control, self.undecided, self.tasks = None, {}, set()
 
@@ -134,8 +134,8 @@ class Device:
         except websockets.ConnectionClosed:
             pass  # nobody waits for it
 
-    async def reject(self, offer, code, detail):
-        await self.say({"type": "reject", "stream": offer["stream"], "code": code, "detail": str(detail)[:256]})
+    async def reject(self, stream, code, detail):
+        await self.say({"type": "reject", "stream": stream, "code": code, "detail": str(detail)[:256]})
 
     def leg_url(self, url):
         """Only the relay's own host (8.1)."""
@@ -147,31 +147,31 @@ class Device:
 
     async def offered(self, offer):
         """One offer (6.4): target first, then accept, then the leg."""
-        begun, left, writer = time.monotonic(), offer["expires_in_ms"] / 1000, None
+        begun, left, stream = time.monotonic(), offer["expires_in_ms"] / 1000, offer["stream"]
         url, target = self.leg_url(offer["url"]), self.targets.get(offer["service"])
         if not target:
-            return await self.reject(offer, "not_exposed", "no such service here")
+            return await self.reject(stream, "not_exposed", "no such service here")
         if not url:
-            return await self.reject(offer, "policy", "the leg's address is not the relay's")
+            return await self.reject(stream, "policy", "the leg's address is not the relay's")
         try:
             reader, writer = await asyncio.wait_for(asyncio.open_connection(*target), min(10, left))
-            dial_ms = int(1000 * (time.monotonic() - begun))
-            await self.say({"type": "accept", "stream": offer["stream"], "dial_ms": dial_ms})
-            leg = await asyncio.wait_for(self.joined(url, offer["token"]), left - (time.monotonic() - begun))
-            if leg is None:
-                return reset(writer)
-            self.undecided.pop(offer["stream"], None)  # from here on only the leg's end counts
-            log("stream", offer["stream"], offer["service"], "for", offer["caller"]["subject"], "opened")
-            log("stream", offer["stream"], "ended:", await carry(leg, reader, writer))
+        except TimeoutError:
+            return await self.reject(stream, "target_timeout", "no answer")
         except ConnectionRefusedError as error:
-            await self.reject(offer, "target_refused", error)
-        except (asyncio.TimeoutError, TimeoutError) as error:
-            await (self.reject(offer, "target_timeout", "the target did not answer") if writer is None else asyncio.sleep(0))
+            return await self.reject(stream, "target_refused", error)
         except OSError as error:
-            await self.reject(offer, "target_unreachable", error)
+            return await self.reject(stream, "target_unreachable", error)
+        try:
+            await self.say({"type": "accept", "stream": stream, "dial_ms": int(1000 * (time.monotonic() - begun))})
+            leg = await asyncio.wait_for(self.joined(url, offer["token"]), left - (time.monotonic() - begun))
+            self.undecided.pop(stream, None)  # from here on only the leg's end counts
+            if leg:
+                log("stream", stream, offer["service"], "for", offer["caller"]["subject"], "opened")
+                log("stream", stream, "ended:", await carry(leg, reader, writer))
+        except TimeoutError:
+            log("stream", stream, "was not opened in time")
         finally:
-            self.undecided.pop(offer["stream"], None)
-            if writer and not writer.is_closing():
+            if not writer.is_closing():
                 reset(writer)
 
     async def joined(self, url, token):
@@ -182,7 +182,7 @@ class Device:
             except websockets.InvalidStatusCode as error:
                 if error.status_code < 500:
                     return None
-            except (OSError, asyncio.TimeoutError, websockets.InvalidHandshake):
+            except (OSError, websockets.InvalidHandshake):
                 pass
             else:
                 try:
@@ -199,27 +199,34 @@ class Device:
     async def channel(self, away):
         """One control channel to its end (6.1); `away` gets what go_away says."""
         async with self.dial(self.base + "/v1/control", "moorline.control.v1") as ws:
-            challenge = json.loads(await asyncio.wait_for(ws.recv(), 20))
-            await ws.send(compact({
-                "type": "hello", "device": self.device, "instance": INSTANCE, "agent": "device.py/1", "features": ["heartbeat"],
-                "proof": prove(self.key, challenge["nonce"], self.host, self.device), "services": [{"name": name} for name in self.targets]}))
-            welcome = json.loads(await asyncio.wait_for(ws.recv(), 20))
-            self.control, since = ws, time.monotonic()
-            log("online, session", welcome["session"])
-            beat = self.spawn(self.heartbeat(ws, welcome["heartbeat_ms"] / 1000))
+            since, beat = time.monotonic(), None
             try:
+                challenge = json.loads(await asyncio.wait_for(ws.recv(), 20))
+                await ws.send(compact({
+                    "type": "hello", "device": self.device, "instance": INSTANCE, "agent": "device.py/1", "features": ["heartbeat"],
+                    "proof": prove(self.key, challenge["nonce"], self.host, self.device),
+                    "services": [{"name": name} for name in self.targets]}))
+                welcome = json.loads(await asyncio.wait_for(ws.recv(), 20))
+                log("online, session", welcome["session"])
+                self.control, beat = ws, self.spawn(self.heartbeat(ws, welcome["heartbeat_ms"] / 1000))
                 async for text in ws:
-                    message = json.loads(text)
-                    if message["type"] == "offer":
-                        self.undecided[message["stream"]] = self.spawn(self.offered(message))
-                    elif message["type"] == "cancel" and (task := self.undecided.pop(message["stream"], None)):
-                        task.cancel()
-                    elif message["type"] == "go_away" and not away.done():
-                        away.set_result(message["reconnect_in_ms"] / 1000)
-            except websockets.ConnectionClosedError:
-                pass
-            beat.cancel()
+                    self.hear(json.loads(text), away)
+            except websockets.ConnectionClosed:
+                pass  # the code says why
+            finally:
+                if beat:
+                    beat.cancel()
             return ws.close_code, ws.close_reason or "", time.monotonic() - since
+
+    def hear(self, message, away):
+        stream = message.get("stream")
+        if message["type"] == "offer":  # many at once, each in a task of its own (6.3)
+            self.undecided[stream] = task = self.spawn(self.offered(message))
+            task.add_done_callback(lambda _: self.undecided.pop(stream, None))
+        elif message["type"] == "cancel" and stream in self.undecided:
+            self.undecided.pop(stream).cancel()
+        elif message["type"] == "go_away" and not away.done():
+            away.set_result(message["reconnect_in_ms"] / 1000)
 
     async def heartbeat(self, ws, interval):
         """Pings by the device, which it announced as a feature (6.5)."""
@@ -227,7 +234,7 @@ class Device:
             await asyncio.sleep(interval)
             try:
                 await asyncio.wait_for(await ws.ping(), 1.5 * interval)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 return ws.transport.abort()
 
     async def stay_online(self):

@@ -308,7 +308,7 @@ impl Failure {
             text.push_str(&format!("  because: {}\n", error.to_string().trim_end().replace('\n', "\n           ")));
             source = error.source();
         }
-        text.push_str(&format!("  do: {}\n", self.advice));
+        text.push_str(&format!("  next: {}\n", self.advice));
         // There is nobody left to tell if that fails.
         io::stderr().write_all(text.as_bytes()).ok();
     }

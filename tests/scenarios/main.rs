@@ -1,12 +1,16 @@
 //! Everything that must hold, as scenarios somebody could act out.
 
 mod agent;
+mod decoding;
+mod half_close;
 mod handshake;
 mod house;
 mod http;
 mod integrity;
+mod opening;
 mod python;
 mod refusing;
 mod returning;
 mod splicing;
 mod ssh;
+mod strangers;

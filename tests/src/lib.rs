@@ -2,10 +2,12 @@
 //!
 //! [`memory`] is a world within the process, whose clock can stand still; [`world`] is one of real programs.
 
+pub mod decoders;
 pub mod memory;
 pub mod patterns;
 pub mod programs;
 pub mod sshd;
+pub mod stranger;
 pub mod targets;
 pub mod wire;
 pub mod world;

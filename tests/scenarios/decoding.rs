@@ -1,0 +1,92 @@
+//! The decoders against random bytes, random JSON-like text, and the vectors with pieces cut, doubled and changed. Bounded; `tests/fuzz`
+//! has the same decoders for a fuzzer that does not stop.
+
+use std::fs;
+use std::path::Path;
+
+use moorline_tests::decoders::DECODERS;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+/// Every string in the vectors: messages, keys, claims, join strings.
+fn vectors() -> Vec<String> {
+    fn strings(value: &serde_json::Value, all: &mut Vec<String>) {
+        match value {
+            serde_json::Value::String(text) => all.push(text.clone()),
+            serde_json::Value::Array(items) => items.iter().for_each(|item| strings(item, all)),
+            serde_json::Value::Object(members) => {
+                all.push(value.to_string());
+                members.values().for_each(|member| strings(member, all));
+            }
+            _ => {}
+        }
+    }
+    let mut all = Vec::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/vectors");
+    for entry in fs::read_dir(folder).expect("the vectors are there") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            let text = fs::read(&path).expect("a vector is read");
+            strings(&serde_json::from_slice(&text).expect("vectors are JSON"), &mut all);
+        }
+    }
+    assert!(all.len() > 100, "there are many vectors");
+    all
+}
+
+fn against(inputs: impl Strategy<Value = Vec<u8>>, cases: u32) {
+    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
+    let ran = runner.run(&inputs, |bytes| {
+        DECODERS.iter().for_each(|(_, decode)| decode(&bytes));
+        Ok(())
+    });
+    if let Err(error) = ran {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn every_vector_is_read_by_every_decoder_without_harm() {
+    for text in vectors() {
+        DECODERS.iter().for_each(|(_, decode)| decode(text.as_bytes()));
+    }
+}
+
+#[test]
+fn random_bytes_and_text_like_ours_do_no_harm() {
+    against(vec(any::<u8>(), 0..300), 2_000);
+    against(r#"[\[\]{}",:a-z_0-9\\ .=#/-]{0,200}"#.prop_map(String::into_bytes), 4_000);
+}
+
+#[test]
+fn changed_vectors_do_no_harm() {
+    let changed =
+        (prop::sample::select(vectors()), vec((any::<prop::sample::Index>(), any::<u8>(), 0..4_u8), 1..6)).prop_map(|(text, changes)| {
+            let mut bytes = text.into_bytes();
+            for (at, byte, kind) in changes {
+                if bytes.is_empty() {
+                    break;
+                }
+                let at = at.index(bytes.len());
+                match kind {
+                    0 => bytes[at] = byte,
+                    1 => drop(bytes.remove(at)),
+                    2 => bytes.insert(at, byte),
+                    _ => bytes.truncate(at),
+                }
+            }
+            bytes
+        });
+    against(changed, 6_000);
+}
+
+#[test]
+fn each_decoder_has_its_fuzz_target() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    let manifest = fs::read_to_string(folder.join("Cargo.toml")).expect("tests/fuzz/Cargo.toml");
+    for (name, _) in DECODERS {
+        let target = fs::read_to_string(folder.join(format!("fuzz_targets/{name}.rs"))).expect("a target");
+        assert!(target.contains(&format!("decoders::{name}(")) && manifest.contains(&format!("name = \"{name}\"")), "{name}");
+    }
+}

@@ -1,0 +1,132 @@
+//! Ends of a stream through the three real programs: each direction ends by itself, and a connection that was cut never looks ended.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use moorline_tests::patterns::pattern;
+use moorline_tests::programs::{feed, run};
+use moorline_tests::targets::Target;
+use moorline_tests::world::{Device, Forward, World};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+const WITHIN: Duration = Duration::from_secs(60);
+const SIZE: usize = 3 << 20;
+
+/// What the target saw of one connection: its bytes to the end, or how it was cut.
+type Seen = Result<Vec<u8>, ErrorKind>;
+
+struct Scene {
+    world: World,
+    forward: Forward,
+    seen: mpsc::Receiver<Seen>,
+    _device: Device,
+    _target: Target,
+}
+
+impl Scene {
+    /// A target that says `says` and ends its direction at once, and then reads until the other one ends.
+    async fn with_target_that_says(says: Vec<u8>) -> Self {
+        let (tell, seen) = mpsc::channel(8);
+        let target = Target::start(move |mut tcp| {
+            let (tell, says) = (tell.clone(), says.clone());
+            async move {
+                tcp.write_all(&says).await.expect("the stream takes bytes");
+                tcp.shutdown().await.expect("the end is said");
+                let mut heard = Vec::new();
+                let ended = tcp.read_to_end(&mut heard).await;
+                tell.send(ended.map(|_| heard).map_err(|error| error.kind())).await.ok();
+            }
+        })
+        .await;
+        let world = World::start().await;
+        let device = world.device("lamp-1", &[("data", target.address)]).await;
+        let forward = world.forward("lamp-1", &["data"]).await;
+        Self { world, forward, seen, _device: device, _target: target }
+    }
+
+    async fn dial(&self) -> TcpStream {
+        TcpStream::connect(self.forward.local[0]).await.expect("the forward listens")
+    }
+
+    async fn seen(&mut self) -> Seen {
+        timeout(WITHIN, self.seen.recv()).await.expect("the target sees an end in time").expect("the target lives")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_device_may_end_first_and_still_hear_everything() {
+    let mut scene = Scene::with_target_that_says(pattern(1, 0, SIZE)).await;
+    let mut tcp = scene.dial().await;
+    let mut heard = Vec::new();
+    timeout(WITHIN, tcp.read_to_end(&mut heard)).await.expect("in time").expect("an end, not a cut");
+    assert!(heard == pattern(1, 0, SIZE), "all of it came before the end");
+    tcp.write_all(&pattern(2, 0, SIZE)).await.expect("the other direction goes on");
+    tcp.shutdown().await.expect("the end is said");
+    assert!(scene.seen().await == Ok(pattern(2, 0, SIZE)), "and the device hears all of it, and the end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_caller_may_end_first_and_still_hear_everything() {
+    let target = Target::start(|mut tcp| async move {
+        let mut heard = Vec::new();
+        tcp.read_to_end(&mut heard).await.expect("an end, not a cut");
+        assert!(heard == pattern(3, 0, SIZE));
+        tcp.write_all(&pattern(4, 0, SIZE)).await.expect("the other direction goes on");
+    })
+    .await;
+    let world = World::start().await;
+    let _device = world.device("lamp-1", &[("data", target.address)]).await;
+    let file = world.path("input");
+    std::fs::write(&file, pattern(3, 0, SIZE)).expect("a file is written");
+    let input = std::fs::File::open(&file).expect("the file is there");
+    let done = feed(world.client().args(["connect", "lamp-1", "data"]), input, WITHIN).await.well();
+    assert!(done.out == pattern(4, 0, SIZE), "what came after the end of standard input is whole");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_resets_is_a_reset_for_the_target() {
+    let mut scene = Scene::with_target_that_says(b"hello".to_vec()).await;
+    let mut tcp = scene.dial().await;
+    let mut hello = Vec::new();
+    timeout(WITHIN, tcp.read_to_end(&mut hello)).await.expect("in time").expect("an end, not a cut");
+    tcp.set_zero_linger().expect("a socket of this machine");
+    drop(tcp);
+    assert_eq!(scene.seen().await, Err(ErrorKind::ConnectionReset));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_resets_is_a_reset_for_the_caller_and_connect_says_so() {
+    let target = Target::start(|mut tcp| async move {
+        tcp.read_exact(&mut [0; 5]).await.expect("five bytes");
+        tcp.set_zero_linger().expect("a socket of this machine");
+    })
+    .await;
+    let world = World::start().await;
+    let _device = world.device("lamp-1", &[("data", target.address)]).await;
+    let forward = world.forward("lamp-1", &["data"]).await;
+    let mut tcp = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
+    tcp.write_all(b"hello").await.expect("the stream takes bytes");
+    let cut = timeout(WITHIN, tcp.read(&mut [0; 1])).await.expect("in time");
+    assert_eq!(cut.expect_err("a cut stream is no ended one").kind(), ErrorKind::ConnectionReset);
+
+    let file = world.path("input");
+    std::fs::write(&file, b"hello").expect("a file is written");
+    let input = std::fs::File::open(&file).expect("the file is there");
+    let done = feed(world.client().args(["connect", "lamp-1", "data"]), input, WITHIN).await;
+    assert_eq!(done.code, Some(1), "{}", done.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forward_that_is_killed_is_a_reset_for_the_target() {
+    let mut scene = Scene::with_target_that_says(b"hello".to_vec()).await;
+    let mut tcp = scene.dial().await;
+    let mut hello = Vec::new();
+    timeout(WITHIN, tcp.read_to_end(&mut hello)).await.expect("in time").expect("an end, not a cut");
+    scene.forward.program.signal("KILL");
+    assert_eq!(scene.seen().await, Err(ErrorKind::ConnectionReset), "the caller's leg vanished");
+    let again = run(scene.world.client().args(["connect", "lamp-1", "data"]), WITHIN).await.well();
+    assert_eq!(again.text(), "hello", "and the next stream is as good as any");
+}

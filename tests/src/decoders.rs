@@ -1,0 +1,113 @@
+//! Everything that reads what strangers send, as functions of bytes: what fuzzers and property tests throw bytes at. None may panic, and
+//! what is read must be written and read again as the same.
+
+use moorline_proto::api::{OpenStream, PutDevice};
+use moorline_proto::claims::CallerClaims;
+use moorline_proto::control::{FromDevice, Nonce, ToDevice};
+use moorline_proto::join::{Join, RelayUrl};
+use moorline_proto::leg::LegText;
+use moorline_proto::message::Heard;
+use moorline_proto::problem::Problem;
+use moorline_proto::proof::PublicKey;
+use moorline_relay::auth::device::{Expected, verify_proof};
+use moorline_relay::store::KeyRecord;
+
+/// A decoder under test.
+pub type Decoder = fn(&[u8]);
+
+/// All of them, by the names of their fuzz targets and the vectors that seed them.
+pub const DECODERS: &[(&str, Decoder)] = &[
+    ("control", control),
+    ("leg", leg),
+    ("problem", problem),
+    ("claims", claims),
+    ("proof", proof),
+    ("requests", requests),
+    ("join", join),
+    ("relay_config", relay_config),
+    ("agent_config", agent_config),
+];
+
+fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
+}
+
+/// Messages of the control channel, both directions.
+pub fn control(bytes: &[u8]) {
+    let Some(text) = text(bytes) else { return };
+    if let Ok(Heard::Known(message)) = ToDevice::decode(text) {
+        assert_eq!(ToDevice::decode(&message.encode()), Ok(Heard::Known(message)));
+    }
+    if let Ok(Heard::Known(message)) = FromDevice::decode(text) {
+        assert_eq!(FromDevice::decode(&message.encode()), Ok(Heard::Known(message)));
+    }
+}
+
+/// Text messages of a leg.
+pub fn leg(bytes: &[u8]) {
+    if let Some(Ok(Heard::Known(message))) = text(bytes).map(LegText::decode) {
+        assert_eq!(LegText::decode(&message.encode()), Ok(Heard::Known(message)));
+    }
+}
+
+/// Bodies of refusals.
+pub fn problem(bytes: &[u8]) {
+    if let Ok(problem) = serde_json::from_slice::<Problem>(bytes) {
+        let again = serde_json::to_vec(&problem).expect("a problem is written");
+        assert_eq!(serde_json::from_slice::<Problem>(&again).ok(), Some(problem));
+    }
+}
+
+/// Claims of callers' tokens.
+pub fn claims(bytes: &[u8]) {
+    if let Ok(claims) = serde_json::from_slice::<CallerClaims>(bytes) {
+        let again = serde_json::to_vec(&claims).expect("claims are written");
+        assert_eq!(serde_json::from_slice::<CallerClaims>(&again).ok(), Some(claims));
+    }
+}
+
+/// Proofs of devices: none of these bytes are good ones.
+pub fn proof(bytes: &[u8]) {
+    let Some(text) = text(bytes) else { return };
+    let (Ok(device), Ok(instance)) = ("lamp-1".parse(), "00112233445566778899aabbccddeeff".parse()) else { return };
+    let names = ["relay.example.com".to_owned()];
+    let expected = Expected { nonce: Nonce([7; 32]), names: &names, device: &device, instance: &instance };
+    let key = PublicKey::Ed25519([9; 32]);
+    let created = moorline_proto::timestamp::Timestamp::from_millis(0);
+    let known = KeyRecord { kid: key.thumbprint(), key, created, last_used: None };
+    assert!(verify_proof(text, &expected, &[known]).is_err(), "a proof was made without the key");
+}
+
+/// Bodies of requests.
+pub fn requests(bytes: &[u8]) {
+    if let Ok(open) = serde_json::from_slice::<OpenStream>(bytes) {
+        let again = serde_json::to_vec(&open).expect("a request is written");
+        assert_eq!(serde_json::from_slice::<OpenStream>(&again).ok(), Some(open));
+    }
+    drop(serde_json::from_slice::<PutDevice>(bytes));
+    if let Some(Ok(key)) = text(bytes).map(PublicKey::from_pem) {
+        assert_eq!(PublicKey::from_pem(&key.to_pem()), Ok(key));
+    }
+}
+
+/// Join strings, and addresses that a relay hands out.
+pub fn join(bytes: &[u8]) {
+    let Some(text) = text(bytes) else { return };
+    if let Ok(join) = text.parse::<Join>() {
+        assert_eq!(join.to_string().parse(), Ok(join));
+    }
+    let dialled: RelayUrl = "https://relay.example.com".parse().expect("an address");
+    if let Ok((url, path)) = dialled.resolve(text, None) {
+        assert!(url.host() == "relay.example.com" && path.starts_with('/'), "{text:?} leads away");
+    }
+}
+
+/// The relay's configuration.
+pub fn relay_config(bytes: &[u8]) {
+    drop(text(bytes).map(moorline_relay::config::file::File::from_toml));
+}
+
+/// The agent's configuration.
+pub fn agent_config(bytes: &[u8]) {
+    drop(text(bytes).map(moorline_agent::config::file::File::from_toml));
+}

@@ -1,0 +1,43 @@
+//! Strangers: connections to a real relay that say what no program of ours would, or nothing at all. Bytes and TLS; no protocol.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// The first bytes of a TLS hello, whose rest never comes.
+pub const HALF_A_HELLO: &[u8] = &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03];
+
+/// TLS to the relay at `localhost`, offering these protocols.
+///
+/// # Errors
+/// The handshake's.
+pub async fn tls(tcp: TcpStream, ca_file: &Path, alpn: &[&str]) -> io::Result<TlsStream<TcpStream>> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca_file).expect("the relay's CA")).expect("it is a CA");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config =
+        rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("the provider has them");
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").expect("a host name"), tcp).await
+}
+
+/// All that comes until the relay ends the connection, in whichever way.
+///
+/// # Panics
+/// If it does not end within `within`.
+pub async fn heard_to_the_end(connection: &mut (impl AsyncRead + Unpin), within: Duration) -> Vec<u8> {
+    let mut heard = Vec::new();
+    let ended = timeout(within, connection.read_to_end(&mut heard)).await;
+    assert!(ended.is_ok(), "the relay keeps the connection for longer than {within:?}");
+    heard
+}
