@@ -29,6 +29,7 @@ need ssh openssh-client
 need /usr/sbin/sshd openssh-server
 need rsync rsync
 need curl curl
+need /bin/kill procps # the shell has a kill of its own; the scenarios use the program
 need openssl openssl
 need /usr/bin/python3 python3
 need /usr/lib/python3/dist-packages/websockets python3-websockets

@@ -241,8 +241,9 @@ impl Inside {
             };
             match turn {
                 Turn::GoAway(_) => {}
-                // Superseded by the very channel that is being opened: its welcome is on the way.
-                Turn::Ended(ended) if ended.is_superseded_by(&self.instance) => {
+                // Superseded by the very channel that is being opened: its welcome is on the way. Or the node is gone, as it said it would
+                // be: the time that it named stands, so that a fleet does not come back as one.
+                Turn::Ended(ended) if ended.is_superseded_by(&self.instance) || ended.is_drained() => {
                     return tokio::select! {
                         newer = &mut dial => Renewed::Session(Box::new(newer)),
                         () = self.stop.cancelled() => Renewed::Stop,

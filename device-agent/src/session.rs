@@ -135,6 +135,11 @@ impl Ended {
         }
     }
 
+    /// Whether the node closed the channel because it leaves.
+    pub fn is_drained(&self) -> bool {
+        matches!(self, Self::Closed { code, .. } if *code == CloseReason::RelayDraining.code())
+    }
+
     /// Whether a newer channel of this start of the agent took over: the reason is `superseded INSTANCE`.
     pub fn is_superseded_by(&self, instance: &Instance) -> bool {
         matches!(self, Self::Closed { code, reason }

@@ -10,7 +10,7 @@ use moorline_tests::targets::{Target, file_hash};
 use moorline_tests::world::{SCALED, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 const WITHIN: Duration = Duration::from_secs(120);
@@ -39,7 +39,7 @@ async fn a_hundred_connections_at_once_reach_one_device() {
     }
     for tcp in &mut held {
         let mut answer = vec![0; 15];
-        tcp.read_exact(&mut answer).await.expect("each is answered");
+        timeout(WITHIN, tcp.read_exact(&mut answer)).await.expect("in time").expect("each is answered");
         assert_eq!(answer, b"HTTP/1.1 200 OK");
     }
     let device = world.moorline(&["device", "show", "lamp-1", "--json"]).await.well();
@@ -73,7 +73,8 @@ async fn a_websocket_runs_inside_a_stream() {
     for size in [1, 125, 126, 65_535, 65_536, 1 << 20] {
         let bytes = pattern(size, 0, usize::try_from(size).expect("small"));
         socket.send(Message::binary(bytes.clone())).await.expect("it is sent");
-        assert_eq!(socket.next().await.expect("it comes back").expect("whole").into_data(), bytes);
+        let heard = timeout(WITHIN, socket.next()).await.expect("in time");
+        assert_eq!(heard.expect("it comes back").expect("whole").into_data(), bytes);
     }
 }
 
@@ -99,7 +100,7 @@ async fn silent_then_heard(address: &str, silence: Duration) {
     for said in [&b"before"[..], b"after"] {
         tcp.write_all(said).await.expect("the stream takes bytes");
         let mut heard = vec![0; said.len()];
-        tcp.read_exact(&mut heard).await.expect("they come back");
+        timeout(WITHIN, tcp.read_exact(&mut heard)).await.expect("in time").expect("they come back");
         assert_eq!(heard, said);
         if said == b"before" {
             // The silence is what is tested: nothing happens that could be waited for.
@@ -107,5 +108,5 @@ async fn silent_then_heard(address: &str, silence: Duration) {
         }
     }
     tcp.shutdown().await.expect("the end is said");
-    assert_eq!(tcp.read(&mut [0; 1]).await.expect("the end comes back"), 0);
+    assert_eq!(timeout(WITHIN, tcp.read(&mut [0; 1])).await.expect("in time").expect("the end comes back"), 0);
 }

@@ -253,6 +253,7 @@ async fn a_control_channel_that_breaks_the_protocol_is_told_which_field() {
         (Message::text(r#"{"type":"hello"}"#), "device"),
         (Message::text(r#"{"type":"hello","device":"Lamp"}"#), "lower case"),
         (Message::binary(vec![1]), "binary"),
+        (Message::text("x".repeat(65_537)), "65537"),
     ] {
         let (mut socket, _) = challenged(&world).await;
         let (code, reason) = closed_after(&mut socket, message).await;

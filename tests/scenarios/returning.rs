@@ -76,13 +76,12 @@ async fn a_stream_that_waits_opens_when_the_device_appears() {
     world.relay.event("device offline").await;
     let mut connect = world.client();
     connect.args(["connect", "lamp-1", "echo", "--wait", "2m"]);
-    let (done, _device) = tokio::join!(run(&mut connect, Duration::from_secs(60)), async {
-        loop {
-            if waiting(&world).await {
-                break world.agent(&device.folder).await;
-            }
-        }
-    });
+    let appear = async {
+        while !waiting(&world).await {}
+        world.agent(&device.folder).await
+    };
+    let both = async { tokio::join!(run(&mut connect, Duration::from_secs(60)), appear) };
+    let (done, _device) = timeout(Duration::from_secs(120), both).await.expect("the stream waits, then opens");
     done.well();
 }
 

@@ -40,11 +40,12 @@ type_("PS1=; stty size; echo re''ady\n")
 expect(r"31 101\r?\n")
 expect(r"ready\r?\n")
 resize(47, 133)
-time.sleep(0.3)  # the resize travels by a request of its own that nothing answers
-type_("stty size\n")
-expect(r"47 133\r?\n")
-type_("sleep 1000; echo sl''ept=$?\n")
-time.sleep(0.3)  # the shell says nothing when it has begun to wait
+# The resize travels by a request of its own that nothing answers: its effect is waited for.
+type_("until [ \"$(stty size)\" = '47 133' ]; do :; done; echo res''ized\n")
+expect(r"resized\r?\n")
+# One process from the first word on: the interrupt finds it, whenever it comes.
+type_("sh -c \"echo beg''un; exec sleep 1000\"\n")
+expect(r"begun\r?\n")
 type_("\x03")
 type_("echo aft''er=$?\n")
 expect(r"after=130\r?\n")

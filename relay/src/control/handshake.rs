@@ -13,6 +13,7 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use crate::auth::device::{Expected, ProofError, verify_proof};
 use crate::clock::Clock;
+use crate::control::is_lost;
 use crate::random;
 use crate::socket::Socket;
 use crate::store::{DeviceRecord, Registry, StoreError};
@@ -79,6 +80,15 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
+    /// What an error of the WebSocket means: the peer broke the protocol, or it is gone.
+    fn of(error: WsError) -> Self {
+        match error {
+            WsError::Protocol(ref broken) if !is_lost(broken) => Self::Protocol(error.to_string()),
+            WsError::Capacity(_) | WsError::Utf8(_) => Self::Protocol(error.to_string()),
+            error => Self::Lost(Some(error)),
+        }
+    }
+
     /// What the device is told: a close code and words; nothing where there is nobody to tell, or it is our own trouble.
     pub fn verdict(&self) -> Option<(CloseReason, String)> {
         match self {
@@ -141,7 +151,7 @@ impl Stranger {
                 Some(Ok(Message::Binary(_))) => return Err(HandshakeError::Protocol("binary on a control channel".to_owned())),
                 Some(Ok(Message::Close(_))) | None => return Err(HandshakeError::Lost(None)),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-                Some(Err(error)) => return Err(HandshakeError::Lost(Some(error))),
+                Some(Err(error)) => return Err(HandshakeError::of(error)),
             }
         }
         Err(HandshakeError::Protocol("too many messages before hello".to_owned()))

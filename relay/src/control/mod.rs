@@ -12,6 +12,7 @@ pub mod handshake;
 pub mod keepalive;
 pub mod session;
 
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 /// Buffers of a control channel: small, since most devices are idle most of the day.
@@ -22,4 +23,9 @@ pub(crate) fn websocket_config() -> WebSocketConfig {
         .max_write_buffer_size(4 * moorline_proto::bounds::CONTROL_MESSAGE_BYTES)
         .max_message_size(Some(moorline_proto::bounds::CONTROL_MESSAGE_BYTES))
         .max_frame_size(Some(moorline_proto::bounds::CONTROL_MESSAGE_BYTES))
+}
+
+/// The connection ended without a Close, which tungstenite counts among the errors of protocol.
+pub(crate) fn is_lost(error: &ProtocolError) -> bool {
+    matches!(error, ProtocolError::ResetWithoutClosingHandshake)
 }

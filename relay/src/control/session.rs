@@ -19,6 +19,7 @@ use tracing::debug;
 
 use crate::control::handle::{DeviceHandle, Gone, Next, Order, Parting};
 use crate::control::handshake::close;
+use crate::control::is_lost;
 use crate::control::keepalive::{Due, Keepalive};
 use crate::socket::Socket;
 
@@ -231,9 +232,4 @@ impl Session {
         *count += 1;
         if *count > PINGS_A_SECOND { Err(Ended::Protocol("more than 100 pings a second".to_owned())) } else { Ok(()) }
     }
-}
-
-/// The connection ended without a Close, which tungstenite counts among the errors of protocol.
-pub(crate) fn is_lost(error: &tokio_tungstenite::tungstenite::error::ProtocolError) -> bool {
-    matches!(error, tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)
 }
