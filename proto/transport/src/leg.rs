@@ -263,7 +263,7 @@ impl Leg {
             Some(Err(WsError::Capacity(error))) => self.broke(CloseReason::TooBig, &error.to_string(), cx),
             Some(Err(WsError::Utf8(error))) => self.broke(CloseReason::BadUtf8, &error, cx),
             Some(Err(WsError::Protocol(error))) if !is_loss(&error) => self.broke(CloseReason::Framing, &error.to_string(), cx),
-            Some(Err(error)) => self.end = Some(EndReason::Lost(error.to_string())),
+            Some(Err(error)) => self.end = Some(EndReason::lost(&error)),
             None => self.end = Some(EndReason::Lost("it ended without a Close".to_owned())),
         }
         Poll::Ready(None)

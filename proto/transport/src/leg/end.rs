@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use moorline_proto::close::CloseReason;
 use moorline_proto::problem::Problem;
+use tokio_tungstenite::tungstenite::Error as WsError;
 
 /// Why a leg ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +41,17 @@ pub enum EndReason {
 }
 
 impl EndReason {
+    /// In words that people know, where the library's own speak to programmers.
+    pub(super) fn lost(error: &WsError) -> Self {
+        let plain = match error {
+            WsError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => "it ended without a Close",
+            WsError::Io(error) if error.kind() == io::ErrorKind::ConnectionReset => "it was reset",
+            WsError::Protocol(_) => "it ended without a Close",
+            _ => return Self::Lost(error.to_string()),
+        };
+        Self::Lost(plain.to_owned())
+    }
+
     /// Whether nothing that came from the far side is missing. What this side said may be, see [`EndReason::CutShort`].
     pub const fn is_clean(&self) -> bool {
         match self {
