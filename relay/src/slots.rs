@@ -1,18 +1,34 @@
-//! Places for connections. A connection is a stranger until what it asks for was allowed; strangers have fewer places, so that
-//! they cannot keep honest peers out by holding still.
+//! Places for connections. A connection is a stranger until what it asks for was allowed. Strangers have fewer places, and one that has
+//! held still for a while gives way to the next: so those who say nothing cannot keep honest peers out.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::limits::Limits;
+
+/// A stranger that is not admitted after this long gives way where places are short. An honest one needs a few round trips; in a storm
+/// of honest ones, those who came first are left to finish.
+const GIVES_WAY_AFTER: Duration = Duration::from_secs(2);
 
 /// All places of one relay.
 #[derive(Clone, Debug)]
 pub struct Slots {
     connections: Arc<Semaphore>,
-    strangers: Arc<Semaphore>,
+    strangers: Arc<Mutex<Strangers>>,
+}
+
+/// Those who were not admitted yet, the oldest first.
+#[derive(Debug)]
+struct Strangers {
+    most: usize,
+    next: u64,
+    here: BTreeMap<u64, (Instant, CancellationToken)>,
 }
 
 /// Which places are all taken.
@@ -21,7 +37,7 @@ pub enum Full {
     /// The relay holds as many connections as it may.
     #[error("every place for a connection is taken")]
     Connections,
-    /// As many connections as may be are still strangers.
+    /// As many connections as may be are strangers, and none of them has held still for long.
     #[error("every place for a connection that has not been admitted yet is taken")]
     Strangers,
 }
@@ -33,33 +49,62 @@ pub struct Slot(Arc<Place>);
 #[derive(Debug)]
 struct Place {
     _connection: OwnedSemaphorePermit,
-    stranger: Mutex<Option<OwnedSemaphorePermit>>,
+    strangers: Arc<Mutex<Strangers>>,
+    number: u64,
+    gives_way: CancellationToken,
+}
+
+fn lock(strangers: &Mutex<Strangers>) -> MutexGuard<'_, Strangers> {
+    strangers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Slots {
     /// Places as many as the limits say.
     pub fn new(limits: &Limits) -> Self {
-        Self {
-            connections: Arc::new(Semaphore::new(limits.connections.get())),
-            strangers: Arc::new(Semaphore::new(limits.strangers.get())),
-        }
+        let strangers = Strangers { most: limits.strangers.get(), next: 0, here: BTreeMap::new() };
+        Self { connections: Arc::new(Semaphore::new(limits.connections.get())), strangers: Arc::new(Mutex::new(strangers)) }
     }
 
-    /// A place for a new connection.
+    /// A place for a new connection, if need be that of the oldest stranger.
     ///
     /// # Errors
     /// [`Full`], which it costs the one who came too late alone.
     pub fn take(&self) -> Result<Slot, Full> {
         let connection = Arc::clone(&self.connections).try_acquire_owned().map_err(|_| Full::Connections)?;
-        let stranger = Arc::clone(&self.strangers).try_acquire_owned().map_err(|_| Full::Strangers)?;
-        Ok(Slot(Arc::new(Place { _connection: connection, stranger: Mutex::new(Some(stranger)) })))
+        let gives_way = CancellationToken::new();
+        let number = lock(&self.strangers).enter(Instant::now(), gives_way.clone())?;
+        Ok(Slot(Arc::new(Place { _connection: connection, strangers: Arc::clone(&self.strangers), number, gives_way })))
+    }
+}
+
+impl Strangers {
+    fn enter(&mut self, now: Instant, gives_way: CancellationToken) -> Result<u64, Full> {
+        if self.here.len() >= self.most {
+            let oldest = self.here.first_entry().filter(|oldest| now.duration_since(oldest.get().0) >= GIVES_WAY_AFTER);
+            oldest.ok_or(Full::Strangers)?.remove().1.cancel();
+        }
+        let number = self.next;
+        self.next += 1;
+        self.here.insert(number, (now, gives_way));
+        Ok(number)
     }
 }
 
 impl Slot {
-    /// The connection is no stranger any more: its place among them is free for the next.
+    /// The connection is no stranger any more: it does not give way, and its place among them is free for the next.
     pub fn admitted(&self) {
-        drop(self.0.stranger.lock().unwrap_or_else(PoisonError::into_inner).take());
+        lock(&self.0.strangers).here.remove(&self.0.number);
+    }
+
+    /// Waits until the connection has to give way to another. Never, once it was admitted in time. Cancel safe.
+    pub async fn gives_way(&self) {
+        self.0.gives_way.cancelled().await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.strangers).here.remove(&self.number);
     }
 }
 
@@ -70,4 +115,37 @@ pub struct Visitor {
     pub address: IpAddr,
     /// Its place among strangers.
     pub slot: Slot,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slots() -> Slots {
+        let two = 2.try_into().unwrap();
+        Slots::new(&Limits { strangers: two, connections: 3.try_into().unwrap(), ..Limits::default() })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_stranger_gives_way_once_it_has_held_still() {
+        let slots = slots();
+        let (first, _second) = (slots.take().unwrap(), slots.take().unwrap());
+        assert_eq!(slots.take().unwrap_err(), Full::Strangers, "those who came first are left to finish");
+        tokio::time::advance(GIVES_WAY_AFTER).await;
+        let third = slots.take().unwrap();
+        first.gives_way().await;
+        drop(third);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_admitted_stays_and_makes_room_for_a_stranger() {
+        let slots = slots();
+        let (first, _second) = (slots.take().unwrap(), slots.take().unwrap());
+        first.admitted();
+        let _third = slots.take().unwrap();
+        tokio::time::advance(GIVES_WAY_AFTER).await;
+        assert_eq!(slots.take().unwrap_err(), Full::Connections);
+        drop(first);
+        let _fourth = slots.take().unwrap();
+    }
 }

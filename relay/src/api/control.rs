@@ -46,6 +46,7 @@ async fn channel(edge: Arc<Edge>, upgrading: Upgrading, visitor: Visitor, stop: 
     // Boxed: the handshake is large and short, the session small and long.
     let known = tokio::select! {
         known = Box::pin(meet(&edge, upgrading)) => known,
+        () = visitor.slot.gives_way() => return debug!(%address, "a stranger gave way"),
         () = stop.cancelled() => return,
     };
     let known = match known {

@@ -106,7 +106,7 @@ table! {
     streams = "10_000";
     /// Callers that wait for an offline device. Beyond: 503.
     waiting = "1_000";
-    /// Connections that were not admitted yet. Beyond: closed.
+    /// Connections that were not admitted yet. Beyond: the oldest is closed if it is 2 s old, else the new one.
     strangers = "512";
     /// Connections of any kind; two for each stream and one for each device. Beyond: closed. Keep it under the limit of file descriptors.
     connections = "15_000";

@@ -74,6 +74,14 @@ impl Door {
     }
 
     async fn secure(self, tcp: TcpStream, visitor: Visitor, stop: CancellationToken) {
+        let slot = visitor.slot.clone();
+        tokio::select! {
+            () = self.converse(tcp, visitor, stop) => {}
+            () = slot.gives_way() => debug!("a stranger gave way"),
+        }
+    }
+
+    async fn converse(self, tcp: TcpStream, visitor: Visitor, stop: CancellationToken) {
         prepare(&tcp);
         let carrier = match &self.tls {
             None => Carrier::Plain(tcp),
