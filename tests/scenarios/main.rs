@@ -4,6 +4,7 @@ mod agent;
 mod decoding;
 mod half_close;
 mod handshake;
+mod hardship;
 mod house;
 mod http;
 mod integrity;

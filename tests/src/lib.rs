@@ -3,6 +3,7 @@
 //! [`memory`] is a world within the process, whose clock can stand still; [`world`] is one of real programs.
 
 pub mod decoders;
+pub mod link;
 pub mod memory;
 pub mod patterns;
 pub mod programs;

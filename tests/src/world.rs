@@ -53,6 +53,11 @@ impl World {
 
     /// A relay with lines of `[times]`.
     pub async fn start_with(times: &str) -> Self {
+        Self::start_as(times, "", |program| Command::new(program)).await
+    }
+
+    /// A relay with lines of `[times]` and of `[limits]`, started by a command that is given its program.
+    pub async fn start_as(times: &str, limits: &str, command: impl FnOnce(&Path) -> Command) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let state = folder.path().join("relay");
         let made = run(
@@ -65,8 +70,9 @@ impl World {
         .well();
         let made: Value = serde_json::from_slice(&made.out).expect("--json prints JSON");
         let config = std::fs::read_to_string(state.join("relay.toml")).expect("init writes relay.toml");
-        std::fs::write(state.join("relay.toml"), config.replace("[times]\n", &format!("[times]\n{times}"))).expect("relay.toml is written");
-        let (relay, address) = serve(&state, "127.0.0.1:0").await;
+        let config = config.replace("[times]\n", &format!("[times]\n{times}")).replace("[limits]\n", &format!("[limits]\n{limits}"));
+        std::fs::write(state.join("relay.toml"), config).expect("relay.toml is written");
+        let (relay, address) = serve(command(&binaries().relay), &state, "127.0.0.1:0").await;
         let join = made["join"].as_str().expect("a join string").replace("localhost:1#", &format!("localhost:{}#", address.port()));
         write(&folder.path().join("join"), &join);
         write(&folder.path().join("token"), made["token"].as_str().expect("a token"));
@@ -88,7 +94,7 @@ impl World {
     pub async fn restart(&mut self) {
         self.relay.signal("KILL");
         self.relay.ended().await;
-        (self.relay, self.address) = serve(&self.path("relay"), &self.address.to_string()).await;
+        (self.relay, self.address) = serve(Command::new(&binaries().relay), &self.path("relay"), &self.address.to_string()).await;
     }
 
     /// A path in the world's folder.
@@ -135,11 +141,26 @@ impl World {
         Client::new(&join, Some(token)).expect("the relay's own CA is trusted")
     }
 
+    /// A join string by which the relay is reached at another port of this machine.
+    pub fn join_by(&self, port: u16) -> PathBuf {
+        let file = self.path(&format!("join-{port}"));
+        if !file.exists() {
+            let join = std::fs::read_to_string(self.join_file()).expect("it was written");
+            write(&file, &join.replace(&format!("localhost:{}#", self.address.port()), &format!("localhost:{port}#")));
+        }
+        file
+    }
+
     /// A device whose services lead to these targets, added and online.
     pub async fn device(&self, id: &str, services: &[(&str, SocketAddr)]) -> Device {
+        self.device_by(self.address.port(), id, services).await
+    }
+
+    /// A device as [`World::device`], that reaches the relay at another port of this machine.
+    pub async fn device_by(&self, port: u16, id: &str, services: &[(&str, SocketAddr)]) -> Device {
         let folder = self.path(id);
         let mut init = Command::new(&binaries().agent);
-        init.args(["init", "--device", id, "--join"]).arg(self.join_file()).arg("--dir").arg(&folder);
+        init.args(["init", "--device", id, "--join"]).arg(self.join_by(port)).arg("--dir").arg(&folder);
         for (name, target) in services {
             init.arg("--service").arg(format!("{name}={target}"));
         }
@@ -166,7 +187,22 @@ impl World {
 
     /// Forwards ports of its own choice to the services of a device.
     pub async fn forward(&self, device: &str, services: &[&str]) -> Forward {
-        let mut command = self.client();
+        Self::forward_with(self.client(), device, services).await
+    }
+
+    /// Forwards as [`World::forward`], and reaches the relay at another port of this machine.
+    pub async fn forward_by(&self, port: u16, device: &str, services: &[&str]) -> Forward {
+        let profile = self.path(&format!("profile-{port}.toml"));
+        let client = || {
+            let mut client = Command::new(&binaries().client);
+            client.arg("--profile").arg(&profile);
+            client
+        };
+        run(client().arg("login").arg("--join").arg(self.join_by(port)).arg("--token-file").arg(self.token_file()), SOON).await.well();
+        Self::forward_with(client(), device, services).await
+    }
+
+    async fn forward_with(mut command: Command, device: &str, services: &[&str]) -> Forward {
         command.args(["forward", "--json", device]).args(services.iter().map(|service| format!("0:{service}")));
         let program = Program::start("moorline forward", &mut command);
         let mut local = Vec::new();
@@ -181,8 +217,7 @@ impl World {
     }
 }
 
-async fn serve(state: &Path, listen: &str) -> (Program, SocketAddr) {
-    let mut command = Command::new(&binaries().relay);
+async fn serve(mut command: Command, state: &Path, listen: &str) -> (Program, SocketAddr) {
     command.args(["serve", "--log-format", "json", "--listen", listen, "--state"]).arg(state);
     let relay = Program::start("moorline-relay", &mut command);
     let listening = relay.event("listening").await;

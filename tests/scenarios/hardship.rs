@@ -1,0 +1,173 @@
+//! Bad roads between the real programs: whatever they do, a stream arrives whole or is seen to be cut, and no byte strays.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use moorline_tests::link::{Chance, Link, Manner, Plan, Way};
+use moorline_tests::patterns::{pattern, pieces};
+use moorline_tests::targets::Target;
+use moorline_tests::world::World;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+const FROM_CALLER: u64 = 1_000;
+const FROM_DEVICE: u64 = 2_000;
+const WITHIN: Duration = Duration::from_secs(180);
+
+/// What one end of a stream saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    Whole,
+    Reset,
+    /// The target was dialled and no byte came: the stream did not come about.
+    Nothing,
+}
+
+/// Sends all of it; false if the connection was reset.
+async fn say(mut to: OwnedWriteHalf, seed: u64, total: usize) -> bool {
+    let mut from = 0;
+    for piece in pieces(seed, total) {
+        if let Err(error) = to.write_all(&pattern(seed, from, piece)).await {
+            assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
+            return false;
+        }
+        from += piece as u64;
+    }
+    to.shutdown().await.is_ok()
+}
+
+/// Reads to the end, and checks every byte. How many came, and whether the connection was reset.
+async fn hear(from: &mut OwnedReadHalf, seed: u64) -> (usize, bool) {
+    let (mut heard, mut buffer) = (0, vec![0; 60_000]);
+    loop {
+        match from.read(&mut buffer).await {
+            Ok(0) => return (heard, false),
+            Ok(count) => {
+                assert!(buffer[..count] == pattern(seed, heard as u64, count), "stream {seed}: others than its own bytes behind {heard}");
+                heard += count;
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+                return (heard, true);
+            }
+        }
+    }
+}
+
+/// An end of the connection without all bytes is a failure, unless the kernel told of a reset: to the writing half, or to the reading one.
+async fn talk(reads: &mut OwnedReadHalf, writes: OwnedWriteHalf, says: u64, hears: u64, total: usize) -> Seen {
+    let (said, (heard, reset)) = tokio::join!(say(writes, says, total), hear(reads, hears));
+    assert!(heard <= total, "stream {hears}: more than there is");
+    match (heard == total && !reset, reset || !said) {
+        (true, _) => Seen::Whole,
+        (false, true) => Seen::Reset,
+        (false, false) => panic!("stream {hears}: a clean end after {heard} of {total} bytes"),
+    }
+}
+
+async fn device_side(tcp: TcpStream, total: usize) -> Seen {
+    let (mut reads, writes) = tcp.into_split();
+    let Ok(number) = reads.read_u8().await else { return Seen::Nothing };
+    talk(&mut reads, writes, FROM_DEVICE + u64::from(number), FROM_CALLER + u64::from(number), total).await
+}
+
+async fn caller_side(tcp: TcpStream, number: u64, total: usize) -> Seen {
+    let (mut reads, mut writes) = tcp.into_split();
+    if writes.write_u8(u8::try_from(number).expect("few streams")).await.is_err() {
+        return Seen::Reset;
+    }
+    talk(&mut reads, writes, FROM_CALLER + number, FROM_DEVICE + number, total).await
+}
+
+/// What the ends of all streams saw through two roads: the callers', and the device's.
+async fn through<D, C>(device_road: D, caller_road: C, streams: u64, total: usize) -> [Vec<Seen>; 2]
+where
+    D: Fn(u64) -> Plan + Send + 'static,
+    C: Fn(u64) -> Plan + Send + 'static,
+{
+    let world = World::start().await;
+    let (far, mut seen) = watch::channel((0, Vec::new()));
+    let target = Target::start(move |tcp| {
+        let far = far.clone();
+        async move {
+            far.send_modify(|(begun, _)| *begun += 1);
+            let saw = tokio::spawn(device_side(tcp, total)).await;
+            far.send_modify(|(_, ended)| ended.push(saw.ok()));
+        }
+    })
+    .await;
+    let to_device = Link::start(world.address, device_road).await;
+    let to_caller = Link::start(world.address, caller_road).await;
+    let _device = world.device_by(to_device.address.port(), "lamp-1", &[("data", target.address)]).await;
+    let forward = world.forward_by(to_caller.address.port(), "lamp-1", &["data"]).await;
+    let local = forward.local[0];
+    let mut callers = JoinSet::new();
+    for number in 0..streams {
+        callers.spawn(async move {
+            let tcp = TcpStream::connect(local).await.expect("the forward listens");
+            caller_side(tcp, number, total).await
+        });
+    }
+    let near = timeout(WITHIN, callers.join_all()).await.expect("every caller hears of its end");
+    let all = seen.wait_for(|(begun, ended)| *begun == ended.len());
+    let far = timeout(WITHIN, all).await.expect("every target hears of its end").expect("the target serves").1.clone();
+    println!("{} legs of the device and {} of the caller were cut", to_device.cuts(), to_caller.cuts());
+    [near, far.into_iter().map(|saw| saw.expect("no target saw what it must not see")).collect()]
+}
+
+/// A connection that is cut somewhere in the first so many bytes; the first connection, which is a control channel or a login, is not.
+fn cut_somewhere(chance: Chance, road: u64, within: u64) -> impl Fn(u64) -> Plan + Send + 'static {
+    move |number| {
+        let way = if chance.number(road, 3 * number, 2) == 0 { Way::Up } else { Way::Down };
+        let manner = if chance.number(road, 3 * number + 1, 2) == 0 { Manner::Reset } else { Manner::End };
+        let at = chance.number(road, 3 * number + 2, within);
+        Plan { cut: (number > 0).then_some((way, at, manner)), ..Plan::default() }
+    }
+}
+
+fn count(seen: &[Seen], of: Seen) -> usize {
+    seen.iter().filter(|&&saw| saw == of).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_stream_is_whole_or_seen_to_be_cut_where_each_leg_is_cut_at_any_byte() {
+    const TOTAL: usize = 256 << 10;
+    let chance = Chance::new();
+    let within = (TOTAL + TOTAL / 2) as u64;
+    let [near, far] = through(cut_somewhere(chance, 1, within), cut_somewhere(chance, 2, within), 64, TOTAL).await;
+    assert_eq!(near.len(), 64);
+    let saw = |of| (count(&near, of), count(&far, of));
+    println!("whole {:?}, reset {:?}, nothing {:?}", saw(Seen::Whole), saw(Seen::Reset), saw(Seen::Nothing));
+    assert!(saw(Seen::Reset).0 > 0 && saw(Seen::Reset).1 > 0, "nothing was cut");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_is_cut_at_any_byte_costs_a_try_or_is_seen() {
+    let chance = Chance::new();
+    // Four kilobytes are TLS, the request, and `opened`.
+    let [near, _] = through(cut_somewhere(chance, 1, 4_000), cut_somewhere(chance, 2, 4_000), 32, 10_000).await;
+    assert_eq!(near.len(), 32);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_road_that_passes_one_byte_at_a_time_carries_everything() {
+    let dribble = |_| Plan { piece: Some(1), ..Plan::default() };
+    let [near, far] = through(dribble, dribble, 4, 20_000).await;
+    assert_eq!((near, far), (vec![Seen::Whole; 4], vec![Seen::Whole; 4]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_road_that_stalls_carries_everything() {
+    let chance = Chance::new();
+    let stalls = move |number| {
+        let way = if chance.number(3, 2 * number, 2) == 0 { Way::Up } else { Way::Down };
+        let at = if number == 0 { 0 } else { chance.number(3, 2 * number + 1, 200_000) };
+        Plan { delay: Duration::from_millis(3), rate: Some(1 << 20), stall: Some((way, at, Duration::from_secs(2))), ..Plan::default() }
+    };
+    let [near, far] = through(stalls, stalls, 16, 256 << 10).await;
+    assert_eq!((near, far), (vec![Seen::Whole; 16], vec![Seen::Whole; 16]));
+}
