@@ -228,7 +228,9 @@ impl Inside {
                     Ok(session) => return session,
                     Err(error) => {
                         self.not_connected(&error);
-                        sleep(backoff.pause(&error.trouble(), Instant::now(), &mut rand::rng()).wait).await;
+                        // Of its own: no source of randomness is held while it sleeps, so that an agent may be spawned.
+                        let pause = backoff.pause(&error.trouble(), Instant::now(), &mut rand::rng());
+                        sleep(pause.wait).await;
                     }
                 }
             }

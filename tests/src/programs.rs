@@ -26,13 +26,15 @@ pub struct Binaries {
     pub client: PathBuf,
 }
 
-/// The programs as they are built from the sources that are there now: built once, never stale.
+/// The programs as they are built from the sources that are there now: built once, never stale. For whoever is built for release, as a
+/// bench is, they are too.
 pub fn binaries() -> &'static Binaries {
     static BUILT: OnceLock<Binaries> = OnceLock::new();
     BUILT.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let built = std::process::Command::new(cargo)
             .args(["build", "--quiet", "--workspace", "--bins", "--message-format=json"])
+            .args((!cfg!(debug_assertions)).then_some("--release"))
             .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
             .stderr(Stdio::inherit())
             .output()

@@ -1,0 +1,160 @@
+//! The load: TLS connections to either server, and the two halves of a transfer over them. The same code against both; what differs is that
+//! bytes to the relay stand in frames, which are made beforehand and counted as they come.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use moorline_tests::world::World;
+use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// The name in the certificate that both servers show.
+pub const HOST: &str = "localhost";
+/// A TLS connection of the load.
+pub type Tls = TlsStream<TcpStream>;
+/// What is written at once, about.
+const BATCH: usize = 64 << 10;
+
+/// Makes TLS connections.
+#[derive(Clone)]
+pub struct Connect(TlsConnector);
+
+impl Connect {
+    /// Without memory: each connection is a cold one.
+    pub fn cold(world: &World) -> Self {
+        let mut config = config(world);
+        config.resumption = Resumption::disabled();
+        Self(TlsConnector::from(Arc::new(config)))
+    }
+
+    /// Later connections resume the session of earlier ones.
+    pub fn resuming(world: &World) -> Self {
+        Self(TlsConnector::from(Arc::new(config(world))))
+    }
+
+    /// One connection.
+    pub async fn to(&self, address: SocketAddr) -> Tls {
+        let tcp = TcpStream::connect(address).await.expect("the server listens");
+        tcp.set_nodelay(true).expect("TCP takes options");
+        let name = ServerName::try_from(HOST).expect("a name");
+        self.0.connect(name, tcp).await.expect("TLS comes about")
+    }
+}
+
+fn config(world: &World) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(world.ca_file()).expect("a certificate")).expect("it is one");
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider())).with_safe_default_protocol_versions();
+    let mut config = config.expect("rustls knows its versions").with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
+}
+
+/// How the bytes of a transfer are cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut {
+    /// Bytes of one message.
+    pub message: usize,
+    /// Each message is written, and so is a TLS record, of its own. Otherwise about 64 KiB are written at once.
+    pub alone: bool,
+}
+
+/// How a connection carries bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dress {
+    /// As they are.
+    Bare,
+    /// In WebSocket frames.
+    Frames,
+}
+
+/// Writes so many bytes of payload.
+pub async fn pour(to: &mut (impl AsyncWrite + Unpin), dress: Dress, cut: Cut, payload: usize) {
+    let messages = if cut.alone { 1 } else { (BATCH / cut.message).max(1) };
+    let mut batch = Vec::new();
+    for _ in 0..messages {
+        if dress == Dress::Frames {
+            frame_head(&mut batch, cut.message);
+        }
+        // The mask is all zeroes: it costs the one who takes it off as much as any other, and the load nothing.
+        batch.extend((0..cut.message).map(|at| (at % 251) as u8));
+    }
+    for _ in 0..payload / (messages * cut.message) {
+        to.write_all(&batch).await.expect("the server takes it");
+        if cut.alone {
+            to.flush().await.expect("the server takes it");
+        }
+    }
+    to.flush().await.expect("the server takes it");
+}
+
+fn frame_head(batch: &mut Vec<u8>, length: usize) {
+    batch.push(0x82);
+    match length {
+        0..126 => batch.push(0x80 | length as u8),
+        126..65_536 => {
+            batch.push(0x80 | 126);
+            batch.extend((length as u16).to_be_bytes());
+        }
+        _ => {
+            batch.push(0x80 | 127);
+            batch.extend((length as u64).to_be_bytes());
+        }
+    }
+    batch.extend([0; 4]);
+}
+
+/// Reads until so many bytes of payload have come.
+pub async fn drain(from: &mut (impl AsyncRead + Unpin), dress: Dress, payload: usize) {
+    let mut buffer = vec![0; 256 << 10];
+    let mut counter = Counter::default();
+    let mut heard = 0;
+    while heard < payload {
+        let count = from.read(&mut buffer).await.expect("the server sends");
+        assert_ne!(count, 0, "everything comes before the end");
+        heard += if dress == Dress::Bare { count } else { counter.count(&buffer[..count]) };
+    }
+    assert_eq!(heard, payload);
+}
+
+/// Counts payload in a stream of frames without masks, and looks at nothing else.
+#[derive(Debug, Default)]
+struct Counter {
+    head: Vec<u8>,
+    rest: usize,
+    is_payload: bool,
+}
+
+impl Counter {
+    fn count(&mut self, mut bytes: &[u8]) -> usize {
+        let mut payload = 0;
+        while !bytes.is_empty() {
+            if self.rest > 0 {
+                let here = self.rest.min(bytes.len());
+                payload += if self.is_payload { here } else { 0 };
+                self.rest -= here;
+                bytes = &bytes[here..];
+                continue;
+            }
+            self.head.push(bytes[0]);
+            bytes = &bytes[1..];
+            let head = &self.head;
+            let length = match (head.get(1), head.len()) {
+                (Some(&short @ 0..=125), 2) => usize::from(short),
+                (Some(126), 4) => usize::from(u16::from_be_bytes([head[2], head[3]])),
+                (Some(127), 10) => head[2..].iter().fold(0, |sum, &byte| sum << 8 | usize::from(byte)),
+                _ => continue,
+            };
+            (self.rest, self.is_payload) = (length, matches!(head[0] & 0x0f, 0 | 2));
+            self.head.clear();
+        }
+        payload
+    }
+}
