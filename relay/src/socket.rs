@@ -9,7 +9,8 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::server::TlsStream;
+
+use crate::listen::tls_stream::TlsStream;
 
 /// A connection that was accepted, and bytes of it that were read ahead.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ impl Socket {
     pub fn reset(self) {
         let tcp = match &self.carrier {
             Carrier::Plain(tcp) => tcp,
-            Carrier::Tls(tls) => tls.get_ref().0,
+            Carrier::Tls(tls) => tls.get_ref(),
             Carrier::Memory(_) => return,
         };
         if let Err(error) = tcp.set_zero_linger() {

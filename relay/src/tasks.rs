@@ -50,6 +50,8 @@ impl Tasks {
         let counted = Counted { name, running: Arc::clone(&self.running) };
         counted.change(|count| *count += 1);
         let abort = self.abort.clone();
+        // Boxed: the futures around it would each hold a copy of its size for as long as it runs.
+        let work = Box::pin(work);
         self.tracker.spawn(async move {
             let _counted = counted;
             abort.run_until_cancelled(work).await;

@@ -8,11 +8,11 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::http::form::Front;
+use crate::listen::tls_stream::TlsStream;
 use crate::slots::{Slots, Visitor};
 use crate::socket::{Carrier, Socket};
 use crate::tasks::Tasks;
@@ -85,7 +85,7 @@ impl Door {
         prepare(&tcp);
         let carrier = match &self.tls {
             None => Carrier::Plain(tcp),
-            Some(config) => match timeout(self.establish, TlsAcceptor::from(Arc::clone(config)).accept(tcp)).await {
+            Some(config) => match timeout(self.establish, TlsStream::accept(Arc::clone(config), tcp)).await {
                 Ok(Ok(tls)) => Carrier::Tls(Box::new(tls)),
                 Ok(Err(error)) => return debug!(address = %visitor.address, %error, "no TLS came about"),
                 Err(_) => return debug!(address = %visitor.address, "no TLS came about in time"),

@@ -2,3 +2,4 @@
 
 pub mod accept;
 pub mod tls;
+pub mod tls_stream;

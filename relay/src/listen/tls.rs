@@ -12,8 +12,8 @@ use rustls::version::{TLS12, TLS13};
 /// The one protocol inside: balancers that are offered `h2` would speak it to clients that expect an HTTP/1.1 upgrade.
 const ALPN: &[u8] = b"http/1.1";
 
-/// Session tickets per connection. Two, as TLS libraries do, so that a client may come back over two connections at once. With
-/// more than one node they are useless unless all share a ticket key: then 0 saves their making.
+/// Session tickets per connection. Two, as TLS libraries do, so that a client may come back over two connections at once. The session is in
+/// the ticket, under a key that changes every few hours: nothing is kept here, however many devices there are. Other nodes have other keys.
 const TICKETS: usize = 2;
 
 /// Why there is no TLS.
@@ -63,8 +63,10 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
     let private = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsFileError::Key { file: key.into(), source })?;
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&TLS13, &TLS12])
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private));
-    let mut config = config.map_err(|source| TlsFileError::Unusable { certificate: certificate.into(), key: key.into(), source })?;
+        .and_then(|builder| Ok((builder.with_no_client_auth().with_single_cert(chain, private)?, aws_lc_rs::Ticketer::new()?)));
+    let unusable = |source| TlsFileError::Unusable { certificate: certificate.into(), key: key.into(), source };
+    let (mut config, ticketer) = config.map_err(unusable)?;
+    config.ticketer = ticketer;
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.send_tls13_tickets = TICKETS;
     Ok(Arc::new(config))

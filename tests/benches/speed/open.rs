@@ -106,7 +106,7 @@ impl Ways {
                 let mut stream = self.client.open(&device, &"echo".parse().expect("a service")).await.expect("nothing refuses it");
                 let opened = begun.elapsed().as_secs_f64() * 1e3;
                 there_and_back(&mut stream).await;
-                Some((stream.timeline().clone(), opened))
+                Some((*stream.timeline(), opened))
             }
             Way::Forward => {
                 there_and_back(&mut tcp(self.forward).await).await;
