@@ -16,6 +16,7 @@ pub mod limits;
 pub mod listen;
 pub mod opening;
 mod pki;
+pub mod proxies;
 mod random;
 pub mod relay;
 pub mod rendezvous;

@@ -12,11 +12,12 @@ use tracing::{info, warn};
 use crate::api::Edge;
 use crate::auth::caller::CallerAuth;
 use crate::clock::Clock;
-use crate::config::{Config, Listener, Transport};
+use crate::config::{Brought, Config, Listener, Transport};
 use crate::directory::Directory;
 use crate::http::form::Front;
 use crate::listen::accept::{Door, accept};
 use crate::opening::{Ground, Openings};
+use crate::proxies::TrustedProxies;
 use crate::rendezvous::Rendezvous;
 use crate::routes::routes;
 use crate::slots::{Slots, Visitor};
@@ -113,10 +114,20 @@ impl Relay {
             rendezvous,
             streams: streams.clone(),
         };
-        let door = Door { front: Front::new(routes(Arc::new(edge))), tls: None, establish, slots, tasks: tasks.clone() };
+        let door = Door {
+            front: Front::new(routes(Arc::new(edge))),
+            tls: None,
+            trusted_proxies: TrustedProxies::default(),
+            brought: Brought::ByHeader,
+            establish,
+            slots,
+            tasks: tasks.clone(),
+        };
         for listener in bound {
-            info!(address = %listener.address, tls = listener.tls.is_some(), "listening");
-            let door = Door { tls: listener.tls, ..door.clone() };
+            let proxy_protocol = listener.brought == Brought::ByProxyProtocol;
+            info!(address = %listener.address, tls = listener.tls.is_some(), proxy_protocol, "listening");
+            let Bound { tls, trusted_proxies, brought, .. } = listener;
+            let door = Door { tls, trusted_proxies, brought, ..door.clone() };
             tasks.spawn("accept", move |stop| accept(listener.socket, door, stop));
         }
         Ok(Self { door, tasks, addresses, directory, streams })
@@ -174,6 +185,8 @@ struct Bound {
     address: SocketAddr,
     socket: TcpListener,
     tls: Option<Arc<rustls::ServerConfig>>,
+    trusted_proxies: TrustedProxies,
+    brought: Brought,
 }
 
 fn bind(listener: &Listener, state: &State) -> Result<Bound, StartError> {
@@ -187,5 +200,5 @@ fn bind(listener: &Listener, state: &State) -> Result<Bound, StartError> {
     socket.bind(listener.address).map_err(failed)?;
     let socket = socket.listen(BACKLOG).map_err(failed)?;
     let address = socket.local_addr().map_err(failed)?;
-    Ok(Bound { address, socket, tls })
+    Ok(Bound { address, socket, tls, trusted_proxies: listener.trusted_proxies.clone(), brought: listener.brought })
 }

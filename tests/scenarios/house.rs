@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules of the relay by floor; a module uses its own floor's earlier ones, lower floors, and its own folder.
 const FLOORS: &[&[&str]] = &[
-    &["clock", "limits", "random", "fading", "socket"],
+    &["clock", "limits", "proxies", "random", "fading", "socket"],
     &["tasks", "config", "slots"],
     &["store"],
     &["auth"],

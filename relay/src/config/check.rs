@@ -8,8 +8,9 @@ use std::time::Duration;
 use moorline_proto::join::RelayUrl;
 
 use crate::config::file::{self, File};
-use crate::config::{Config, Listener, TlsFiles, Transport};
+use crate::config::{Brought, Config, Listener, TlsFiles, Transport};
 use crate::limits::{Limits, Times};
+use crate::proxies::{TrustedProxies, network};
 
 /// Name of the configuration in a state folder.
 pub const FILE_NAME: &str = "relay.toml";
@@ -132,9 +133,20 @@ fn listeners(written: &[file::Listener]) -> Result<Vec<Listener>, ConfigError> {
                 return Err(wrong(format!("listeners[{index}].transport"), format_args!("{other:?}"), "neither \"tls\" nor \"plain\""));
             }
         };
-        Ok(Listener { address, transport })
+        let trusted_proxies = trusted_proxies(&format!("listeners[{index}].trusted_proxies"), written.trusted_proxies.as_deref())?;
+        let brought = if written.proxy_protocol == Some(true) { Brought::ByProxyProtocol } else { Brought::ByHeader };
+        if brought == Brought::ByProxyProtocol && trusted_proxies.is_empty() {
+            let key = format!("listeners[{index}].proxy_protocol");
+            return Err(wrong(key, "true", "needs trusted_proxies, the networks of the balancers that may say who connects"));
+        }
+        Ok(Listener { address, transport, trusted_proxies, brought })
     };
     written.iter().enumerate().map(listener).collect()
+}
+
+fn trusted_proxies(key: &str, written: Option<&[String]>) -> Result<TrustedProxies, ConfigError> {
+    let network = |text: &String| network(text).map_err(|error| wrong(key, format_args!("{text:?}"), error));
+    written.unwrap_or_default().iter().map(network).collect::<Result<Vec<_>, _>>().map(TrustedProxies::new)
 }
 
 fn origins(written: Vec<String>) -> Result<Vec<String>, ConfigError> {
@@ -254,7 +266,9 @@ mod tests {
         assert_eq!(config.names, ["relay.example.com", "::1", "127.0.0.1"]);
         assert_eq!(config.own_iss(), "moorline:relay:corp");
         assert_eq!(config.origins, ["https://app.example.com:8443"]);
-        assert_eq!(config.listeners[1], Listener { address: "127.0.0.1:0".parse().unwrap(), transport: Transport::Plain });
+        let plain = &config.listeners[1];
+        assert_eq!((plain.address, plain.transport), ("127.0.0.1:0".parse().unwrap(), Transport::Plain));
+        assert_eq!((plain.trusted_proxies.is_empty(), plain.brought), (true, Brought::ByHeader));
         assert_eq!(config.tls, Some(TlsFiles { certificate: "/etc/relay.pem".into(), key: "/state/own.key".into() }));
         assert_eq!((config.times.ping, config.times.wait_max), (Duration::from_millis(200), Duration::ZERO));
         assert_eq!(config.limits.streams.get(), 7);
@@ -264,6 +278,15 @@ mod tests {
     fn a_relay_without_tls_needs_no_certificate() {
         let config = check("[[listeners]]\naddress = '127.0.0.1:80'\ntransport = 'plain'").unwrap();
         assert_eq!(config.tls, None);
+    }
+
+    #[test]
+    fn a_listener_may_stand_behind_balancers() {
+        let config = check(&format!("{LEAST}trusted_proxies = ['10.0.0.0/8', '2001:db8::7']\nproxy_protocol = true")).unwrap();
+        let listener = &config.listeners[0];
+        assert_eq!(listener.brought, Brought::ByProxyProtocol);
+        assert!(listener.trusted_proxies.contains("10.1.2.3".parse().unwrap()));
+        assert!(listener.trusted_proxies.contains("2001:db8::7".parse().unwrap()));
     }
 
     #[test]
@@ -291,6 +314,9 @@ mod tests {
             ("", "listeners", "[]"),
             ("[[listeners]]\naddress = 'localhost:443'", "listeners[0].address", "localhost:443"),
             ("[[listeners]]\naddress = '0.0.0.0:443'\ntransport = 'quic'", "listeners[0].transport", "quic"),
+            (&format!("{LEAST}proxy_protocol = true"), "listeners[0].proxy_protocol", "true"),
+            (&format!("{LEAST}trusted_proxies = ['balancer']"), "listeners[0].trusted_proxies", "balancer"),
+            (&format!("{LEAST}trusted_proxies = ['10.0.0.1/8']"), "listeners[0].trusted_proxies", "10.0.0.0/8"),
         ] {
             let error = check(text).unwrap_err().to_string();
             assert!(error.starts_with(key) && error.contains(value), "{error}");

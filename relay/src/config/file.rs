@@ -57,6 +57,10 @@ pub struct Listener {
     pub address: String,
     /// `tls`, or `plain` behind a load balancer that ends TLS. Default `tls`.
     pub transport: Option<String>,
+    /// Whether every connection begins with a PROXY protocol header, version 1 or 2, before TLS. Default `false`.
+    pub proxy_protocol: Option<bool>,
+    /// Networks of load balancers, `10.0.0.0/8`, whose word on addresses is taken. Default none.
+    pub trusted_proxies: Option<Vec<String>>,
 }
 
 table! {
@@ -148,7 +152,11 @@ pub fn shipped(fresh: &Fresh<'_>) -> String {
          # A name that is added here must be in the certificate too.\nnames = [{}]\n\n\
          # Origins whose web pages may connect: \"https://app.example.com\".\n#origins = []\n\n\
          # Where the relay listens; at least one. transport is \"tls\", or \"plain\" behind a load balancer that ends TLS.\n\
-         [[listeners]]\naddress = {}\ntransport = \"tls\"\n",
+         [[listeners]]\naddress = {}\ntransport = \"tls\"\n\
+         # Networks of load balancers: \"10.0.0.0/8\". They are believed about whom they bring, in X-Forwarded-For; nobody else is.\n\
+         #trusted_proxies = []\n\
+         # Every connection begins with a PROXY protocol header, and comes from trusted_proxies. X-Forwarded-For is then not believed.\n\
+         #proxy_protocol = false\n",
         quoted(fresh.node),
         quoted(fresh.issuer),
         list.join(", "),

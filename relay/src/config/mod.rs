@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use moorline_proto::id::{Issuer, NodeId};
 
 use crate::limits::{Limits, Times};
+use crate::proxies::TrustedProxies;
 
 pub mod check;
 pub mod file;
@@ -41,12 +42,25 @@ impl Config {
 }
 
 /// One address that the relay listens at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Address and port; port 0 takes a free one.
     pub address: SocketAddr,
     /// What is spoken there.
     pub transport: Transport,
+    /// Load balancers that are believed about whom they bring.
+    pub trusted_proxies: TrustedProxies,
+    /// How they say whom they bring.
+    pub brought: Brought,
+}
+
+/// How a load balancer says whom it brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Brought {
+    /// In `X-Forwarded-For` of each request. Others may come too, and are who they seem.
+    ByHeader,
+    /// In a PROXY protocol header, with which every connection begins. Nobody else may come.
+    ByProxyProtocol,
 }
 
 /// What a listener speaks.

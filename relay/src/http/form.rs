@@ -13,6 +13,7 @@ use moorline_proto::problem::ProblemCode;
 use tower_service::Service;
 
 use crate::http::problem::Refusal;
+use crate::proxies::TrustedProxies;
 use crate::slots::Visitor;
 
 /// Bytes of a request line's target.
@@ -34,9 +35,9 @@ impl Front {
         Self { router }
     }
 
-    /// What hyper calls for each request of a visitor's connection.
-    pub(crate) fn service(&self, visitor: Visitor) -> Requests {
-        Requests { router: self.router.clone(), visitor }
+    /// What hyper calls for each request of a visitor's connection. If the visitor is one of `forwarders`, each request says whose it is.
+    pub(crate) fn service(&self, visitor: Visitor, forwarders: TrustedProxies) -> Requests {
+        Requests { router: self.router.clone(), visitor, forwarders }
     }
 }
 
@@ -45,6 +46,7 @@ impl Front {
 pub(crate) struct Requests {
     router: Router,
     visitor: Visitor,
+    forwarders: TrustedProxies,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Requests {
@@ -57,7 +59,8 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
             return Box::pin(std::future::ready(Ok(refusal.into_response())));
         }
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(self.visitor.clone());
+        let address = self.forwarders.forwarded(self.visitor.address, request.headers());
+        request.extensions_mut().insert(Visitor { address, ..self.visitor.clone() });
         Box::pin(self.router.clone().call(request))
     }
 }

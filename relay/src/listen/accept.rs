@@ -7,12 +7,15 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::config::Brought;
 use crate::http::form::Front;
+use crate::listen::proxied::whom_it_brings;
 use crate::listen::tls_stream::TlsStream;
+use crate::proxies::TrustedProxies;
 use crate::slots::{Slots, Visitor};
 use crate::socket::{Carrier, Socket};
 use crate::tasks::Tasks;
@@ -37,6 +40,10 @@ pub struct Door {
     pub front: Front,
     /// TLS where this listener has it.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Load balancers that are believed about whom they bring.
+    pub trusted_proxies: TrustedProxies,
+    /// How they say whom they bring.
+    pub brought: Brought,
     /// From TCP accept to TLS established.
     pub establish: Duration,
     /// Places for connections.
@@ -81,11 +88,19 @@ impl Door {
         }
     }
 
-    async fn converse(self, tcp: TcpStream, visitor: Visitor, stop: CancellationToken) {
+    async fn converse(self, mut tcp: TcpStream, mut visitor: Visitor, stop: CancellationToken) {
+        let by = Instant::now() + self.establish;
         prepare(&tcp);
+        if self.brought == Brought::ByProxyProtocol {
+            match timeout_at(by, whom_it_brings(&mut tcp, visitor.address, &self.trusted_proxies)).await {
+                Ok(Ok(address)) => visitor.address = address,
+                Ok(Err(error)) => return debug!(peer = %visitor.address, %error, "a connection was dropped"),
+                Err(_) => return debug!(peer = %visitor.address, "a connection was dropped: no PROXY header came in time"),
+            }
+        }
         let carrier = match &self.tls {
             None => Carrier::Plain(tcp),
-            Some(config) => match timeout(self.establish, TlsStream::accept(Arc::clone(config), tcp)).await {
+            Some(config) => match timeout_at(by, TlsStream::accept(Arc::clone(config), tcp)).await {
                 Ok(Ok(tls)) => Carrier::Tls(Box::new(tls)),
                 Ok(Err(error)) => return debug!(address = %visitor.address, %error, "no TLS came about"),
                 Err(_) => return debug!(address = %visitor.address, "no TLS came about in time"),
@@ -104,13 +119,17 @@ impl Door {
             return debug!(address = %visitor.address, "a connection ended without a request");
         }
         let address = visitor.address;
+        let forwarders = match self.brought {
+            Brought::ByHeader => self.trusted_proxies,
+            Brought::ByProxyProtocol => TrustedProxies::default(),
+        };
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_WITHIN)
             .max_buf_size(HEAD_BYTES)
             .max_headers(HEAD_LINES)
             .half_close(false)
-            .serve_connection(TokioIo::new(socket), self.front.service(visitor))
+            .serve_connection(TokioIo::new(socket), self.front.service(visitor, forwarders))
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {

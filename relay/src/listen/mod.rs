@@ -1,5 +1,6 @@
-//! The sockets where peers touch us: accepting them, and TLS.
+//! The sockets where peers touch us: accepting them, whom a balancer brings, and TLS.
 
 pub mod accept;
+mod proxied;
 pub mod tls;
 pub mod tls_stream;
