@@ -31,6 +31,8 @@ need rsync rsync
 need curl curl
 need /bin/kill procps # the shell has a kill of its own; the scenarios use the program
 need openssl openssl
+need /usr/sbin/haproxy haproxy
+need /usr/sbin/nginx nginx-light
 need /usr/bin/python3 python3
 need /usr/lib/python3/dist-packages/websockets python3-websockets
 need /usr/lib/python3/dist-packages/cryptography python3-cryptography

@@ -1,6 +1,7 @@
 //! Everything that must hold, as scenarios somebody could act out.
 
 mod agent;
+mod balancers;
 mod decoding;
 mod half_close;
 mod handshake;

@@ -2,6 +2,7 @@
 //!
 //! [`memory`] is a world within the process, whose clock can stand still; [`world`] is one of real programs.
 
+pub mod balancer;
 pub mod decoders;
 pub mod link;
 pub mod memory;

@@ -24,6 +24,8 @@ pub struct World {
     pub relay: Program,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where its further listeners are, in the order of its configuration.
+    pub further: Vec<SocketAddr>,
     folder: TempDir,
 }
 
@@ -58,6 +60,11 @@ impl World {
 
     /// A relay with lines of `[times]` and of `[limits]`, started by a command that is given its program.
     pub async fn start_as(times: &str, limits: &str, command: impl FnOnce(&Path) -> Command) -> Self {
+        Self::start_at("", times, limits, command).await
+    }
+
+    /// A relay as [`World::start_as`], with further `[[listeners]]`.
+    pub async fn start_at(listeners: &str, times: &str, limits: &str, command: impl FnOnce(&Path) -> Command) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let state = folder.path().join("relay");
         let made = run(
@@ -71,12 +78,13 @@ impl World {
         let made: Value = serde_json::from_slice(&made.out).expect("--json prints JSON");
         let config = std::fs::read_to_string(state.join("relay.toml")).expect("init writes relay.toml");
         let config = config.replace("[times]\n", &format!("[times]\n{times}")).replace("[limits]\n", &format!("[limits]\n{limits}"));
-        std::fs::write(state.join("relay.toml"), config).expect("relay.toml is written");
+        std::fs::write(state.join("relay.toml"), config + listeners).expect("relay.toml is written");
         let (relay, address) = serve(command(&binaries().relay), &state, "127.0.0.1:0").await;
+        let further = further(&relay, listeners.matches("[[listeners]]").count()).await;
         let join = made["join"].as_str().expect("a join string").replace("localhost:1#", &format!("localhost:{}#", address.port()));
         write(&folder.path().join("join"), &join);
         write(&folder.path().join("token"), made["token"].as_str().expect("a token"));
-        let world = Self { relay, address, folder };
+        let world = Self { relay, address, further, folder };
         let login = world
             .client()
             .arg("login")
@@ -95,6 +103,7 @@ impl World {
         self.relay.signal("KILL");
         self.relay.ended().await;
         (self.relay, self.address) = serve(Command::new(&binaries().relay), &self.path("relay"), &self.address.to_string()).await;
+        self.further = further(&self.relay, self.further.len()).await;
     }
 
     /// A path in the world's folder.
@@ -223,6 +232,13 @@ async fn serve(mut command: Command, state: &Path, listen: &str) -> (Program, So
     let listening = relay.event("listening").await;
     let address = listening["address"].as_str().and_then(|address| address.parse().ok()).expect("listening says where");
     (relay, address)
+}
+
+async fn further(relay: &Program, count: usize) -> Vec<SocketAddr> {
+    relay.events("listening", 1 + count).await;
+    let lines = relay.lines().into_iter().filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+    let listening = lines.filter(|line| line["message"] == "listening");
+    listening.skip(1).map(|line| line["address"].as_str().and_then(|address| address.parse().ok()).expect("listening says where")).collect()
 }
 
 fn write(path: &Path, text: &str) {
