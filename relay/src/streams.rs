@@ -224,6 +224,11 @@ impl Live {
         }
     }
 
+    /// The reason, if somebody has ended the stream already.
+    pub fn was_cut(&self) -> Option<CloseReason> {
+        *self.entry.cut.borrow()
+    }
+
     /// It has come this far.
     pub fn is(&self, state: State) {
         *self.entry.state.lock().unwrap_or_else(PoisonError::into_inner) = state;

@@ -150,10 +150,11 @@ pub async fn remove(State(edge): State<Arc<Edge>>, Path(device): Path<String>, r
     let caller = edge.caller(request.headers(), &visitor)?;
     let leave = edge.act(&caller, Action::DeviceWrite, On::device(&device), &visitor)?;
     let removed = edge.registry.remove_device(&device).await.map_err(|error| registry_failed(&error))?;
+    // Streams first: those that wait for the device's answer are to hear why it does not come.
+    edge.streams.cut_device(&device, CloseReason::Revoked);
     if let Place::Here(handle) = edge.directory.find(&device) {
         handle.part(Parting::Revoked);
     }
-    edge.streams.cut_device(&device, CloseReason::Revoked);
     info!(%device, by = %leave.caller(), removed, "a device was removed");
     if removed { Ok(StatusCode::NO_CONTENT) } else { Err(unknown(&device)) }
 }

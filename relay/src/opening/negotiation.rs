@@ -147,6 +147,10 @@ impl<'a> Negotiation<'a> {
     fn channel_ended(&mut self, gone: &Gone) -> Result<(), Refused> {
         let Phase::Asked { channel, .. } = &mut self.phase else { return Ok(()) };
         let Some(before) = channel.take() else { return Ok(()) };
+        // Whoever removes a device ends its streams and its channel: the former says why.
+        if let Some(reason) = self.task.live.was_cut() {
+            return Err(Refused::Cut(reason));
+        }
         let device = &before.about().device;
         if matches!(gone, Gone::Superseded { by } if *by == before.about().instance)
             && let Place::Here(newer) = self.task.desk.ground.directory.find(device)

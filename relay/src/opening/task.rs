@@ -65,8 +65,9 @@ impl Task {
     /// Runs until nothing of the stream is left.
     pub(super) async fn run(mut self, start: Start, stop: CancellationToken) {
         let outcome = tokio::select! {
-            outcome = Box::pin(Negotiation::new(&mut self, start).run()) => outcome,
+            biased; // a relay that stops loses its devices too, and is the cause of it
             () = stop.cancelled() => Err(Refused::Cut(CloseReason::RelayDraining)),
+            outcome = Box::pin(Negotiation::new(&mut self, start).run()) => outcome,
         };
         match outcome {
             Ok(place) => Box::pin(self.carry(place, stop)).await,
