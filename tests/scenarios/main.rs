@@ -2,6 +2,7 @@
 
 mod agent;
 mod balancers;
+mod completeness;
 mod decoding;
 mod half_close;
 mod handshake;
@@ -16,3 +17,4 @@ mod returning;
 mod splicing;
 mod ssh;
 mod strangers;
+mod told;

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use futures_util::SinkExt;
+use moorline_proto::close::CloseReason;
 use moorline_tests::memory::MemoryWorld;
 use moorline_tests::wire::{Said, WireDevice, WireLeg};
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -111,6 +112,22 @@ async fn whoever_breaks_the_protocol_is_told_how_and_the_far_side_is_reset() {
     caller.say("more").await;
     assert_eq!(caller.closed().await, 4400, "bytes after end");
     assert_eq!(leg.closed().await, 4001);
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_that_are_none_and_text_that_is_none_are_told_apart() {
+    // Masked with zeros, so that what is sent is what is read.
+    let broken: [(&[u8], CloseReason); 4] = [
+        (&[0x83, 0x80, 0, 0, 0, 0], CloseReason::Framing),    // an opcode that is reserved
+        (&[0xc2, 0x81, 0, 0, 0, 0, 7], CloseReason::Framing), // a bit that is reserved
+        (&[0x82, 0x01, 7], CloseReason::Framing),             // not masked
+        (&[0x81, 0x82, 0, 0, 0, 0, 0xc3, 0x28], CloseReason::BadUtf8),
+    ];
+    for (frame, reason) in broken {
+        let (_world, _device, mut caller, mut leg) = open().await;
+        caller.socket.get_mut().write_all(frame).await.unwrap();
+        assert_eq!((caller.closed().await, leg.closed().await), (reason.code(), CloseReason::Reset.code()), "after {frame:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

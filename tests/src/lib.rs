@@ -11,5 +11,6 @@ pub mod programs;
 pub mod sshd;
 pub mod stranger;
 pub mod targets;
+pub mod window;
 pub mod wire;
 pub mod world;

@@ -5,11 +5,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use moorline::{Client, Join, Secret};
+use moorline_relay::auth::mint::SigningKey;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio_rustls::client::TlsStream;
 
+use crate::memory::INSTANCE;
 use crate::programs::{Done, Program, binaries, run};
+use crate::stranger::{heard_to_the_end, tls};
+use crate::wire::{Persona, WireDevice, WireLeg, bearer};
 
 /// A single command of the operator takes less than this.
 const SOON: Duration = Duration::from_secs(60);
@@ -133,6 +140,20 @@ impl World {
         command
     }
 
+    /// `moorline` with the operator's token, that reaches the relay at another port of this machine.
+    pub async fn client_by(&self, port: u16) -> Command {
+        let profile = self.path(&format!("profile-{port}.toml"));
+        let client = || {
+            let mut client = Command::new(&binaries().client);
+            client.arg("--profile").arg(&profile);
+            client
+        };
+        if !profile.exists() {
+            run(client().arg("login").arg("--join").arg(self.join_by(port)).arg("--token-file").arg(self.token_file()), SOON).await.well();
+        }
+        client()
+    }
+
     /// Runs `moorline` to its end.
     pub async fn moorline(&self, args: &[&str]) -> Done {
         run(self.client().args(args), SOON).await
@@ -185,6 +206,45 @@ impl World {
         run(self.client().args(["device", "add", id, "--key"]).arg(&key), SOON).await.well();
     }
 
+    /// A new connection to the relay, behind its TLS.
+    pub async fn dial(&self) -> TlsStream<TcpStream> {
+        let tcp = TcpStream::connect(self.address).await.expect("the relay listens");
+        tls(tcp, &self.ca_file(), &["http/1.1"]).await.expect("TLS comes about")
+    }
+
+    /// A device that is played frame by frame, added and online with the service `ssh`.
+    pub async fn wire_device(&self, id: &str) -> WireDevice<TlsStream<TcpStream>> {
+        let key = SigningKey::generate().expect("keys are made");
+        self.add(id, key.public().to_pem().as_bytes()).await;
+        let persona = Persona {
+            device: id.parse().expect("a device id"),
+            key: &key,
+            instance: INSTANCE.parse().expect("an instance"),
+            services: &["ssh"],
+            host: "localhost",
+            features: &[],
+        };
+        WireDevice::come_online(self.dial().await, &persona).await.expect("the device is admitted")
+    }
+
+    /// Joins a leg with its token, to be played frame by frame.
+    pub async fn join(&self, url: &str, token: &Secret) -> WireLeg<TlsStream<TcpStream>> {
+        WireLeg::join(self.dial().await, "localhost", url, &[("authorization", &bearer(token))]).await.expect("the token joins")
+    }
+
+    /// A request with the operator's token: status and body.
+    pub async fn request(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let mut connection = self.dial().await;
+        let token = std::fs::read_to_string(self.token_file()).expect("it was written");
+        let (token, length) = (token.trim(), body.len());
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close");
+        let request = format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}");
+        connection.write_all(request.as_bytes()).await.expect("the relay takes bytes");
+        let heard = String::from_utf8(heard_to_the_end(&mut connection, SOON).await).expect("the answer is text");
+        let status = heard.get(9..12).and_then(|status| status.parse().ok()).expect("a status");
+        (status, heard.split_once("\r\n\r\n").and_then(|(_, body)| serde_json::from_str(body).ok()).unwrap_or(Value::Null))
+    }
+
     /// Starts the agent of a folder and waits until it is online.
     pub async fn agent(&self, folder: &Path) -> Device {
         let mut command = Command::new(&binaries().agent);
@@ -201,14 +261,7 @@ impl World {
 
     /// Forwards as [`World::forward`], and reaches the relay at another port of this machine.
     pub async fn forward_by(&self, port: u16, device: &str, services: &[&str]) -> Forward {
-        let profile = self.path(&format!("profile-{port}.toml"));
-        let client = || {
-            let mut client = Command::new(&binaries().client);
-            client.arg("--profile").arg(&profile);
-            client
-        };
-        run(client().arg("login").arg("--join").arg(self.join_by(port)).arg("--token-file").arg(self.token_file()), SOON).await.well();
-        Self::forward_with(client(), device, services).await
+        Self::forward_with(self.client_by(port).await, device, services).await
     }
 
     async fn forward_with(mut command: Command, device: &str, services: &[&str]) -> Forward {

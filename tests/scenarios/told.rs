@@ -1,0 +1,358 @@
+//! What a person is told: every problem and every cut, in the same exchange on the wire (status, headers, body) and as the real `moorline`
+//! prints it: what happened, why, what to do next, and the exit code.
+
+use std::io::PipeWriter;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+use std::time::Duration;
+
+use moorline_proto::claims::{AccessRule, Action, CallerClaims, Pattern};
+use moorline_proto::close::CloseReason;
+use moorline_proto::control::{Cancel, CancelCode, RejectCode, ToDevice};
+use moorline_proto::problem::ProblemCode;
+use moorline_proto::secret::Secret;
+use moorline_relay::auth::mint::SigningKey;
+use moorline_tests::programs::{Done, command, feed, run};
+use moorline_tests::window::{Answer, Window};
+use moorline_tests::wire::{NotAdmitted, WireDevice, WireLeg, bearer};
+use moorline_tests::world::World;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+
+const WITHIN: Duration = Duration::from_secs(60);
+/// Anything of the form of a stream's name.
+const NO_STREAM: &str = "/v1/legs/n1/00000000000000000000000000000000";
+const CONNECT: &str = "/v1/devices/lamp-1/connect/ssh";
+
+type Device = WireDevice<TlsStream<TcpStream>>;
+
+/// A refusal as the relay said it and as `moorline` printed it.
+struct Told {
+    answer: Answer,
+    done: Done,
+}
+
+impl Told {
+    /// It is this refusal, with all that belongs to it.
+    fn is(&self, code: ProblemCode) {
+        let (Self { answer, done }, problem) = (self, &self.answer.problem);
+        let context = format!("{code}: {} {problem}\n{:?}\n{}", answer.head, done.code, done.err);
+        let body = json!({"type": code.urn(), "title": code.title(), "status": code.status(), "code": code.as_str()});
+        for (member, value) in body.as_object().expect("it is one") {
+            assert_eq!(&problem[member], value, "{context}");
+        }
+        let detail = problem["detail"].as_str().expect("a detail");
+        assert!(!detail.is_empty(), "{context}");
+        let by_http = answer.status != 101;
+        let media_type = answer.head.contains("content-type: application/problem+json");
+        assert!(!by_http || (answer.status == code.status() && media_type), "{context}");
+
+        let lines: Vec<&str> = done.err.lines().collect();
+        let ends = format!(": {} ({code})", code.title());
+        assert!(lines[0].starts_with("moorline: ") && lines[0].ends_with(&ends), "what happened: {context}");
+        let why = detail == code.title() || lines.contains(&format!("  why:  {detail}").as_str());
+        assert!(why, "why, where more than the title is known: {context}");
+        let next = lines.last().expect("it has lines");
+        assert!(next.starts_with("  next: ") && next.len() > 18, "what to do next: {context}");
+        assert_eq!(done.code, Some(if code.status() == 401 { 5 } else { 3 }), "{context}");
+        assert_eq!(done.out, b"", "nothing is printed where bytes of the stream belong");
+
+        if matches!(code.status(), 429 | 503) {
+            let seconds = problem["retry_after_s"].as_u64().expect("when to ask again");
+            assert!(!by_http || answer.head.contains(&format!("retry-after: {seconds}")), "{context}");
+            assert!(next.ends_with(&format!("; try again in {seconds} s")), "{context}");
+        }
+    }
+
+    fn says(&self, words: &str) {
+        assert!(self.done.err.contains(words), "{words:?} in {}", self.done.err);
+    }
+}
+
+struct Scene {
+    world: World,
+    window: Window,
+}
+
+impl Scene {
+    async fn start(limits: &str) -> Self {
+        let world = World::start_as("half_closed_idle = '300ms'\n", limits, |program| Command::new(program)).await;
+        let window = Window::start(&world).await;
+        Self { world, window }
+    }
+
+    /// Runs `moorline`, past a middle box that puts some words in the place of others.
+    async fn ask_through(&self, instead: &[(&str, &str)], args: &[&str]) -> Told {
+        self.window.instead(instead);
+        let done = run(self.world.client_by(self.window.address.port()).await.args(args), WITHIN).await;
+        Told { answer: self.window.answer(), done }
+    }
+
+    async fn ask(&self, args: &[&str]) -> Told {
+        self.ask_through(&[], args).await
+    }
+
+    async fn connect(&self, device: &str) -> Told {
+        self.ask(&["connect", device, "ssh"]).await
+    }
+
+    fn token(&self) -> Secret {
+        Secret::new(std::fs::read_to_string(self.world.token_file()).expect("it was written").trim())
+    }
+
+    /// A `connect` of the operator's, played frame by frame.
+    async fn leg(&self, device: &str, header: (&str, &str)) -> WireLeg<TlsStream<TcpStream>> {
+        let (path, authorization) = (format!("/v1/devices/{device}/connect/ssh"), bearer(&self.token()));
+        let headers = [("authorization", authorization.as_str()), header];
+        WireLeg::join(self.world.dial().await, "localhost", &path, &headers).await.expect("nothing refuses it at once")
+    }
+
+    /// A token that the relay's own key signed.
+    fn signed(&self, name: &str, change: impl FnOnce(&mut CallerClaims)) -> String {
+        let payload = data_encoding::BASE64URL_NOPAD.decode(self.token().reveal().split('.').nth(1).expect("three parts").as_bytes());
+        let mut claims = serde_json::from_slice(&payload.expect("base64url")).expect("claims");
+        change(&mut claims);
+        let key = std::fs::read_to_string(self.world.path("relay").join("signing.key")).expect("the relay's key");
+        let token = SigningKey::from_pem(&Secret::new(key)).expect("it signs").mint(&claims).expect("claims are signed");
+        self.secret(name, token.reveal())
+    }
+
+    fn secret(&self, name: &str, text: &str) -> String {
+        let path = self.world.path(name);
+        std::fs::write(&path, text).expect("a file is written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its mode is set");
+        path.display().to_string()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_something_in_between_breaks() {
+    let scene = Scene::start("").await;
+    let long = format!("\r\nX-Long: {}\r\n\r\n", "x".repeat(40_000));
+    for (from, to, code) in [
+        ("/v1/devices", "/v1//devices", ProblemCode::Malformed),
+        ("authorization:", "x-lost:", ProblemCode::TokenMissing),
+        ("\r\n\r\n", "\r\nOrigin: https://page.example\r\n\r\n", ProblemCode::OriginNotAllowed),
+        ("/v1/devices", "/v1/machines", ProblemCode::NoSuchRoute),
+        ("GET ", "POST ", ProblemCode::MethodNotAllowed),
+        ("upgrade: websocket", "x-lost: websocket", ProblemCode::UpgradeRequired),
+        ("\r\n\r\n", &long, ProblemCode::TooLarge),
+        (CONNECT, NO_STREAM, ProblemCode::StreamUnknown),
+    ] {
+        scene.ask_through(&[(from, to)], &["connect", "lamp-1", "ssh"]).await.is(code);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_token_is_not_good_for() {
+    let scene = Scene::start("").await;
+    let http = || AccessRule {
+        actions: Action::ALL.to_vec(),
+        devices: vec!["lamp-*".parse::<Pattern>().unwrap()],
+        services: vec!["http".parse().unwrap()],
+    };
+    let hour = 3_600;
+    for (token, device, code) in [
+        (scene.secret("forged", "not.a.token"), "lamp-1", ProblemCode::TokenInvalid),
+        (scene.signed("late", |claims| claims.exp = claims.iat - hour), "lamp-1", ProblemCode::TokenExpired),
+        (scene.signed("early", |claims| claims.nbf = Some(claims.iat + hour)), "lamp-1", ProblemCode::TokenNotYetValid),
+        (scene.signed("http", |claims| claims.access = vec![http()]), "lamp-1", ProblemCode::Forbidden),
+        (scene.signed("again", |claims| claims.access = vec![http()]), "door-1", ProblemCode::DeviceUnknown),
+    ] {
+        scene.ask(&["--token-file", &token, "connect", device, "ssh"]).await.is(code);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_device_says_no_with() {
+    let scene = Scene::start("").await;
+    let mut device = scene.world.wire_device("lamp-1").await;
+    for &code in RejectCode::ALL {
+        let no = async {
+            let offer = device.offer().await;
+            device.reject(offer.stream, code, "so it is").await;
+        };
+        let (told, ()) = tokio::join!(scene.connect("lamp-1"), no);
+        told.is(code.problem());
+        told.says("  why:  the device says: so it is");
+        told.says("  why:  it went as far as: authorized ");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_relay_finds_before_it_asks_the_device() {
+    let scene = Scene::start("streams_per_device = 1\nwaiting = 1\n").await;
+    let _device = scene.world.wire_device("lamp-1").await;
+    drop(scene.world.wire_device("lamp-2").await);
+    scene.world.relay.event("device offline").await;
+    scene.connect("lamp-3").await.is(ProblemCode::DeviceUnknown);
+    let offline = scene.connect("lamp-2").await;
+    offline.is(ProblemCode::DeviceOffline);
+    offline.says("the device was last seen at ");
+    scene.ask(&["connect", "lamp-1", "http"]).await.is(ProblemCode::ServiceNotExposed);
+
+    let _undecided = scene.leg("lamp-1", ("moorline-deadline", "60")).await;
+    scene.connect("lamp-1").await.is(ProblemCode::TooManyStreams);
+    let _waiting = scene.leg("lamp-2", ("moorline-wait", "60")).await;
+    scene.ask(&["connect", "lamp-2", "ssh", "--wait", "1m"]).await.is(ProblemCode::Overloaded);
+
+    let key = SigningKey::generate().unwrap().public().to_pem();
+    scene.world.add("lamp-4", key.as_bytes()).await;
+    let key = scene.secret("key", &key);
+    scene.ask_through(&[], &["device", "add", "lamp-5", "--key", &key]).await.is(ProblemCode::Conflict);
+
+    // Somebody breaks the database under the running relay.
+    let database = scene.world.path("relay").join("moorline.db");
+    let drop_table = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('DROP TABLE devices')";
+    run(command("/usr/bin/python3").args(["-c", drop_table]).arg(database), WITHIN).await.well();
+    scene.connect("lamp-2").await.is(ProblemCode::Internal);
+}
+
+fn cancelled(message: Result<ToDevice, NotAdmitted>) -> CancelCode {
+    match message {
+        Ok(ToDevice::Cancel(Cancel { code, .. })) => code,
+        other => panic!("{other:?} instead of a cancel"),
+    }
+}
+
+/// `moorline connect lamp-1 ssh` while something happens to its undecided offer, whose stream has this address.
+async fn undecided<T>(scene: &Scene, device: &mut Device, args: &[&str], act: impl AsyncFnOnce(&mut Device, String) -> T) -> (Told, T) {
+    let args = [&["connect", "lamp-1", "ssh"], args].concat();
+    tokio::join!(scene.ask(&args), async {
+        let offer = device.offer().await;
+        act(device, format!("/v1/streams/{}", offer.stream)).await
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_between_asking_and_opening() {
+    let mut scene = Scene::start("").await;
+    let mut device = scene.world.wire_device("lamp-1").await;
+    let silent = async |device: &mut Device, _| device.next().await;
+    let (told, heard) = undecided(&scene, &mut device, &["--deadline", "1s"], silent).await;
+    told.is(ProblemCode::HandshakeTimeout);
+    told.says("still missing: the device's answer");
+    assert_eq!(cancelled(heard), CancelCode::HandshakeTimeout);
+
+    let killed = async |device: &mut Device, stream: String| {
+        assert_eq!(scene.world.request("DELETE", &stream, "").await.0, 204);
+        device.next().await
+    };
+    let (told, heard) = undecided(&scene, &mut device, &[], killed).await;
+    told.is(ProblemCode::Killed);
+    assert_eq!(cancelled(heard), CancelCode::Killed);
+
+    let lost = async |device: &mut Device, _| device.socket.close(None).await;
+    undecided(&scene, &mut device, &[], lost).await.0.is(ProblemCode::DeviceUnresponsive);
+
+    scene.world.moorline(&["device", "remove", "lamp-1"]).await.well();
+    let mut device = scene.world.wire_device("lamp-1").await;
+    let removed = async |device: &mut Device, _| {
+        scene.world.moorline(&["device", "remove", "lamp-1"]).await.well();
+        device.closed().await.0
+    };
+    let (told, heard) = undecided(&scene, &mut device, &[], removed).await;
+    told.is(ProblemCode::Revoked);
+    assert_eq!(heard, CloseReason::Revoked.code());
+
+    let mut device = scene.world.wire_device("lamp-1").await;
+    let stopped = async |_: &mut Device, _| scene.world.relay.signal("TERM");
+    undecided(&scene, &mut device, &[], stopped).await.0.is(ProblemCode::Draining);
+    drop(device);
+    assert_eq!(scene.world.relay.ended().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_done_already() {
+    let scene = Scene::start("").await;
+    let mut device = scene.world.wire_device("lamp-1").await;
+    let same_key = [("idempotency-key:", "idempotency-key: k-1\r\nx-lost:")];
+    let mut caller = scene.leg("lamp-1", ("idempotency-key", "k-1")).await;
+    let offer = device.offer().await;
+    scene.ask_through(&same_key, &["connect", "lamp-1", "ssh", "--reason", "another"]).await.is(ProblemCode::Conflict);
+    device.accept(offer.stream).await;
+    let mut leg = scene.world.join(offer.url.as_str(), &offer.token).await;
+    leg.opened().await;
+    caller.opened().await;
+    scene.ask_through(&same_key, &["connect", "lamp-1", "ssh"]).await.is(ProblemCode::TokenUsed);
+    caller.close(CloseReason::Reset.code()).await;
+    tokio::join!(leg.closed(), caller.closed());
+    nothing_runs(&scene.world).await;
+    // A middle box that knows a token of the stream that is over, and joins with it.
+    let (mine, its) = (bearer(&scene.token()), bearer(&offer.token));
+    let join = [(CONNECT, offer.url.as_str()), (mine.as_str(), its.as_str())];
+    scene.ask_through(&join, &["connect", "lamp-1", "ssh"]).await.is(ProblemCode::StreamExpired);
+}
+
+async fn nothing_runs(world: &World) {
+    let over = async { while world.request("GET", "/v1/streams", "").await.1["streams"] != Value::Array(Vec::new()) {} };
+    timeout(WITHIN, over).await.expect("streams that are over are not listed");
+}
+
+type Leg = WireLeg<TlsStream<TcpStream>>;
+
+/// `moorline connect lamp-1 ssh` whose standard input does not end, while something happens to its open stream.
+async fn cut(world: &World, device: &mut Device, act: impl AsyncFnOnce(&mut Device, Leg, String)) -> Done {
+    let (input, _open): (_, PipeWriter) = std::io::pipe().expect("a pipe");
+    let mut connect = world.client();
+    let done = feed(connect.args(["connect", "lamp-1", "ssh"]), Stdio::from(input), WITHIN);
+    let acting = async {
+        let offer = device.offer().await;
+        device.accept(offer.stream).await;
+        let mut leg = world.join(offer.url.as_str(), &offer.token).await;
+        leg.opened().await;
+        leg.say("before it is cut").await;
+        act(device, leg, format!("/v1/streams/{}", offer.stream)).await;
+    };
+    tokio::join!(done, acting).0
+}
+
+fn cut_is_told(done: &Done, reason: CloseReason) {
+    let lines: Vec<&str> = done.err.lines().collect();
+    assert_eq!(done.code, Some(1), "{reason}: {}", done.err);
+    assert_eq!(lines[0], "moorline: the stream to lamp-1/ssh did not end well", "{reason}");
+    assert!(lines[1].starts_with(&format!("  why:  the relay closed the leg with {} {reason}", reason.code())), "{}", done.err);
+    assert!(lines[2].starts_with("  next: ") && lines.len() == 3, "{reason}: {}", done.err);
+    assert_eq!(done.text(), "before it is cut", "what came before is whole");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_an_open_stream_was_cut() {
+    let mut world = World::start_with("half_closed_idle = '300ms'\n").await;
+    let mut device = world.wire_device("lamp-1").await;
+    let done = cut(&world, &mut device, async |_, mut leg, _| leg.close(CloseReason::Reset.code()).await).await;
+    cut_is_told(&done, CloseReason::Reset);
+    let done = cut(&world, &mut device, async |_, leg, _| drop(leg)).await;
+    cut_is_told(&done, CloseReason::PeerLost);
+    let half_closed = async |_: &mut Device, mut leg: Leg, _| {
+        leg.end().await;
+        assert_eq!(leg.closed().await, CloseReason::IdleTimeout.code());
+    };
+    cut_is_told(&cut(&world, &mut device, half_closed).await, CloseReason::IdleTimeout);
+    let done = cut(&world, &mut device, async |_, mut leg, stream| {
+        assert_eq!(world.request("DELETE", &stream, "").await.0, 204);
+        assert_eq!(leg.closed().await, CloseReason::Killed.code());
+    });
+    cut_is_told(&done.await, CloseReason::Killed);
+
+    let done = cut(&world, &mut device, async |_, mut leg, _| leg.close(1000).await).await;
+    assert_eq!((done.code, done.text().as_str()), (Some(1), "before it is cut"));
+    assert!(done.err.contains("  next: what was sent last may not have arrived"), "done before standard input was: {}", done.err);
+
+    let done = cut(&world, &mut device, async |device, mut leg, _| {
+        world.moorline(&["device", "remove", "lamp-1"]).await.well();
+        assert_eq!((leg.closed().await, device.closed().await.0), (4006, 4006));
+    });
+    cut_is_told(&done.await, CloseReason::Revoked);
+    let mut device = world.wire_device("lamp-1").await;
+    let done = cut(&world, &mut device, async |_, mut leg, _| {
+        world.relay.signal("TERM");
+        assert_eq!(leg.closed().await, CloseReason::RelayDraining.code());
+    });
+    cut_is_told(&done.await, CloseReason::RelayDraining);
+    drop(device);
+    assert_eq!(world.relay.ended().await, Some(0));
+}

@@ -1,0 +1,137 @@
+//! A middle box before a real relay, that ends TLS with the relay's own certificate: it may change what a caller asks, and remembers what
+//! the relay answered. So the same exchange is seen on the wire and by the program that asked.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, split};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::stranger::tls;
+use crate::world::World;
+
+/// What is put in place of what in the head of a request.
+type Instead = Vec<(String, String)>;
+
+/// A middle box that listens on a port of its own. It ends, with its connections, with the value that holds it.
+#[derive(Debug)]
+pub struct Window {
+    /// Where it listens.
+    pub address: SocketAddr,
+    seen: Arc<Seen>,
+    _serving: JoinSet<()>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    instead: Mutex<Instead>,
+    asked: Mutex<String>,
+    answered: Mutex<Vec<u8>>,
+}
+
+/// What the relay answered to the last request.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// The response's head, in lower case.
+    pub head: String,
+    /// The problem: the body, or what stands in `refused` behind a 101.
+    pub problem: Value,
+}
+
+impl Window {
+    /// A middle box before the relay of a world.
+    pub async fn start(world: &World) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let (relay, ca_file, acceptor) = (world.address, world.ca_file(), acceptor(&world.path("relay")));
+        let seen = Arc::new(Seen::default());
+        let (mut serving, watched) = (JoinSet::new(), Arc::clone(&seen));
+        serving.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((tcp, _)) = listener.accept().await {
+                connections.spawn(pass(tcp, relay, ca_file.clone(), acceptor.clone(), Arc::clone(&watched)));
+            }
+        });
+        Self { address, seen, _serving: serving }
+    }
+
+    /// From now on, in the heads of requests this stands in place of that.
+    ///
+    /// # Panics
+    /// Requests that do not have what is to be replaced fail.
+    pub fn instead(&self, of: &[(&str, &str)]) {
+        *lock(&self.seen.instead) = of.iter().map(|&(from, to)| (from.to_owned(), to.to_owned())).collect();
+        lock(&self.seen.asked).clear();
+        lock(&self.seen.answered).clear();
+    }
+
+    /// What the relay answered last.
+    ///
+    /// # Panics
+    /// If that is no HTTP.
+    pub fn answer(&self) -> Answer {
+        let all = String::from_utf8_lossy(&lock(&self.seen.answered)).into_owned();
+        let last = all.rfind("HTTP/1.1 ").map(|at| &all[at..]).unwrap_or_else(|| panic!("no answer to {}", lock(&self.seen.asked)));
+        let (head, body) = last.split_once("\r\n\r\n").expect("a head has an end");
+        let status = head[9..12].parse().expect("a status");
+        let first = |text: &str| serde_json::Deserializer::from_str(text).into_iter::<Value>().next().and_then(Result::ok);
+        let problem = match (status, body.find(r#"{"type":"refused""#)) {
+            (101, Some(at)) => first(&body[at..]).map(|refused| refused["problem"].clone()),
+            _ => first(body),
+        };
+        Answer { status, head: head.to_lowercase(), problem: problem.unwrap_or(Value::Null) }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().expect("nobody panics with it")
+}
+
+fn acceptor(state: &Path) -> TlsAcceptor {
+    let chain = CertificateDer::pem_file_iter(state.join("tls.pem")).expect("the relay's certificate");
+    let chain = chain.collect::<Result<_, _>>().expect("certificates in PEM");
+    let key = PrivateKeyDer::from_pem_file(state.join("tls.key")).expect("the relay's key");
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    let config = config.with_safe_default_protocol_versions().expect("the provider has them").with_no_client_auth();
+    TlsAcceptor::from(Arc::new(config.with_single_cert(chain, key).expect("they belong together")))
+}
+
+async fn pass(tcp: TcpStream, relay: SocketAddr, ca_file: PathBuf, acceptor: TlsAcceptor, seen: Arc<Seen>) {
+    let mut near = acceptor.accept(tcp).await.expect("callers trust the relay's certificate");
+    let mut far = tls(TcpStream::connect(relay).await.expect("the relay listens"), &ca_file, &["http/1.1"]).await.expect("TLS comes about");
+    let mut asked = Vec::new();
+    while !asked.ends_with(b"\r\n\r\n") {
+        asked.push(near.read_u8().await.expect("a head has an end"));
+    }
+    let mut head = String::from_utf8(asked).expect("a head is text");
+    for (from, to) in lock(&seen.instead).iter() {
+        assert!(head.contains(from), "{from:?} is not in {head}");
+        head = head.replacen(from, to, 1);
+    }
+    lock(&seen.asked).clone_from(&head);
+    far.write_all(head.as_bytes()).await.expect("the relay takes bytes");
+    let (mut near_reads, mut near_writes) = split(near);
+    let (mut far_reads, mut far_writes) = split(far);
+    let back = async {
+        let mut buffer = vec![0; 16 << 10];
+        while let Ok(count @ 1..) = far_reads.read(&mut buffer).await {
+            lock(&seen.answered).extend_from_slice(&buffer[..count]);
+            if near_writes.write_all(&buffer[..count]).await.is_err() {
+                return;
+            }
+        }
+        near_writes.shutdown().await.ok();
+    };
+    tokio::select! {
+        () = back => {}
+        _ = copy(&mut near_reads, &mut far_writes) => {}
+    }
+}
