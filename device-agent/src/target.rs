@@ -193,6 +193,12 @@ impl LocalSide for LocalStream {
             tcp.reset_on_drop();
         }
     }
+
+    fn end_on_drop(&self) {
+        if let Self::Tcp(tcp) = self {
+            tcp.end_on_drop();
+        }
+    }
 }
 
 #[cfg(test)]

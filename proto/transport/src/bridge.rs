@@ -30,12 +30,21 @@ const FIRST_READ: usize = 4 * 1024;
 pub trait LocalSide: AsyncRead + AsyncWrite + Unpin + Send {
     /// Makes the drop that follows a reset, as far as this kind of connection knows one: whoever reads from it must see that it was cut.
     fn reset_on_drop(&self) {}
+
+    /// Makes the drop that follows an ordinary end again.
+    fn end_on_drop(&self) {}
 }
 
 impl LocalSide for TcpStream {
     fn reset_on_drop(&self) {
         if let Err(error) = self.set_zero_linger() {
             tracing::debug!(%error, "a local connection could not be reset and is closed instead");
+        }
+    }
+
+    fn end_on_drop(&self) {
+        if let Err(error) = socket2::SockRef::from(self).set_linger(None) {
+            tracing::debug!(%error, "a local connection could not be closed and is reset instead");
         }
     }
 }
@@ -48,6 +57,10 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> LocalSide for Jo
 impl<L: LocalSide + ?Sized> LocalSide for Box<L> {
     fn reset_on_drop(&self) {
         (**self).reset_on_drop();
+    }
+
+    fn end_on_drop(&self) {
+        (**self).end_on_drop();
     }
 }
 
@@ -136,21 +149,23 @@ impl Ended {
 /// side has not read yet. A program that stops nothing passes [`std::future::pending`].
 ///
 /// # Cancel safety
-/// Dropping the future drops both: the far side learns that the stream was cut, the local side sees an ordinary close.
+/// Dropping the future drops both, and both sides see that the stream was cut; so they do if the process is killed.
 pub async fn bridge<L: LocalSide>(mut local: L, mut leg: Leg, stop: impl Future<Output = ()>) -> Bridged {
+    // Until all is well: a process that is killed says nothing more, and what it leaves must not look like an end.
+    local.reset_on_drop();
     let mut run = Run::default();
     let ended = select! {
         biased; // a stream that has ended is not one that was stopped
         ended = poll_fn(|cx| run.poll(&mut local, &mut leg, cx)) => ended,
         () = stop => Ended::Stopped,
     };
-    let cuts_local = match &ended {
-        Ended::Finished => false,
-        Ended::CutShort => leg.is_unflushed(),
-        Ended::Leg(_) | Ended::Local(_) | Ended::Stopped => true,
+    let is_whole = match &ended {
+        Ended::Finished => true,
+        Ended::CutShort => !leg.is_unflushed(),
+        Ended::Leg(_) | Ended::Local(_) | Ended::Stopped => false,
     };
-    if cuts_local {
-        local.reset_on_drop();
+    if is_whole {
+        local.end_on_drop();
     }
     drop(local); // whoever waits there does not wait for the relay
     match &ended {

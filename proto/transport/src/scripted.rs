@@ -186,6 +186,10 @@ impl LocalSide for Local {
     fn reset_on_drop(&self) {
         self.was_reset.store(true, Ordering::SeqCst);
     }
+
+    fn end_on_drop(&self) {
+        self.was_reset.store(false, Ordering::SeqCst);
+    }
 }
 
 impl AsyncRead for Local {

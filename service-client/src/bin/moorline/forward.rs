@@ -139,23 +139,24 @@ async fn accept(listener: TcpListener, service: ServiceName, shared: Arc<Shared>
 
 /// Carries one connection from accepted to ended. `_slot` is its place among [`CONNECTIONS`].
 async fn carry(local: TcpStream, from: SocketAddr, service: ServiceName, _slot: OwnedSemaphorePermit, shared: Arc<Shared>) {
+    local.reset_on_drop(); // until a stream has ended well: no byte was carried, and none may look as if it had been
     if let Err(error) = local.set_nodelay(true) {
         debug!(%from, %error, "a socket option is not taken"); // slower, not wrong
     }
     let opening = asked(shared.client.open(&shared.device, &service), &shared.asking);
     let opened = tokio::select! {
+        biased; // an answer that is there is taken first: hanging up is said on it
         opened = opening => opened,
         () = hung_up(&local) => {
             debug!(%from, %service, "the local connection was reset before the stream was open");
             return;
         }
-        () = shared.stop.cancelled() => return local.reset_on_drop(),
+        () = shared.stop.cancelled() => return,
     };
     let to = format!("{}/{service}", shared.device);
     let stream = match opened {
         Ok(stream) => stream,
         Err(error) => {
-            local.reset_on_drop(); // no byte was carried, and none may look as if it had been
             return shared.output.failure(&not_opened(&format!("{from} was reset, no stream to {to}"), &error));
         }
     };
