@@ -79,7 +79,8 @@ impl OpenError {
 /// A question for a stream: made by [`Client::open`], asked by `.await`.
 ///
 /// # Cancel safety
-/// Dropping the future hangs up: a stream that is not open then never will be, and the device is told.
+/// Dropping the future hangs up: a stream that is not open then never will be, and the device is told. Where the relay's 101 had not even
+/// come yet, it is the stream's deadline that tells.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is asked before it is awaited"]
 pub struct Open {

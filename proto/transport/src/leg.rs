@@ -5,7 +5,8 @@
 //!                    └── Close 4xxx, or gone   ConnectionReset, so that a cut stream never looks like a finished one
 //!   write  ──▶ bytes                           in messages of at most 64 KiB
 //!   shutdown ─▶ end                            the other direction goes on
-//!   finish ─▶ waits for the relay's Close 1000 and answers it;   reset ─▶ Close 4001;   drop ─▶ gone, which is a reset too
+//!   finish ─▶ waits for the relay's Close 1000 and answers it;   reset ─▶ Close 4001;   drop ─▶ gone, which is a reset too,
+//!             and before `opened` Close 4001: a leg that is only gone may come again, and is waited for
 //! ```
 //!
 //! Pings are answered while the leg is read. A relay that sends nothing for 2.5 of its ping intervals while it is read is dead.
@@ -19,7 +20,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use ::bytes::Bytes;
@@ -360,6 +361,16 @@ impl Leg {
         ready!(Pin::new(&mut self.socket).poll_flush(cx)).map_err(lost)?;
         self.unflushed = false;
         Poll::Ready(Ok(()))
+    }
+}
+
+/// Says that this leg does not come again. Where it cannot be said without waiting, the stream's deadline says it.
+impl Drop for Leg {
+    fn drop(&mut self) {
+        if !self.is_opened && self.end.is_none() {
+            self.send_close(CloseReason::Reset, "");
+            drop(Pin::new(&mut self.socket).poll_flush(&mut Context::from_waker(Waker::noop())));
+        }
     }
 }
 

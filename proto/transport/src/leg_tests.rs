@@ -53,6 +53,16 @@ async fn a_leg_may_end_without_a_verdict() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leg_that_is_dropped_before_it_is_opened_says_that_it_does_not_come_again() {
+    let (leg, mut relay) = joined(ROOMY).await;
+    drop(leg);
+    assert_eq!(relay.closed().await, Some(CloseReason::Reset.code()));
+    let (leg, mut relay) = open(ROOMY).await;
+    drop(leg);
+    assert_eq!(relay.closed().await, None, "afterwards it is gone, without a word");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_far_side_ends_first_and_this_side_goes_on() {
     let (mut leg, mut relay) = open(PIPE).await;
     let far = async {
