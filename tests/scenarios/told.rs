@@ -99,20 +99,16 @@ impl Scene {
         self.ask(&["connect", device, "ssh"]).await
     }
 
-    fn token(&self) -> Secret {
-        Secret::new(std::fs::read_to_string(self.world.token_file()).expect("it was written").trim())
-    }
-
     /// A `connect` of the operator's, played frame by frame.
     async fn leg(&self, device: &str, header: (&str, &str)) -> WireLeg<TlsStream<TcpStream>> {
-        let (path, authorization) = (format!("/v1/devices/{device}/connect/ssh"), bearer(&self.token()));
+        let (path, authorization) = (format!("/v1/devices/{device}/connect/ssh"), bearer(&self.world.token()));
         let headers = [("authorization", authorization.as_str()), header];
         WireLeg::join(self.world.dial().await, "localhost", &path, &headers).await.expect("nothing refuses it at once")
     }
 
     /// A token that the relay's own key signed.
     fn signed(&self, name: &str, change: impl FnOnce(&mut CallerClaims)) -> String {
-        let payload = data_encoding::BASE64URL_NOPAD.decode(self.token().reveal().split('.').nth(1).expect("three parts").as_bytes());
+        let payload = data_encoding::BASE64URL_NOPAD.decode(self.world.token().reveal().split('.').nth(1).expect("three parts").as_bytes());
         let mut claims = serde_json::from_slice(&payload.expect("base64url")).expect("claims");
         change(&mut claims);
         let key = std::fs::read_to_string(self.world.path("relay").join("signing.key")).expect("the relay's key");
@@ -282,7 +278,7 @@ async fn what_was_done_already() {
     tokio::join!(leg.closed(), caller.closed());
     nothing_runs(&scene.world).await;
     // A middle box that knows a token of the stream that is over, and joins with it.
-    let (mine, its) = (bearer(&scene.token()), bearer(&offer.token));
+    let (mine, its) = (bearer(&scene.world.token()), bearer(&offer.token));
     let join = [(CONNECT, offer.url.as_str()), (mine.as_str(), its.as_str())];
     scene.ask_through(&join, &["connect", "lamp-1", "ssh"]).await.is(ProblemCode::StreamExpired);
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -52,6 +53,7 @@ pub struct Link {
     /// Where it listens.
     pub address: SocketAddr,
     cuts: Arc<AtomicU64>,
+    now: watch::Sender<Option<Manner>>,
     _carrying: JoinSet<()>,
 }
 
@@ -62,15 +64,22 @@ impl Link {
         let address = listener.local_addr().expect("it is bound");
         let cuts = Arc::new(AtomicU64::new(0));
         let (mut carrying, counted) = (JoinSet::new(), Arc::clone(&cuts));
+        let now = watch::Sender::new(None);
+        let cut_now = now.clone();
         carrying.spawn(async move {
             let mut connections = JoinSet::new();
             let mut number = 0;
             while let Ok((near, _)) = listener.accept().await {
-                connections.spawn(carry(near, to, plan(number), Arc::clone(&counted)));
+                connections.spawn(carry(near, to, plan(number), cut_now.subscribe(), Arc::clone(&counted)));
                 number += 1;
             }
         });
-        Self { address, cuts, _carrying: carrying }
+        Self { address, cuts, now, _carrying: carrying }
+    }
+
+    /// Cuts every connection that there is now, and every further one at once.
+    pub fn cut(&self, manner: Manner) {
+        self.now.send_replace(Some(manner));
     }
 
     /// How many connections were cut so far.
@@ -89,7 +98,7 @@ enum Passed {
     Cut(Manner),
 }
 
-async fn carry(near: TcpStream, to: SocketAddr, plan: Plan, cuts: Arc<AtomicU64>) {
+async fn carry(near: TcpStream, to: SocketAddr, plan: Plan, mut now: watch::Receiver<Option<Manner>>, cuts: Arc<AtomicU64>) {
     let Ok(far) = TcpStream::connect(to).await else { return };
     for tcp in [&near, &far] {
         tcp.set_nodelay(true).ok();
@@ -102,6 +111,7 @@ async fn carry(near: TcpStream, to: SocketAddr, plan: Plan, cuts: Arc<AtomicU64>
         tokio::select! {
             passed = &mut up => if let Passed::Ended = passed { down.await } else { passed },
             passed = &mut down => if let Passed::Ended = passed { up.await } else { passed },
+            manner = asked_to_cut(&mut now) => Passed::Cut(manner),
         }
     };
     if let Passed::Cut(_) = over {
@@ -123,6 +133,13 @@ async fn carry(near: TcpStream, to: SocketAddr, plan: Plan, cuts: Arc<AtomicU64>
             near_writes.forget(); // dropped, they would say an ordinary end first
             far_writes.forget();
         }
+    }
+}
+
+async fn asked_to_cut(now: &mut watch::Receiver<Option<Manner>>) -> Manner {
+    match now.wait_for(Option::is_some).await.ok().and_then(|manner| *manner) {
+        Some(manner) => manner,
+        None => std::future::pending().await,
     }
 }
 

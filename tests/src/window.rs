@@ -10,9 +10,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, split};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use crate::programs::LINE_WITHIN;
 use crate::stranger::tls;
 use crate::world::World;
 
@@ -33,6 +36,8 @@ struct Seen {
     instead: Mutex<Instead>,
     asked: Mutex<String>,
     answered: Mutex<Vec<u8>>,
+    /// Connections on which something came behind the request.
+    lively: watch::Sender<usize>,
 }
 
 /// What the relay answered to the last request.
@@ -71,6 +76,16 @@ impl Window {
         *lock(&self.seen.instead) = of.iter().map(|&(from, to)| (from.to_owned(), to.to_owned())).collect();
         lock(&self.seen.asked).clear();
         lock(&self.seen.answered).clear();
+    }
+
+    /// Waits until so many connections have carried something of the caller's behind its request: the answer to a ping, as a rule.
+    ///
+    /// # Panics
+    /// If that takes too long.
+    pub async fn lively(&self, connections: usize) {
+        let mut lively = self.seen.lively.subscribe();
+        let enough = timeout(LINE_WITHIN, lively.wait_for(|&count| count >= connections)).await;
+        assert!(enough.is_ok(), "fewer than {connections} callers said anything behind their requests");
     }
 
     /// What the relay answered last.
@@ -130,8 +145,17 @@ async fn pass(tcp: TcpStream, relay: SocketAddr, ca_file: PathBuf, acceptor: Tls
         }
         near_writes.shutdown().await.ok();
     };
+    let forth = async {
+        let mut first = [0; 1];
+        if let Ok(1) = near_reads.read(&mut first).await
+            && far_writes.write_all(&first).await.is_ok()
+        {
+            seen.lively.send_modify(|count| *count += 1);
+            copy(&mut near_reads, &mut far_writes).await.ok();
+        }
+    };
     tokio::select! {
         () = back => {}
-        _ = copy(&mut near_reads, &mut far_writes) => {}
+        () = forth => {}
     }
 }

@@ -128,6 +128,11 @@ impl World {
         self.path("token")
     }
 
+    /// The operator's token.
+    pub fn token(&self) -> Secret {
+        Secret::new(std::fs::read_to_string(self.token_file()).expect("it was written").trim())
+    }
+
     /// The CA certificate's file.
     pub fn ca_file(&self) -> PathBuf {
         self.path("relay").join("ca.pem")
@@ -167,8 +172,7 @@ impl World {
     /// The library's client with the operator's token.
     pub fn library(&self) -> Client {
         let join: Join = std::fs::read_to_string(self.join_file()).expect("it was written").parse().expect("a join string");
-        let token = Secret::new(std::fs::read_to_string(self.token_file()).expect("it was written"));
-        Client::new(&join, Some(token)).expect("the relay's own CA is trusted")
+        Client::new(&join, Some(self.token())).expect("the relay's own CA is trusted")
     }
 
     /// A join string by which the relay is reached at another port of this machine.
@@ -235,9 +239,8 @@ impl World {
     /// A request with the operator's token: status and body.
     pub async fn request(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         let mut connection = self.dial().await;
-        let token = std::fs::read_to_string(self.token_file()).expect("it was written");
-        let (token, length) = (token.trim(), body.len());
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close");
+        let (authorization, length) = (bearer(&self.token()), body.len());
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {authorization}\r\nConnection: close");
         let request = format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}");
         connection.write_all(request.as_bytes()).await.expect("the relay takes bytes");
         let heard = String::from_utf8(heard_to_the_end(&mut connection, SOON).await).expect("the answer is text");

@@ -1,0 +1,372 @@
+//! How streams end: who ends × how × what is in flight × how fast it is read. What the TCP connection at the far side shows is a table, and
+//! after all of it nothing is left in any of the three programs.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use moorline_proto::control::{Cancel, CancelCode, Offer, ToDevice};
+use moorline_tests::link::{Link, Manner, Plan};
+use moorline_tests::patterns::pattern;
+use moorline_tests::programs::Program;
+use moorline_tests::targets::Target;
+use moorline_tests::window::Window;
+use moorline_tests::wire::{Said, WireDevice, WireLeg, bearer};
+use moorline_tests::world::World;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{interval, timeout};
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::tungstenite::Message;
+
+const WITHIN: Duration = Duration::from_secs(60);
+/// A slow reader begins once the other side has ended, or is stuck for this long with what is not read.
+const STUCK: Duration = Duration::from_millis(500);
+const MIB: usize = 1 << 20;
+
+type Leg = WireLeg<TlsStream<TcpStream>>;
+
+/// What the TCP connection at the far side shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shows {
+    /// Every byte, and then the end.
+    End,
+    /// Some of the bytes, and then a reset.
+    Reset,
+}
+
+/// How a program that holds a TCP connection ends it, and what the far side shows.
+const BY_TCP: &[(ByTcp, Shows)] = &[(ByTcp::Fin, Shows::End), (ByTcp::Rst, Shows::Reset)];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ByTcp {
+    Fin,
+    Rst,
+}
+
+/// How an end that speaks the protocol itself ends its leg, and what the far side shows.
+const BY_LEG: &[(ByLeg, Shows)] = &[
+    (ByLeg::End, Shows::End),
+    (ByLeg::Close(Some(1000)), Shows::End), // a simple client that is done
+    (ByLeg::Close(None), Shows::End),
+    (ByLeg::Close(Some(4001)), Shows::Reset),
+    (ByLeg::Close(Some(1001)), Shows::Reset), // a browser's page that goes away
+    (ByLeg::Close(Some(3000)), Shows::Reset),
+    (ByLeg::Vanish(Manner::End), Shows::Reset),
+    (ByLeg::Vanish(Manner::Reset), Shows::Reset),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ByLeg {
+    End,
+    Close(Option<u16>),
+    Vanish(Manner),
+}
+
+/// Bytes that the one that ends has said before, and how fast the far side reads.
+const FLIGHTS: &[(usize, Reader)] = &[(0, Reader::Quick), (MIB, Reader::Quick), (MIB, Reader::Slow)];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    Quick,
+    Slow,
+}
+
+/// A TCP connection read to what it shows; it is then ended in turn.
+async fn shows(mut tcp: TcpStream, seed: u64, said: usize, reader: Reader, ended: oneshot::Receiver<()>) -> Shows {
+    if reader == Reader::Slow {
+        timeout(STUCK, ended).await.ok();
+    }
+    let mut buffer = vec![0; if reader == Reader::Slow { 4 << 10 } else { 64 << 10 }];
+    let mut heard = 0;
+    loop {
+        match tcp.read(&mut buffer).await {
+            Ok(0) => break,
+            Ok(count) => {
+                assert!(buffer[..count] == pattern(seed, heard as u64, count), "stream {seed}: others than its own bytes behind {heard}");
+                heard += count;
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+                return Shows::Reset;
+            }
+        }
+    }
+    assert_eq!(heard, said, "stream {seed}: a truncated transfer looks like a finished one");
+    tcp.shutdown().await.ok();
+    Shows::End
+}
+
+async fn end_tcp(mut tcp: TcpStream, how: ByTcp, said: Vec<u8>, ended: oneshot::Sender<()>) {
+    tcp.write_all(&said).await.expect("the stream takes bytes");
+    match how {
+        ByTcp::Fin => {
+            tcp.shutdown().await.expect("the end is said");
+            ended.send(()).ok();
+            assert_eq!(tcp.read(&mut [0; 1]).await.expect("the other direction ends by itself"), 0);
+        }
+        ByTcp::Rst => {
+            tcp.set_zero_linger().expect("a socket of this machine");
+            drop(tcp);
+            ended.send(()).ok();
+        }
+    }
+}
+
+async fn end_leg(mut leg: Leg, how: ByLeg, said: Vec<u8>, ended: oneshot::Sender<()>) {
+    for piece in said.chunks(64 << 10) {
+        leg.say(piece.to_vec()).await;
+    }
+    match how {
+        ByLeg::End => {
+            leg.end().await;
+            ended.send(()).ok();
+            assert_eq!((leg.next().await, leg.closed().await), (Said::End, 1000));
+        }
+        ByLeg::Close(code) => {
+            match code {
+                Some(code) => leg.close(code).await,
+                None => leg.send(Message::Close(None)).await,
+            }
+            ended.send(()).ok();
+            assert_eq!(leg.closed().await, code.unwrap_or(1005), "a Close is answered");
+        }
+        ByLeg::Vanish(manner) => {
+            if manner == Manner::Reset {
+                leg.socket.get_ref().get_ref().0.set_zero_linger().expect("a socket of this machine");
+            }
+            drop(leg);
+            ended.send(()).ok();
+        }
+    }
+}
+
+/// A target that hands its connections over.
+async fn open_target() -> (Target, mpsc::Receiver<TcpStream>) {
+    let (hand, handed) = mpsc::channel(64);
+    let target = Target::start(move |tcp| {
+        let hand = hand.clone();
+        async move { hand.send(tcp).await.expect("the scenario lives") }
+    });
+    (target.await, handed)
+}
+
+/// Both ends of a stream through a forward and an agent, once a byte went each way.
+async fn pair(local: SocketAddr, targets: &mut mpsc::Receiver<TcpStream>) -> (TcpStream, TcpStream) {
+    let open = async {
+        let mut near = TcpStream::connect(local).await.expect("the forward listens");
+        let mut far = targets.recv().await.expect("the target serves");
+        near.write_u8(1).await.expect("the stream takes bytes");
+        far.read_u8().await.expect("it comes");
+        far.write_u8(1).await.expect("the stream takes bytes");
+        near.read_u8().await.expect("it comes");
+        (near, far)
+    };
+    timeout(WITHIN, open).await.expect("in time")
+}
+
+/// A stream to a device that is played frame by frame: the device's leg, and the TCP connection at the forward.
+async fn device_leg(world: &World, local: SocketAddr, device: &mut WireDevice<TlsStream<TcpStream>>) -> (Leg, TcpStream) {
+    let near = TcpStream::connect(local).await.expect("the forward listens");
+    let offer = device.offer().await;
+    device.accept(offer.stream).await;
+    let mut leg = world.join(offer.url.as_str(), &offer.token).await;
+    leg.opened().await;
+    (leg, near)
+}
+
+/// A stream of a caller that is played frame by frame: the caller's leg, and the TCP connection at the target.
+async fn caller_leg(world: &World, targets: &mut mpsc::Receiver<TcpStream>) -> (Leg, TcpStream) {
+    let authorization = bearer(&world.token());
+    let headers = [("authorization", authorization.as_str())];
+    let join = WireLeg::join(world.dial().await, "localhost", "/v1/devices/lamp-1/connect/data", &headers);
+    let mut leg = join.await.expect("nothing refuses the stream");
+    leg.opened().await;
+    (leg, timeout(WITHIN, targets.recv()).await.expect("in time").expect("the target serves"))
+}
+
+/// What a process holds open.
+fn descriptors(program: &Program) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for entry in std::fs::read_dir(format!("/proc/{}/fd", program.id())).expect("it runs").flatten() {
+        let what = std::fs::read_link(entry.path()).map(|what| what.display().to_string()).unwrap_or_default();
+        let kind = what.split(':').next().unwrap_or_default().to_owned(); // "socket:[123]", or a path
+        *kinds.entry(kind).or_default() += 1;
+    }
+    kinds
+}
+
+/// Waits until a process holds open what it held before, and the relay has no stream.
+async fn nothing_is_left(world: &World, before: &[(&str, &Program, BTreeMap<String, usize>)]) {
+    let mut looks = interval(Duration::from_millis(50));
+    let mut last = String::new();
+    let gone = async {
+        loop {
+            looks.tick().await;
+            let streams = world.request("GET", "/v1/streams", "").await.1;
+            let more: Vec<_> = before.iter().map(|(name, program, held)| (name, descriptors(program), held)).collect();
+            if streams == json!({"streams": []}) && more.iter().all(|(_, now, held)| now == *held) {
+                return;
+            }
+            last = format!("{streams} {more:?}");
+        }
+    };
+    let in_time = timeout(Duration::from_secs(20), gone).await;
+    assert!(in_time.is_ok(), "something is left: {last}");
+}
+
+/// Runs what is to end beside what is to be seen, and compares it with the table.
+fn play<E: Future<Output = ()> + Send + 'static>(
+    playing: &mut JoinSet<()>,
+    what: String,
+    expected: Shows,
+    ends: E,
+    sees: impl Future<Output = Shows> + Send + 'static,
+) {
+    playing.spawn(async move {
+        let both = async { tokio::join!(ends, sees).1 };
+        let shown = timeout(WITHIN, both).await.unwrap_or_else(|_| panic!("{what}: never seen to end"));
+        assert_eq!(shown, expected, "{what}");
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_way_to_end_shows_at_the_far_side_as_the_protocol_says_and_nothing_is_left() {
+    let world = World::start().await;
+    let (target, mut targets) = open_target().await;
+    let device = world.device("lamp-1", &[("data", target.address)]).await;
+    let forward = world.forward("lamp-1", &["data"]).await;
+    let mut wire = world.wire_device("lamp-2").await;
+    let wired = world.forward("lamp-2", &["ssh"]).await;
+    let programs = [("relay", &world.relay), ("agent", &device.agent), ("forward", &forward.program), ("forward", &wired.program)];
+    let before = programs.map(|(name, program)| (name, program, descriptors(program)));
+
+    let (mut playing, mut seed) = (JoinSet::new(), 0);
+    for &(size, reader) in FLIGHTS {
+        for &(how, expected) in BY_TCP {
+            for by in ["caller", "device"] {
+                seed += 1;
+                let (near, far) = pair(forward.local[0], &mut targets).await;
+                let (ender, other) = if by == "caller" { (near, far) } else { (far, near) };
+                let (ended, has_ended) = oneshot::channel();
+                let ends = end_tcp(ender, how, pattern(seed, 0, size), ended);
+                let what = format!("{by} {how:?} behind {size} bytes, {reader:?}");
+                play(&mut playing, what, expected, ends, shows(other, seed, size, reader, has_ended));
+            }
+        }
+        for &(how, expected) in BY_LEG {
+            for by in ["caller", "device"] {
+                seed += 1;
+                let (leg, other) = match by {
+                    "caller" => caller_leg(&world, &mut targets).await,
+                    _ => device_leg(&world, wired.local[0], &mut wire).await,
+                };
+                let (ended, has_ended) = oneshot::channel();
+                let ends = end_leg(leg, how, pattern(seed, 0, size), ended);
+                let what = format!("{by}'s leg {how:?} behind {size} bytes, {reader:?}");
+                play(&mut playing, what, expected, ends, shows(other, seed, size, reader, has_ended));
+            }
+        }
+    }
+    playing.join_all().await;
+    nothing_is_left(&world, &before).await;
+}
+
+/// How a whole program, or its road, goes away under its streams.
+#[derive(Clone, Copy, Debug)]
+enum Away {
+    Killed,
+    Cut(Manner),
+}
+
+/// Streams with something in flight each way, whose forward or agent goes away: both TCP connections of each show a reset.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_is_killed_or_cut_off_is_a_reset_at_both_ends_and_nothing_is_left() {
+    let world = World::start().await;
+    let before = [("relay", &world.relay, descriptors(&world.relay))];
+    let mut seed = 100;
+    for away in [Away::Killed, Away::Cut(Manner::End), Away::Cut(Manner::Reset)] {
+        for whose in ["caller", "device"] {
+            let roads = [Link::start(world.address, |_| Plan::default()).await, Link::start(world.address, |_| Plan::default()).await];
+            let (target, mut targets) = open_target().await;
+            let id = format!("lamp-{seed}");
+            let device = world.device_by(roads[0].address.port(), &id, &[("data", target.address)]).await;
+            let forward = world.forward_by(roads[1].address.port(), &id, &["data"]).await;
+
+            let (mut sees, mut ends) = (JoinSet::new(), Vec::new());
+            for (from_near, from_far) in [(0, 0), (MIB, 0), (0, MIB)] {
+                let (mut near, mut far) = pair(forward.local[0], &mut targets).await;
+                let said = timeout(STUCK, async {
+                    near.write_all(&pattern(seed, 0, from_near)).await.expect("the stream takes bytes");
+                    far.write_all(&pattern(seed + 1, 0, from_far)).await.expect("the stream takes bytes");
+                });
+                said.await.ok(); // what is stuck is in flight too
+                for (tcp, seed, said) in [(far, seed, from_near), (near, seed + 1, from_far)] {
+                    let (ended, has_ended) = oneshot::channel();
+                    ends.push(ended);
+                    sees.spawn(shows(tcp, seed, said, Reader::Slow, has_ended));
+                }
+                seed += 2;
+            }
+            match (away, whose) {
+                (Away::Killed, "caller") => forward.program.signal("KILL"),
+                (Away::Killed, _) => device.agent.signal("KILL"),
+                (Away::Cut(manner), "caller") => roads[1].cut(manner),
+                (Away::Cut(manner), _) => roads[0].cut(manner),
+            }
+            ends.into_iter().for_each(|ended| ended.send(()).unwrap_or_default());
+            let shown = timeout(WITHIN, sees.join_all()).await.unwrap_or_else(|_| panic!("the {whose}'s side {away:?}: never seen"));
+            assert_eq!(shown, [Shows::Reset; 6], "the {whose}'s side {away:?}");
+        }
+    }
+    nothing_is_left(&world, &before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hangs_up_before_the_stream_is_open_frees_the_device_at_once() {
+    let world = World::start_with("ping = '300ms'\n").await;
+    let (mut device, window) = (world.wire_device("lamp-1").await, Window::start(&world).await);
+    let forward = world.forward_by(window.address.port(), "lamp-1", &["ssh"]).await;
+    let near = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
+    let offer = device.offer().await;
+    window.lively(1).await;
+    near.set_zero_linger().expect("a socket of this machine");
+    drop(near);
+    the_caller_is_gone(&mut device, offer).await;
+
+    let mut connect = world.client_by(window.address.port()).await;
+    let connect = Program::start("moorline connect", connect.args(["connect", "lamp-1", "ssh"]));
+    let offer = device.offer().await;
+    window.lively(2).await;
+    connect.signal("INT");
+    the_caller_is_gone(&mut device, offer).await;
+}
+
+async fn the_caller_is_gone(device: &mut WireDevice<TlsStream<TcpStream>>, offer: Offer) {
+    let told = timeout(Duration::from_secs(20), device.next()).await.expect("long before the deadline");
+    assert_eq!(told, Ok(ToDevice::Cancel(Cancel { stream: offer.stream, code: CancelCode::CallerGone })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_done_before_the_far_side_is_cuts_it_short_and_that_is_seen() {
+    let world = World::start().await;
+    let (target, mut targets) = open_target().await;
+    let _device = world.device("lamp-1", &[("data", target.address)]).await;
+    let (mut leg, mut far) = caller_leg(&world, &mut targets).await;
+    let (saying, done) = tokio::join!(
+        // More than all buffers on the way take.
+        async { far.write_all(&pattern(1, 0, 64 * MIB)).await },
+        async {
+            assert!(matches!(leg.next().await, Said::Bytes(_)));
+            leg.close(1000).await;
+            leg.closed().await
+        }
+    );
+    let kind = saying.expect_err("nobody takes the rest").kind();
+    assert!(matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{kind}");
+    assert_eq!(done, 1000, "and the one that was done was given what it asked for");
+}
