@@ -1,5 +1,6 @@
 //! The accept loop accepts, and nothing else: TLS and requests run in each connection's own task. And serving one connection.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +8,9 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::Brought;
 use crate::http::form::Front;
@@ -22,6 +23,8 @@ use crate::tasks::Tasks;
 
 /// After a failed accept: out of descriptors, spinning would make it worse.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Accepting goes on, and the log says so, once it has not failed for this long: under a crowd, one in ten tries may succeed.
+const CALM: Duration = Duration::from_secs(1);
 /// From TLS established to the first byte of a request: a leg may be connected early, while its target is dialled.
 const FIRST_BYTE_WITHIN: Duration = Duration::from_secs(60);
 /// The head of a request from its first byte; also how long a connection may idle between requests.
@@ -52,21 +55,48 @@ pub struct Door {
     pub tasks: Tasks,
 }
 
-/// Accepts until the relay stops. Nothing that a client does can stop or slow it.
+/// Accepts until the relay stops. Nothing that a client does can stop or slow it; where the machine does, it pauses, and the log says so
+/// once when that begins and once when it is over.
 pub async fn accept(listener: TcpListener, door: Door, stop: CancellationToken) {
+    let mut trouble: Option<Trouble> = None;
     loop {
+        let calm = trouble.as_ref().map(|trouble| trouble.last + CALM);
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            () = sleep_until(calm.unwrap_or_else(Instant::now)), if calm.is_some() => {
+                if let Some(trouble) = trouble.take() {
+                    let lasted_ms = u64::try_from(trouble.last.duration_since(trouble.since).as_millis()).unwrap_or(u64::MAX);
+                    info!(lasted_ms, failures = trouble.failures, "accepting goes on");
+                }
+                continue;
+            }
             () = stop.cancelled() => return,
         };
         match accepted {
             Ok((tcp, peer)) => door.welcome(tcp, peer),
+            // It was gone before its turn came.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => debug!(%error, "a connection was not accepted"),
             Err(error) => {
-                warn!(%error, pause_ms = ACCEPT_PAUSE.as_millis(), "accepting pauses");
-                sleep(ACCEPT_PAUSE).await;
+                let now = Instant::now();
+                let trouble = trouble.get_or_insert_with(|| {
+                    warn!(%error, "accepting pauses: raise the limit of file descriptors, or lower limits.connections");
+                    Trouble { since: now, last: now, failures: 0 }
+                });
+                (trouble.last, trouble.failures) = (now, trouble.failures + 1);
+                tokio::select! {
+                    () = sleep(ACCEPT_PAUSE) => {}
+                    () = stop.cancelled() => return,
+                }
             }
         }
     }
+}
+
+/// A time in which accepting fails.
+struct Trouble {
+    since: Instant,
+    last: Instant,
+    failures: u64,
 }
 
 impl Door {
