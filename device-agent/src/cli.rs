@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use moorline_proto::id::{DeviceId, ServiceName};
 use moorline_proto::join::Join;
+use moorline_transport::descriptors;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -191,6 +192,7 @@ fn run(args: &RunArgs) -> Result<(), Failure> {
         LogFormat::Text => log.with_target(false).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
+    descriptors::raise_limit();
     let config = load(&args.config.config)?;
     let agent = Agent::new(config.settings, config.policy).map_err(|error| Failure::new(error, "see ca_file in the configuration"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

@@ -10,7 +10,7 @@ use moorline_proto::control::{Accept, CallerInfo, Offer, Reject, RejectCode};
 use moorline_proto::id::{Feature, ServiceName, StreamId};
 use moorline_proto::text::{Data, Text};
 use moorline_transport::bridge::{LocalSide, bridge};
-use moorline_transport::dial::Dialer;
+use moorline_transport::dial::{DialError, Dialer};
 use moorline_transport::leg::{EndReason, Leg, OpenError};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -23,6 +23,8 @@ use crate::voice::Voice;
 
 /// Between two tries to join a leg, before the deadline.
 const JOIN_AGAIN: Duration = Duration::from_millis(300);
+/// Why a stream was not opened: the leg's connection was one too many.
+const NO_DESCRIPTORS: &str = "no_descriptors";
 
 /// A question, as whoever decides sees it.
 #[derive(Clone, Debug)]
@@ -246,6 +248,9 @@ impl Desk {
 async fn join_or_say_no(desk: &Desk, offer: &Offer, deadline: Instant) -> Result<Leg, &'static str> {
     let joined = join(desk, offer, deadline).await;
     if let Err(result) = joined {
+        if result == NO_DESCRIPTORS {
+            warn!(stream = %offer.stream, "no file descriptors are left: raise the limit (LimitNOFILE=)");
+        }
         desk.say_no(offer.stream, RejectCode::Internal, result).await;
     }
     joined
@@ -263,6 +268,8 @@ async fn join(desk: &Desk, offer: &Offer, deadline: Instant) -> Result<Leg, &'st
                 debug!(stream = %offer.stream, %error, "the leg was refused");
                 return Err("leg_refused");
             }
+            // Trying again would take what other streams need.
+            Err(DialError::NoDescriptors) => return Err(NO_DESCRIPTORS),
             Err(error) if Instant::now() + JOIN_AGAIN >= deadline => {
                 debug!(stream = %offer.stream, %error, "no leg before the deadline");
                 return Err("leg_timeout");

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use moorline_proto::control::RejectCode;
 use moorline_transport::bridge::LocalSide;
+use moorline_transport::descriptors;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
@@ -74,6 +75,9 @@ pub enum TargetError {
     /// It could not be connected to.
     #[error("the target could not be connected to")]
     Connect(#[source] io::Error),
+    /// The agent may open no more connections.
+    #[error("the device has no file descriptors left")]
+    NoDescriptors,
 }
 
 impl TargetError {
@@ -90,9 +94,10 @@ impl TargetError {
                 | io::ErrorKind::NetworkDown
                 | io::ErrorKind::AddrNotAvailable
                 | io::ErrorKind::NotFound => RejectCode::TargetUnreachable,
-                // Not permitted to open it, no descriptors left: the device's own trouble.
+                // Such as not being permitted to open it: the device's own trouble.
                 _ => RejectCode::Internal,
             },
+            Self::NoDescriptors => RejectCode::Internal,
         }
     }
 }
@@ -106,7 +111,12 @@ impl Target {
     /// # Cancel safety
     /// Dropping the future drops the connection.
     pub async fn dial(&self, within: Duration) -> Result<LocalStream, TargetError> {
-        timeout(within, self.connect()).await.map_err(|_| TargetError::TimedOut(within))?
+        let dialled = timeout(within, self.connect()).await.map_err(|_| TargetError::TimedOut(within))?;
+        dialled.map_err(|error| match error {
+            TargetError::Connect(error) if descriptors::is_shortage(&error) => TargetError::NoDescriptors,
+            TargetError::Resolve(error) if descriptors::is_shortage_of_resolver(&error) => TargetError::NoDescriptors,
+            error => error,
+        })
     }
 
     async fn connect(&self) -> Result<LocalStream, TargetError> {

@@ -28,6 +28,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use crate::connection::Connection;
 pub use crate::connection::WebSocket;
+use crate::descriptors;
 pub use crate::exchange::Response;
 use crate::exchange::{Ask, exchange, upgrade};
 use crate::leg::Leg;
@@ -158,6 +159,9 @@ pub enum DialError {
         #[source]
         source: io::Error,
     },
+    /// This process may open no more connections.
+    #[error("no file descriptors are left for this program")]
+    NoDescriptors,
     /// The TLS handshake failed: not the relay that is trusted, or no TLS there.
     #[error("no TLS with {host}")]
     Tls {
@@ -307,7 +311,10 @@ impl Dialer {
     /// Tries every address of the name in the resolver's order.
     async fn tcp(&self, step: &mut Step, deadline: Instant) -> Result<TcpStream, DialError> {
         let (host, port) = (self.url.host(), self.url.port());
-        let unresolved = |source| DialError::Resolve { host: host.to_owned(), source };
+        let unresolved = |source| match descriptors::is_shortage_of_resolver(&source) {
+            true => DialError::NoDescriptors,
+            false => DialError::Resolve { host: host.to_owned(), source },
+        };
         let addresses: Vec<SocketAddr> = lookup_host((host, port)).await.map_err(unresolved)?.collect();
         let mut failed = unresolved(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
         for (tried, &address) in addresses.iter().enumerate() {
@@ -316,6 +323,7 @@ impl Dialer {
             let share = (deadline.saturating_duration_since(Instant::now()) / left).max(ADDRESS_AT_LEAST);
             let source = match timeout_at(Instant::now() + share, TcpStream::connect(address)).await {
                 Ok(Ok(tcp)) => return Ok(ready_for_use(tcp)),
+                Ok(Err(error)) if descriptors::is_shortage(&error) => return Err(DialError::NoDescriptors),
                 Ok(Err(error)) => error,
                 Err(_) => io::Error::from(io::ErrorKind::TimedOut),
             };

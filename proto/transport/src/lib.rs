@@ -11,6 +11,7 @@
 
 pub mod bridge;
 pub mod connection;
+pub mod descriptors;
 pub mod dial;
 mod exchange;
 pub mod leg;

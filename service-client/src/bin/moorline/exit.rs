@@ -66,6 +66,10 @@ impl Failure {
                 "check that the address in the profile is a Moorline relay, and what stands in front of it"
             }
             DialError::Request(_) => "check the names and the token that you gave",
+            DialError::NoDescriptors => {
+                let failure = Self::new(Exit::Failed, format!("{what}: too much is open")).caused_by(error);
+                return failure.next("raise the limit of this shell (`ulimit -n`), or close some connections");
+            }
         };
         Self::new(Exit::Unreachable, format!("{what}: the relay cannot be reached")).caused_by(error).next(next)
     }

@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moorline::{Client, DeviceId, LocalSide, ServiceName};
+use moorline_transport::descriptors;
 use serde::Serialize;
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -33,6 +34,8 @@ use crate::signals::Signals;
 const CONNECTIONS: usize = 1_024;
 /// After an accept that failed, as it does when there are no descriptors left: going on at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// A trouble with accepting that comes back within this is the same one, and is not told again.
+const CALM: Duration = Duration::from_secs(60);
 /// For streams to say that they are cut, when asked to end.
 const END_WITHIN: Duration = Duration::from_secs(3);
 
@@ -41,6 +44,7 @@ const END_WITHIN: Duration = Duration::from_secs(3);
 /// # Errors
 /// No credentials, or an address that cannot be listened on.
 pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Output) -> Result<(), Failure> {
+    descriptors::raise_limit();
     let mut signals = Signals::catch()?;
     let client = credentials.client()?;
     let mut listeners = Vec::new();
@@ -112,6 +116,7 @@ fn announce(shared: &Shared, local: SocketAddr, service: &ServiceName, json: boo
 
 /// Accepts, and nothing else: whatever a connection does happens in its own task.
 async fn accept(listener: TcpListener, service: ServiceName, shared: Arc<Shared>) {
+    let mut failed: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -120,7 +125,10 @@ async fn accept(listener: TcpListener, service: ServiceName, shared: Arc<Shared>
         let (local, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                shared.output.failure(&Failure::new(Exit::Failed, "cannot accept a connection").caused_by(&error));
+                if failed.replace(Instant::now()).is_none_or(|before| before.elapsed() > CALM) {
+                    let failure = Failure::new(Exit::Failed, "connections have to wait before they are accepted").caused_by(&error);
+                    shared.output.failure(&failure.next("raise the limit of this shell (`ulimit -n`), or close some connections"));
+                }
                 tokio::select! {
                     () = sleep(ACCEPT_PAUSE) => continue,
                     () = shared.stop.cancelled() => return,
