@@ -30,6 +30,7 @@ need /usr/sbin/sshd openssh-server
 need rsync rsync
 need curl curl
 need /bin/kill procps # the shell has a kill of its own; the scenarios use the program
+need prlimit util-linux
 need openssl openssl
 need /usr/sbin/haproxy haproxy
 need /usr/sbin/nginx nginx-light

@@ -4,6 +4,7 @@ mod agent;
 mod balancers;
 mod completeness;
 mod decoding;
+mod descriptors;
 mod ends;
 mod half_close;
 mod handshake;

@@ -250,7 +250,12 @@ impl World {
 
     /// Starts the agent of a folder and waits until it is online.
     pub async fn agent(&self, folder: &Path) -> Device {
-        let mut command = Command::new(&binaries().agent);
+        self.agent_as(folder, |program| Command::new(program)).await
+    }
+
+    /// Starts an agent as [`World::agent`], by a command that is given its program.
+    pub async fn agent_as(&self, folder: &Path, command: impl FnOnce(&Path) -> Command) -> Device {
+        let mut command = command(&binaries().agent);
         command.args(["run", "--log-format", "json", "--config"]).arg(folder.join("agent.toml"));
         let agent = Program::start("moorline-agent", &mut command);
         agent.event("online").await;
@@ -259,15 +264,16 @@ impl World {
 
     /// Forwards ports of its own choice to the services of a device.
     pub async fn forward(&self, device: &str, services: &[&str]) -> Forward {
-        Self::forward_with(self.client(), device, services).await
+        Self::forward_as(self.client(), device, services).await
     }
 
     /// Forwards as [`World::forward`], and reaches the relay at another port of this machine.
     pub async fn forward_by(&self, port: u16, device: &str, services: &[&str]) -> Forward {
-        Self::forward_with(self.client_by(port).await, device, services).await
+        Self::forward_as(self.client_by(port).await, device, services).await
     }
 
-    async fn forward_with(mut command: Command, device: &str, services: &[&str]) -> Forward {
+    /// Forwards as [`World::forward`], by a command that runs `moorline` with a profile.
+    pub async fn forward_as(mut command: Command, device: &str, services: &[&str]) -> Forward {
         command.args(["forward", "--json", device]).args(services.iter().map(|service| format!("0:{service}")));
         let program = Program::start("moorline forward", &mut command);
         let mut local = Vec::new();

@@ -1,0 +1,163 @@
+//! File descriptors run out, in each of the three programs: it says so, does not spin, keeps what it has, and goes on when there are some.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use moorline::Stream;
+use moorline_tests::programs::{Program, binaries, run};
+use moorline_tests::targets::Target;
+use moorline_tests::world::World;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+use tokio::time::{Instant, interval, timeout};
+
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// A program that may open so many descriptors, and not raise that.
+fn with_descriptors(count: usize, program: &Path) -> Command {
+    let mut command = Command::new("prlimit");
+    command.arg(format!("--nofile={count}:{count}")).arg(program);
+    command
+}
+
+/// Processor time of a process so far, in user and system mode.
+fn cpu(program: &Program) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", program.id())).expect("it runs");
+    let fields: Vec<&str> = stat.rsplit(") ").next().expect("behind the name").split(' ').collect();
+    let ticks: u64 = fields[11].parse::<u64>().expect("ticks") + fields[12].parse::<u64>().expect("ticks");
+    Duration::from_millis(10 * ticks) // 100 a second, on every Linux
+}
+
+async fn echoes(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), said: &[u8]) {
+    let exchange = async {
+        stream.write_all(said).await.expect("the stream takes bytes");
+        stream.flush().await.expect("and sends them");
+        let mut heard = vec![0; said.len()];
+        stream.read_exact(&mut heard).await.expect("they come back");
+        assert_eq!(heard, said);
+    };
+    timeout(WITHIN, exchange).await.expect("in time");
+}
+
+/// The stream moves bytes both ways for two seconds, in which the program does not spin.
+async fn calm_while_it_echoes(program: &Program, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let (begun, used) = (Instant::now(), cpu(program));
+    let mut beats = interval(Duration::from_millis(100));
+    while begun.elapsed() < Duration::from_secs(2) {
+        beats.tick().await;
+        echoes(stream, b"still here").await;
+    }
+    let (wall, used) = (begun.elapsed(), cpu(program) - used);
+    assert!(used < wall / 2, "{used:?} of processor time in {wall:?}");
+}
+
+async fn crowd(address: SocketAddr, count: usize) -> Vec<TcpStream> {
+    let mut crowd = Vec::new();
+    for _ in 0..count {
+        crowd.push(TcpStream::connect(address).await.expect("the system takes the connection"));
+    }
+    crowd
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_without_descriptors_pauses_accepting_and_goes_on() {
+    let world = World::start_as("establish = '5m'\n", "", |program| with_descriptors(256, program)).await;
+    let fewer = |line: &str| line.contains("fewer file descriptors than limits.connections").then_some(());
+    world.relay.line("that there are fewer descriptors than connections", fewer).await;
+    let echo = Target::echo().await;
+    let _device = world.device("lamp-1", &[("echo", echo.address)]).await;
+    let forward = world.forward("lamp-1", &["echo"]).await;
+    let mut honest = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
+    echoes(&mut honest, b"before").await;
+
+    let pauses = "accepting pauses: raise the limit of file descriptors, or lower limits.connections";
+    let crowd = crowd(world.address, 320).await;
+    world.relay.event(pauses).await;
+    calm_while_it_echoes(&world.relay, &mut honest).await;
+    assert_eq!((world.relay.count(pauses), world.relay.count("accepting goes on")), (1, 0), "it is said once");
+
+    drop(crowd);
+    let goes_on = world.relay.event("accepting goes on").await;
+    assert!(goes_on["lasted_ms"].as_u64().is_some_and(|lasted| lasted >= 1_000), "{goes_on}");
+    run(world.client().args(["connect", "lamp-1", "echo"]), WITHIN).await.well();
+    echoes(&mut honest, b"after").await;
+    assert_eq!((world.relay.count(pauses), world.relay.count("device online")), (1, 1), "and the device was there all the time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_without_descriptors_says_no_at_once_and_keeps_its_streams() {
+    let (world, echo) = (World::start().await, Target::echo().await);
+    let mut device = world.device("lamp-1", &[("echo", echo.address)]).await;
+    device.agent.signal("TERM");
+    device.agent.ended().await;
+    let few = world.agent_as(&device.folder, |program| with_descriptors(48, program)).await;
+    let client = world.library();
+    let open = async || client.open(&"lamp-1".parse().unwrap(), &"echo".parse().unwrap()).await;
+
+    let mut streams: Vec<Stream> = Vec::new();
+    let refused = loop {
+        assert!(streams.len() < 48, "each stream takes two descriptors");
+        match timeout(Duration::from_secs(20), open()).await.expect("long before the deadline") {
+            Ok(stream) => streams.push(stream),
+            Err(error) => break error,
+        }
+    };
+    let problem = refused.problem().unwrap_or_else(|| panic!("{refused:?}"));
+    assert_eq!(problem.code, "device_failed");
+    assert!(problem.device_detail.as_deref().is_some_and(|words| words.contains("descriptors")), "{problem:?}");
+    assert!(streams.len() > 10, "{} streams", streams.len());
+    for _ in 0..20 {
+        timeout(Duration::from_secs(20), open()).await.expect("long before the deadline").expect_err("there is no room");
+    }
+    calm_while_it_echoes(&few.agent, &mut streams[0]).await;
+    for stream in &mut streams {
+        echoes(stream, b"none is harmed").await;
+    }
+
+    streams.truncate(2);
+    let mut tries = interval(Duration::from_millis(100));
+    let again = async {
+        loop {
+            tries.tick().await;
+            if let Ok(stream) = open().await {
+                return stream;
+            }
+        }
+    };
+    echoes(&mut timeout(WITHIN, again).await.expect("there is room again"), b"after").await;
+    assert_eq!(few.agent.count("online"), 1, "its control channel was up all the time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forward_without_descriptors_keeps_its_streams_and_goes_on() {
+    let (world, echo) = (World::start().await, Target::echo().await);
+    let _device = world.device("lamp-1", &[("echo", echo.address)]).await;
+    let mut command = with_descriptors(40, &binaries().client);
+    command.arg("--profile").arg(world.path("profile.toml"));
+    let forward = World::forward_as(command, "lamp-1", &["echo"]).await;
+    let mut honest = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
+    echoes(&mut honest, b"before").await;
+
+    let crowd = crowd(forward.local[0], 100).await;
+    let says = |line: &str| (line.contains("descriptors are left") || line.contains("Too many open files")).then_some(());
+    forward.program.line("that it has too few descriptors", says).await;
+    calm_while_it_echoes(&forward.program, &mut honest).await;
+    let waits = forward.program.lines().iter().filter(|line| line.contains("connections have to wait")).count();
+    assert!(waits <= 1, "it is said once: {waits}");
+
+    drop(crowd);
+    let mut tries = interval(Duration::from_millis(100));
+    let again = async {
+        loop {
+            tries.tick().await;
+            let mut tcp = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
+            if tcp.write_all(b"a").await.is_ok() && matches!(tcp.read(&mut [0; 1]).await, Ok(1)) {
+                return tcp;
+            }
+        }
+    };
+    echoes(&mut timeout(WITHIN, again).await.expect("there is room again"), b"after").await;
+    echoes(&mut honest, b"as before").await;
+}
