@@ -28,4 +28,5 @@ pub mod splice;
 pub mod store;
 pub mod streams;
 pub mod tasks;
+pub mod tls_stream;
 pub mod token;

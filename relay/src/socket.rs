@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::listen::tls_stream::TlsStream;
+use crate::tls_stream::TlsStream;
 
 /// A connection that was accepted, and bytes of it that were read ahead.
 #[derive(Debug)]

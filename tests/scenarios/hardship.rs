@@ -17,6 +17,8 @@ use tokio::time::timeout;
 const FROM_CALLER: u64 = 1_000;
 const FROM_DEVICE: u64 = 2_000;
 const WITHIN: Duration = Duration::from_secs(180);
+/// The handshake's deadline, scaled down: a device waits that long for a caller that may come again.
+const GIVES_UP: &str = "deadline = '6s'\n";
 
 /// What one end of a stream saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,12 +86,12 @@ async fn caller_side(tcp: TcpStream, number: u64, total: usize) -> Seen {
 }
 
 /// What the ends of all streams saw through two roads: the callers', and the device's.
-async fn through<D, C>(device_road: D, caller_road: C, streams: u64, total: usize) -> [Vec<Seen>; 2]
+async fn through<D, C>(times: &str, device_road: D, caller_road: C, streams: u64, total: usize) -> [Vec<Seen>; 2]
 where
     D: Fn(u64) -> Plan + Send + 'static,
     C: Fn(u64) -> Plan + Send + 'static,
 {
-    let world = World::start().await;
+    let world = World::start_with(times).await;
     let (far, mut seen) = watch::channel((0, Vec::new()));
     let target = Target::start(move |tcp| {
         let far = far.clone();
@@ -138,7 +140,7 @@ async fn every_stream_is_whole_or_seen_to_be_cut_where_each_leg_is_cut_at_any_by
     const TOTAL: usize = 256 << 10;
     let chance = Chance::new();
     let within = (TOTAL + TOTAL / 2) as u64;
-    let [near, far] = through(cut_somewhere(chance, 1, within), cut_somewhere(chance, 2, within), 64, TOTAL).await;
+    let [near, far] = through("", cut_somewhere(chance, 1, within), cut_somewhere(chance, 2, within), 64, TOTAL).await;
     assert_eq!(near.len(), 64);
     let saw = |of| (count(&near, of), count(&far, of));
     println!("whole {:?}, reset {:?}, nothing {:?}", saw(Seen::Whole), saw(Seen::Reset), saw(Seen::Nothing));
@@ -149,14 +151,14 @@ async fn every_stream_is_whole_or_seen_to_be_cut_where_each_leg_is_cut_at_any_by
 async fn a_handshake_that_is_cut_at_any_byte_costs_a_try_or_is_seen() {
     let chance = Chance::new();
     // Four kilobytes are TLS, the request, and `opened`.
-    let [near, _] = through(cut_somewhere(chance, 1, 4_000), cut_somewhere(chance, 2, 4_000), 32, 10_000).await;
+    let [near, _] = through(GIVES_UP, cut_somewhere(chance, 1, 4_000), cut_somewhere(chance, 2, 4_000), 32, 10_000).await;
     assert_eq!(near.len(), 32);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_road_that_passes_one_byte_at_a_time_carries_everything() {
     let dribble = |_| Plan { piece: Some(1), ..Plan::default() };
-    let [near, far] = through(dribble, dribble, 4, 20_000).await;
+    let [near, far] = through("", dribble, dribble, 4, 20_000).await;
     assert_eq!((near, far), (vec![Seen::Whole; 4], vec![Seen::Whole; 4]));
 }
 
@@ -168,6 +170,6 @@ async fn a_slow_road_that_stalls_carries_everything() {
         let at = if number == 0 { 0 } else { chance.number(3, 2 * number + 1, 200_000) };
         Plan { delay: Duration::from_millis(3), rate: Some(1 << 20), stall: Some((way, at, Duration::from_secs(2))), ..Plan::default() }
     };
-    let [near, far] = through(stalls, stalls, 16, 256 << 10).await;
+    let [near, far] = through("", stalls, stalls, 16, 256 << 10).await;
     assert_eq!((near, far), (vec![Seen::Whole; 16], vec![Seen::Whole; 16]));
 }

@@ -15,11 +15,11 @@ use tracing::{debug, info, warn};
 use crate::config::Brought;
 use crate::http::form::Front;
 use crate::listen::proxied::whom_it_brings;
-use crate::listen::tls_stream::TlsStream;
 use crate::proxies::TrustedProxies;
 use crate::slots::{Slots, Visitor};
 use crate::socket::{Carrier, Socket};
 use crate::tasks::Tasks;
+use crate::tls_stream::TlsStream;
 
 /// After a failed accept: out of descriptors, spinning would make it worse.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -3,4 +3,3 @@
 pub mod accept;
 mod proxied;
 pub mod tls;
-pub mod tls_stream;

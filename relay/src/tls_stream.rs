@@ -5,7 +5,7 @@
 //!
 //! For one task at a time: it is not made to be split between two.
 //!
-//! Does not own: certificates and what is offered ([`super::tls`]), deadlines.
+//! Does not own: certificates and what is offered ([`crate::listen::tls`]), deadlines.
 
 use std::fmt;
 use std::io;
