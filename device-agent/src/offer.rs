@@ -1,6 +1,6 @@
 //! One offer: decide, dial the target, accept, join the leg, carry bytes, report.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use moorline_proto::control::{Accept, CallerInfo, Offer, Reject, RejectCode};
 use moorline_proto::id::{Feature, ServiceName, StreamId};
 use moorline_proto::text::{Data, Text};
 use moorline_transport::bridge::{LocalSide, bridge};
+use moorline_transport::connection::Connection;
 use moorline_transport::dial::{DialError, Dialer};
 use moorline_transport::leg::{EndReason, Leg, OpenError};
 use tokio::net::{TcpStream, UnixStream};
@@ -162,8 +163,11 @@ pub(crate) async fn carry_out(desk: Desk, offer: Offer, cancel: CancellationToke
     let (stream, service, caller) = (offer.stream, offer.service.clone(), offer.caller.id());
     let begun = Instant::now();
     let deadline = begun + Duration::from_millis(offer.expires_in_ms);
+    let Some(door) = Door::of(&desk, &offer).await else {
+        return info!(%stream, %service, %caller, result = "policy", "stream not opened");
+    };
     let agreed = tokio::select! {
-        agreed = agree(&desk, &offer, deadline) => agreed,
+        agreed = agree(&desk, &offer, &door, deadline) => agreed,
         () = cancel.cancelled() => Err("cancelled"),
     };
     let (local, mut leg) = match agreed {
@@ -171,7 +175,7 @@ pub(crate) async fn carry_out(desk: Desk, offer: Offer, cancel: CancellationToke
         Err(result) => return info!(%stream, %service, %caller, result, "stream not opened"),
     };
     let opened = tokio::select! {
-        opened = opened(&desk, &offer, &mut leg, deadline) => opened,
+        opened = opened(&desk, &offer, &door, &mut leg, deadline) => opened,
         () = cancel.cancelled() => Err("cancelled"),
     };
     if let Err(result) = opened {
@@ -185,14 +189,9 @@ pub(crate) async fn carry_out(desk: Desk, offer: Offer, cancel: CancellationToke
 }
 
 /// Decides, says so, and joins the leg.
-async fn agree(desk: &Desk, offer: &Offer, deadline: Instant) -> Result<(impl LocalSide + use<>, Leg), &'static str> {
+async fn agree(desk: &Desk, offer: &Offer, door: &Door, deadline: Instant) -> Result<(impl LocalSide + use<>, Leg), &'static str> {
     let begun = Instant::now();
     let left = deadline.saturating_duration_since(begun);
-    if let Err(error) = desk.dialer.url().resolve(offer.url.as_str(), desk.trusted_suffix.as_deref()) {
-        warn!(stream = %offer.stream, %error, "an offer was rejected");
-        desk.say_no(offer.stream, RejectCode::Policy, "the leg's address is not the relay's").await;
-        return Err("policy");
-    }
     let info = OfferInfo {
         stream: offer.stream,
         service: offer.service.clone(),
@@ -202,13 +201,26 @@ async fn agree(desk: &Desk, offer: &Offer, deadline: Instant) -> Result<(impl Lo
         target_within: TARGET_WITHIN.min(left),
     };
     let unanswered = Unanswered(Some(desk), offer.stream);
-    let decision = timeout_at(deadline, desk.handler.decide(info)).await;
+    let mut deciding = pin!(timeout_at(deadline, desk.handler.decide(info)));
+    let (mut connecting, mut connected) = (pin!(door.dialer.ahead(deadline)), None);
+    let decision = loop {
+        // Whoever decides has the first word: for a no that comes at once, nothing is connected.
+        tokio::select! {
+            biased;
+            decision = &mut deciding => break decision,
+            connection = &mut connecting, if connected.is_none() => connected = Some(connection),
+        }
+    };
     unanswered.settled();
     match decision {
         Ok(Decision::Accept(Accepted { local, data, features })) => {
             let dial_ms = u64::try_from(begun.elapsed().as_millis()).ok();
             desk.voice.say(Accept { stream: offer.stream, data, features, dial_ms }).await;
-            Ok((local, join_or_say_no(desk, offer, deadline).await?))
+            let connected = match connected {
+                Some(connected) => connected,
+                None => connecting.await,
+            };
+            Ok((local, join_or_say_no(desk, offer, door, Some(connected), deadline).await?))
         }
         Ok(Decision::Reject { code, detail }) => {
             desk.say_no(offer.stream, code, &detail).await;
@@ -244,9 +256,35 @@ impl Desk {
     }
 }
 
+/// Where the leg is joined.
+struct Door {
+    dialer: Dialer,
+    path: String,
+}
+
+impl Door {
+    /// Only the relay's own: an offer that leads elsewhere is rejected.
+    async fn of(desk: &Desk, offer: &Offer) -> Option<Self> {
+        match desk.dialer.url().resolve(offer.url.as_str(), desk.trusted_suffix.as_deref()) {
+            Ok((url, path)) => Some(Self { dialer: desk.dialer.at(url), path }),
+            Err(error) => {
+                warn!(stream = %offer.stream, %error, "an offer was rejected");
+                desk.say_no(offer.stream, RejectCode::Policy, "the leg's address is not the relay's").await;
+                None
+            }
+        }
+    }
+}
+
 /// Joins the leg. Where that fails for good the relay is told, so that the caller does not wait out the deadline.
-async fn join_or_say_no(desk: &Desk, offer: &Offer, deadline: Instant) -> Result<Leg, &'static str> {
-    let joined = join(desk, offer, deadline).await;
+async fn join_or_say_no(
+    desk: &Desk,
+    offer: &Offer,
+    door: &Door,
+    ahead: Option<Result<Connection, DialError>>,
+    deadline: Instant,
+) -> Result<Leg, &'static str> {
+    let joined = join(offer, door, ahead, deadline).await;
     if let Err(result) = joined {
         if result == NO_DESCRIPTORS {
             warn!(stream = %offer.stream, "no file descriptors are left: raise the limit (LimitNOFILE=)");
@@ -256,13 +294,20 @@ async fn join_or_say_no(desk: &Desk, offer: &Offer, deadline: Instant) -> Result
     joined
 }
 
-/// Joins the leg, again and again until the deadline: a lossy link must not burn the stream.
-async fn join(desk: &Desk, offer: &Offer, deadline: Instant) -> Result<Leg, &'static str> {
+/// Joins the leg, over what was connected ahead, then again and again until the deadline: a lossy link must not burn the stream.
+async fn join(
+    offer: &Offer,
+    door: &Door,
+    mut ahead: Option<Result<Connection, DialError>>,
+    deadline: Instant,
+) -> Result<Leg, &'static str> {
     loop {
-        let Ok((url, path)) = desk.dialer.url().resolve(offer.url.as_str(), desk.trusted_suffix.as_deref()) else {
-            return Err("policy");
+        let joined = match ahead.take() {
+            Some(Ok(connection)) => door.dialer.leg_on(connection, &door.path, &offer.token, deadline).await,
+            Some(Err(error)) => Err(error),
+            None => door.dialer.leg(&door.path, &HeaderMap::new(), Some(&offer.token), deadline).await,
         };
-        match desk.dialer.at(url).leg(&path, &HeaderMap::new(), Some(&offer.token), deadline).await {
+        match joined {
             Ok(leg) => return Ok(leg),
             Err(error) if error.refusal().is_some_and(|refusal| (400..429).contains(&refusal.status)) => {
                 debug!(stream = %offer.stream, %error, "the leg was refused");
@@ -283,12 +328,12 @@ async fn join(desk: &Desk, offer: &Offer, deadline: Instant) -> Result<Leg, &'st
 }
 
 /// Waits for `opened`; a leg that is lost before is joined again.
-async fn opened(desk: &Desk, offer: &Offer, leg: &mut Leg, deadline: Instant) -> Result<(), &'static str> {
+async fn opened(desk: &Desk, offer: &Offer, door: &Door, leg: &mut Leg, deadline: Instant) -> Result<(), &'static str> {
     loop {
         // The relay closes the leg at the deadline; a little later we stop waiting for it.
         match timeout_at(deadline + Duration::from_secs(5), leg.opened()).await {
             Ok(Ok(_)) => return Ok(()),
-            Ok(Err(OpenError::Ended(EndReason::Lost(_)))) => *leg = join_or_say_no(desk, offer, deadline).await?,
+            Ok(Err(OpenError::Ended(EndReason::Lost(_)))) => *leg = join_or_say_no(desk, offer, door, None, deadline).await?,
             Ok(Err(error)) => {
                 debug!(stream = %offer.stream, %error, "the stream did not come about");
                 return Err("refused");

@@ -1,7 +1,7 @@
 //! Reaching the relay: names to addresses, TCP, TLS, and one HTTP exchange or upgrade, all under one deadline.
 //!
-//! Nothing is remembered between dials but TLS sessions: names are resolved every time, so that a relay may move. Redirects are never followed,
-//! since a token must not travel to where a stranger points.
+//! Nothing is remembered between dials but TLS sessions, and for a few seconds where the relay is ([`crate::reach`]). Redirects are never
+//! followed, since a token must not travel to where a stranger points.
 //!
 //! Does not own: trying again (each program's own matter), what is said on a WebSocket ([`crate::leg`]).
 
@@ -21,24 +21,18 @@ use moorline_proto::secret::Secret;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use crate::connection::Connection;
 pub use crate::connection::WebSocket;
-use crate::descriptors;
 pub use crate::exchange::Response;
 use crate::exchange::{Ask, exchange, upgrade};
 use crate::leg::Leg;
-pub use crate::trust::TrustError;
+use crate::reach::{Name, Reach};
 use crate::trust::client_config;
-
-/// An idle connection is probed this often by TCP. It finds dead routes; dead relays are found by their silence.
-const KEEPALIVE: Duration = Duration::from_secs(60);
-/// An address that does not answer keeps the later ones waiting no longer than its share of the time, but has at least this.
-const ADDRESS_AT_LEAST: Duration = Duration::from_secs(2);
+pub use crate::trust::{TrustError, provider};
 
 /// What a WebSocket to the relay is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +76,7 @@ pub struct Dialer {
 
 #[derive(Clone)]
 enum Way {
-    Tls(Arc<ClientConfig>),
+    Tls(Arc<ClientConfig>, Arc<Reach>),
     Other(Arc<Connect>),
 }
 
@@ -201,7 +195,7 @@ impl Dialer {
     /// # Errors
     /// [`TrustError`].
     pub fn new(url: RelayUrl, ca: Option<&[u8]>) -> Result<Self, TrustError> {
-        Ok(Self { url, way: Way::Tls(client_config(ca)?) })
+        Ok(Self { url, way: Way::Tls(client_config(ca)?, Arc::default()) })
     }
 
     /// A dialer that gets its connections from `connect` instead of TCP and TLS: for pipes within the process.
@@ -245,7 +239,33 @@ impl Dialer {
         deadline: Instant,
     ) -> Result<WebSocket, DialError> {
         let ask = Ask { method: Method::GET, path, headers, bearer, body: None };
-        self.within(deadline, async |connection| upgrade(connection, &self.url, ask, subprotocol).await).await
+        let name = if subprotocol == Subprotocol::Control { Name::Resolved } else { Name::Remembered };
+        self.within(None, name, deadline, async |connection| upgrade(connection, &self.url, ask, subprotocol).await).await
+    }
+
+    /// A connection on which nothing is asked yet, for [`Dialer::leg_on`]: who has something else to wait for saves this time. The relay keeps
+    /// it for a minute.
+    ///
+    /// # Errors
+    /// [`DialError`], but never [`DialError::Refused`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the connection.
+    pub async fn ahead(&self, deadline: Instant) -> Result<Connection, DialError> {
+        self.within(None, Name::Remembered, deadline, async |connection| Ok(connection)).await
+    }
+
+    /// Opens a leg as [`Dialer::leg`], on a connection that is there.
+    ///
+    /// # Errors
+    /// As [`Dialer::upgrade`].
+    ///
+    /// # Cancel safety
+    /// As [`Dialer::upgrade`].
+    pub async fn leg_on(&self, ahead: Connection, path: &str, bearer: &Secret, deadline: Instant) -> Result<Leg, DialError> {
+        let ask = Ask { method: Method::GET, path, headers: &HeaderMap::new(), bearer: Some(bearer), body: None };
+        let work = async |connection| upgrade(connection, &self.url, ask, Subprotocol::Stream).await;
+        self.within(Some(ahead), Name::Remembered, deadline, work).await.map(Leg::new)
     }
 
     /// Opens a leg at `path`: what [`Dialer::upgrade`] gives, as a [`Leg`] that waits for `opened`.
@@ -276,14 +296,23 @@ impl Dialer {
         deadline: Instant,
     ) -> Result<Response, DialError> {
         let ask = Ask { method, path, headers, bearer, body };
-        self.within(deadline, async |connection| exchange(connection, &self.url, ask).await).await
+        self.within(None, Name::Remembered, deadline, async |connection| exchange(connection, &self.url, ask).await).await
     }
 
-    /// Connects, then does `work`, both before the deadline.
-    async fn within<T>(&self, deadline: Instant, work: impl AsyncFnOnce(Connection) -> Result<T, DialError>) -> Result<T, DialError> {
+    /// Connects, where there is no connection yet, then does `work`, both before the deadline.
+    async fn within<T>(
+        &self,
+        ahead: Option<Connection>,
+        name: Name,
+        deadline: Instant,
+        work: impl AsyncFnOnce(Connection) -> Result<T, DialError>,
+    ) -> Result<T, DialError> {
         let mut step = Step::Resolving;
         let all = async {
-            let connection = self.connect(&mut step, deadline).await?;
+            let connection = match ahead {
+                Some(connection) => connection,
+                None => self.connect(name, &mut step, deadline).await?,
+            };
             step = Step::Asking;
             work(connection).await
         };
@@ -293,54 +322,20 @@ impl Dialer {
         }
     }
 
-    async fn connect(&self, step: &mut Step, deadline: Instant) -> Result<Connection, DialError> {
+    async fn connect(&self, name: Name, step: &mut Step, deadline: Instant) -> Result<Connection, DialError> {
         match &self.way {
-            Way::Tls(config) => {
-                let tcp = self.tcp(step, deadline).await?;
+            Way::Tls(config, reach) => {
+                let tcp = reach.tcp(&self.url, name, step, deadline).await?;
                 *step = Step::Securing;
                 let failed = |source| DialError::Tls { host: self.url.host().to_owned(), source };
-                let name = ServerName::try_from(self.url.host().to_owned()).map_err(|error| failed(io::Error::other(error)))?;
-                TlsConnector::from(Arc::clone(config)).connect(name, tcp).await.map(Connection::tls).map_err(failed)
+                let server = ServerName::try_from(self.url.host().to_owned()).map_err(|error| failed(io::Error::other(error)))?;
+                TlsConnector::from(Arc::clone(config)).connect(server, tcp).await.map(Connection::tls).map_err(failed)
             }
             Way::Other(connect) => {
                 connect(self.url.clone()).await.map_err(|source| DialError::Connect { host: self.url.authority(), source })
             }
         }
     }
-
-    /// Tries every address of the name in the resolver's order.
-    async fn tcp(&self, step: &mut Step, deadline: Instant) -> Result<TcpStream, DialError> {
-        let (host, port) = (self.url.host(), self.url.port());
-        let unresolved = |source| match descriptors::is_shortage_of_resolver(&source) {
-            true => DialError::NoDescriptors,
-            false => DialError::Resolve { host: host.to_owned(), source },
-        };
-        let addresses: Vec<SocketAddr> = lookup_host((host, port)).await.map_err(unresolved)?.collect();
-        let mut failed = unresolved(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-        for (tried, &address) in addresses.iter().enumerate() {
-            *step = Step::Connecting(address);
-            let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-            let share = (deadline.saturating_duration_since(Instant::now()) / left).max(ADDRESS_AT_LEAST);
-            let source = match timeout_at(Instant::now() + share, TcpStream::connect(address)).await {
-                Ok(Ok(tcp)) => return Ok(ready_for_use(tcp)),
-                Ok(Err(error)) if descriptors::is_shortage(&error) => return Err(DialError::NoDescriptors),
-                Ok(Err(error)) => error,
-                Err(_) => io::Error::from(io::ErrorKind::TimedOut),
-            };
-            tracing::debug!(%address, error = %source, "an address of the relay does not take the connection");
-            failed = DialError::Connect { host: format!("{} at {address}", self.url.authority()), source };
-        }
-        Err(failed)
-    }
-}
-
-fn ready_for_use(tcp: TcpStream) -> TcpStream {
-    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-    let set = tcp.set_nodelay(true).and_then(|()| socket2::SockRef::from(&tcp).set_tcp_keepalive(&keepalive));
-    if let Err(error) = set {
-        tracing::debug!(%error, "a socket option is not taken"); // slower, not wrong
-    }
-    tcp
 }
 
 impl fmt::Debug for Dialer {

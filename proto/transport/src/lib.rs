@@ -15,6 +15,7 @@ pub mod descriptors;
 pub mod dial;
 mod exchange;
 pub mod leg;
+mod reach;
 mod trust;
 
 #[cfg(test)]

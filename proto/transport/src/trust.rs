@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 
@@ -26,11 +27,47 @@ pub enum TrustError {
 /// [`TrustError`].
 pub(crate) fn client_config(ca: Option<&[u8]>) -> Result<Arc<ClientConfig>, TrustError> {
     let roots = ca.map_or_else(native_roots, only)?;
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = Arc::new(provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(TrustError::Tls)?;
     let mut config = config.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// What the ends of a connection to the relay compute with. First come the suites that cost an end least: the relay takes the first one. A
+/// handshake with SHA-256 is cheaper than one with SHA-384, AES with 128 bits than with 256, and ChaCha20 than either where a machine has no
+/// instructions for AES.
+pub fn provider() -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    let rank = |suite: &rustls::SupportedCipherSuite| match suite.suite() {
+        suite if suite == cipher_suite::TLS13_CHACHA20_POLY1305_SHA256.suite() => {
+            if has_aes() {
+                2
+            } else {
+                0
+            }
+        }
+        suite if suite == cipher_suite::TLS13_AES_128_GCM_SHA256.suite() => 1,
+        suite if suite == cipher_suite::TLS13_AES_256_GCM_SHA384.suite() => 3,
+        _ => 4,
+    };
+    provider.cipher_suites.sort_by_key(rank); // stable: the suites of TLS 1.2 keep their order
+    provider
+}
+
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+fn has_aes() -> bool {
+    std::arch::is_x86_feature_detected!("aes")
+}
+
+#[cfg(target_arch = "aarch64")]
+fn has_aes() -> bool {
+    std::arch::is_aarch64_feature_detected!("aes")
+}
+
+#[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
+fn has_aes() -> bool {
+    false
 }
 
 fn only(ca: &[u8]) -> Result<RootCertStore, TrustError> {
