@@ -245,7 +245,7 @@ async fn what_comes_between_asking_and_opening() {
     undecided(&scene, &mut device, &[], lost).await.0.is(ProblemCode::DeviceUnresponsive);
 
     scene.world.moorline(&["device", "remove", "lamp-1"]).await.well();
-    let mut device = scene.world.wire_device("lamp-1").await;
+    device = scene.world.wire_device("lamp-1").await;
     let removed = async |device: &mut Device, _| {
         scene.world.moorline(&["device", "remove", "lamp-1"]).await.well();
         device.closed().await.0
@@ -254,7 +254,7 @@ async fn what_comes_between_asking_and_opening() {
     told.is(ProblemCode::Revoked);
     assert_eq!(heard, CloseReason::Revoked.code());
 
-    let mut device = scene.world.wire_device("lamp-1").await;
+    device = scene.world.wire_device("lamp-1").await;
     let stopped = async |_: &mut Device, _| scene.world.relay.signal("TERM");
     undecided(&scene, &mut device, &[], stopped).await.0.is(ProblemCode::Draining);
     drop(device);
@@ -276,6 +276,7 @@ async fn what_was_done_already() {
     scene.ask_through(&same_key, &["connect", "lamp-1", "ssh"]).await.is(ProblemCode::TokenUsed);
     caller.close(CloseReason::Reset.code()).await;
     tokio::join!(leg.closed(), caller.closed());
+    drop((leg, caller)); // or the relay waits for the ends of their connections
     nothing_runs(&scene.world).await;
     // A middle box that knows a token of the stream that is over, and joins with it.
     let (mine, its) = (bearer(&scene.world.token()), bearer(&offer.token));
@@ -343,7 +344,7 @@ async fn how_an_open_stream_was_cut() {
         assert_eq!((leg.closed().await, device.closed().await.0), (4006, 4006));
     });
     cut_is_told(&done.await, CloseReason::Revoked);
-    let mut device = world.wire_device("lamp-1").await;
+    device = world.wire_device("lamp-1").await;
     let done = cut(&world, &mut device, async |_, mut leg, _| {
         world.relay.signal("TERM");
         assert_eq!(leg.closed().await, CloseReason::RelayDraining.code());
