@@ -27,6 +27,8 @@ use crate::streams::{DevicePlace, Live, State};
 
 /// A leg that was promised by a 101 comes within this, or not at all.
 const PROMISED_WITHIN: Duration = Duration::from_secs(10);
+/// The same, while the relay stops.
+const STOPPING_WITHIN: Duration = Duration::from_secs(1);
 
 /// One stream, from asked to over.
 pub(super) struct Task {
@@ -69,6 +71,7 @@ impl Task {
             () = stop.cancelled() => Err(Refused::Cut(CloseReason::RelayDraining)),
             outcome = Box::pin(Negotiation::new(&mut self, start).run()) => outcome,
         };
+        let outcome = if stop.is_cancelled() { outcome.map_err(|_| Refused::Cut(CloseReason::RelayDraining)) } else { outcome };
         match outcome {
             Ok(place) => Box::pin(self.carry(place, stop)).await,
             Err(refused) => Box::pin(self.refuse(refused, stop)).await,
@@ -185,15 +188,21 @@ impl Task {
 
     /// A caller whose leg is still on its way hears the refusal there: until its promised time, or its token's.
     async fn tell_latecomers(&mut self, problem: Problem, stop: CancellationToken) {
-        let until = match self.ask.via {
+        let mut until = match self.ask.via {
             Via::Connect => Instant::now() + PROMISED_WITHIN,
             Via::Negotiation if !self.seat.caller_has_token() => return,
             Via::Negotiation => self.ask.since + self.desk.deadline(&self.ask) + self.desk.wait(&self.ask),
         };
+        let mut stopping = false;
         loop {
             let event = tokio::select! {
                 event = timeout_at(until, self.inbox.recv()) => event,
-                () = stop.cancelled() => return,
+                () = stop.cancelled(), if !stopping => {
+                    // A leg that was promised is a moment away, and is told even now.
+                    let moment = if self.ask.via == Via::Connect { STOPPING_WITHIN } else { Duration::ZERO };
+                    (stopping, until) = (true, until.min(Instant::now() + moment));
+                    continue;
+                }
             };
             match event {
                 Ok(Some(Event::Joined(Side::Caller, leg))) => {
