@@ -4,6 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::{HeaderMap, Method};
 use moorline_proto::join::RelayUrl;
 use moorline_proto::leg::LegText;
@@ -217,9 +219,11 @@ async fn tls_is_of_the_ca_that_was_given_and_later_dials_resume_it() {
     let (ca, acceptor) = relay_of_a_ca();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url: RelayUrl = format!("https://localhost:{}", listener.local_addr().unwrap().port()).parse().unwrap();
+    // One after the other, until there are tickets for more at once than rustls would keep.
+    const AT_ONCE: usize = 12;
     let serve = async {
         let mut kinds = Vec::new();
-        while kinds.len() < 2 {
+        while kinds.len() < 2 * AT_ONCE {
             let (tcp, _) = listener.accept().await.unwrap();
             let Ok(mut tls) = acceptor.accept(tcp).await else { continue };
             assert_eq!(tls.get_ref().1.alpn_protocol(), Some(b"http/1.1".as_slice()));
@@ -236,13 +240,19 @@ async fn tls_is_of_the_ca_that_was_given_and_later_dials_resume_it() {
         let error = stranger.request(Method::GET, "/v1/about", &headers, None, None, within(20)).await.unwrap_err();
         assert!(matches!(error, DialError::Tls { .. }), "{error}");
         let dialer = Dialer::new(url.clone(), Some(&ca)).unwrap();
-        for dialer in [dialer.clone(), dialer.at(url.clone())] {
+        let one = async |dialer: Dialer| {
             let answer = dialer.request(Method::GET, "/v1/about", &headers, None, None, within(20)).await.unwrap();
             assert_eq!(answer.status, 200);
+        };
+        for dialer in (0..AT_ONCE).map(|number| if number == 1 { dialer.at(url.clone()) } else { dialer.clone() }) {
+            one(dialer).await;
         }
+        let mut burst: FuturesUnordered<_> = (0..AT_ONCE).map(|_| one(dialer.clone())).collect();
+        while burst.next().await.is_some() {}
     };
     let (kinds, ()) = tokio::join!(serve, ask);
-    assert_eq!(kinds, [HandshakeKind::Full, HandshakeKind::Resumed]);
+    assert_eq!(kinds[0], HandshakeKind::Full);
+    assert_eq!(kinds[1..], [HandshakeKind::Resumed; 2 * AT_ONCE - 1]);
 }
 
 #[test]

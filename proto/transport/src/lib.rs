@@ -16,6 +16,7 @@ pub mod dial;
 mod exchange;
 pub mod leg;
 mod reach;
+mod sessions;
 mod trust;
 
 #[cfg(test)]

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
+
+use crate::sessions::Sessions;
 
 /// Why nobody can be trusted.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +34,7 @@ pub(crate) fn client_config(ca: Option<&[u8]>) -> Result<Arc<ClientConfig>, Trus
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(TrustError::Tls)?;
     let mut config = config.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.resumption = Resumption::store(Arc::new(Sessions::default()));
     Ok(Arc::new(config))
 }
 

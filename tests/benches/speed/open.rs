@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use moorline::{Client, Timeline};
 use moorline_agent::{Accepted, Agent, Decision, Identity, OfferInfo, Settings};
-use moorline_tests::targets::Target;
 use moorline_tests::world::World;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex};
 use tokio::task::JoinSet;
@@ -15,7 +14,7 @@ use tokio::time::Instant;
 use crate::load::Connect;
 use crate::plain::{ECHO, Plain};
 use crate::table::{Spread, Table};
-use crate::trip::{nodelay_echo, tcp};
+use crate::trip::tcp;
 
 /// One at a time: so many turns of so many, on each side.
 const TURNS: usize = 10;
@@ -27,8 +26,7 @@ const MANY: usize = 600;
 pub async fn measure(table: &mut Table) {
     let world = World::start().await;
     let plain = Plain::start(&world).await;
-    let echo = Target::start(nodelay_echo).await;
-    let _device = world.device("open", &[("echo", echo.address)]).await;
+    let _device = world.device("open", &[("echo", plain.echo)]).await;
     let forward = world.forward("open", &["echo"]).await;
     let agent = embedded(&world).await;
     let ways = Arc::new(Ways {

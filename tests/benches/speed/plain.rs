@@ -1,7 +1,8 @@
 //! The least that anybody would write: rustls and TCP, with no protocol between. A process of its own, with the relay's certificate.
 //!
 //! The first byte of a connection says what it wants: to be one half of a pair that is tied together by `copy_bidirectional` with buffers
-//! of 64 KiB, or to hear its bytes again. A connection that says nothing is held.
+//! of 64 KiB, or to hear its bytes again. A connection that says nothing is held. And an echo without TLS: the target of everything here that
+//! has one.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -9,6 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use moorline_tests::programs::Program;
+use moorline_tests::targets::Target;
 use moorline_tests::world::World;
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
@@ -17,6 +19,8 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+
+use crate::trip::nodelay_echo;
 
 /// The argument that makes the bench this process.
 pub const FLAG: &str = "--plain";
@@ -34,6 +38,8 @@ pub struct Plain {
     pub program: Program,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where its echo without TLS listens.
+    pub echo: SocketAddr,
 }
 
 impl Plain {
@@ -41,8 +47,12 @@ impl Plain {
     pub async fn start(world: &World) -> Self {
         let own = std::env::current_exe().expect("the bench is a program");
         let program = Program::start("the plain server", Command::new(own).arg(FLAG).arg(world.path("relay")));
-        let address = program.line("where it listens", |line| line.strip_prefix(LISTENING)?.parse().ok()).await;
-        Self { program, address }
+        let listening = |line: &str| {
+            let (address, echo) = line.strip_prefix(LISTENING)?.split_once(' ')?;
+            Some((address.parse().ok()?, echo.parse().ok()?))
+        };
+        let (address, echo) = program.line("where it listens", listening).await;
+        Self { program, address, echo }
     }
 }
 
@@ -54,7 +64,8 @@ pub async fn serve(folder: &Path) {
     let config = moorline_relay::listen::tls::server_config(&folder.join("tls.pem"), &folder.join("tls.key"));
     let config: Arc<ServerConfig> = config.expect("the relay's certificate is good");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    println!("{LISTENING}{}", listener.local_addr().expect("it is bound"));
+    let echo = Target::start(nodelay_echo).await;
+    println!("{LISTENING}{} {}", listener.local_addr().expect("it is bound"), echo.address);
     let waiting = Waiting::default();
     let mut connections = JoinSet::new();
     while let Ok((tcp, _)) = listener.accept().await {

@@ -1,11 +1,11 @@
 //! The round trip of 64 bytes through an open stream, beside direct TCP.
 
-use moorline_tests::targets::Target;
 use moorline_tests::world::World;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::plain::Plain;
 use crate::table::{Spread, Table};
 
 /// In turns, so that all see the same machine.
@@ -15,14 +15,14 @@ const TRIPS: usize = 200;
 /// Measures round trips: through the library, through `forward`, and direct.
 pub async fn measure(table: &mut Table) {
     let world = World::start().await;
-    let echo = Target::start(nodelay_echo).await;
-    let _device = world.device("trip", &[("echo", echo.address)]).await;
+    let plain = Plain::start(&world).await;
+    let _device = world.device("trip", &[("echo", plain.echo)]).await;
     let forward = world.forward("trip", &["echo"]).await;
     let client = world.library();
     let (id, service) = ("trip".parse().expect("a device id"), "echo".parse().expect("a service"));
     let mut stream = client.open(&id, &service).await.expect("nothing refuses the stream");
     let mut local = tcp(forward.local[0]).await;
-    let mut direct = tcp(echo.address).await;
+    let mut direct = tcp(plain.echo).await;
     let (mut library, mut through, mut beside) = (Spread::default(), Spread::default(), Spread::default());
     for _ in 0..TURNS {
         trips(&mut stream, &mut library).await;
@@ -41,7 +41,7 @@ pub async fn measure(table: &mut Table) {
             );
         }
     }
-    table.note("round trip: relay, agent and echo are processes of their own; beside: TCP to the same echo");
+    table.note("round trip: load, relay, agent and echo are processes of their own; beside: TCP to the same echo");
 }
 
 /// A TCP connection that waits for nothing.

@@ -21,7 +21,6 @@ mod stdio;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, Environment};
@@ -46,25 +45,16 @@ fn run(cli: Cli, environment: Environment, output: Output) -> Result<(), Failure
     let credentials = Credentials { sources: cli.sources, environment };
     match cli.command {
         Command::Login(login) => login::run(&login, &credentials, output),
-        Command::Device { action } => block_on(Threads::One, device::run(action, &credentials, output)),
-        Command::Forward(forward) => block_on(Threads::Many, forward::run(forward, &credentials, output)),
-        Command::Connect(connect) => block_on(Threads::One, connect::run(&connect, &credentials)),
+        Command::Device { action } => block_on(device::run(action, &credentials, output)),
+        Command::Forward(forward) => block_on(forward::run(forward, &credentials, output)),
+        Command::Connect(connect) => block_on(connect::run(&connect, &credentials)),
         Command::Ssh(ssh) => match ssh::run(&ssh, &credentials.sources)? {},
     }
 }
 
-/// How much of the machine a command needs.
-#[derive(Clone, Copy, Debug)]
-enum Threads {
-    One,
-    Many,
-}
-
-fn block_on<T>(threads: Threads, command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = match threads {
-        Threads::One => tokio::runtime::Builder::new_current_thread().enable_all().build(),
-        Threads::Many => Runtime::new(),
-    };
+/// One thread is enough for all that a caller does, and quicker: nothing is handed from one to another.
+fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, "cannot start").caused_by(&error))?;
     let result = runtime.block_on(command);
     // A name that is still being resolved must not keep the process.

@@ -1,0 +1,78 @@
+//! TLS sessions to come back to the relay with: enough for a burst of streams. Resuming one costs both ends half of a full handshake.
+//!
+//! rustls' own store keeps eight tickets of TLS 1.3, each good for one connection: of 64 streams at once, 56 would begin anew.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use rustls::NamedGroup;
+use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
+use rustls::pki_types::ServerName;
+
+/// Tickets of one server: half a kilobyte each.
+const TICKETS: usize = 64;
+/// Servers: the relay, and what hosts its legs may be at.
+const SERVERS: usize = 8;
+
+/// What is remembered, in memory alone: the tickets of TLS 1.3 here, all else by rustls' own store.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    rest: ClientSessionMemoryCache,
+    tickets: Mutex<VecDeque<Tickets>>,
+}
+
+#[derive(Debug)]
+struct Tickets {
+    server: ServerName<'static>,
+    /// The oldest first.
+    tickets: VecDeque<Tls13ClientSessionValue>,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { rest: ClientSessionMemoryCache::new(8 * SERVERS), tickets: Mutex::default() }
+    }
+}
+
+impl ClientSessionStore for Sessions {
+    fn set_kx_hint(&self, server: ServerName<'static>, group: NamedGroup) {
+        self.rest.set_kx_hint(server, group);
+    }
+
+    fn kx_hint(&self, server: &ServerName<'_>) -> Option<NamedGroup> {
+        self.rest.kx_hint(server)
+    }
+
+    fn set_tls12_session(&self, server: ServerName<'static>, value: Tls12ClientSessionValue) {
+        self.rest.set_tls12_session(server, value);
+    }
+
+    fn tls12_session(&self, server: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.rest.tls12_session(server)
+    }
+
+    fn remove_tls12_session(&self, server: &ServerName<'static>) {
+        self.rest.remove_tls12_session(server);
+    }
+
+    fn insert_tls13_ticket(&self, server: ServerName<'static>, value: Tls13ClientSessionValue) {
+        let mut all = self.tickets.lock().unwrap_or_else(PoisonError::into_inner);
+        if !all.iter().any(|tickets| tickets.server == server) {
+            if all.len() == SERVERS {
+                all.pop_front();
+            }
+            all.push_back(Tickets { server: server.clone(), tickets: VecDeque::new() });
+        }
+        if let Some(Tickets { tickets, .. }) = all.iter_mut().find(|tickets| tickets.server == server) {
+            if tickets.len() == TICKETS {
+                tickets.pop_front();
+            }
+            tickets.push_back(value);
+        }
+    }
+
+    fn take_tls13_ticket(&self, server: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        let mut all = self.tickets.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter_mut().find(|tickets| tickets.server == *server)?.tickets.pop_back()
+    }
+}
