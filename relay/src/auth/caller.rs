@@ -1,6 +1,7 @@
 //! Callers' tokens: is it signed by somebody who may vouch, meant for this relay, and good now. What it allows is [`crate::auth::policy`]'s.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jsonwebtoken::errors::ErrorKind;
@@ -11,13 +12,20 @@ use moorline_proto::problem::ProblemCode;
 use moorline_proto::proof::Thumbprint;
 use moorline_proto::secret::Secret;
 use moorline_proto::timestamp::Timestamp;
+use sha2::{Digest, Sha256};
 
 use crate::auth::{algorithm, decoding_key};
 use crate::clock::Clock;
+use crate::fading::Fading;
 use crate::store::CallerKey;
 
 /// How far the clocks of issuer and relay may differ. 30 s: NTP keeps machines within one; more would be life after expiry.
 pub const LEEWAY: Duration = Duration::from_secs(30);
+
+/// A signature is checked once in this time.
+const PROVEN_FOR: Duration = Duration::from_secs(60);
+/// So many tokens are remembered, of a kilobyte each.
+const PROVEN_MOST: usize = 1_000;
 
 /// `typ` that a caller's token may have (RFC 7519, RFC 9068). Another one is a token of another purpose, like a device's proof.
 const TYPES: [&str; 2] = ["jwt", "at+jwt"];
@@ -41,6 +49,15 @@ pub struct CallerAuth {
     keys: BTreeMap<Thumbprint, CallerKey>,
     names: Vec<String>,
     clock: Clock,
+    /// Tokens whose signature held a moment ago, by their hash. A caller with many streams shows the same one each time.
+    proven: Arc<Fading<[u8; 32], Proven>>,
+}
+
+/// A token whose signature holds; whom it is for and its time are judged at each use.
+#[derive(Clone, Debug)]
+struct Proven {
+    kid: Thumbprint,
+    claims: Arc<CallerClaims>,
 }
 
 /// Why a token is not taken. The text is shown to whoever sent the token, and holds nothing of its signature.
@@ -109,7 +126,8 @@ impl CallerAuthError {
 impl CallerAuth {
     /// Takes tokens that one of `keys` signed for one of `names` (lower case), by the time of `clock`.
     pub fn new(keys: Vec<CallerKey>, names: Vec<String>, clock: Clock) -> Self {
-        Self { keys: keys.into_iter().map(|key| (key.kid, key)).collect(), names, clock }
+        let proven = Arc::new(Fading::new(PROVEN_FOR, PROVEN_MOST));
+        Self { keys: keys.into_iter().map(|key| (key.kid, key)).collect(), names, clock, proven }
     }
 
     /// Who sent this token.
@@ -117,9 +135,8 @@ impl CallerAuth {
     /// # Errors
     /// [`CallerAuthError`], of which [`CallerAuthError::problem`] makes the answer.
     pub fn authenticate(&self, bearer: &Secret) -> Result<Caller, CallerAuthError> {
-        let token = bearer.reveal(); // to the library that checks its signature
-        let key = self.key(token)?;
-        let claims = verified_claims(token, key)?;
+        let Proven { kid, claims } = self.proven(bearer.reveal())?; // to the library that checks its signature
+        let key = self.keys.get(&kid).ok_or(CallerAuthError::UnknownKey)?;
         if claims.iss != key.iss {
             return Err(CallerAuthError::Issuer);
         }
@@ -127,8 +144,19 @@ impl CallerAuth {
             return Err(CallerAuthError::Audience);
         }
         let expires_at = in_time(&claims, self.clock.now())?;
-        let id = CallerId { issuer: key.issuer.clone(), subject: claims.sub };
-        Ok(Caller { id, access: claims.access, expires_at, token_id: claims.jti })
+        let id = CallerId { issuer: key.issuer.clone(), subject: claims.sub.clone() };
+        Ok(Caller { id, access: claims.access.clone(), expires_at, token_id: claims.jti.clone() })
+    }
+
+    fn proven(&self, token: &str) -> Result<Proven, CallerAuthError> {
+        let hash: [u8; 32] = Sha256::digest(token).into();
+        if let Some(proven) = self.proven.get(&hash) {
+            return Ok(proven);
+        }
+        let key = self.key(token)?;
+        let proven = Proven { kid: key.kid, claims: Arc::new(verified_claims(token, key)?) };
+        self.proven.put(hash, proven.clone());
+        Ok(proven)
     }
 
     /// The key that the token says it was signed with, whose algorithm alone counts.

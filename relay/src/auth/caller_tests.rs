@@ -151,6 +151,23 @@ fn a_token_is_good_from_its_beginning_to_its_end_and_thirty_seconds_around() {
     assert_eq!(error.to_string(), "the token expired at 1970-01-01T00:00:00.000Z; get a new one");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_token_that_was_seen_before_is_judged_again_in_all_but_its_signature() {
+    let auth = auth();
+    let shown = |token: &str| auth.authenticate(&Secret::new(token)).map(|caller| caller.id.to_string());
+    let good = ED25519.sign(&header(&ED25519), &with(&claims(), json!({ "exp": NOW + 10 })));
+    assert_eq!((shown(&good).unwrap(), shown(&good).unwrap()), ("relay:alice".to_owned(), "relay:alice".to_owned()));
+    let (signed, signature) = good.rsplit_once('.').unwrap();
+    let flipped = if signature.starts_with('A') { "B" } else { "A" };
+    assert!(is(&shown(&format!("{signed}.{flipped}{}", &signature[1..])).unwrap_err(), "Signature"), "only the very same token is known");
+    let for_another = ED25519.sign(&header(&ED25519), &with(&claims(), json!({ "aud": "elsewhere" })));
+    for _ in 0..2 {
+        assert!(is(&shown(&for_another).unwrap_err(), "Audience"));
+    }
+    tokio::time::advance(Duration::from_secs(41)).await;
+    assert!(is(&shown(&good).unwrap_err(), "Expired"), "time is judged at each use");
+}
+
 #[test]
 fn no_refusal_shows_the_token() {
     let token = OTHER_ED25519.sign(&header(&ED25519), &claims());
