@@ -2,13 +2,14 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::tls_stream::TlsStream;
 
@@ -17,7 +18,14 @@ use crate::tls_stream::TlsStream;
 pub struct Socket {
     carrier: Carrier,
     ahead: Bytes,
+    /// Bytes since the last whole message, once messages are expected.
+    unfinished: Option<usize>,
 }
+
+/// A message that has more than 1 MiB of frames, and still no end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a message in more than 1 MiB of frames")]
+pub struct Endless;
 
 /// What carries a connection.
 #[derive(Debug)]
@@ -32,11 +40,41 @@ pub enum Carrier {
 
 /// Bytes that a peer may still send after we closed, before we stop listening to it.
 const LINGER_BYTES: usize = 1 << 20;
+/// Bytes of frames that one message may take. The longest one takes 448 KiB where each frame carries a single byte; without this bound, one
+/// whose frames carry nothing would never end, and never be too long.
+const MESSAGE_FRAME_BYTES: usize = 1 << 20;
+/// Bytes of the header of a client's ping or pong.
+const CONTROL_HEADER_BYTES: usize = 6;
 
 impl Socket {
     /// A connection of which nothing was read yet.
     pub fn new(carrier: Carrier) -> Self {
-        Self { carrier, ahead: Bytes::new() }
+        Self { carrier, ahead: Bytes::new(), unfinished: None }
+    }
+
+    /// From here on come messages of a WebSocket, none of which may take frames for ever: see [`Endless`].
+    pub fn expect_messages(&mut self) {
+        self.unfinished = Some(0);
+    }
+
+    /// This message was read. Pings and pongs may stand between the frames of another, and finish nothing but themselves.
+    pub fn finished(&mut self, message: &Message) {
+        let Some(unfinished) = &mut self.unfinished else { return };
+        *unfinished = match message {
+            Message::Ping(payload) | Message::Pong(payload) => unfinished.saturating_sub(CONTROL_HEADER_BYTES + payload.len()),
+            Message::Text(_) | Message::Binary(_) | Message::Close(_) | Message::Frame(_) => 0,
+        };
+    }
+
+    /// Counts bytes that came; the error is given once.
+    fn came(&mut self, bytes: usize) -> io::Result<()> {
+        let Some(unfinished) = &mut self.unfinished else { return Ok(()) };
+        *unfinished += bytes;
+        if *unfinished <= MESSAGE_FRAME_BYTES {
+            return Ok(());
+        }
+        self.unfinished = None;
+        Err(io::Error::other(Endless))
     }
 
     /// Waits for the first byte, which stays to be read.
@@ -81,6 +119,13 @@ impl Socket {
     }
 }
 
+impl Endless {
+    /// Itself, if that is what an error of the connection is.
+    pub fn of(error: &io::Error) -> Option<Self> {
+        error.get_ref().and_then(|source| source.downcast_ref::<Self>()).copied()
+    }
+}
+
 macro_rules! carrier {
     ($socket:expr, $io:ident => $call:expr) => {
         match &mut $socket.get_mut().carrier {
@@ -99,7 +144,9 @@ impl AsyncRead for Socket {
             self.ahead.advance(some);
             return Poll::Ready(Ok(()));
         }
-        carrier!(self, io => Pin::new(io).poll_read(cx, buf))
+        let before = buf.filled().len();
+        ready!(carrier!(self.as_mut(), io => Pin::new(io).poll_read(cx, buf)))?;
+        Poll::Ready(self.came(buf.filled().len() - before))
     }
 }
 

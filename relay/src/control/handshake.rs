@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use crate::auth::device::{Expected, ProofError, verify_proof};
 use crate::clock::Clock;
-use crate::control::is_lost;
+use crate::control::broken;
 use crate::random;
 use crate::socket::Socket;
 use crate::store::{DeviceRecord, Registry, StoreError};
@@ -82,10 +82,9 @@ pub enum HandshakeError {
 impl HandshakeError {
     /// What an error of the WebSocket means: the peer broke the protocol, or it is gone.
     fn of(error: WsError) -> Self {
-        match error {
-            WsError::Protocol(ref broken) if !is_lost(broken) => Self::Protocol(error.to_string()),
-            WsError::Capacity(_) | WsError::Utf8(_) => Self::Protocol(error.to_string()),
-            error => Self::Lost(Some(error)),
+        match broken(&error) {
+            Some(how) => Self::Protocol(how),
+            None => Self::Lost(Some(error)),
         }
     }
 
@@ -142,14 +141,22 @@ impl Stranger {
 
     async fn hello(&mut self) -> Result<Hello, HandshakeError> {
         for _ in 0..PASSED_OVER {
-            match self.socket.next().await {
+            let message = self.socket.next().await;
+            if let Some(Ok(message)) = &message {
+                self.socket.get_mut().finished(message);
+            }
+            match message {
                 Some(Ok(Message::Text(text))) => match FromDevice::decode(&text) {
                     Ok(Heard::Known(FromDevice::Hello(hello))) => return Ok(hello),
                     Ok(Heard::Known(_) | Heard::Unknown(_)) => {}
                     Err(error) => return Err(HandshakeError::Protocol(error.to_string())),
                 },
                 Some(Ok(Message::Binary(_))) => return Err(HandshakeError::Protocol("binary on a control channel".to_owned())),
-                Some(Ok(Message::Close(_))) | None => return Err(HandshakeError::Lost(None)),
+                Some(Ok(Message::Close(_))) => {
+                    answer(&mut self.socket).await;
+                    return Err(HandshakeError::Lost(None));
+                }
+                None => return Err(HandshakeError::Lost(None)),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
                 Some(Err(error)) => return Err(HandshakeError::of(error)),
             }
@@ -183,6 +190,13 @@ impl Known {
         said.map_err(|_| HandshakeError::TooLate)?.map_err(|error| HandshakeError::Lost(Some(error)))?;
         Ok(self.socket)
     }
+}
+
+/// Answers a Close that came, within five seconds.
+pub(super) async fn answer(socket: &mut WebSocketStream<Socket>) {
+    let answered = async { while let Some(Ok(_)) = socket.next().await {} };
+    // Whoever does not take the answer has gone without it.
+    timeout(moorline_proto::bounds::CLOSE_WITHIN, answered).await.ok();
 }
 
 /// Closes a control channel with a code and words, within five seconds; then the connection is reset.

@@ -12,8 +12,11 @@ pub mod handshake;
 pub mod keepalive;
 pub mod session;
 
+use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+use crate::socket::Endless;
 
 /// Buffers of a control channel: small, since most devices are idle most of the day.
 pub(crate) fn websocket_config() -> WebSocketConfig {
@@ -25,7 +28,15 @@ pub(crate) fn websocket_config() -> WebSocketConfig {
         .max_frame_size(Some(moorline_proto::bounds::CONTROL_MESSAGE_BYTES))
 }
 
-/// The connection ended without a Close, which tungstenite counts among the errors of protocol.
-pub(crate) fn is_lost(error: &ProtocolError) -> bool {
-    matches!(error, ProtocolError::ResetWithoutClosingHandshake)
+/// How the peer broke the protocol, if that is what an error of the WebSocket means: otherwise it is gone. A connection that ends without
+/// a Close is among tungstenite's errors of protocol.
+pub(crate) fn broken(error: &WsError) -> Option<String> {
+    match error {
+        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
+        WsError::Protocol(error) => Some(error.to_string()),
+        WsError::Capacity(error) => Some(error.to_string()),
+        WsError::Utf8(_) => Some("text that is no UTF-8".to_owned()),
+        WsError::Io(error) => Endless::of(error).map(|endless| endless.to_string()),
+        _ => None,
+    }
 }

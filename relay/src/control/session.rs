@@ -17,9 +17,9 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::control::broken;
 use crate::control::handle::{DeviceHandle, Gone, Next, Order, Parting};
-use crate::control::handshake::close;
-use crate::control::is_lost;
+use crate::control::handshake::{answer, close};
 use crate::control::keepalive::{Due, Keepalive};
 use crate::socket::Socket;
 
@@ -86,7 +86,10 @@ impl Session {
         self.handle.set_gone(Gone::Lost);
         debug!(session = self.handle.about().session, ?ended, "control channel ends");
         match &ended {
-            Ended::Closed(_) => self.socket.into_inner().close(CLOSE_WITHIN).await,
+            Ended::Closed(_) => {
+                answer(&mut self.socket).await;
+                self.socket.into_inner().close(CLOSE_WITHIN).await;
+            }
             Ended::Lost => {}
             Ended::Dead => self.socket.into_inner().reset(),
             Ended::Protocol(how) => close(self.socket, CloseReason::Protocol, how).await,
@@ -186,11 +189,10 @@ impl Session {
     fn hear(&mut self, message: Option<Result<Message, WsError>>, hear: &mut impl FnMut(Answer)) -> Result<(), Ended> {
         let message = match message {
             Some(Ok(message)) => message,
-            Some(Err(WsError::Protocol(error))) if !is_lost(&error) => return Err(Ended::Protocol(error.to_string())),
-            Some(Err(WsError::Capacity(error))) => return Err(Ended::Protocol(error.to_string())),
-            Some(Err(WsError::Utf8(error))) => return Err(Ended::Protocol(error)),
-            Some(Err(_)) | None => return Err(Ended::Lost),
+            Some(Err(error)) => return Err(broken(&error).map_or(Ended::Lost, Ended::Protocol)),
+            None => return Err(Ended::Lost),
         };
+        self.socket.get_mut().finished(&message);
         let now = Instant::now();
         self.keepalive.heard(now);
         for heard in self.unheard.drain(..) {

@@ -106,6 +106,8 @@ impl Upgrading {
         let parts = upgraded.downcast::<TokioIo<Socket>>().map_err(|_| NotUpgraded(None))?;
         // A view of hyper's buffer: copied, so that the buffer goes.
         let read_ahead = parts.read_buf.to_vec();
-        Ok(WebSocketStream::from_partially_read(parts.io.into_inner(), read_ahead, Role::Server, Some(config)).await)
+        let mut socket = parts.io.into_inner();
+        socket.expect_messages();
+        Ok(WebSocketStream::from_partially_read(socket, read_ahead, Role::Server, Some(config)).await)
     }
 }

@@ -119,6 +119,7 @@ impl Leg {
             Some(Err(error)) => return Err(Fate::of(Some(error))),
             None => return Err(Fate::of(None)),
         };
+        self.socket.get_mut().finished(&message);
         let now = Instant::now();
         self.pulse.heard(now);
         match &message {
@@ -265,7 +266,7 @@ async fn goodbye(socket: &mut WebSocketStream<Socket>, mut frame: Option<CloseFr
         }
         loop {
             match Pin::new(&mut *socket).poll_next(cx) {
-                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Ok(message))) => socket.get_mut().finished(&message),
                 Poll::Ready(Some(Err(_)) | None) if unsaid => return Poll::Pending,
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
                 Poll::Pending => return Poll::Pending,

@@ -8,6 +8,8 @@ use moorline_proto::message::{Heard, MessageError};
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 
+use crate::socket::Endless;
+
 /// One message to be passed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
@@ -61,6 +63,9 @@ impl Fate {
             Some(WsError::Utf8(_)) => Self::Broke(CloseReason::BadUtf8, "text that is no UTF-8".to_owned()),
             Some(WsError::Capacity(CapacityError::MessageTooLong { size, max_size })) => {
                 Self::Broke(CloseReason::TooBig, format!("a message of {size} bytes, at most {max_size} are allowed"))
+            }
+            Some(WsError::Io(error)) => {
+                Endless::of(&error).map_or(Self::Lost, |endless| Self::Broke(CloseReason::Protocol, endless.to_string()))
             }
             Some(_) => Self::Lost,
         }
