@@ -41,3 +41,44 @@ pub async fn heard_to_the_end(connection: &mut (impl AsyncRead + Unpin), within:
     assert!(ended.is_ok(), "the relay keeps the connection for longer than {within:?}");
     heard
 }
+
+/// First bytes of frames: the last frame of a message, and opcodes.
+pub mod first {
+    /// The last frame of its message.
+    pub const FIN: u8 = 0x80;
+    /// A frame that goes on with a message.
+    pub const MORE: u8 = 0x00;
+    /// Text begins.
+    pub const TEXT: u8 = 0x01;
+    /// Bytes begin.
+    pub const BYTES: u8 = 0x02;
+    /// Close.
+    pub const CLOSE: u8 = 0x08;
+    /// Ping.
+    pub const PING: u8 = 0x09;
+    /// Pong.
+    pub const PONG: u8 = 0x0a;
+}
+
+/// The header of a client's frame that claims so many bytes, whether they follow or not. It masks with zeros: what is sent is what is read.
+pub fn header(first: u8, claims: u64) -> Vec<u8> {
+    let mut header = vec![first];
+    match claims {
+        0..126 => header.push(0x80 | u8::try_from(claims).expect("it is small")),
+        126..0x1_0000 => {
+            header.push(0x80 | 126);
+            header.extend(u16::try_from(claims).expect("it is small").to_be_bytes());
+        }
+        _ => {
+            header.push(0x80 | 127);
+            header.extend(claims.to_be_bytes());
+        }
+    }
+    header.extend([0; 4]);
+    header
+}
+
+/// A client's frame, whatever its first byte says.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    [&header(first, payload.len() as u64), payload].concat()
+}

@@ -220,9 +220,14 @@ impl World {
     pub async fn wire_device(&self, id: &str) -> WireDevice<TlsStream<TcpStream>> {
         let key = SigningKey::generate().expect("keys are made");
         self.add(id, key.public().to_pem().as_bytes()).await;
+        self.wire_device_by(id, &key).await
+    }
+
+    /// A device that was added with this key, played frame by frame and online with the service `ssh`.
+    pub async fn wire_device_by(&self, id: &str, key: &SigningKey) -> WireDevice<TlsStream<TcpStream>> {
         let persona = Persona {
             device: id.parse().expect("a device id"),
-            key: &key,
+            key,
             instance: INSTANCE.parse().expect("an instance"),
             services: &["ssh"],
             host: "localhost",
