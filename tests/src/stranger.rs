@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -81,4 +81,35 @@ pub fn header(first: u8, claims: u64) -> Vec<u8> {
 /// A client's frame, whatever its first byte says.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     [&header(first, payload.len() as u64), payload].concat()
+}
+
+/// A request that asks for a WebSocket, with further header lines.
+pub fn upgrade_request(host: &str, path: &str, subprotocol: &str, lines: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: {subprotocol}\r\n{lines}\r\n"
+    )
+}
+
+/// What a relay answered.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// HTTP status; 0 where there was none.
+    pub status: u16,
+    /// The problem's code; empty where there is none.
+    pub code: String,
+    /// All of it.
+    pub text: String,
+}
+
+/// What comes for these very bytes until the connection ends, or until `within`.
+pub async fn asks(mut connection: impl AsyncRead + AsyncWrite + Unpin, says: &[u8], within: Duration) -> Answer {
+    // Who is refused early does not take the rest.
+    connection.write_all(says).await.ok();
+    let mut heard = Vec::new();
+    timeout(within, connection.read_to_end(&mut heard)).await.map(drop).ok();
+    let text = String::from_utf8_lossy(&heard).into_owned();
+    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    let code = text.split("\"code\":\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default().to_owned();
+    Answer { status, code, text }
 }

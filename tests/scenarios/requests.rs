@@ -1,0 +1,172 @@
+//! Requests that no program of ours sends: each is answered once, in words where it was understood, and the connection is over.
+
+use std::time::Duration;
+
+use moorline_tests::memory::{HOST, MemoryWorld};
+use moorline_tests::stranger::{Answer, asks, upgrade_request};
+use moorline_tests::wire::bearer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep};
+
+/// Every address that is a WebSocket, with its subprotocol.
+const SOCKETS: [(&str, &str); 3] = [
+    ("/v1/control", "moorline.control.v1"),
+    ("/v1/devices/lamp-1/connect/ssh", "moorline.stream.v1"),
+    ("/v1/legs/n1/00112233445566778899aabbccddeeff", "moorline.stream.v1"),
+];
+
+/// Longer than the relay waits for anything that a request may still send.
+const LONG: Duration = Duration::from_secs(90);
+
+async fn said(world: &MemoryWorld, request: &str) -> Answer {
+    let answer = asks(world.dial(), request.as_bytes(), LONG).await;
+    assert!(answer.text.matches("\r\ndate: ").count() <= 1, "one answer: {request}\n{}", answer.text);
+    answer
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_a_websocket_for_something_else_is_told_what_it_wants() {
+    let world = MemoryWorld::start().await;
+    let token = format!("Authorization: {}\r\n", bearer(&world.token()));
+    for (path, subprotocol) in SOCKETS {
+        let good = upgrade_request(HOST, path, subprotocol, &token);
+        let without = |line: &str| good.lines().filter(|own| !own.starts_with(line)).map(|line| format!("{line}\r\n")).collect::<String>();
+        let plus = |line: &str| good.replacen("\r\n\r\n", &format!("\r\n{line}\r\n\r\n"), 1);
+        for (request, status, code) in [
+            (without("Upgrade"), 426, "upgrade_required"),
+            (without("Connection"), 426, "upgrade_required"),
+            (without("Sec-WebSocket-Version"), 426, "upgrade_required"),
+            (good.replace("Upgrade: websocket", "Upgrade: h2c"), 426, "upgrade_required"),
+            (good.replace("Version: 13", "Version: 8, 13"), 426, "upgrade_required"),
+            (without("Sec-WebSocket-Key"), 400, "malformed"),
+            (without("Sec-WebSocket-Protocol"), 400, "malformed"),
+            (good.replace(subprotocol, "chat"), 400, "malformed"),
+            (good.replace(subprotocol, &subprotocol.to_ascii_uppercase()), 400, "malformed"),
+            (good.replace(subprotocol, "moorline.v2"), 400, "malformed"),
+            (plus("Origin: https://evil.example"), 403, "origin_not_allowed"),
+            (plus("Origin: null"), 403, "origin_not_allowed"),
+            (plus("Content-Length: 5"), 400, "malformed"),
+            (plus("Transfer-Encoding: chunked"), 400, "malformed"),
+            (plus("Host: evil.example"), 400, "malformed"),
+            (without("Host"), 400, "malformed"),
+            (good.replace("HTTP/1.1", "HTTP/1.0"), 400, "malformed"),
+            (good.replacen("GET", "HEAD", 1), 405, ""),
+            (good.replacen("GET", "POST", 1), 405, "method_not_allowed"),
+            (good.replacen("GET", "OPTIONS", 1), 405, "method_not_allowed"),
+            (good.replacen("GET", "PRI", 1), 405, "method_not_allowed"),
+        ] {
+            let answer = said(&world, &request).await;
+            assert_eq!((answer.status, &*answer.code), (status, code), "{request}\n{}", answer.text);
+            if code == "malformed" && request.contains("chat") {
+                assert!(answer.text.contains(&format!(r#""supported":["{subprotocol}"]"#)), "{}", answer.text);
+            }
+        }
+    }
+    assert!(world.relay.tasks().is_empty(), "nothing is left: {:?}", world.relay.tasks());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_path_is_taken_as_it_stands_and_never_decoded() {
+    let world = MemoryWorld::start().await;
+    let token = format!("Authorization: {}\r\n", bearer(&world.token()));
+    for path in [
+        "/v1/devices/lamp-1%2Fconnect%2Fssh",
+        "/v1/devices/lamp%2d1/connect/ssh",
+        "/v1/devices/a%2f..%2fb/connect/ssh",
+        "/v1/devices/%00/connect/ssh",
+        "/v1/devices/lamp-1/connect/%73sh",
+        "/v1/devices/lamp-1/connect/ssh/../http",
+        "/v1/devices/lamp-1//connect/ssh",
+        "/v1/devices/lamp-1\\connect/ssh",
+        "/v1/legs/n1%2F00112233445566778899aabbccddeeff",
+        "/v1/legs/n1/0011223344556677%38899aabbccddeeff",
+        "/v1/legs/n1/00112233445566778899AABBCCDDEEFF",
+        "/v1/legs/n_1/00112233445566778899aabbccddeeff",
+        "/v1/legs/n1/00112233445566778899aabbccddeef",
+        "/v1/devices/-lamp/connect/ssh",
+        "/v1/devices/lamp..1/connect/ssh",
+        "/v1/devices/lamp;x=1/connect/ssh",
+        "/v1/devices/lamp-1/connect/ssh?x",
+        "/v1/control?token=x",
+    ] {
+        let answer = said(&world, &upgrade_request(HOST, path, "moorline.stream.v1", &token)).await;
+        assert_eq!((answer.status, &*answer.code), (400, "malformed"), "{path}\n{}", answer.text);
+    }
+    for path in ["/v1/devices/lamp-1/connect/ssh/", "/v1/devices//connect/ssh", "/V1/control", "/v1/control/", "/v1/legs/n1", "/"] {
+        let answer = said(&world, &upgrade_request(HOST, path, "moorline.stream.v1", &token)).await;
+        assert!(matches!((answer.status, &*answer.code), (404, "no_such_route") | (400, "malformed")), "{path}\n{}", answer.text);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_request_for_this_relay_is_refused_and_the_connection_is_over() {
+    let world = MemoryWorld::start().await;
+    let host = format!("Host: {HOST}\r\n");
+    let close = "Connection: close\r\n";
+    for (request, statuses) in [
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_owned(), &[0, 400, 505][..]),
+        (format!("GET /v1/about HTTP/2.0\r\n{host}\r\n"), &[0, 400, 505]),
+        (format!("GET /v1/about HTTP/0.9\r\n{host}\r\n"), &[0, 400, 505]),
+        ("GET /v1/about\r\n".to_owned(), &[0, 400]),
+        (format!("OPTIONS * HTTP/1.1\r\n{host}{close}\r\n"), &[400, 404, 405]),
+        (format!("CONNECT lamp-1:22 HTTP/1.1\r\n{host}{close}\r\n"), &[400, 404, 405]),
+        (format!("GET http://{HOST}/v1/devices HTTP/1.1\r\n{host}{close}\r\n"), &[401]),
+        (format!("GET https://evil.example/v1/devices/%61 HTTP/1.1\r\n{host}{close}\r\n"), &[400]),
+        (format!("GET http://evil.example HTTP/1.1\r\n{host}{close}\r\n"), &[404]),
+        (format!("GET v1/about HTTP/1.1\r\n{host}{close}\r\n"), &[400, 404]),
+        (format!("GET /v1/about#x HTTP/1.1\r\n{host}{close}\r\n"), &[200, 400]),
+        (format!("GET /v1/about HTTP/1.1\r\nHost: {HOST}, evil.example\r\nHost: x\r\n{close}\r\n"), &[400]),
+        (format!("GET /v1/about HTTP/1.1\r\nHost : {HOST}\r\n\r\n"), &[400]),
+        (format!("GET /v1/about HTTP/1.1\r\n{host}X: a\r\n b\r\n\r\n"), &[400]),
+        (format!("GET /v1/about HTTP/1.1\r\n{host}X: a\0b\r\n\r\n"), &[400]),
+        (format!("GET /v1/about HTTP/1.1\r\n{host}\u{e9}: b\r\n\r\n"), &[400]),
+        (format!("GET /v1/about HTTP/1.1\r\n{host}X: {}\r\n\r\n", "x".repeat(70_000)), &[431]),
+        (format!("GET /v1/about HTTP/1.1\r\n{host}{}\r\n", "X: x\r\n".repeat(200)), &[431]),
+        (format!("GET /v1/{} HTTP/1.1\r\n{host}\r\n", "x".repeat(70_000)), &[414, 431]),
+        (format!("GET /v1/about HTTP/1.1\r\n{host}{}: x\r\n{close}\r\n", "x".repeat(33_000)), &[413]),
+        (format!("GET /v1/devices HTTP/1.1\r\n{host}Authorization: Bearer {}\r\n{close}\r\n", "x".repeat(9_000)), &[413]),
+        (format!("POST /v1/devices/lamp-1/streams HTTP/1.1\r\n{host}Content-Length: -1\r\n\r\n"), &[400]),
+        (format!("POST /v1/devices/lamp-1/streams HTTP/1.1\r\n{host}Content-Length: 1, 1\r\n\r\nx"), &[400, 401]),
+        (format!("POST /v1/devices/lamp-1/streams HTTP/1.1\r\n{host}Transfer-Encoding: gzip\r\n\r\nx"), &[400]),
+    ] {
+        let begun = Instant::now();
+        let answer = said(&world, &request).await;
+        let begins = request.chars().take(100).collect::<String>();
+        assert!(statuses.contains(&answer.status), "{begins:?}: {}", answer.text);
+        assert!(begun.elapsed() < Duration::from_secs(61), "{begins:?} keeps its connection for {:?}", begun.elapsed());
+    }
+    assert!(world.relay.tasks().is_empty(), "nothing is left: {:?}", world.relay.tasks());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_comes_a_byte_a_second_has_ten_seconds_and_a_body_ten_more() {
+    let world = MemoryWorld::start().await;
+    let head = upgrade_request(HOST, "/v1/control", "moorline.control.v1", "");
+    let token = bearer(&world.token());
+    let post = format!("POST /v1/devices/lamp-1/streams HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: {token}\r\nContent-Length: 40\r\n\r\n");
+    for (at_once, slowly, status) in [("", head.as_str(), 0), (&post, r#"{"service":"ssh","reason":"very, very slow"}"#, 400)] {
+        let (mut reads, mut writes) = tokio::io::split(world.dial());
+        writes.write_all(at_once.as_bytes()).await.unwrap();
+        let begun = Instant::now();
+        let trickle = async {
+            for byte in slowly.as_bytes() {
+                if writes.write_all(&[*byte]).await.is_err() {
+                    break;
+                }
+                sleep(Duration::from_secs(1)).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let mut heard = Vec::new();
+        tokio::select! {
+            ended = reads.read_to_end(&mut heard) => drop(ended),
+            () = trickle => {}
+        }
+        let heard = String::from_utf8_lossy(&heard).into_owned();
+        assert_eq!(heard.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0), status, "{heard}");
+        assert!(begun.elapsed() <= Duration::from_secs(11), "{:?}", begun.elapsed());
+    }
+    while !world.relay.tasks().is_empty() {
+        sleep(Duration::from_millis(1)).await;
+    }
+}

@@ -1,0 +1,173 @@
+//! Leg tokens where they do not belong: twice, for the other side, after their leg or their stream is gone, forged, in a subprotocol.
+
+use std::time::Duration;
+
+use moorline_proto::api::StreamTicket;
+use moorline_proto::control::{Offer, ToDevice};
+use moorline_proto::problem::ProblemCode;
+use moorline_proto::secret::Secret;
+use moorline_tests::memory::{HOST, MemoryWorld};
+use moorline_tests::stranger::{asks, upgrade_request};
+use moorline_tests::wire::{Refusal, Said, WireDevice, WireLeg, bearer};
+use serde_json::json;
+use tokio::io::DuplexStream;
+use tokio::time::Instant;
+
+/// A stream by `POST`, which the device has accepted: what each side joins with.
+async fn negotiated(world: &MemoryWorld, device: &mut WireDevice<DuplexStream>, key: &str) -> (StreamTicket, Offer) {
+    let headers = [("idempotency-key", key)];
+    let ask = world.request("POST", "/v1/devices/lamp-1/streams", &headers, Some(json!({"service": "ssh"})));
+    let (answer, offer) = tokio::join!(ask, async {
+        let offer = device.offer().await;
+        device.accept(offer.stream).await;
+        offer
+    });
+    (serde_json::from_value(answer.2).expect("a ticket"), offer)
+}
+
+fn code(refusal: Refusal) -> ProblemCode {
+    refusal.problem.and_then(|problem| problem.known_code()).expect("a problem that the protocol knows")
+}
+
+async fn refused(world: &MemoryWorld, url: &str, token: &Secret) -> ProblemCode {
+    code(world.join(url, token).await.expect_err("this token joins nothing"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_sides_token_never_makes_both_sides() {
+    let world = MemoryWorld::start().await;
+    let mut device = world.device("lamp-1").await;
+    for thief_has_the_callers in [true, false] {
+        let begun = Instant::now();
+        let (ticket, offer) = negotiated(&world, &mut device, if thief_has_the_callers { "one" } else { "two" }).await;
+        let token = if thief_has_the_callers { &ticket.token } else { &offer.token };
+        let mut first = world.join(&ticket.url, token).await.unwrap();
+        let mut second = world.join(&ticket.url, token).await.unwrap();
+        assert!(matches!(first.next().await, Said::Close(4007, _)), "the second join is the same side's");
+        let (said, told) = tokio::join!(second.next(), device.next());
+        match said {
+            Said::Refused(problem) if thief_has_the_callers => assert_eq!(problem.known_code(), Some(ProblemCode::HandshakeTimeout)),
+            Said::Close(4010, _) if !thief_has_the_callers => {}
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(told, Ok(ToDevice::Cancel(_))), "{told:?}");
+        assert_eq!(begun.elapsed(), Duration::from_secs(60));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leg_that_dies_before_opened_leaves_its_token_good_on_either_side() {
+    let world = MemoryWorld::start().await;
+    let mut device = world.device("lamp-1").await;
+    let (ticket, offer) = negotiated(&world, &mut device, "k").await;
+    for _ in 0..3 {
+        drop(world.join(&ticket.url, &ticket.token).await.unwrap());
+    }
+    let mut closed = world.join(&ticket.url, &ticket.token).await.unwrap();
+    closed.close(1000).await;
+    closed.closed().await;
+    // Both at once would open the stream: the last of the caller's is gone before the device's come.
+    for _ in 0..3 {
+        drop(world.join(offer.url.as_str(), &offer.token).await.unwrap());
+    }
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let mut far = world.join(offer.url.as_str(), &offer.token).await.unwrap();
+    let mut caller = world.join(&ticket.url, &ticket.token).await.unwrap();
+    caller.opened().await;
+    far.opened().await;
+    drop((caller, far));
+    for (url, token) in [(ticket.url.as_str(), &ticket.token), (offer.url.as_str(), &offer.token)] {
+        let after = refused(&world, url, token).await;
+        assert!(matches!(after, ProblemCode::TokenUsed | ProblemCode::StreamExpired), "once opened it is used up: {after:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_used_then_over_and_then_forgotten() {
+    let world = MemoryWorld::start().await;
+    let mut device = world.device("lamp-1").await;
+    let (ticket, offer) = negotiated(&world, &mut device, "k").await;
+    let mut caller = world.join(&ticket.url, &ticket.token).await.unwrap();
+    let mut far = world.join(offer.url.as_str(), &offer.token).await.unwrap();
+    caller.opened().await;
+    far.opened().await;
+    let forged = Secret::new("mrl_leg_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
+    let each = async |own: ProblemCode| {
+        assert_eq!(refused(&world, &ticket.url, &ticket.token).await, own);
+        assert_eq!(refused(&world, offer.url.as_str(), &offer.token).await, own);
+        assert_eq!(refused(&world, &ticket.url, &forged).await, ProblemCode::StreamUnknown, "a forged one learns nothing");
+        assert_eq!(refused(&world, &ticket.url, &world.token()).await, ProblemCode::StreamUnknown, "nor does a caller's own");
+    };
+    each(ProblemCode::TokenUsed).await;
+    caller.close(4001).await;
+    assert_eq!(far.closed().await, 4001);
+    caller.closed().await;
+    drop((caller, far));
+    while world.relay.streams() > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    each(ProblemCode::StreamExpired).await;
+    tokio::time::advance(Duration::from_secs(301)).await;
+    each(ProblemCode::StreamUnknown).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn asking_again_makes_a_fresh_token_and_the_old_one_is_void() {
+    let world = MemoryWorld::start().await;
+    let mut device = world.device("lamp-1").await;
+    let (first, offer) = negotiated(&world, &mut device, "k").await;
+    let again = world.request("POST", "/v1/devices/lamp-1/streams", &[("idempotency-key", "k")], Some(json!({"service": "ssh"}))).await;
+    let again: StreamTicket = serde_json::from_value(again.2).unwrap();
+    assert_eq!(again.stream, first.stream, "the same question, the same stream");
+    assert_eq!(refused(&world, &first.url, &first.token).await, ProblemCode::StreamUnknown);
+    let mut caller = world.join(&again.url, &again.token).await.unwrap();
+    let mut far = world.join(offer.url.as_str(), &offer.token).await.unwrap();
+    caller.opened().await;
+    far.opened().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subprotocol_carries_a_leg_token_and_no_other_and_is_not_repeated() {
+    let world = MemoryWorld::start().await;
+    let mut device = world.device("lamp-1").await;
+    let (ticket, offer) = negotiated(&world, &mut device, "k").await;
+    let token = ticket.token.reveal().to_owned(); // as a browser must
+    let offering = async |path: &str, offered: &str| {
+        asks(world.dial(), upgrade_request(HOST, path, offered, "").as_bytes(), Duration::from_secs(1)).await
+    };
+    let missing =
+        offering("/v1/devices/lamp-1/connect/ssh", &format!("moorline.stream.v1, moorline.token.{}", world.token().reveal())).await;
+    assert_eq!((missing.status, &*missing.code), (401, "token_missing"), "a caller's token never stands there");
+    for forged in ["", "mrl_leg_forged", &token[..token.len() - 1], &format!("{token}A")] {
+        let answer = offering(&ticket.url, &format!("moorline.stream.v1, moorline.token.{forged}")).await;
+        assert_eq!((answer.status, &*answer.code), (404, "stream_unknown"), "{forged:?}");
+    }
+    let alone = offering(&ticket.url, &format!("moorline.token.{token}")).await;
+    assert_eq!((alone.status, &*alone.code), (400, "malformed"), "beside the stream's own subprotocol");
+    let url = format!("{}?token={token}", ticket.url);
+    assert_eq!(offering(&url, "moorline.stream.v1").await.status, 400, "and never in an address");
+    let joined = offering(&ticket.url, &format!("moorline.token.{token}, moorline.stream.v1")).await;
+    assert_eq!(joined.status, 101);
+    let head = joined.text.to_ascii_lowercase();
+    assert!(head.contains("sec-websocket-protocol: moorline.stream.v1\r\n") && !head.contains("mrl_leg"), "{head}");
+    // Where both are given, the header counts.
+    let subprotocol = [("sec-websocket-protocol", "moorline.token.mrl_leg_forged"), ("authorization", &*bearer(&ticket.token))];
+    let mut caller = WireLeg::join(world.dial(), HOST, &ticket.url, &subprotocol).await.unwrap();
+    let mut far = world.join(offer.url.as_str(), &offer.token).await.unwrap();
+    caller.opened().await;
+    far.opened().await;
+    let used = offering(&ticket.url, &format!("moorline.stream.v1, moorline.token.{token}")).await;
+    assert_eq!((used.status, &*used.code), (409, "token_used"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leg_token_opens_nothing_but_its_leg() {
+    let world = MemoryWorld::start().await;
+    let mut device = world.device("lamp-1").await;
+    let (ticket, offer) = negotiated(&world, &mut device, "k").await;
+    for token in [&ticket.token, &offer.token] {
+        let path = "/v1/devices/lamp-1/connect/ssh";
+        let refusal = WireLeg::join(world.dial(), HOST, path, &[("authorization", &bearer(token))]).await.expect_err("no caller's token");
+        assert_eq!(code(refusal), ProblemCode::TokenInvalid);
+    }
+}
