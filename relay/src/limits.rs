@@ -48,8 +48,8 @@ pub struct Limits {
     pub streams: NonZeroUsize,
     /// Callers that wait for an offline device. Beyond: `overloaded` (503). 1,000: a fleet that comes back must not find a crowd.
     pub waiting: NonZeroUsize,
-    /// Connections that were not admitted yet. Beyond: the oldest is closed if it is 2 s old, else the new one. 512: each costs about
-    /// 30 KB until it is.
+    /// Connections that were not admitted yet. Beyond: the next one waits until one leaves, or the oldest is 2 s old and is closed. 512:
+    /// each costs about 30 KB until it is admitted.
     pub strangers: NonZeroUsize,
     /// Connections of any kind. Beyond: a new one is closed. 15,000: what 20,000 file descriptors leave when the rest has its share.
     pub connections: NonZeroUsize,

@@ -1,13 +1,13 @@
 //! Places for connections. A connection is a stranger until what it asks for was allowed. Strangers have fewer places, and one that has
-//! held still for a while gives way to the next: so those who say nothing cannot keep honest peers out.
+//! held still for a while gives way to the next, who waits for that: so those who say nothing cannot keep honest peers out.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::Limits;
@@ -21,6 +21,7 @@ const GIVES_WAY_AFTER: Duration = Duration::from_secs(2);
 pub struct Slots {
     connections: Arc<Semaphore>,
     strangers: Arc<Mutex<Strangers>>,
+    left: Arc<Notify>,
 }
 
 /// Those who were not admitted yet, the oldest first.
@@ -50,6 +51,7 @@ pub struct Slot(Arc<Place>);
 struct Place {
     _connection: OwnedSemaphorePermit,
     strangers: Arc<Mutex<Strangers>>,
+    left: Arc<Notify>,
     number: u64,
     gives_way: CancellationToken,
 }
@@ -62,7 +64,25 @@ impl Slots {
     /// Places as many as the limits say.
     pub fn new(limits: &Limits) -> Self {
         let strangers = Strangers { most: limits.strangers.get(), next: 0, here: BTreeMap::new() };
-        Self { connections: Arc::new(Semaphore::new(limits.connections.get())), strangers: Arc::new(Mutex::new(strangers)) }
+        Self {
+            connections: Arc::new(Semaphore::new(limits.connections.get())),
+            strangers: Arc::new(Mutex::new(strangers)),
+            left: Arc::default(),
+        }
+    }
+
+    /// Waits until a stranger would find a place. Whoever comes meanwhile stands in the kernel's line, where it costs nothing and keeps its
+    /// turn: to be turned away, and to come again at once, would be a lottery that a crowd wins. Cancel safe.
+    pub async fn room(&self) {
+        loop {
+            let mut left = std::pin::pin!(self.left.notified());
+            left.as_mut().enable();
+            let Some(until) = lock(&self.strangers).full_until() else { return };
+            tokio::select! {
+                () = left => {}
+                () = sleep_until(until) => return,
+            }
+        }
     }
 
     /// A place for a new connection, if need be that of the oldest stranger.
@@ -73,11 +93,18 @@ impl Slots {
         let connection = Arc::clone(&self.connections).try_acquire_owned().map_err(|_| Full::Connections)?;
         let gives_way = CancellationToken::new();
         let number = lock(&self.strangers).enter(Instant::now(), gives_way.clone())?;
-        Ok(Slot(Arc::new(Place { _connection: connection, strangers: Arc::clone(&self.strangers), number, gives_way })))
+        let (strangers, left) = (Arc::clone(&self.strangers), Arc::clone(&self.left));
+        Ok(Slot(Arc::new(Place { _connection: connection, strangers, left, number, gives_way })))
     }
 }
 
 impl Strangers {
+    /// When the oldest gives way, if every place is taken.
+    fn full_until(&self) -> Option<Instant> {
+        let oldest = self.here.first_key_value().filter(|_| self.here.len() >= self.most);
+        oldest.map(|(_, (since, _))| *since + GIVES_WAY_AFTER)
+    }
+
     fn enter(&mut self, now: Instant, gives_way: CancellationToken) -> Result<u64, Full> {
         if self.here.len() >= self.most {
             let oldest = self.here.first_entry().filter(|oldest| now.duration_since(oldest.get().0) >= GIVES_WAY_AFTER);
@@ -93,7 +120,7 @@ impl Strangers {
 impl Slot {
     /// The connection is no stranger any more: it does not give way, and its place among them is free for the next.
     pub fn admitted(&self) {
-        lock(&self.0.strangers).here.remove(&self.0.number);
+        self.0.leave();
     }
 
     /// Waits until the connection has to give way to another. Never, once it was admitted in time. Cancel safe.
@@ -102,9 +129,17 @@ impl Slot {
     }
 }
 
+impl Place {
+    fn leave(&self) {
+        if lock(&self.strangers).here.remove(&self.number).is_some() {
+            self.left.notify_waiters();
+        }
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        lock(&self.strangers).here.remove(&self.number);
+        self.leave();
     }
 }
 
@@ -135,6 +170,26 @@ mod tests {
         let third = slots.take().unwrap();
         first.gives_way().await;
         drop(third);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn there_is_room_once_one_leaves_or_the_oldest_may_be_sent_away() {
+        let slots = slots();
+        let begun = Instant::now();
+        slots.room().await;
+        let (first, _second) = (slots.take().unwrap(), slots.take().unwrap());
+        slots.room().await;
+        assert_eq!(begun.elapsed(), GIVES_WAY_AFTER);
+        let (third, fourth) = (slots.take().unwrap(), slots.take());
+        assert_eq!(fourth.unwrap_err(), Full::Connections);
+        drop(first);
+        let begun = Instant::now();
+        let left = async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            drop(third);
+        };
+        tokio::join!(slots.room(), left);
+        assert!(begun.elapsed() < GIVES_WAY_AFTER);
     }
 
     #[tokio::test(start_paused = true)]

@@ -110,7 +110,7 @@ table! {
     streams = "10_000";
     /// Callers that wait for an offline device. Beyond: 503.
     waiting = "1_000";
-    /// Connections that were not admitted yet. Beyond: the oldest is closed if it is 2 s old, else the new one.
+    /// Connections that were not admitted yet. Beyond: the next one waits until one leaves, or the oldest is 2 s old and is closed.
     strangers = "512";
     /// Connections of any kind; two for each stream and one for each device. Beyond: closed. Keep it under the limit of file descriptors.
     connections = "15_000";

@@ -55,11 +55,16 @@ pub struct Door {
     pub tasks: Tasks,
 }
 
-/// Accepts until the relay stops. Nothing that a client does can stop or slow it; where the machine does, it pauses, and the log says so
-/// once when that begins and once when it is over.
+/// Accepts until the relay stops. While every place for strangers is taken, those who come wait, for as long as the oldest may stay: nothing
+/// else that a client does can slow it. Where the machine does, it pauses, and the log says so once when that begins and once when it is
+/// over.
 pub async fn accept(listener: TcpListener, door: Door, stop: CancellationToken) {
     let mut trouble: Option<Trouble> = None;
     loop {
+        tokio::select! {
+            () = door.slots.room() => {}
+            () = stop.cancelled() => return,
+        }
         let calm = trouble.as_ref().map(|trouble| trouble.last + CALM);
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
