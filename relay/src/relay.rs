@@ -176,7 +176,7 @@ impl MemoryDoor {
     pub fn serve(&self, pipe: DuplexStream, address: IpAddr) {
         if let Ok(slot) = self.0.slots.take() {
             let (door, visitor) = (self.0.clone(), Visitor { address, slot });
-            self.0.tasks.spawn("connection", move |stop| door.serve(Socket::new(Carrier::Memory(pipe)), visitor, stop));
+            self.0.tasks.spawn("connection", move |stop| door.receive(Socket::new(Carrier::Memory(pipe)), visitor, stop));
         }
     }
 }

@@ -14,6 +14,7 @@ mod house;
 mod http;
 mod integrity;
 mod opening;
+mod places;
 mod python;
 mod refusing;
 mod requests;

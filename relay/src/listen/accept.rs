@@ -16,7 +16,7 @@ use crate::config::Brought;
 use crate::http::form::Front;
 use crate::listen::proxied::whom_it_brings;
 use crate::proxies::TrustedProxies;
-use crate::slots::{Slots, Visitor};
+use crate::slots::{Slot, Slots, Visitor};
 use crate::socket::{Carrier, Socket};
 use crate::tasks::Tasks;
 use crate::tls_stream::TlsStream;
@@ -117,10 +117,13 @@ impl Door {
 
     async fn secure(self, tcp: TcpStream, visitor: Visitor, stop: CancellationToken) {
         let slot = visitor.slot.clone();
-        tokio::select! {
-            () = self.converse(tcp, visitor, stop) => {}
-            () = slot.gives_way() => debug!("a stranger gave way"),
-        }
+        unless_it_gives_way(&slot, self.converse(tcp, visitor, stop)).await;
+    }
+
+    /// As a connection that needs no TLS any more.
+    pub(crate) async fn receive(self, socket: Socket, visitor: Visitor, stop: CancellationToken) {
+        let slot = visitor.slot.clone();
+        unless_it_gives_way(&slot, self.serve(socket, visitor, stop)).await;
     }
 
     async fn converse(self, mut tcp: TcpStream, mut visitor: Visitor, stop: CancellationToken) {
@@ -145,7 +148,7 @@ impl Door {
     }
 
     /// Answers the requests of one connection until it ends or was upgraded.
-    pub(crate) async fn serve(self, mut socket: Socket, visitor: Visitor, stop: CancellationToken) {
+    async fn serve(self, mut socket: Socket, visitor: Visitor, stop: CancellationToken) {
         let first = tokio::select! {
             first = timeout(FIRST_BYTE_WITHIN, socket.first_byte()) => first,
             () = stop.cancelled() => return,
@@ -177,6 +180,13 @@ impl Door {
         if let Err(error) = ended {
             debug!(%address, %error, "a connection ended with an error");
         }
+    }
+}
+
+async fn unless_it_gives_way(slot: &Slot, served: impl Future<Output = ()>) {
+    tokio::select! {
+        () = served => {}
+        () = slot.gives_way() => debug!("a stranger gave way"),
     }
 }
 
