@@ -6,6 +6,7 @@ mod completeness;
 mod decoding;
 mod descriptors;
 mod ends;
+mod flood;
 mod framing;
 mod half_close;
 mod handshake;

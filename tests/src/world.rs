@@ -212,8 +212,15 @@ impl World {
 
     /// A new connection to the relay, behind its TLS.
     pub async fn dial(&self) -> TlsStream<TcpStream> {
-        let tcp = TcpStream::connect(self.address).await.expect("the relay listens");
-        tls(tcp, &self.ca_file(), &["http/1.1"]).await.expect("TLS comes about")
+        self.try_dial().await.expect("TLS comes about")
+    }
+
+    /// A new connection to the relay, behind its TLS, where it takes one.
+    ///
+    /// # Errors
+    /// The connection's own: every place may be taken.
+    pub async fn try_dial(&self) -> std::io::Result<TlsStream<TcpStream>> {
+        tls(TcpStream::connect(self.address).await?, &self.ca_file(), &["http/1.1"]).await
     }
 
     /// A device that is played frame by frame, added and online with the service `ssh`.

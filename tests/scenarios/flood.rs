@@ -1,0 +1,310 @@
+//! Crowds: a thousand strangers of every kind at once, a full house, and more streams asked for than there may be. Whoever was admitted, and
+//! whoever comes honestly meanwhile, is served.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use moorline_proto::control::RejectCode;
+use moorline_proto::names::{CONTROL, CONTROL_SUBPROTOCOL};
+use moorline_proto::problem::ProblemCode;
+use moorline_tests::patterns::pattern;
+use moorline_tests::programs::run;
+use moorline_tests::stranger::first::{BYTES, FIN, MORE, PING, TEXT};
+use moorline_tests::stranger::{HALF_A_HELLO, frame, upgrade_request};
+use moorline_tests::targets::Target;
+use moorline_tests::wire::{Said, WireDevice, WireLeg, bearer};
+use moorline_tests::world::World;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval, sleep_until, timeout};
+use tokio_rustls::client::TlsStream;
+
+type Tls = TlsStream<TcpStream>;
+
+const WITHIN: Duration = Duration::from_secs(180);
+const STRANGERS: usize = 1_000;
+/// What the relay's resident memory may grow by.
+const MEMORY_KIB: u64 = 64 << 10;
+/// A stranger that was sent away comes again after this.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Whoever floods takes a breath after each hundredweight: their number is the flood, not the speed of the machine that they are on.
+const BREATH: Duration = Duration::from_millis(50);
+
+/// How long the flood lasts.
+fn lasts() -> Duration {
+    Duration::from_secs(if std::env::var_os("MOORLINE_LONG").is_some() { 30 } else { 6 })
+}
+
+/// One stay of a stranger, until the relay has had enough of it.
+async fn stay(world: &World, kind: usize) -> std::io::Result<()> {
+    let hold = |tls: Tls| async move {
+        let (mut reads, writes) = tokio::io::split(tls);
+        // Nobody is there who would say anything; what comes is read, so that the end is seen.
+        let ended = tokio::io::copy(&mut reads, &mut tokio::io::sink()).await.map(drop);
+        drop(writes);
+        ended
+    };
+    let control = || upgrade_request("localhost", CONTROL, CONTROL_SUBPROTOCOL, "");
+    match kind % 9 {
+        0 => {
+            let mut tcp = TcpStream::connect(world.address).await?;
+            tcp.read_to_end(&mut Vec::new()).await.map(drop)
+        }
+        1 => {
+            let mut tcp = TcpStream::connect(world.address).await?;
+            tcp.write_all(HALF_A_HELLO).await?;
+            tcp.read_to_end(&mut Vec::new()).await.map(drop)
+        }
+        2 => hold(world.try_dial().await?).await,
+        3 => {
+            let mut tls = world.try_dial().await?;
+            for byte in control().bytes() {
+                tls.write_all(&[byte]).await?;
+                sleep_until(Instant::now() + Duration::from_millis(300)).await;
+            }
+            Ok(())
+        }
+        4 => {
+            let mut tls = world.try_dial().await?;
+            tls.write_all(control().as_bytes()).await?;
+            hold(tls).await
+        }
+        5 => {
+            let mut tls = world.try_dial().await?;
+            tls.write_all(control().as_bytes()).await?;
+            tls.write_all(&frame(TEXT, br#"{"type":"hello","device":"#)).await?;
+            hold(tls).await
+        }
+        6 => {
+            let mut tls = world.try_dial().await?;
+            tls.write_all(control().as_bytes()).await?;
+            let flood = frame(FIN | PING, b"are you there?").repeat(100);
+            loop {
+                tls.write_all(&flood).await?;
+                sleep_until(Instant::now() + BREATH).await;
+            }
+        }
+        7 => {
+            // Asks and asks, and never reads an answer.
+            let mut tls = world.try_dial().await?;
+            let questions = "GET /v1/about HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100);
+            loop {
+                tls.write_all(questions.as_bytes()).await?;
+            }
+        }
+        _ => {
+            let mut tls = world.try_dial().await?;
+            tls.write_all(control().as_bytes()).await?;
+            tls.write_all(&frame(BYTES, &[])).await?;
+            let flood = frame(MORE, &[]).repeat(1_000);
+            loop {
+                tls.write_all(&flood).await?;
+                sleep_until(Instant::now() + BREATH).await;
+            }
+        }
+    }
+}
+
+async fn again_and_again(world: Arc<World>, kind: usize, stays: Arc<AtomicU64>) {
+    loop {
+        stays.fetch_add(1, Ordering::Relaxed);
+        // However it ended, it comes again.
+        stay(&world, kind).await.ok();
+        sleep_until(Instant::now() + AGAIN).await;
+    }
+}
+
+/// A device that is online and reads nothing, and callers that offer it streams with all the data that there may be.
+async fn deaf_device(world: Arc<World>, _device: WireDevice<Tls>, id: &'static str, callers: usize) {
+    let data = data_encoding::BASE64.encode(&[7; 4_096]);
+    let mut asking = JoinSet::new();
+    for _ in 0..callers {
+        let (world, data) = (Arc::clone(&world), data.clone());
+        asking.spawn(async move {
+            let Ok(tls) = world.try_dial().await else { return };
+            let headers = [("authorization", &*bearer(&world.token())), ("moorline-data", &data)];
+            if let Ok(mut leg) = WireLeg::join(tls, "localhost", &format!("/v1/devices/{id}/connect/ssh"), &headers).await {
+                leg.closed().await;
+            }
+        });
+    }
+    while asking.join_next().await.is_some() {}
+    std::future::pending::<()>().await;
+}
+
+fn resident_kib(relay: u32) -> u64 {
+    let status = std::fs::read_to_string(PathBuf::from(format!("/proc/{relay}/status"))).expect("the relay runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says it");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// Sends a pattern through an echo for so long, and checks that all of it comes back: bytes a second.
+async fn talk(local: std::net::SocketAddr, lasts: Duration) -> u64 {
+    let cycle = Arc::new(pattern(7, 0, 65_521));
+    let (mut reads, mut writes) = TcpStream::connect(local).await.expect("the forward listens").into_split();
+    let (until, said) = (Instant::now() + lasts, Arc::clone(&cycle));
+    let says = async {
+        let mut sent = 0;
+        while Instant::now() < until {
+            writes.write_all(&said).await.expect("the stream lives");
+            sent += said.len();
+        }
+        writes.shutdown().await.expect("the stream lives");
+        sent
+    };
+    let hears = async {
+        let (mut buffer, mut heard) = (vec![0; 60_000], 0);
+        loop {
+            let count = reads.read(&mut buffer).await.expect("the stream lives");
+            let begins = heard % cycle.len();
+            let straight = count.min(cycle.len() - begins);
+            assert!(buffer[..straight] == cycle[begins..begins + straight], "the bytes that were said");
+            assert!(buffer[straight..count] == cycle[..count - straight], "the bytes that were said");
+            heard += count;
+            if count == 0 {
+                return heard;
+            }
+        }
+    };
+    let begun = Instant::now();
+    let (sent, heard) = tokio::join!(says, hears);
+    assert_eq!(sent, heard, "every byte arrives");
+    (heard as f64 / begun.elapsed().as_secs_f64()) as u64
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_strangers_cost_the_relay_little_and_the_honest_nothing() {
+    rlimit::increase_nofile_limit(8_192).expect("the limit can be raised");
+    let world = Arc::new(World::start().await);
+    let echo = Target::echo().await;
+    let _device = world.device("lamp-1", &[("echo", echo.address)]).await;
+    let forward = world.forward("lamp-1", &["echo"]).await;
+    let before = timeout(WITHIN, talk(forward.local[0], Duration::from_secs(2))).await.expect("the stream moves");
+    let memory = resident_kib(world.relay.id());
+
+    let stays = Arc::new(AtomicU64::new(0));
+    let mut crowd = JoinSet::new();
+    for id in ["deaf-1", "deaf-2"] {
+        let device = world.wire_device(id).await;
+        crowd.spawn(deaf_device(Arc::clone(&world), device, id, 50));
+    }
+    for kind in 0..STRANGERS - 102 {
+        crowd.spawn(again_and_again(Arc::clone(&world), kind, Arc::clone(&stays)));
+    }
+    let most = async {
+        let (mut ticks, mut most) = (interval(Duration::from_millis(100)), 0);
+        let until = Instant::now() + lasts();
+        while Instant::now() < until {
+            ticks.tick().await;
+            most = most.max(resident_kib(world.relay.id()));
+        }
+        most
+    };
+    let opens = async {
+        let mut times = Vec::new();
+        // In the middle of it, when every place of strangers is taken.
+        sleep_until(Instant::now() + lasts() / 3).await;
+        let until = Instant::now() + lasts() / 2;
+        while Instant::now() < until || times.is_empty() {
+            let begun = Instant::now();
+            let done = run(world.client().args(["connect", "lamp-1", "echo"]), WITHIN).await;
+            times.push((done.code, begun.elapsed(), done.err));
+        }
+        times
+    };
+    let (meanwhile, most, opens) =
+        timeout(WITHIN, async { tokio::join!(talk(forward.local[0], lasts()), most, opens) }).await.expect("the honest are served");
+    crowd.shutdown().await;
+    println!(
+        "{} stays of strangers; the stream's speed was {:.2} of what it was ({} of {} MB/s); {} KiB more memory",
+        stays.load(Ordering::Relaxed),
+        meanwhile as f64 / before as f64,
+        meanwhile / 1_000_000,
+        before / 1_000_000,
+        most.saturating_sub(memory),
+    );
+    let slowest = opens.iter().map(|(_, took, _)| *took).max();
+    println!("{} honest streams were opened meanwhile, the slowest within {slowest:?}", opens.len());
+    assert!(opens.iter().all(|(code, ..)| *code == Some(0)), "{opens:?}");
+    assert!(most.saturating_sub(memory) < MEMORY_KIB, "{memory} KiB before, {most} KiB in the flood");
+}
+
+async fn ask(world: &World, device: &str, headers: &[(&str, &str)]) -> Result<WireLeg<Tls>, ProblemCode> {
+    let authorization = bearer(&world.token());
+    let headers: Vec<(&str, &str)> = [("authorization", &*authorization)].into_iter().chain(headers.iter().copied()).collect();
+    let leg = WireLeg::join(world.dial().await, "localhost", &format!("/v1/devices/{device}/connect/ssh"), &headers).await;
+    leg.map_err(|refusal| {
+        let problem = refusal.problem.expect("a refusal has its words");
+        assert_eq!((refusal.headers.contains_key("retry-after"), problem.retry_after_s.is_some()), (true, true), "{problem:?}");
+        problem.known_code().expect("a code that the protocol knows")
+    })
+}
+
+fn outcomes(asked: Vec<Result<WireLeg<Tls>, ProblemCode>>) -> (Vec<WireLeg<Tls>>, Vec<ProblemCode>) {
+    let (mut legs, mut codes) = (Vec::new(), Vec::new());
+    for outcome in asked {
+        match outcome {
+            Ok(leg) => legs.push(leg),
+            Err(code) => codes.push(code),
+        }
+    }
+    (legs, codes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_questions_reaches_its_own_limits_and_nobody_elses() {
+    let scenario = async {
+        let limits = "streams_per_device = 8\nwaiting = 5\n";
+        let world = Arc::new(World::start_as("", limits, |program| tokio::process::Command::new(program)).await);
+        let mut busy = world.wire_device("busy-1").await;
+        let mut other = world.wire_device("other-1").await;
+        drop(world.wire_device("away-1").await.socket);
+        let many = |device: &'static str, headers: &'static [(&'static str, &'static str)]| {
+            let mut asking = JoinSet::new();
+            for _ in 0..60 {
+                let world = Arc::clone(&world);
+                asking.spawn(async move { ask(&world, device, headers).await });
+            }
+            asking.join_all()
+        };
+        let honest = async {
+            for _ in 0..10 {
+                let mut caller = ask(&world, "other-1", &[]).await.expect("the other device has places");
+                let offer = other.offer().await;
+                other.accept(offer.stream).await;
+                let mut far = world.join(offer.url.as_str(), &offer.token).await;
+                caller.opened().await;
+                far.opened().await;
+                caller.say("served").await;
+                assert_eq!(far.bytes(6).await, b"served");
+            }
+        };
+        let (offered, waiting, ()) = tokio::join!(many("busy-1", &[]), many("away-1", &[("moorline-wait", "60")]), honest);
+        let ((mut offered, too_many), (mut waiting, overloaded)) = (outcomes(offered), outcomes(waiting));
+        assert_eq!((offered.len(), too_many), (8, vec![ProblemCode::TooManyStreams; 52]));
+        assert_eq!((waiting.len(), overloaded), (5, vec![ProblemCode::Overloaded; 55]));
+        // Whoever was let in is served, and each place that is given back is there for the next.
+        for _ in 0..8 {
+            let offer = busy.offer().await;
+            busy.reject(offer.stream, RejectCode::Policy, "").await;
+        }
+        for leg in &mut offered {
+            assert!(matches!(leg.next().await, Said::Refused(problem) if problem.known_code() == Some(ProblemCode::RejectedByDevice)));
+        }
+        let (_next, offer) = tokio::join!(ask(&world, "busy-1", &[]), busy.offer());
+        assert_eq!(offer.service.as_str(), "ssh");
+        for leg in &mut waiting {
+            leg.close(1000).await;
+        }
+        drop(waiting);
+        let mut again = Err(ProblemCode::Overloaded);
+        while again.is_err() {
+            again = ask(&world, "away-1", &[("moorline-wait", "60")]).await;
+        }
+    };
+    timeout(WITHIN, scenario).await.expect("seconds, not minutes");
+}
