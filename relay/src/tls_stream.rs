@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use rustls::ServerConfig;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic};
+use rustls::{ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What one read takes from the socket: two full records and a little more.
@@ -189,12 +189,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
 
     fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let out = self.poll_out(cx)?;
-            if self.session.established {
-                // Session tickets may still be on their way: they go with what is said next.
+            if self.session.established && self.session.tls.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
+                // Session tickets go with what is said next: written now, they would wake the peer for nothing.
                 return Poll::Ready(Ok(()));
             }
-            ready!(out);
+            ready!(self.poll_out(cx))?;
+            if self.session.established {
+                return Poll::Ready(Ok(()));
+            }
             if self.session.input != Input::Open {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
@@ -286,10 +288,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
                 return Poll::Ready(Ok(()));
             }
             match self.session.input {
+                // TLS' own answers, to a key update for one, go with what is said next.
                 Input::Open => {
-                    // TLS' own answers. A socket that does not take them holds up no reader: what has come is read before that is an error.
-                    drop(self.poll_out(cx));
-                    ready!(self.poll_in(cx, to))?;
+                    if let Err(error) = ready!(self.poll_in(cx, to)) {
+                        drop(self.poll_out(cx)); // the alert, as in the handshake
+                        return Poll::Ready(Err(error));
+                    }
                 }
                 Input::Closed => return Poll::Ready(Ok(())),
                 Input::Truncated => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),

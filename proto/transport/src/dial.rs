@@ -1,6 +1,6 @@
 //! Reaching the relay: names to addresses, TCP, TLS, and one HTTP exchange or upgrade, all under one deadline.
 //!
-//! Nothing is remembered between dials but TLS sessions, and for a few seconds where the relay is ([`crate::reach`]). Redirects are never
+//! Nothing is remembered between dials but TLS sessions, and for a few seconds where the relay is (`reach.rs`). Redirects are never
 //! followed, since a token must not travel to where a stranger points.
 //!
 //! Does not own: trying again (each program's own matter), what is said on a WebSocket ([`crate::leg`]).

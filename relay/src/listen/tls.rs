@@ -12,9 +12,9 @@ use rustls::version::{TLS12, TLS13};
 /// The one protocol inside: balancers that are offered `h2` would speak it to clients that expect an HTTP/1.1 upgrade.
 const ALPN: &[u8] = b"http/1.1";
 
-/// Session tickets per connection. Two, as TLS libraries do, so that a client may come back over two connections at once. The session is in
-/// the ticket, under a key that changes every few hours: nothing is kept here, however many devices there are. Other nodes have other keys.
-const TICKETS: usize = 2;
+/// Session tickets per connection. A client that keeps what it gets has as many as it had connections at once. The session is in the ticket,
+/// under a key that changes every few hours: nothing is kept here, however many devices there are. Other nodes have other keys.
+const TICKETS: usize = 1;
 
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
