@@ -20,6 +20,7 @@ mod python;
 mod refusing;
 mod requests;
 mod returning;
+mod splice_states;
 mod splicing;
 mod ssh;
 mod strangers;

@@ -8,6 +8,7 @@ pub mod link;
 pub mod memory;
 pub mod patterns;
 pub mod programs;
+pub mod rough;
 pub mod sshd;
 pub mod stranger;
 pub mod targets;
