@@ -23,6 +23,7 @@ mod returning;
 mod splice_states;
 mod splicing;
 mod ssh;
+mod states;
 mod strangers;
 mod tokens;
 mod told;

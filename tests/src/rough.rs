@@ -21,6 +21,8 @@ pub enum Road {
     Deaf,
     /// A byte passes, each way, and the next one this much later.
     Crumbs(Duration),
+    /// What comes passes; what is sent goes a byte at a time.
+    CrumbsSent(Duration),
 }
 
 /// Changes how a pipe behaves, from now on.
@@ -62,7 +64,7 @@ impl Rough {
 impl AsyncRead for Rough {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.turn.road() {
-            Road::Good => Pin::new(&mut self.pipe).poll_read(cx, buf),
+            Road::Good | Road::CrumbsSent(_) => Pin::new(&mut self.pipe).poll_read(cx, buf),
             Road::Stalled | Road::Deaf => Poll::Pending,
             Road::Crumbs(pause) => {
                 ready!(self.next_read.as_mut().poll(cx));
@@ -82,7 +84,7 @@ impl AsyncWrite for Rough {
         match self.turn.road() {
             Road::Good | Road::Deaf => Pin::new(&mut self.pipe).poll_write(cx, buf),
             Road::Stalled => Poll::Pending,
-            Road::Crumbs(pause) => {
+            Road::Crumbs(pause) | Road::CrumbsSent(pause) => {
                 ready!(self.next_write.as_mut().poll(cx));
                 let written = ready!(Pin::new(&mut self.pipe).poll_write(cx, &buf[..buf.len().min(1)]))?;
                 self.next_write.as_mut().reset(Instant::now() + pause);
@@ -94,14 +96,14 @@ impl AsyncWrite for Rough {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.turn.road() {
             Road::Stalled => Poll::Pending,
-            Road::Good | Road::Deaf | Road::Crumbs(_) => Pin::new(&mut self.pipe).poll_flush(cx),
+            Road::Good | Road::Deaf | Road::Crumbs(_) | Road::CrumbsSent(_) => Pin::new(&mut self.pipe).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.turn.road() {
             Road::Stalled => Poll::Pending,
-            Road::Good | Road::Deaf | Road::Crumbs(_) => Pin::new(&mut self.pipe).poll_shutdown(cx),
+            Road::Good | Road::Deaf | Road::Crumbs(_) | Road::CrumbsSent(_) => Pin::new(&mut self.pipe).poll_shutdown(cx),
         }
     }
 }
