@@ -103,7 +103,7 @@ impl Relay {
             callers: CallerAuth::new(keys, config.names.clone(), state.clock.clone()),
             node: config.node,
             names: config.names,
-            ports: addresses.iter().map(SocketAddr::port).collect(),
+            ports: if config.ports.is_empty() { addresses.iter().map(SocketAddr::port).collect() } else { config.ports },
             origins: config.origins,
             times: config.times,
             limits: config.limits,

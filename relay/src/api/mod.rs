@@ -41,7 +41,7 @@ pub struct Edge {
     pub node: NodeId,
     /// The relay's names, lower case.
     pub names: Vec<String>,
-    /// The ports of its public listeners.
+    /// The ports that are dialled.
     pub ports: Vec<u16>,
     /// Pages of these may open WebSockets.
     pub origins: Vec<String>,

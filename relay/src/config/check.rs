@@ -78,6 +78,7 @@ impl Config {
             node: parsed("node", written.node.as_deref().unwrap_or("n1"))?,
             issuer: parsed("issuer", written.issuer.as_deref().unwrap_or("relay"))?,
             names: names(&written.names.unwrap_or_else(|| vec!["localhost".to_owned()]))?,
+            ports: ports(written.ports.unwrap_or_default())?,
             listeners,
             tls: with_tls.then_some(TlsFiles { certificate, key }),
             times: times(&written.times)?,
@@ -147,6 +148,10 @@ fn listeners(written: &[file::Listener]) -> Result<Vec<Listener>, ConfigError> {
 fn trusted_proxies(key: &str, written: Option<&[String]>) -> Result<TrustedProxies, ConfigError> {
     let network = |text: &String| network(text).map_err(|error| wrong(key, format_args!("{text:?}"), error));
     written.unwrap_or_default().iter().map(network).collect::<Result<Vec<_>, _>>().map(TrustedProxies::new)
+}
+
+fn ports(written: Vec<u16>) -> Result<Vec<u16>, ConfigError> {
+    if written.contains(&0) { Err(wrong("ports", 0, "nobody can dial port 0")) } else { Ok(written) }
 }
 
 fn origins(written: Vec<String>) -> Result<Vec<String>, ConfigError> {
@@ -258,13 +263,14 @@ mod tests {
     #[test]
     fn what_is_written_is_what_is_used() {
         let config = check(
-            "node = 'n2'\nissuer = 'corp'\nnames = ['Relay.Example.com', '::1', '[::1]', '127.0.0.1']\norigins = ['https://app.example.com:8443']\n\
+            "node = 'n2'\nissuer = 'corp'\nnames = ['Relay.Example.com', '::1', '[::1]', '127.0.0.1']\nports = [443]\norigins = ['https://app.example.com:8443']\n\
              [[listeners]]\naddress = '[::]:443'\n[[listeners]]\naddress = '127.0.0.1:0'\ntransport = 'plain'\n\
              [tls]\ncertificate = '/etc/relay.pem'\nkey = 'own.key'\n[times]\nping = '200ms'\nwait_max = '0s'\n[limits]\nstreams = 7\n",
         )
         .unwrap();
         assert_eq!(config.names, ["relay.example.com", "::1", "127.0.0.1"]);
         assert_eq!(config.own_iss(), "moorline:relay:corp");
+        assert_eq!(config.ports, [443]);
         assert_eq!(config.origins, ["https://app.example.com:8443"]);
         let plain = &config.listeners[1];
         assert_eq!((plain.address, plain.transport), ("127.0.0.1:0".parse().unwrap(), Transport::Plain));
@@ -297,6 +303,7 @@ mod tests {
             ("names = []", "names", "[]"),
             ("names = ['a.example', 'b:c']", "names", "b:c"),
             ("origins = ['https://app.example/']", "origins", "https://app.example/"),
+            ("ports = [443, 0]", "ports", "0"),
             ("origins = ['app.example']", "origins", "app.example"),
             ("[times]\nping = '25'", "times.ping", "25"),
             ("[times]\nping = '0s'", "times.ping", "0s"),

@@ -33,6 +33,8 @@ pub struct File {
     pub issuer: Option<String>,
     /// Host names and addresses that devices and callers dial; tokens and proofs are made for them. At least one. Default `localhost`.
     pub names: Option<Vec<String>>,
+    /// Ports that devices and callers dial, as `/v1/about` tells them. Default those of the listeners.
+    pub ports: Option<Vec<u16>>,
     /// Origins whose web pages may connect: `https://app.example.com`. Default none.
     pub origins: Option<Vec<String>>,
     /// Where the relay listens; at least one.
@@ -150,6 +152,7 @@ pub fn shipped(fresh: &Fresh<'_>) -> String {
          # Short name of the relay's own issuer of callers' tokens: 1 to 32 of a-z 0-9 -.\nissuer = {}\n\n\
          # Host names and addresses that devices and callers dial; tokens and proofs are made for them.\n\
          # A name that is added here must be in the certificate too.\nnames = [{}]\n\n\
+         # Ports that they dial, where a load balancer has others than the listeners; /v1/about tells them.\n#ports = []\n\n\
          # Origins whose web pages may connect: \"https://app.example.com\".\n#origins = []\n\n\
          # Where the relay listens; at least one. transport is \"tls\", or \"plain\" behind a load balancer that ends TLS.\n\
          [[listeners]]\naddress = {}\ntransport = \"tls\"\n\

@@ -22,6 +22,8 @@ pub struct Config {
     pub issuer: Issuer,
     /// Host names and addresses that the relay answers to: lower case, IPv6 without brackets; the first is the one to hand out.
     pub names: Vec<String>,
+    /// Ports that are dialled; where there are none, those of the listeners.
+    pub ports: Vec<u16>,
     /// Where it listens; at least one.
     pub listeners: Vec<Listener>,
     /// Certificate and key; there if a listener has TLS.
