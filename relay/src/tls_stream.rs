@@ -7,6 +7,7 @@
 //!
 //! Does not own: certificates and what is offered ([`crate::listen::tls`]), deadlines.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::mem::{MaybeUninit, take};
@@ -24,14 +25,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const READ: usize = 34 * 1024;
 /// A full record, with what TLS 1.2 may add to it.
 const RECORD: usize = 18 * 1024;
-/// What one write encrypts: several records for one system call.
-const WRITE: usize = 64 * 1024;
+/// What one write encrypts for one system call: two of a leg's longest messages, each with its header.
+const WRITE: usize = 2 * (64 * 1024 + 16);
 /// The plaintext of a full record.
 const RECORD_PLAIN: usize = 16 * 1024;
 /// Header, content type and tag of a record, with room to spare. An alert fits in it too.
 const RECORD_OVERHEAD: usize = 64;
 /// A handshake message may span records; rustls itself bounds it at 64 KiB.
 const INCOMPLETE: usize = 72 * 1024;
+
+thread_local! {
+    /// Where a write encrypts to. What the socket takes at once, which is nearly everything, needs no buffer of its connection's own.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// What the peer has said about its direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,22 +118,23 @@ impl Session {
         }
     }
 
-    fn encrypt(&mut self, plain: &[u8]) -> io::Result<()> {
+    /// Encrypts to where [`Session::out`] has bytes already that go first.
+    fn queue(&mut self, plain: &[u8]) -> io::Result<()> {
         self.when_writable(|traffic, out| {
             let at = out.len();
-            let records = plain.len() / RECORD_PLAIN + 1;
-            out.resize(at + plain.len() + records * RECORD_OVERHEAD, 0);
-            let mut done = traffic.encrypt(plain, &mut out[at..]);
-            if let Err(EncryptError::InsufficientSize(size)) = &done {
-                out.resize(at + size.required_size, 0);
-                done = traffic.encrypt(plain, &mut out[at..]);
-            }
-            out.truncate(at + *done.as_ref().unwrap_or(&0));
-            done.map(drop).map_err(invalid)
+            let end = seal(traffic, plain, out, at)?;
+            out.truncate(end);
+            Ok(())
         })
     }
 
+    /// Encrypts to the front of `scratch`, and says how much it became.
+    fn encrypt(&mut self, plain: &[u8], scratch: &mut Vec<u8>) -> io::Result<usize> {
+        self.when_writable(|traffic, _| seal(traffic, plain, scratch, 0))
+    }
+
     fn close_notify(&mut self) -> io::Result<()> {
+        self.settle()?;
         self.when_writable(|traffic, out| {
             let mut alert = [0; RECORD_OVERHEAD];
             let count = traffic.queue_close_notify(&mut alert).map_err(invalid)?;
@@ -136,18 +143,36 @@ impl Session {
         })
     }
 
-    fn when_writable(
+    /// What earlier reads made rustls say, such as the answer to a key update, is queued and goes first.
+    fn settle(&mut self) -> io::Result<()> {
+        self.process(&mut [], &mut ReadBuf::new(&mut [])).map(drop)
+    }
+
+    fn when_writable<T>(
         &mut self,
-        act: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>, &mut Vec<u8>) -> io::Result<()>,
-    ) -> io::Result<()> {
-        // What earlier reads made rustls say, such as the answer to a key update, goes first.
-        self.process(&mut [], &mut ReadBuf::new(&mut []))?;
+        act: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>, &mut Vec<u8>) -> io::Result<T>,
+    ) -> io::Result<T> {
         match self.tls.process_tls_records(&mut []).state {
             Ok(ConnectionState::WriteTraffic(mut traffic)) => act(&mut traffic, &mut self.out),
             Ok(_) => Err(io::ErrorKind::BrokenPipe.into()),
             Err(error) => Err(invalid(error)),
         }
     }
+}
+
+/// Encrypts `plain` to `into[at..]`, which is made longer where it is too short. Where it ends.
+fn seal(traffic: &mut WriteTraffic<'_, ServerConnectionData>, plain: &[u8], into: &mut Vec<u8>, at: usize) -> io::Result<usize> {
+    let records = plain.len() / RECORD_PLAIN + 1;
+    let enough = at + plain.len() + records * RECORD_OVERHEAD;
+    if into.len() < enough {
+        into.resize(enough, 0);
+    }
+    let mut done = traffic.encrypt(plain, &mut into[at..]);
+    if let Err(EncryptError::InsufficientSize(size)) = &done {
+        into.resize(at + size.required_size, 0);
+        done = traffic.encrypt(plain, &mut into[at..]);
+    }
+    done.map(|count| at + count).map_err(invalid)
 }
 
 /// A TLS connection, on the server's side.
@@ -264,6 +289,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         Poll::Ready(Ok(()))
     }
 
+    /// Writes ciphertext, and queues what the socket does not take.
+    fn write_or_keep(&mut self, cx: &mut Context<'_>, cipher: &[u8]) -> io::Result<()> {
+        let mut sent = 0;
+        while sent < cipher.len() {
+            match Pin::new(&mut self.io).poll_write(cx, &cipher[sent..]) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(count)) => sent += count,
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => {
+                    self.session.out.extend_from_slice(&cipher[sent..]);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Hands over plaintext that did not fit before.
     fn take_plain(&mut self, to: &mut ReadBuf<'_>) {
         let plain = &mut self.session.plain;
@@ -306,12 +348,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
     /// Bytes count as written once they are encrypted: what the socket does not take at once goes with the next write or flush.
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_out(cx))?;
-        let some = from.len().min(WRITE);
-        self.session.encrypt(&from[..some])?;
-        match self.poll_out(cx) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(some)),
+        let plain = &from[..from.len().min(WRITE)];
+        self.session.settle()?;
+        if self.session.out.is_empty() {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let end = self.session.encrypt(plain, scratch)?;
+                self.write_or_keep(cx, &scratch[..end])
+            })?;
+        } else {
+            self.session.queue(plain)?;
+            if let Poll::Ready(Err(error)) = self.poll_out(cx) {
+                return Poll::Ready(Err(error));
+            }
         }
+        Poll::Ready(Ok(plain.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
