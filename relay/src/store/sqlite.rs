@@ -48,7 +48,8 @@ impl SqliteRegistry {
             .synchronous(SqliteSynchronous::Normal)
             .foreign_keys(true)
             .busy_timeout(BUSY_WITHIN);
-        let pool = |most: u32| SqlitePoolOptions::new().max_connections(most).acquire_timeout(CONNECTION_WITHIN);
+        // A file does not hang up: no connection is tried out before it is used.
+        let pool = |most: u32| SqlitePoolOptions::new().max_connections(most).acquire_timeout(CONNECTION_WITHIN).test_before_acquire(false);
         let writer = pool(1).connect_with(options.clone()).await.map_err(StoreError::backend("opening its file"))?;
         MIGRATIONS.run(&writer).await.map_err(StoreError::backend("bringing its tables up to date"))?;
         let readers = pool(READERS).connect_lazy_with(options.pragma("query_only", "ON"));
@@ -104,22 +105,23 @@ impl SqliteRegistry {
         Ok(Ok(if added.rows_affected() > 0 { Put::Created } else { Put::Replaced }))
     }
 
+    /// Two changes, not one of two parts: each statement of a transaction is a way to the database's thread and back, every device that comes
+    /// goes it, and nothing depends on both.
     async fn note(&self, device: &DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> Result<(), sqlx::Error> {
-        let mut change = self.writer.begin().await?;
         sqlx::query("UPDATE devices SET last_seen_ms = $2 WHERE device = $1")
             .bind(device.as_str())
             .bind(millis(now))
-            .execute(&mut *change)
+            .execute(&self.writer)
             .await?;
         if let Some(kid) = kid {
             sqlx::query("UPDATE device_keys SET last_used_ms = $3 WHERE kid = $2 AND device = $1")
                 .bind(device.as_str())
                 .bind(kid.to_string())
                 .bind(millis(now))
-                .execute(&mut *change)
+                .execute(&self.writer)
                 .await?;
         }
-        change.commit().await
+        Ok(())
     }
 }
 
