@@ -123,6 +123,11 @@ impl Slot {
         self.0.leave();
     }
 
+    /// Whether the connection was not admitted yet.
+    pub fn is_strangers(&self) -> bool {
+        lock(&self.0.strangers).here.contains_key(&self.0.number)
+    }
+
     /// Waits until the connection has to give way to another. Never, once it was admitted in time. Cancel safe.
     pub async fn gives_way(&self) {
         self.0.gives_way.cancelled().await;

@@ -20,12 +20,23 @@ pub struct Socket {
     ahead: Bytes,
     /// Bytes since the last whole message, once messages are expected.
     unfinished: Option<usize>,
+    /// How many there may be.
+    most: usize,
 }
 
-/// A message that has more than 1 MiB of frames, and still no end.
+/// A message that has more bytes of frames than these, and still no end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a message in more than 1 MiB of frames")]
-pub struct Endless;
+#[error("a message in more than {0} bytes of frames")]
+pub struct Endless(usize);
+
+/// Whose messages are expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frames {
+    /// Of somebody who has not said yet who it is.
+    Strangers,
+    /// Of somebody who was admitted.
+    Known,
+}
 
 /// What carries a connection.
 #[derive(Debug)]
@@ -43,18 +54,24 @@ const LINGER_BYTES: usize = 1 << 20;
 /// Bytes of frames that one message may take. The longest one takes 448 KiB where each frame carries a single byte; without this bound, one
 /// whose frames carry nothing would never end, and never be too long.
 const MESSAGE_FRAME_BYTES: usize = 1 << 20;
+/// The same of a stranger: its one message of use is as long as 64 KiB at most, and nobody has to cut it small.
+const STRANGERS_FRAME_BYTES: usize = 128 << 10;
 /// Bytes of the header of a client's ping or pong.
 const CONTROL_HEADER_BYTES: usize = 6;
 
 impl Socket {
     /// A connection of which nothing was read yet.
     pub fn new(carrier: Carrier) -> Self {
-        Self { carrier, ahead: Bytes::new(), unfinished: None }
+        Self { carrier, ahead: Bytes::new(), unfinished: None, most: MESSAGE_FRAME_BYTES }
     }
 
     /// From here on come messages of a WebSocket, none of which may take frames for ever: see [`Endless`].
-    pub fn expect_messages(&mut self) {
+    pub fn expect_messages(&mut self, frames: Frames) {
         self.unfinished = Some(0);
+        self.most = match frames {
+            Frames::Strangers => STRANGERS_FRAME_BYTES,
+            Frames::Known => MESSAGE_FRAME_BYTES,
+        };
     }
 
     /// This message was read. Pings and pongs may stand between the frames of another, and finish nothing but themselves.
@@ -70,11 +87,11 @@ impl Socket {
     fn came(&mut self, bytes: usize) -> io::Result<()> {
         let Some(unfinished) = &mut self.unfinished else { return Ok(()) };
         *unfinished += bytes;
-        if *unfinished <= MESSAGE_FRAME_BYTES {
+        if *unfinished <= self.most {
             return Ok(());
         }
         self.unfinished = None;
-        Err(io::Error::other(Endless))
+        Err(io::Error::other(Endless(self.most)))
     }
 
     /// Waits for the first byte, which stays to be read.

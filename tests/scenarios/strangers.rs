@@ -63,6 +63,18 @@ async fn h2_is_never_agreed_on() {
     dial(&["h2"]).await.expect_err("there is none in common");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_in_bulk_and_says_not_who_he_is_gets_sixteen_answers_and_the_end() {
+    let world = World::start().await;
+    let tcp = TcpStream::connect(world.address).await.expect("the relay listens");
+    let mut connection = tls(tcp, &world.ca_file(), &["http/1.1"]).await.expect("TLS comes about");
+    let questions = "GET /v1/about HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100);
+    connection.write_all(questions.as_bytes()).await.expect("the relay takes bytes");
+    let heard = String::from_utf8_lossy(&heard_to_the_end(&mut connection, WITHIN).await).into_owned();
+    assert_eq!(heard.matches("HTTP/1.1 200 OK").count(), 16, "{heard}");
+    assert_eq!(heard.matches("connection: close").count(), 1, "{heard}");
+}
+
 /// Two lengths, or a length and chunks: whichever of them a balancer believes, the relay never sees a request hidden in the body.
 #[tokio::test(flavor = "multi_thread")]
 async fn ambiguous_framing_never_yields_a_second_request() {

@@ -15,7 +15,7 @@ use crate::auth::device::{Expected, ProofError, verify_proof};
 use crate::clock::Clock;
 use crate::control::broken;
 use crate::random;
-use crate::socket::Socket;
+use crate::socket::{Frames, Socket};
 use crate::store::{DeviceRecord, Registry, StoreError};
 use moorline_proto::proof::Thumbprint;
 
@@ -188,6 +188,7 @@ impl Known {
     pub async fn admit(mut self, welcome: Welcome, within: Duration) -> Result<WebSocketStream<Socket>, HandshakeError> {
         let said = timeout(within, self.socket.send(Message::text(ToDevice::from(welcome).encode()))).await;
         said.map_err(|_| HandshakeError::TooLate)?.map_err(|error| HandshakeError::Lost(Some(error)))?;
+        self.socket.get_mut().expect_messages(Frames::Known);
         Ok(self.socket)
     }
 }

@@ -2,12 +2,13 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::header::{HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, Request, Version};
+use http::header::{CONNECTION, HOST, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 use hyper::body::Incoming;
 use moorline_proto::problem::ProblemCode;
 use tower_service::Service;
@@ -23,6 +24,10 @@ const HEADER_BYTES: usize = 32 * 1024;
 /// Header lines.
 const HEADER_LINES: usize = 100;
 
+/// Requests on one connection that nobody had to be known for: the last one's answer ends it. Who asks in bulk and reads nothing costs the
+/// relay thousands of answers otherwise, before the connection is full.
+const STRANGERS_REQUESTS: usize = 16;
+
 /// The router with the check of form before it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Front {
@@ -37,16 +42,24 @@ impl Front {
 
     /// What hyper calls for each request of a visitor's connection. If the visitor is one of `forwarders`, each request says whose it is.
     pub(crate) fn service(&self, visitor: Visitor, forwarders: TrustedProxies) -> Requests {
-        Requests { router: self.router.clone(), visitor, forwarders }
+        Requests { router: self.router.clone(), visitor, forwarders, asked: AtomicUsize::new(0) }
     }
 }
 
 /// Answers the requests of one connection.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Requests {
     router: Router,
     visitor: Visitor,
     forwarders: TrustedProxies,
+    asked: AtomicUsize,
+}
+
+impl Requests {
+    /// Whether the connection ends behind the answer to this request.
+    fn is_last(&self) -> bool {
+        self.asked.fetch_add(1, Ordering::Relaxed) + 1 >= STRANGERS_REQUESTS && self.visitor.slot.is_strangers()
+    }
 }
 
 impl hyper::service::Service<Request<Incoming>> for Requests {
@@ -55,14 +68,23 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
     type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let is_last = self.is_last();
         if let Err(refusal) = check(&request) {
-            return Box::pin(std::future::ready(Ok(refusal.into_response())));
+            return Box::pin(std::future::ready(Ok(ending(refusal.into_response(), is_last))));
         }
         let mut request = request.map(Body::new);
         let address = self.forwarders.forwarded(self.visitor.address, request.headers());
         request.extensions_mut().insert(Visitor { address, ..self.visitor.clone() });
-        Box::pin(self.router.clone().call(request))
+        let answer = self.router.clone().call(request);
+        if is_last { Box::pin(async { answer.await.map(|answer| ending(answer, true)) }) } else { Box::pin(answer) }
     }
+}
+
+fn ending(mut answer: Response, is_last: bool) -> Response {
+    if is_last && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
 }
 
 fn check(request: &Request<Incoming>) -> Result<(), Refusal> {

@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::http::form::announces_body;
 use crate::http::problem::Refusal;
-use crate::socket::Socket;
+use crate::socket::{Frames, Socket};
 
 /// A request that may become a WebSocket: its form is good.
 #[must_use = "the peer waits for an answer"]
@@ -101,13 +101,13 @@ impl Upgrading {
     ///
     /// # Errors
     /// [`NotUpgraded`].
-    pub async fn websocket(self, config: WebSocketConfig) -> Result<WebSocketStream<Socket>, NotUpgraded> {
+    pub async fn websocket(self, config: WebSocketConfig, frames: Frames) -> Result<WebSocketStream<Socket>, NotUpgraded> {
         let upgraded = self.on.await.map_err(|error| NotUpgraded(Some(error)))?;
         let parts = upgraded.downcast::<TokioIo<Socket>>().map_err(|_| NotUpgraded(None))?;
         // A view of hyper's buffer: copied, so that the buffer goes.
         let read_ahead = parts.read_buf.to_vec();
         let mut socket = parts.io.into_inner();
-        socket.expect_messages();
+        socket.expect_messages(frames);
         Ok(WebSocketStream::from_partially_read(socket, read_ahead, Role::Server, Some(config)).await)
     }
 }
