@@ -1,6 +1,9 @@
 //! Everything that reads what strangers send, as functions of bytes: what fuzzers and property tests throw bytes at. None may panic, and
 //! what is read must be written and read again as the same.
 
+use std::net::Ipv4Addr;
+
+use futures_util::FutureExt;
 use moorline_proto::api::{OpenStream, PutDevice};
 use moorline_proto::claims::CallerClaims;
 use moorline_proto::control::{FromDevice, Nonce, ToDevice};
@@ -10,6 +13,8 @@ use moorline_proto::message::Heard;
 use moorline_proto::problem::Problem;
 use moorline_proto::proof::PublicKey;
 use moorline_relay::auth::device::{Expected, verify_proof};
+use moorline_relay::listen::proxied::whom_it_brings;
+use moorline_relay::proxies::{TrustedProxies, network};
 use moorline_relay::store::KeyRecord;
 
 /// A decoder under test.
@@ -24,6 +29,7 @@ pub const DECODERS: &[(&str, Decoder)] = &[
     ("proof", proof),
     ("requests", requests),
     ("join", join),
+    ("balancer", balancer),
     ("relay_config", relay_config),
     ("agent_config", agent_config),
 ];
@@ -99,6 +105,17 @@ pub fn join(bytes: &[u8]) {
     let dialled: RelayUrl = "https://relay.example.com".parse().expect("an address");
     if let Ok((url, path)) = dialled.resolve(text, None) {
         assert!(url.host() == "relay.example.com" && path.starts_with('/'), "{text:?} leads away");
+    }
+}
+
+/// PROXY protocol headers, as they come and behind what each version begins with.
+pub fn balancer(bytes: &[u8]) {
+    let trusted = TrustedProxies::new(network("127.0.0.0/8").into_iter().collect());
+    for beginning in [&b""[..], b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n", b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"] {
+        let all = [beginning, bytes].concat();
+        let mut connection = &all[..];
+        let read = whom_it_brings(&mut connection, Ipv4Addr::LOCALHOST.into(), &trusted).now_or_never();
+        drop(read.expect("all that comes is there"));
     }
 }
 

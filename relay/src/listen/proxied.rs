@@ -25,7 +25,7 @@ const LINE_MOST: usize = 107;
 
 /// Why a connection was not brought by a balancer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NotBrought {
+pub enum NotBrought {
     /// The peer is nobody whose word is taken.
     #[error("the peer is not in trusted_proxies")]
     Untrusted,
@@ -50,7 +50,7 @@ pub(crate) enum NotBrought {
 ///
 /// # Cancel safety
 /// Bytes may be lost; the connection is to be dropped then.
-pub(crate) async fn whom_it_brings<R>(connection: &mut R, peer: IpAddr, trusted: &TrustedProxies) -> Result<IpAddr, NotBrought>
+pub async fn whom_it_brings<R>(connection: &mut R, peer: IpAddr, trusted: &TrustedProxies) -> Result<IpAddr, NotBrought>
 where
     R: AsyncRead + Unpin,
 {
