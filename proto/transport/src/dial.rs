@@ -7,65 +7,27 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{HeaderMap, Method};
-use moorline_proto::bounds::{CONTROL_MESSAGE_BYTES, LEG_BINARY_BYTES};
 use moorline_proto::join::RelayUrl;
-use moorline_proto::names::{CONTROL_SUBPROTOCOL, STREAM_SUBPROTOCOL};
-use moorline_proto::problem::Problem;
 use moorline_proto::secret::Secret;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use crate::connection::Connection;
 pub use crate::connection::WebSocket;
-pub use crate::exchange::Response;
+pub use crate::error::{DialError, Refusal, Step};
 use crate::exchange::{Ask, exchange, upgrade};
+pub use crate::exchange::{Response, Subprotocol};
 use crate::leg::Leg;
 use crate::reach::{Name, Reach};
 use crate::trust::client_config;
 pub use crate::trust::{TrustError, provider};
-
-/// What a WebSocket to the relay is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Subprotocol {
-    /// A device's control channel.
-    Control,
-    /// A leg of a stream.
-    Stream,
-}
-
-impl Subprotocol {
-    /// As it stands in `Sec-WebSocket-Protocol`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Control => CONTROL_SUBPROTOCOL,
-            Self::Stream => STREAM_SUBPROTOCOL,
-        }
-    }
-
-    /// A control channel is idle most of its life and its messages are short; a leg carries bulk in messages of 64 KiB.
-    pub(crate) fn config(self) -> WebSocketConfig {
-        let (read, write, message) = match self {
-            Self::Control => (4 * 1024, 0, CONTROL_MESSAGE_BYTES),
-            Self::Stream => (16 * 1024, LEG_BINARY_BYTES, LEG_BINARY_BYTES), // TLS gives 16 KiB at a time
-        };
-        WebSocketConfig::default()
-            .read_buffer_size(read)
-            .write_buffer_size(write)
-            .max_write_buffer_size(write + 4 * message)
-            .max_message_size(Some(message))
-            .max_frame_size(Some(message))
-    }
-}
 
 /// Reaches one relay. Cheap to clone; clones resume one another's TLS sessions.
 #[derive(Clone)]
@@ -81,113 +43,6 @@ enum Way {
 }
 
 type Connect = dyn Fn(RelayUrl) -> Pin<Box<dyn Future<Output = io::Result<Connection>> + Send>> + Send + Sync;
-
-/// Where a dial was when it failed or its time was over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Asking for the addresses of the host's name.
-    Resolving,
-    /// Connecting by TCP to this address.
-    Connecting(SocketAddr),
-    /// The TLS handshake.
-    Securing,
-    /// Waiting for the answer to the HTTP request.
-    Asking,
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Resolving => f.write_str("resolving the relay's name"),
-            Self::Connecting(address) => write!(f, "connecting to {address}"),
-            Self::Securing => f.write_str("the TLS handshake"),
-            Self::Asking => f.write_str("waiting for the relay's answer"),
-        }
-    }
-}
-
-/// The relay's answer, where it is a refusal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// HTTP status.
-    pub status: u16,
-    /// The body, if it is a problem of the protocol.
-    pub problem: Option<Problem>,
-    /// Asking again makes sense after this long.
-    pub retry_after: Option<Duration>,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.problem {
-            Some(problem) => write!(f, "{} {}: {}", self.status, problem.code, problem.detail),
-            None => write!(f, "HTTP status {}", self.status),
-        }
-    }
-}
-
-/// Why the relay was not reached, or refused.
-#[derive(Debug, thiserror::Error)]
-pub enum DialError {
-    /// The deadline passed.
-    #[error("no answer in time: the deadline passed while {step}")]
-    Deadline {
-        /// Where the time went.
-        step: Step,
-    },
-    /// The host's name has no address, or nobody could be asked.
-    #[error("the name {host} does not resolve")]
-    Resolve {
-        /// The name.
-        host: String,
-        /// What the resolver says.
-        #[source]
-        source: io::Error,
-    },
-    /// No address of the host takes a connection. Tells of the last one.
-    #[error("cannot connect to {host}")]
-    Connect {
-        /// Host and port, with the address that was tried last.
-        host: String,
-        /// What the machine says.
-        #[source]
-        source: io::Error,
-    },
-    /// This process may open no more connections.
-    #[error("no file descriptors are left for this program")]
-    NoDescriptors,
-    /// The TLS handshake failed: not the relay that is trusted, or no TLS there.
-    #[error("no TLS with {host}")]
-    Tls {
-        /// The host that a certificate was expected for.
-        host: String,
-        /// What is wrong.
-        #[source]
-        source: io::Error,
-    },
-    /// The connection broke, or what came is no HTTP/1.1.
-    #[error("the HTTP exchange with the relay failed")]
-    Http(#[source] hyper::Error),
-    /// What should be asked is no request: a path or header that cannot be sent.
-    #[error("this cannot be asked")]
-    Request(#[source] http::Error),
-    /// The body of the answer is broken, or larger than is read.
-    #[error("the relay's answer is not readable: {0}")]
-    Body(String),
-    /// The answer was 101, but for something else than was asked for.
-    #[error("the relay's upgrade is broken: {0}")]
-    Upgrade(&'static str),
-    /// The relay refused.
-    #[error("refused by the relay: {0}")]
-    Refused(Box<Refusal>),
-}
-
-impl DialError {
-    /// The relay's refusal, if it is one.
-    pub fn refusal(&self) -> Option<&Refusal> {
-        if let Self::Refused(refusal) = self { Some(refusal) } else { None }
-    }
-}
 
 impl Dialer {
     /// A dialer of the relay at `url`. With `ca` (DER of a certificate) only that CA is trusted, else the machine's own store.

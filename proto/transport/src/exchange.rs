@@ -15,7 +15,9 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Parts};
 use hyper_util::rt::TokioIo;
+use moorline_proto::bounds::{CONTROL_MESSAGE_BYTES, LEG_BINARY_BYTES};
 use moorline_proto::join::RelayUrl;
+use moorline_proto::names::{CONTROL_SUBPROTOCOL, STREAM_SUBPROTOCOL};
 use moorline_proto::problem::Problem;
 use moorline_proto::secret::Secret;
 use tokio::select;
@@ -23,10 +25,10 @@ use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::connection::{Connection, WebSocket};
-use crate::dial::{DialError, Refusal, Subprotocol};
+use crate::error::{DialError, Refusal};
 
 /// Bytes of a refusal's body that are read. The relay's own have a few hundred.
 const REFUSAL_BYTES: usize = 64 * 1024;
@@ -36,6 +38,39 @@ const REFUSAL_WITHIN: Duration = Duration::from_secs(2);
 const ANSWER_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes of an answer's head; the rest of what hyper buffers is the body's.
 const HEAD_BYTES: usize = 64 * 1024;
+
+/// What a WebSocket to the relay is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subprotocol {
+    /// A device's control channel.
+    Control,
+    /// A leg of a stream.
+    Stream,
+}
+
+impl Subprotocol {
+    /// As it stands in `Sec-WebSocket-Protocol`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Control => CONTROL_SUBPROTOCOL,
+            Self::Stream => STREAM_SUBPROTOCOL,
+        }
+    }
+
+    /// A control channel is idle most of its life and its messages are short; a leg carries bulk in messages of 64 KiB.
+    pub(crate) fn config(self) -> WebSocketConfig {
+        let (read, write, message) = match self {
+            Self::Control => (4 * 1024, 0, CONTROL_MESSAGE_BYTES),
+            Self::Stream => (16 * 1024, LEG_BINARY_BYTES, LEG_BINARY_BYTES), // TLS gives 16 KiB at a time
+        };
+        WebSocketConfig::default()
+            .read_buffer_size(read)
+            .write_buffer_size(write)
+            .max_write_buffer_size(write + 4 * message)
+            .max_message_size(Some(message))
+            .max_frame_size(Some(message))
+    }
+}
 
 /// What is asked.
 #[derive(Debug)]

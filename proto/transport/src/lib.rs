@@ -13,6 +13,7 @@ pub mod bridge;
 pub mod connection;
 pub mod descriptors;
 pub mod dial;
+mod error;
 mod exchange;
 pub mod leg;
 mod reach;

@@ -12,7 +12,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 
 use crate::descriptors;
-use crate::dial::{DialError, Step};
+use crate::error::{DialError, Step};
 
 /// An idle connection is probed this often by TCP. It finds dead routes; dead relays are found by their silence.
 const KEEPALIVE: Duration = Duration::from_secs(60);
