@@ -14,8 +14,6 @@ use tokio::time::{Instant, timeout_at};
 use crate::descriptors;
 use crate::error::{DialError, Step};
 
-/// An idle connection is probed this often by TCP. It finds dead routes; dead relays are found by their silence.
-const KEEPALIVE: Duration = Duration::from_secs(60);
 /// An address that does not answer keeps the later ones waiting no longer than its share of the time, but has at least this.
 const ADDRESS_AT_LEAST: Duration = Duration::from_secs(2);
 /// What a name resolved to is believed this long: less than any balancer by DNS asks for.
@@ -106,9 +104,7 @@ async fn connect(address: SocketAddr, by: Instant) -> io::Result<TcpStream> {
 }
 
 fn ready_for_use(tcp: TcpStream) -> TcpStream {
-    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-    let set = tcp.set_nodelay(true).and_then(|()| socket2::SockRef::from(&tcp).set_tcp_keepalive(&keepalive));
-    if let Err(error) = set {
+    if let Err(error) = tcp.set_nodelay(true) {
         tracing::debug!(%error, "a socket option is not taken"); // slower, not wrong
     }
     tcp

@@ -33,8 +33,6 @@ const HEAD_WITHIN: Duration = Duration::from_secs(10);
 const HEAD_BYTES: usize = 64 * 1024;
 /// Lines of a request's head that hyper takes.
 const HEAD_LINES: usize = 128;
-/// A silent TCP connection is asked for life after this long, and this often.
-const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Everything that serves a connection: cheap to clone.
 #[derive(Clone, Debug)]
@@ -128,7 +126,9 @@ impl Door {
 
     async fn converse(self, mut tcp: TcpStream, mut visitor: Visitor, stop: CancellationToken) {
         let by = Instant::now() + self.establish;
-        prepare(&tcp);
+        if let Err(error) = tcp.set_nodelay(true) {
+            debug!(%error, "TCP does without NODELAY"); // slower, not wrong
+        }
         if self.brought == Brought::ByProxyProtocol {
             match timeout_at(by, whom_it_brings(&mut tcp, visitor.address, &self.trusted_proxies)).await {
                 Ok(Ok(address)) => visitor.address = address,
@@ -187,13 +187,5 @@ async fn unless_it_gives_way(slot: &Slot, served: impl Future<Output = ()>) {
     tokio::select! {
         () = served => {}
         () = slot.gives_way() => debug!("a stranger gave way"),
-    }
-}
-
-fn prepare(tcp: &TcpStream) {
-    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-    let set = tcp.set_nodelay(true).and_then(|()| socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive));
-    if let Err(error) = set {
-        debug!(%error, "TCP options were refused");
     }
 }
