@@ -1,12 +1,14 @@
 //! One connection as bytes, whatever carries it. One exact type, so that hyper's upgraded connection can be turned back into it.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
@@ -18,6 +20,9 @@ use crate::tls_stream::TlsStream;
 pub struct Socket {
     carrier: Carrier,
     ahead: Bytes,
+    /// The head of a 101, and what goes with it.
+    held: Vec<u8>,
+    standing: Standing,
     /// Bytes since the last whole message, once messages are expected.
     unfinished: Option<usize>,
     /// How many there may be.
@@ -49,6 +54,27 @@ pub enum Carrier {
     Memory(DuplexStream),
 }
 
+/// How it stands with the head of a 101.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// There is none.
+    Nothing,
+    /// It waits for what is said next, until something is to be read: who waits for the peer's answer has said all.
+    Waits,
+    /// It is on its way.
+    Goes,
+}
+
+macro_rules! carrier {
+    ($socket:expr, $io:ident => $call:expr) => {
+        match &mut $socket.carrier {
+            Carrier::Plain($io) => $call,
+            Carrier::Tls($io) => $call,
+            Carrier::Memory($io) => $call,
+        }
+    };
+}
+
 /// Bytes that a peer may still send after we closed, before we stop listening to it.
 const LINGER_BYTES: usize = 1 << 20;
 /// Bytes of frames that one message may take. The longest one takes 448 KiB where each frame carries a single byte; without this bound, one
@@ -58,11 +84,16 @@ const MESSAGE_FRAME_BYTES: usize = 1 << 20;
 const STRANGERS_FRAME_BYTES: usize = 128 << 10;
 /// Bytes of the header of a client's ping or pong.
 const CONTROL_HEADER_BYTES: usize = 6;
+/// How the answer to an upgrade begins, as hyper writes it. Most often the WebSocket's first message is there in the same moment: with it goes
+/// one segment that wakes the peer once, instead of two.
+const SWITCHING: &[u8] = b"HTTP/1.1 101 ";
+/// What is said next is joined to a head that waits if it is not longer.
+const TOGETHER: usize = 4 * 1024;
 
 impl Socket {
     /// A connection of which nothing was read yet.
     pub fn new(carrier: Carrier) -> Self {
-        Self { carrier, ahead: Bytes::new(), unfinished: None, most: MESSAGE_FRAME_BYTES }
+        Self { carrier, ahead: Bytes::new(), held: Vec::new(), standing: Standing::Nothing, unfinished: None, most: MESSAGE_FRAME_BYTES }
     }
 
     /// From here on come messages of a WebSocket, none of which may take frames for ever: see [`Endless`].
@@ -113,14 +144,46 @@ impl Socket {
         self.ahead = if self.ahead.is_empty() { bytes } else { [&bytes[..], &self.ahead[..]].concat().into() };
     }
 
-    /// Ends our direction and waits until the peer has ended its own, so that no reset eats what it has not read yet.
+    /// Ends our direction and waits until the peer has ended its own, so that no reset eats what it has not read yet. A peer that has ended
+    /// already reads nothing more, and is told nothing.
     pub async fn close(mut self, within: Duration) {
         let end = async {
+            if self.has_ended() {
+                return Ok(0);
+            }
             self.shutdown().await?;
             tokio::io::copy(&mut (&mut self).take(LINGER_BYTES as u64), &mut tokio::io::sink()).await
         };
         // Whatever goes wrong here, the connection is over.
         drop(timeout(within, end).await);
+    }
+
+    /// Whether the peer's end is all that is left: nothing to be read before it, and nothing that we have still to say.
+    fn has_ended(&self) -> bool {
+        let peek = |tcp: &TcpStream| tcp.try_io(Interest::READABLE, || SockRef::from(tcp).peek(&mut [MaybeUninit::uninit()]));
+        match &self.carrier {
+            Carrier::Plain(tcp) => matches!(peek(tcp), Ok(0)),
+            Carrier::Tls(tls) => !tls.holds_bytes() && matches!(peek(tls.get_ref()), Ok(0)),
+            Carrier::Memory(_) => false,
+        }
+    }
+
+    /// Has the head of a 101 written, and what goes with it.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.standing == Standing::Nothing {
+            return Poll::Ready(Ok(()));
+        }
+        self.standing = Standing::Goes;
+        while !self.held.is_empty() {
+            let written = ready!(carrier!(self, io => Pin::new(io).poll_write(cx, &self.held)))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.held.drain(..written);
+        }
+        ready!(carrier!(self, io => Pin::new(io).poll_flush(cx)))?;
+        (self.held, self.standing) = (Vec::new(), Standing::Nothing);
+        Poll::Ready(Ok(()))
     }
 
     /// Drops the connection with a TCP reset: whoever reads from it sees that it was cut.
@@ -143,16 +206,6 @@ impl Endless {
     }
 }
 
-macro_rules! carrier {
-    ($socket:expr, $io:ident => $call:expr) => {
-        match &mut $socket.get_mut().carrier {
-            Carrier::Plain($io) => $call,
-            Carrier::Tls($io) => $call,
-            Carrier::Memory($io) => $call,
-        }
-    };
-}
-
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !self.ahead.is_empty() {
@@ -161,26 +214,54 @@ impl AsyncRead for Socket {
             self.ahead.advance(some);
             return Poll::Ready(Ok(()));
         }
+        if let Poll::Ready(Err(error)) = self.poll_held(cx) {
+            return Poll::Ready(Err(error));
+        }
         let before = buf.filled().len();
-        ready!(carrier!(self.as_mut(), io => Pin::new(io).poll_read(cx, buf)))?;
+        ready!(carrier!(self, io => Pin::new(io).poll_read(cx, buf)))?;
         Poll::Ready(self.came(buf.filled().len() - before))
     }
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.standing {
+            Standing::Nothing if buf.starts_with(SWITCHING) => {
+                self.held.extend_from_slice(buf);
+                self.standing = Standing::Waits;
+                return Poll::Ready(Ok(buf.len()));
+            }
+            Standing::Waits if buf.len() <= TOGETHER => {
+                self.held.extend_from_slice(buf);
+                return match self.poll_held(cx) {
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                    Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(buf.len())),
+                };
+            }
+            Standing::Nothing => {}
+            Standing::Waits | Standing::Goes => ready!(self.poll_held(cx))?,
+        }
         carrier!(self, io => Pin::new(io).poll_write(cx, buf))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.standing == Standing::Waits {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_held(cx))?;
         carrier!(self, io => Pin::new(io).poll_flush(cx))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_held(cx))?;
         carrier!(self, io => Pin::new(io).poll_shutdown(cx))
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| &**buf);
+        if self.standing != Standing::Nothing || first.starts_with(SWITCHING) {
+            return self.poll_write(cx, first);
+        }
         carrier!(self, io => Pin::new(io).poll_write_vectored(cx, bufs))
     }
 
@@ -190,5 +271,66 @@ impl AsyncWrite for Socket {
             Carrier::Tls(io) => io.is_write_vectored(),
             Carrier::Memory(io) => io.is_write_vectored(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+
+    const HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+
+    async fn heard(far: &mut DuplexStream) -> Vec<u8> {
+        let mut buffer = [0; 256];
+        let count = far.read(&mut buffer).await.unwrap();
+        buffer[..count].to_vec()
+    }
+
+    async fn with_head() -> (Socket, DuplexStream) {
+        let (near, far) = duplex(1 << 10);
+        let mut socket = Socket::new(Carrier::Memory(near));
+        socket.write_all(HEAD).await.unwrap();
+        socket.flush().await.unwrap();
+        (socket, far)
+    }
+
+    #[tokio::test]
+    async fn the_first_message_goes_with_the_answer_to_the_upgrade() {
+        let (mut socket, mut far) = with_head().await;
+        socket.write_all(b"opened").await.unwrap();
+        assert_eq!(heard(&mut far).await, [HEAD, b"opened"].concat());
+        socket.write_all(b"bytes").await.unwrap();
+        assert_eq!(heard(&mut far).await, b"bytes");
+    }
+
+    #[tokio::test]
+    async fn the_answer_to_an_upgrade_goes_alone_where_the_peer_has_the_next_word() {
+        let (mut socket, mut far) = with_head().await;
+        let (word, head) = tokio::join!(socket.read_u8(), async {
+            let head = heard(&mut far).await;
+            far.write_all(b"?").await.unwrap();
+            head
+        });
+        assert_eq!((word.unwrap(), head), (b'?', HEAD.to_vec()));
+    }
+
+    #[tokio::test]
+    async fn the_answer_to_an_upgrade_goes_with_the_end_and_before_what_is_long() {
+        let (mut socket, mut far) = with_head().await;
+        socket.shutdown().await.unwrap();
+        assert_eq!(heard(&mut far).await, HEAD);
+
+        let (mut socket, mut far) = with_head().await;
+        let long = vec![b'x'; TOGETHER + 1];
+        let (written, mut all) = tokio::join!(socket.write_all(&long), async {
+            let mut all = vec![0; HEAD.len() + long.len()];
+            far.read_exact(&mut all).await.unwrap();
+            all
+        });
+        written.unwrap();
+        assert_eq!(all.split_off(HEAD.len()), long);
+        assert_eq!(all, HEAD);
     }
 }

@@ -25,6 +25,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const READ: usize = 34 * 1024;
 /// A full record, with what TLS 1.2 may add to it.
 const RECORD: usize = 18 * 1024;
+/// Ciphertext that is queued and is no longer than this goes in one write with what is said next: session tickets, for one.
+const TOGETHER: usize = 4 * 1024;
 /// What one write encrypts for one system call: two of a leg's longest messages, each with its header.
 const WRITE: usize = 2 * (64 * 1024 + 16);
 /// The plaintext of a full record.
@@ -347,7 +349,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
     /// Bytes count as written once they are encrypted: what the socket does not take at once goes with the next write or flush.
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_out(cx))?;
+        if self.session.out.len() > TOGETHER {
+            ready!(self.poll_out(cx))?;
+        }
         let plain = &from[..from.len().min(WRITE)];
         self.session.settle()?;
         if self.session.out.is_empty() {

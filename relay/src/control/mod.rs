@@ -18,11 +18,11 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use crate::socket::Endless;
 
-/// Buffers of a control channel: small, since most devices are idle most of the day.
+/// Buffers of a control channel: small, since most devices are idle most of the day. What is said in one go is written in one go.
 pub(crate) fn websocket_config() -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(1024)
-        .write_buffer_size(0)
+        .write_buffer_size(4 * 1024)
         .max_write_buffer_size(4 * moorline_proto::bounds::CONTROL_MESSAGE_BYTES)
         .max_message_size(Some(moorline_proto::bounds::CONTROL_MESSAGE_BYTES))
         .max_frame_size(Some(moorline_proto::bounds::CONTROL_MESSAGE_BYTES))

@@ -154,9 +154,9 @@ impl Session {
     async fn obey(&mut self, next: Next) -> Result<(), Ended> {
         match next {
             Next::Obey(Order::Offer { offer, heard }) => {
-                self.say(ToDevice::Offer(*offer)).await?;
                 // Any frame will do as a sign of life; the ping asks for one that even a busy device sends.
-                self.send(Message::Ping(Vec::new().into())).await?;
+                let offer = Message::text(ToDevice::Offer(*offer).encode());
+                self.send_all([offer, Message::Ping(Vec::new().into())]).await?;
                 self.keepalive.asked(Instant::now(), self.heard_within);
                 self.unheard.push(heard);
                 Ok(())
@@ -179,7 +179,18 @@ impl Session {
     }
 
     async fn send(&mut self, message: Message) -> Result<(), Ended> {
-        match timeout(WRITE_WITHIN, self.socket.send(message)).await {
+        self.send_all([message]).await
+    }
+
+    /// Sends messages in one write.
+    async fn send_all<const MANY: usize>(&mut self, messages: [Message; MANY]) -> Result<(), Ended> {
+        let all = async {
+            for message in messages {
+                self.socket.feed(message).await?;
+            }
+            self.socket.flush().await
+        };
+        match timeout(WRITE_WITHIN, all).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Ended::Lost),
             Err(_) => Err(Ended::Dead),
