@@ -13,6 +13,7 @@ use moorline_transport::bridge::{LocalSide, bridge};
 use moorline_transport::connection::Connection;
 use moorline_transport::dial::{DialError, Dialer};
 use moorline_transport::leg::{EndReason, Leg, OpenError};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -208,7 +209,7 @@ async fn agree(desk: &Desk, offer: &Offer, door: &Door, deadline: Instant) -> Re
         tokio::select! {
             biased;
             decision = &mut deciding => break decision,
-            connection = &mut connecting, if connected.is_none() => connected = Some(connection),
+            connection = &mut connecting, if connected.is_none() => connected = Some(on_hold(connection, deadline).await),
         }
     };
     unanswered.settled();
@@ -231,6 +232,14 @@ async fn agree(desk: &Desk, offer: &Offer, door: &Door, deadline: Instant) -> Re
             Err(RejectCode::TargetTimeout.as_str())
         }
     }
+}
+
+/// The relay is told that TLS is done, since the connection has to wait. Whether it lives is seen when it is used.
+async fn on_hold(mut connected: Result<Connection, DialError>, deadline: Instant) -> Result<Connection, DialError> {
+    if let Ok(connection) = &mut connected {
+        timeout_at(deadline, connection.flush()).await.ok();
+    }
+    connected
 }
 
 /// An offer that nobody has answered. Where the handler panics, the caller hears so at once.

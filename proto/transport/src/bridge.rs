@@ -229,7 +229,13 @@ impl Run {
             (_, Err(error)) => Poll::Ready(Ended::Local(error)),
             (Some(EndReason::CutShort), Ok(())) if matches!(self.down, Down::Ended) => Poll::Ready(Ended::CutShort),
             (Some(_), Ok(())) if matches!(self.down, Down::Ended) => Poll::Ready(Ended::Finished),
-            (_, Ok(())) => Poll::Pending,
+            (end, Ok(())) => {
+                // The local side is slow: the relay does not wait for it.
+                if end.is_some() {
+                    leg.say_last(cx);
+                }
+                Poll::Pending
+            }
         }
     }
 

@@ -6,10 +6,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
+
+use crate::together::Together;
 
 /// A WebSocket to the relay.
 pub type WebSocket = WebSocketStream<Connection>;
@@ -22,7 +23,7 @@ pub struct Connection {
 }
 
 enum Carrier {
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Together>>),
     Other(Box<dyn Duplex>),
 }
 
@@ -30,8 +31,9 @@ trait Duplex: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Duplex for S {}
 
 impl Connection {
-    /// A connection over TLS.
-    pub(crate) fn tls(stream: TlsStream<TcpStream>) -> Self {
+    /// A connection over TLS. The end of its handshake goes with what is said first, or with a flush.
+    pub(crate) fn tls(mut stream: TlsStream<Together>) -> Self {
+        stream.get_mut().0.go_on();
         Self { carrier: Carrier::Tls(Box::new(stream)), heard: Instant::now() }
     }
 
@@ -45,10 +47,17 @@ impl Connection {
         self.heard
     }
 
+    /// Has all that is still written go with the end of this side, which must follow at once.
+    pub(crate) fn part_together(&mut self) {
+        if let Carrier::Tls(tls) = &mut self.carrier {
+            tls.get_mut().0.keep();
+        }
+    }
+
     /// Makes the drop of this connection a TCP reset, where it is one of TCP.
     pub fn reset_on_drop(&self) {
         let Carrier::Tls(tls) = &self.carrier else { return };
-        if let Err(error) = tls.get_ref().0.set_zero_linger() {
+        if let Err(error) = tls.get_ref().0.tcp().set_zero_linger() {
             tracing::debug!(%error, "a connection could not be reset and is closed instead");
         }
     }

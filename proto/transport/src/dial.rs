@@ -26,6 +26,7 @@ use crate::exchange::{Ask, exchange, upgrade};
 pub use crate::exchange::{Response, Subprotocol};
 use crate::leg::Leg;
 use crate::reach::{Name, Reach};
+use crate::together::Together;
 use crate::trust::client_config;
 pub use crate::trust::{TrustError, provider};
 
@@ -99,7 +100,7 @@ impl Dialer {
     }
 
     /// A connection on which nothing is asked yet, for [`Dialer::leg_on`]: who has something else to wait for saves this time. The relay keeps
-    /// it for a minute.
+    /// it for a minute, but first it must be told that TLS is done: flush a connection that is not used at once.
     ///
     /// # Errors
     /// [`DialError`], but never [`DialError::Refused`].
@@ -184,7 +185,7 @@ impl Dialer {
                 *step = Step::Securing;
                 let failed = |source| DialError::Tls { host: self.url.host().to_owned(), source };
                 let server = ServerName::try_from(self.url.host().to_owned()).map_err(|error| failed(io::Error::other(error)))?;
-                TlsConnector::from(Arc::clone(config)).connect(server, tcp).await.map(Connection::tls).map_err(failed)
+                TlsConnector::from(Arc::clone(config)).connect(server, Together::keeping(tcp)).await.map(Connection::tls).map_err(failed)
             }
             Way::Other(connect) => {
                 connect(self.url.clone()).await.map_err(|source| DialError::Connect { host: self.url.authority(), source })

@@ -164,6 +164,7 @@ impl Leg {
 
     async fn last_words(&mut self) {
         // The leg is over: what cannot be said now does not matter.
+        self.socket.get_mut().part_together();
         let said = self.socket.flush().await.is_ok() && self.socket.get_mut().shutdown().await.is_ok();
         if said && matches!(self.end, Some(EndReason::Broke { .. })) {
             // Closing with unread bytes is a TCP reset, which would eat what was just said.
@@ -188,8 +189,9 @@ impl Leg {
 
     fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<Result<First, EndReason>> {
         loop {
-            if let Some(end) = &self.end {
-                return Poll::Ready(Err(end.clone()));
+            if let Some(end) = self.end.clone() {
+                self.say_last(cx);
+                return Poll::Ready(Err(end));
             }
             match ready!(self.poll_message(cx)) {
                 Some(Message::Text(text)) => match LegText::decode(&text) {
@@ -256,9 +258,8 @@ impl Leg {
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
             Some(Ok(Message::Close(frame))) => {
+                // The answer waits in the socket until `say_last`, or until the leg is parted with.
                 self.end = Some(self.end_by(frame));
-                // The answer waits in the socket: now, or when the leg is finished.
-                drop(Pin::new(&mut self.socket).poll_flush(cx));
             }
             Some(Ok(message)) => return Poll::Ready(Some(message)),
             Some(Err(WsError::Capacity(error))) => self.broke(CloseReason::TooBig, &error.to_string(), cx),
@@ -294,6 +295,12 @@ impl Leg {
             }
             silence.timer.as_mut().reset(due);
         }
+    }
+
+    /// Has what the socket still has to say written, as far as it takes it: above all the answer to a Close, where nobody is about to part
+    /// with the leg.
+    pub(crate) fn say_last(&mut self, cx: &mut Context<'_>) {
+        drop(Pin::new(&mut self.socket).poll_flush(cx));
     }
 
     fn broke_text(&mut self, error: &MessageError, cx: &mut Context<'_>) {

@@ -18,6 +18,7 @@ mod exchange;
 pub mod leg;
 mod reach;
 mod sessions;
+mod together;
 mod trust;
 
 #[cfg(test)]

@@ -27,9 +27,11 @@ impl AsyncRead for Leg {
                 leg.incoming.advance(some);
                 return Poll::Ready(Ok(()));
             }
-            match &leg.end {
-                Some(end) if !end.is_clean() => return Poll::Ready(Err(end.to_error())),
-                Some(_) => return Poll::Ready(Ok(())),
+            match leg.end.clone() {
+                Some(end) => {
+                    leg.say_last(cx);
+                    return Poll::Ready(if end.is_clean() { Ok(()) } else { Err(end.to_error()) });
+                }
                 None if leg.far_ended => return Poll::Ready(Ok(())),
                 None => {}
             }
