@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 
-use crate::together::Together;
+use crate::under_tls::UnderTls;
 
 /// A WebSocket to the relay.
 pub type WebSocket = WebSocketStream<Connection>;
@@ -23,7 +23,7 @@ pub struct Connection {
 }
 
 enum Carrier {
-    Tls(Box<TlsStream<Together>>),
+    Tls(Box<TlsStream<UnderTls>>),
     Other(Box<dyn Duplex>),
 }
 
@@ -32,7 +32,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Duplex for S {}
 
 impl Connection {
     /// A connection over TLS. The end of its handshake goes with what is said first, or with a flush.
-    pub(crate) fn tls(mut stream: TlsStream<Together>) -> Self {
+    pub(crate) fn tls(mut stream: TlsStream<UnderTls>) -> Self {
         stream.get_mut().0.go_on();
         Self { carrier: Carrier::Tls(Box::new(stream)), heard: Instant::now() }
     }

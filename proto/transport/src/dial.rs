@@ -26,9 +26,9 @@ use crate::exchange::{Ask, exchange, upgrade};
 pub use crate::exchange::{Response, Subprotocol};
 use crate::leg::Leg;
 use crate::reach::{Name, Reach};
-use crate::together::Together;
 use crate::trust::client_config;
 pub use crate::trust::{TrustError, provider};
+use crate::under_tls::UnderTls;
 
 /// Reaches one relay. Cheap to clone; clones resume one another's TLS sessions.
 #[derive(Clone)]
@@ -185,7 +185,7 @@ impl Dialer {
                 *step = Step::Securing;
                 let failed = |source| DialError::Tls { host: self.url.host().to_owned(), source };
                 let server = ServerName::try_from(self.url.host().to_owned()).map_err(|error| failed(io::Error::other(error)))?;
-                TlsConnector::from(Arc::clone(config)).connect(server, Together::keeping(tcp)).await.map(Connection::tls).map_err(failed)
+                TlsConnector::from(Arc::clone(config)).connect(server, UnderTls::keeping(tcp)).await.map(Connection::tls).map_err(failed)
             }
             Way::Other(connect) => {
                 connect(self.url.clone()).await.map_err(|source| DialError::Connect { host: self.url.authority(), source })

@@ -18,8 +18,8 @@ mod exchange;
 pub mod leg;
 mod reach;
 mod sessions;
-mod together;
 mod trust;
+mod under_tls;
 
 #[cfg(test)]
 mod bridge_tests;
