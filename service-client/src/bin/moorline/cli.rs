@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 use moorline::{DeviceId, ServiceName};
 use moorline_proto::bounds::REASON_CHARS;
@@ -232,6 +233,23 @@ impl FromStr for SshLogin {
     }
 }
 
+impl Cli {
+    /// Reads the command line.
+    ///
+    /// # Errors
+    /// clap's, which teach; or which are no errors, but help that was asked for.
+    pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::try_parse_from(args).map_err(|mut error| {
+            let of_ssh = error.get(ContextKind::Usage).is_some_and(|usage| usage.to_string().contains("moorline ssh"));
+            if of_ssh && error.kind() == ErrorKind::UnknownArgument {
+                let behind = "ssh's own options stand behind the device, as in 'moorline ssh lamp-1 -i KEY'";
+                error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![behind.into()]));
+            }
+            error
+        })
+    }
+}
+
 fn whole_seconds(text: &str) -> Result<Duration, String> {
     let plain = text.parse().map(Duration::from_secs);
     let duration = plain.or_else(|_| humantime::parse_duration(text)).map_err(|error| format!("{error}; write it like 30s or 10m"))?;
@@ -287,7 +305,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(std::iter::once("moorline").chain(line.split_whitespace()))
+        Cli::read(std::iter::once("moorline").chain(line.split_whitespace()).map(OsString::from))
     }
 
     #[test]
@@ -308,6 +326,15 @@ mod tests {
         let help = Cli::command().render_long_help().to_string();
         assert!(!help.contains("--token "), "{help}");
         parse("device list --token abc").unwrap_err();
+    }
+
+    #[test]
+    fn an_option_of_ssh_in_the_wrong_place_is_told_its_place() {
+        let error = parse("ssh -i key lamp-1").unwrap_err().to_string();
+        assert!(error.contains("'-i'") && error.contains("tip: ssh's own options stand behind the device"), "{error}");
+        let error = parse("connect -i key lamp-1 ssh").unwrap_err().to_string();
+        assert!(!error.contains("behind the device"), "{error}");
+        parse("ssh lamp-1 -i key").unwrap();
     }
 
     #[test]

@@ -20,7 +20,6 @@ mod stdio;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, Environment};
@@ -29,7 +28,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::Output;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let environment = Environment::read();
     let output = Output::new(environment.no_color);
     match log(&environment, output).and_then(|()| run(cli, environment, output)) {
