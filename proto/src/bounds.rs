@@ -51,6 +51,8 @@ pub const LEG_BINARY_BYTES: usize = 64 * 1024;
 pub const LEG_TEXT_BYTES: usize = 4 * 1024;
 /// Bytes of one text message from the relay on a leg: `opened` and `refused` carry a timeline and the caller.
 pub const LEG_TEXT_FROM_RELAY_BYTES: usize = 16 * 1024;
+/// Bytes of frames that one message on a leg may take. The longest one takes 448 KiB where each frame carries a single byte.
+pub const LEG_MESSAGE_FRAME_BYTES: usize = 1 << 20;
 /// Bytes that the relay holds for a leg before `opened`; the message that crosses the mark is still taken.
 pub const HELD_BEFORE_OPENED_BYTES: usize = 64 * 1024;
 /// Bytes of the body of a request.

@@ -31,6 +31,7 @@ pub mod claims;
 pub mod close;
 mod code;
 pub mod control;
+pub mod frame;
 pub mod id;
 pub mod join;
 pub mod leg;
