@@ -14,8 +14,7 @@ use crate::api::{Edge, parse, visitor};
 use crate::http::problem::Refusal;
 use crate::http::upgrade::upgrade;
 use crate::opening::{Event, Via, hand_in};
-use crate::socket::Frames;
-use crate::splice::{Leg, Side, leg};
+use crate::splice::{Leg, Side};
 
 /// Opens a stream whose caller leg is this very request.
 ///
@@ -39,7 +38,7 @@ pub async fn connect(
     let (answer, upgrading) = upgrade.accept();
     let ping = edge.ping();
     edge.tasks.spawn("joining", move |_stop| async move {
-        match upgrading.websocket(leg::websocket_config(), Frames::Known).await {
+        match upgrading.socket().await {
             Ok(socket) => hand_in(begun.mail, Side::Caller, Leg::new(socket, ping, visitor.slot)).await,
             Err(error) => {
                 debug!(stream = %begun.stream, %error, "the caller's leg did not come about");

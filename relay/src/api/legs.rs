@@ -17,8 +17,7 @@ use crate::http::problem::Refusal;
 use crate::http::upgrade::{subprotocols, upgrade};
 use crate::opening::hand_in;
 use crate::rendezvous::{ClaimError, TokenOf};
-use crate::socket::Frames;
-use crate::splice::{Leg, Side, leg};
+use crate::splice::{Leg, Side};
 
 /// Joins a leg.
 ///
@@ -46,7 +45,7 @@ pub async fn join(
     let (answer, upgrading) = upgrade.accept();
     let ping = edge.ping();
     edge.tasks.spawn("joining", move |_stop| async move {
-        match upgrading.websocket(leg::websocket_config(), Frames::Known).await {
+        match upgrading.socket().await {
             Ok(socket) => hand_in(mail, side, Leg::new(socket, ping, visitor.slot)).await,
             Err(error) => debug!(%stream, %error, "a leg did not come about"),
         }

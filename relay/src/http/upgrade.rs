@@ -102,12 +102,26 @@ impl Upgrading {
     /// # Errors
     /// [`NotUpgraded`].
     pub async fn websocket(self, config: WebSocketConfig, frames: Frames) -> Result<WebSocketStream<Socket>, NotUpgraded> {
+        let (mut socket, read_ahead) = self.parts().await?;
+        socket.expect_messages(frames);
+        Ok(WebSocketStream::from_partially_read(socket, read_ahead, Role::Server, Some(config)).await)
+    }
+
+    /// The connection alone, for whoever reads frames itself. Otherwise as [`Upgrading::websocket`].
+    ///
+    /// # Errors
+    /// [`NotUpgraded`].
+    pub async fn socket(self) -> Result<Socket, NotUpgraded> {
+        let (mut socket, read_ahead) = self.parts().await?;
+        socket.put_back(read_ahead.into());
+        Ok(socket)
+    }
+
+    /// The connection, and what hyper read beyond the request.
+    async fn parts(self) -> Result<(Socket, Vec<u8>), NotUpgraded> {
         let upgraded = self.on.await.map_err(|error| NotUpgraded(Some(error)))?;
         let parts = upgraded.downcast::<TokioIo<Socket>>().map_err(|_| NotUpgraded(None))?;
         // A view of hyper's buffer: copied, so that the buffer goes.
-        let read_ahead = parts.read_buf.to_vec();
-        let mut socket = parts.io.into_inner();
-        socket.expect_messages(frames);
-        Ok(WebSocketStream::from_partially_read(socket, read_ahead, Role::Server, Some(config)).await)
+        Ok((parts.io.into_inner(), parts.read_buf.to_vec()))
     }
 }

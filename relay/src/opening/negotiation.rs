@@ -17,7 +17,7 @@ use crate::control::handle::{DeviceHandle, Gone, Order, SendError};
 use crate::control::session::Answer;
 use crate::directory::Place;
 use crate::rendezvous::TokenOf;
-use crate::splice::piece::Fate;
+use crate::splice::fate::Fate;
 use crate::splice::{Leg, Side};
 use crate::streams::{DevicePlace, State};
 use moorline_proto::close::CloseReason;

@@ -21,7 +21,7 @@ use super::{Ask, Decision, Desk, Event, Start, Via, first_steps, since};
 use crate::control::handle::{DeviceHandle, Order};
 use crate::directory::Place;
 use crate::rendezvous::Seat;
-use crate::splice::piece::Fate;
+use crate::splice::fate::Fate;
 use crate::splice::{Ended, Leg, Rules, Side, splice};
 use crate::streams::{DevicePlace, Live, State};
 

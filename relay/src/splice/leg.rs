@@ -1,162 +1,242 @@
 //! One side's WebSocket of a stream, as the relay holds it: before `opened`, while bytes are spliced, and until it is closed.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::mem::take;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::{Sink, SinkExt, Stream};
 use moorline_proto::bounds::{CLOSE_WITHIN, HELD_BEFORE_OPENED_BYTES, LEG_BINARY_BYTES};
-use moorline_proto::close::{CloseReason, fitting_reason};
+use moorline_proto::close::CloseReason;
+use moorline_proto::frame::{Batch, Close, Decoder, Event};
 use moorline_proto::leg::LegText;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, timeout};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use crate::slots::Slot;
 use crate::socket::Socket;
-use crate::splice::piece::{Fate, Piece, classify};
+use crate::splice::fate::{self, Fate, Text};
+use crate::splice::outbox::Outbox;
 use crate::splice::pulse::{Due, Pulse, Standing};
+use crate::splice::scratch::{self, Scratch};
 
-/// Buffers of a leg. The read buffer takes a whole message of the usual size; what is written waits for a flush or for this much.
-pub(crate) fn websocket_config() -> WebSocketConfig {
-    WebSocketConfig::default()
-        .read_buffer_size(16 * 1024)
-        .write_buffer_size(LEG_BINARY_BYTES)
-        .max_write_buffer_size(8 * LEG_BINARY_BYTES)
-        .max_message_size(Some(LEG_BINARY_BYTES))
-        .max_frame_size(Some(LEG_BINARY_BYTES))
-}
+/// What one read takes while bytes are held: little, so that the mark is not passed by much.
+const READ_TO_HOLD: usize = 16 * 1024;
+/// Beyond this a peer that does not read gets a pong for its last ping alone.
+const PONGS_BYTES: usize = 16 * 1024;
 
 /// One side's WebSocket of a stream.
 #[derive(Debug)]
 pub struct Leg {
-    socket: WebSocketStream<Socket>,
-    held: VecDeque<Piece>,
-    held_bytes: usize,
+    socket: Socket,
+    decoder: Decoder,
+    /// What came before `opened`, as the other side will get it.
+    held: Held,
+    outbox: Outbox,
+    /// The payload of a ping whose pong has no place yet.
+    ping: Option<Vec<u8>>,
     fate: Option<Fate>,
+    /// What its own Close said, to be said again.
+    farewell: Option<Close>,
+    /// Our Close was handed over: nothing may follow it.
+    closing: bool,
     pub(super) pulse: Pulse,
     /// The side said `end`, or closed in a way that means it.
     pub(super) ended: bool,
-    /// Something was handed to the socket that it may not have written yet.
-    pub(super) unflushed: bool,
     /// The relay waits for a frame of it: the last look found none.
     pub(super) reading: bool,
     _slot: Slot,
 }
 
+/// What was read before anybody could take it.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// The frames of it.
+    pub(super) batch: Batch,
+    /// What it holds.
+    pub(super) taken: Taken,
+}
+
+/// How much was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// Bytes of the stream.
+    pub(super) bytes: usize,
+    /// Bytes of text.
+    pub(super) text: usize,
+}
+
 impl Leg {
     /// A leg right behind its 101, in its connection's place.
-    pub fn new(socket: WebSocketStream<Socket>, ping: Duration, slot: Slot) -> Self {
+    pub fn new(socket: Socket, ping: Duration, slot: Slot) -> Self {
         Self {
             socket,
-            held: VecDeque::new(),
-            held_bytes: 0,
+            decoder: Decoder::of_side(),
+            held: Held::default(),
+            outbox: Outbox::default(),
+            ping: None,
             fate: None,
+            farewell: None,
+            closing: false,
             pulse: Pulse::new(ping, Instant::now()),
             ended: false,
-            unflushed: false,
             reading: true,
             _slot: slot,
         }
     }
 
-    /// Reads ahead until the leg comes to its end, and holds what it says. Past 64 KiB nothing more is read.
+    /// Reads ahead until the leg comes to its end, and holds what it says. Past 64 KiB nothing more is read, except for the rest of a message.
     ///
     /// # Cancel safety
     /// What was read stays held.
     pub async fn watch(&mut self) -> Fate {
         poll_fn(|cx| {
-            while self.held_bytes < HELD_BEFORE_OPENED_BYTES {
-                match ready!(self.poll_socket(cx)) {
-                    Ok(piece) => {
-                        self.held_bytes += piece.size();
-                        self.held.push_back(piece);
-                    }
-                    Err(fate) => return Poll::Ready(fate),
+            loop {
+                if let Poll::Ready(Err(fate)) = self.poll_flush(cx) {
+                    self.fate.get_or_insert(fate);
+                }
+                if let Some(fate) = &self.fate {
+                    return Poll::Ready(fate.clone());
+                }
+                let held = self.held.taken.bytes + self.held.taken.text;
+                let crosses = self.decoder.is_inside_message() && held < HELD_BEFORE_OPENED_BYTES + LEG_BINARY_BYTES;
+                if held >= HELD_BEFORE_OPENED_BYTES && !crosses {
+                    self.reading = false;
+                    return Poll::Pending;
+                }
+                let mut all = take(&mut self.held);
+                let read =
+                    scratch::with(|Scratch { input, .. }| self.poll_read(&mut input[..READ_TO_HOLD], &mut all.batch, Instant::now(), cx));
+                self.held = all;
+                if let Ok(taken) = ready!(read) {
+                    self.held.taken.bytes += taken.bytes;
+                    self.held.taken.text += taken.text;
                 }
             }
-            self.reading = false;
-            Poll::Pending
         })
         .await
     }
 
-    /// The next piece: first what was held, then what comes.
+    /// What was held, for the other leg.
+    pub(super) fn release(&mut self) -> Held {
+        take(&mut self.held)
+    }
+
+    /// Takes what the other leg had held.
+    pub(super) fn hand_over(&mut self, batch: Batch) {
+        if !self.is_over() && !batch.is_empty() {
+            self.pulse.sent(Instant::now());
+            self.outbox.push(&batch.into_bytes());
+        }
+    }
+
+    /// Reads once, and adds what the other leg is to get to `batch`.
     ///
     /// # Errors
-    /// The leg's [`Fate`], again at every further call.
-    pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Fate>> {
-        match self.held.pop_front() {
-            Some(piece) => {
-                self.held_bytes -= piece.size();
-                Poll::Ready(Ok(piece))
+    /// The leg's [`Fate`], again at every further call; what came before it was given out by then.
+    pub(super) fn poll_read(
+        &mut self,
+        input: &mut [u8],
+        batch: &mut Batch,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Taken, Fate>> {
+        if let Some(fate) = &self.fate {
+            return Poll::Ready(Err(fate.clone()));
+        }
+        self.reading = true;
+        let mut taken = Taken::default();
+        let read = ready!(poll_some(&mut self.socket, input, cx));
+        match read {
+            [] => self.fate = Some(Fate::Lost),
+            bytes => {
+                self.pulse.heard(now);
+                if let Err(fate) = self.understand(bytes, batch, &mut taken, now) {
+                    self.fate = Some(fate);
+                }
             }
-            None => self.poll_socket(cx),
+        }
+        Poll::Ready(Ok(taken))
+    }
+
+    fn understand(&mut self, mut input: &[u8], batch: &mut Batch, taken: &mut Taken, now: Instant) -> Result<(), Fate> {
+        while let Some(event) = self.decoder.next(&mut input)? {
+            match event {
+                Event::Bytes(_) if self.ended => return Err(Fate::broke("bytes after end")),
+                Event::Bytes(run) => {
+                    taken.bytes += run.len();
+                    batch.bytes(run);
+                }
+                Event::Text(text) => match fate::read(&text)? {
+                    Text::Ends if self.ended => {}
+                    means => {
+                        self.ended |= means == Text::Ends;
+                        taken.text += text.len();
+                        batch.text(&text);
+                    }
+                },
+                Event::Ping(payload) => {
+                    if !self.pulse.pinged(now) {
+                        return Err(Fate::broke("more than 100 pings a second"));
+                    }
+                    self.answer(payload);
+                }
+                Event::Pong(payload) => self.pulse.answered(&payload),
+                Event::Close(close) => {
+                    self.farewell = close;
+                    return Err(match self.farewell.as_ref().map(|close| close.code) {
+                        None | Some(1000) => Fate::Done,
+                        Some(code) => Fate::Reset(code),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, payload: Vec<u8>) {
+        if self.closing {
+            return;
+        }
+        if self.outbox.len() < PONGS_BYTES {
+            self.push(|batch| batch.pong(&payload));
+        } else {
+            self.ping = Some(payload);
         }
     }
 
-    fn poll_socket(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Fate>> {
-        loop {
-            if let Some(fate) = &self.fate {
-                return Poll::Ready(Err(fate.clone()));
-            }
-            self.reading = true;
-            let message = ready!(Pin::new(&mut self.socket).poll_next(cx));
-            match self.understand(message) {
-                Ok(Some(piece)) => return Poll::Ready(Ok(piece)),
-                Ok(None) => {}
-                Err(fate) => self.fate = Some(fate),
-            }
-        }
+    /// Keeps a frame of the relay's own for the next write.
+    fn push(&mut self, say: impl FnOnce(&mut Batch)) {
+        let mut batch = Batch::new();
+        say(&mut batch);
+        self.outbox.push(batch.finish());
     }
 
-    fn understand(&mut self, message: Option<Result<Message, WsError>>) -> Result<Option<Piece>, Fate> {
-        let message = match message {
-            Some(Ok(message)) => message,
-            Some(Err(error)) => return Err(Fate::of(Some(error))),
-            None => return Err(Fate::of(None)),
-        };
-        self.socket.get_mut().finished(&message);
-        let now = Instant::now();
-        self.pulse.heard(now);
-        match &message {
-            Message::Ping(_) if !self.pulse.pinged(now) => {
-                return Err(Fate::Broke(CloseReason::Protocol, "more than 100 pings a second".to_owned()));
-            }
-            Message::Pong(payload) => self.pulse.answered(payload),
-            Message::Close(None) => return Err(Fate::Done),
-            Message::Close(Some(frame)) => match u16::from(frame.code) {
-                1000 | 1005 => return Err(Fate::Done),
-                code => return Err(Fate::Reset(code)),
-            },
-            Message::Text(_) | Message::Binary(_) | Message::Ping(_) | Message::Frame(_) => {}
-        }
-        let piece = classify(message, self.ended)?;
-        self.ended |= matches!(piece, Some(Piece::End));
-        Ok(piece)
-    }
-
-    /// Hands a message to the socket once it takes one.
+    /// Hands frames to the socket, and keeps what it does not take. To a leg that is over, or was said Close, nothing is said.
     ///
     /// # Errors
     /// The leg was lost.
-    pub(super) fn poll_send(&mut self, message: &mut Option<Message>, now: Instant, cx: &mut Context<'_>) -> Poll<Result<(), Fate>> {
-        if self.is_over() {
-            *message = None;
+    pub(super) fn write(&mut self, frames: &[u8], now: Instant, cx: &mut Context<'_>) -> Result<(), Fate> {
+        if frames.is_empty() || self.closing || self.is_over() {
+            return Ok(());
         }
-        if message.is_none() {
-            return Poll::Ready(Ok(()));
+        self.pulse.sent(now);
+        self.outbox.write(frames, &mut self.socket, cx).map_err(|_| Fate::Lost)
+    }
+
+    /// Hands the last frames to the socket, with the Close of a finished stream behind them.
+    ///
+    /// # Errors
+    /// The leg was lost.
+    pub(super) fn finish(&mut self, batch: &mut Batch, now: Instant, cx: &mut Context<'_>) -> Result<(), Fate> {
+        if self.closing || self.is_over() {
+            return Ok(());
         }
-        ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(|_| Fate::Lost)?;
-        if let Some(message) = message.take() {
-            Pin::new(&mut self.socket).start_send(message).map_err(|_| Fate::Lost)?;
-            self.unflushed = true;
-            self.pulse.sent(now);
-        }
-        Poll::Ready(Ok(()))
+        let reason = CloseReason::Finished;
+        batch.close(Some((reason.code(), reason.name())));
+        let written = self.write(batch.finish(), now, cx);
+        self.closing = true;
+        written
     }
 
     /// Has everything written that was handed over.
@@ -165,12 +245,22 @@ impl Leg {
     /// The leg was lost.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fate>> {
         // To a leg that is over nothing is said but the answer to its Close, and that in `close`.
-        self.unflushed &= !self.is_over();
-        if self.unflushed {
-            ready!(Pin::new(&mut self.socket).poll_flush(cx)).map_err(|_| Fate::Lost)?;
-            self.unflushed = false;
+        if self.is_over() || self.outbox.is_flushed() {
+            return Poll::Ready(Ok(()));
         }
-        Poll::Ready(Ok(()))
+        let mut flushed = self.outbox.poll_flush(&mut self.socket, cx);
+        if flushed.is_ready()
+            && let Some(payload) = self.ping.take()
+        {
+            self.answer(payload);
+            flushed = self.outbox.poll_flush(&mut self.socket, cx);
+        }
+        flushed.map_err(|_| Fate::Lost)
+    }
+
+    /// Whether something waits for delivery.
+    pub(super) fn is_unflushed(&self) -> bool {
+        !self.is_over() && !self.outbox.is_flushed()
     }
 
     /// Whether it has come to its end.
@@ -187,25 +277,19 @@ impl Leg {
             return Ok(());
         }
         match self.pulse.due(Standing { reading: self.reading, orphaned }, now) {
-            Due::Nothing => Ok(()),
-            Due::Ping(payload) => self.ping(payload, cx),
+            // A leg that is full of bytes needs no ping.
+            Due::Ping(payload) if self.outbox.is_flushed() && !self.closing => {
+                self.push(|batch| batch.ping(&payload));
+                match self.poll_flush(cx) {
+                    Poll::Ready(Err(fate)) => Err(fate),
+                    Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+                }
+            }
+            Due::Nothing | Due::Ping(_) => Ok(()),
             Due::Dead => {
                 self.fate = Some(Fate::Lost);
                 Err(Fate::Lost)
             }
-        }
-    }
-
-    fn ping(&mut self, payload: [u8; 8], cx: &mut Context<'_>) -> Result<(), Fate> {
-        // A leg that is full of bytes needs no ping.
-        if self.unflushed {
-            return Ok(());
-        }
-        Pin::new(&mut self.socket).start_send(Message::Ping(payload.to_vec().into())).map_err(|_| Fate::Lost)?;
-        self.unflushed = true;
-        match self.poll_flush(cx) {
-            Poll::Ready(Err(fate)) => Err(fate),
-            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
         }
     }
 
@@ -220,7 +304,9 @@ impl Leg {
     /// [`Fate::Lost`] if the leg is lost or does not take it in time.
     pub async fn say(&mut self, text: &LegText, within: Duration) -> Result<(), Fate> {
         self.pulse.sent(Instant::now());
-        match timeout(within, self.socket.send(Message::text(text.encode()))).await {
+        self.push(|batch| batch.text(&text.encode()));
+        let written = poll_fn(|cx| self.outbox.poll_flush(&mut self.socket, cx));
+        match timeout(within, written).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(Fate::Lost),
         }
@@ -229,49 +315,65 @@ impl Leg {
     /// Closes the leg and waits for the answer: five seconds, then the connection is reset; after 1000, which stands behind all that a
     /// slow reader has not read yet, `patience`, and no reset.
     pub async fn close(mut self, reason: CloseReason, words: &str, patience: Duration) {
-        let within = if reason == CloseReason::Finished { patience } else { CLOSE_WITHIN };
         let answered = match &self.fate {
             Some(Fate::Lost) => false,
-            // Its own Close is answered by reading on.
-            Some(Fate::Done | Fate::Reset(_)) => timeout(CLOSE_WITHIN, goodbye(&mut self.socket, None)).await.is_ok(),
+            Some(Fate::Done | Fate::Reset(_)) => {
+                if !self.closing {
+                    let farewell = self.farewell.take();
+                    self.push(|batch| batch.close(farewell.as_ref().map(|close| (close.code, &*close.reason))));
+                }
+                timeout(CLOSE_WITHIN, self.goodbye()).await.is_ok()
+            }
             Some(Fate::Broke(..)) | None => {
-                let text = if words.is_empty() { reason.name().to_owned() } else { format!("{}: {words}", reason.name()) };
-                let frame = CloseFrame { code: reason.code().into(), reason: fitting_reason(&text).into() };
-                timeout(within, goodbye(&mut self.socket, Some(frame))).await.is_ok()
+                if !self.closing {
+                    let text = if words.is_empty() { reason.name().to_owned() } else { format!("{}: {words}", reason.name()) };
+                    self.push(|batch| batch.close(Some((reason.code(), &text))));
+                }
+                let within = if reason == CloseReason::Finished { patience } else { CLOSE_WITHIN };
+                timeout(within, self.goodbye()).await.is_ok()
             }
         };
-        let socket = self.socket.into_inner();
-        if answered || reason == CloseReason::Finished { socket.close(CLOSE_WITHIN).await } else { socket.reset() }
+        if answered || reason == CloseReason::Finished { self.socket.close(CLOSE_WITHIN).await } else { self.socket.reset() }
+    }
+
+    /// Has the Close written that was handed over, and reads and drops until the other one is there too, or will never be. Reads while it
+    /// writes: a peer that is busy writing reads nothing before that.
+    async fn goodbye(&mut self) {
+        let mut over = matches!(self.fate, Some(Fate::Done | Fate::Reset(_)));
+        poll_fn(|cx| {
+            let written = match self.outbox.poll_flush(&mut self.socket, cx) {
+                Poll::Ready(Ok(())) => true,
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => false,
+            };
+            loop {
+                if over || (written && self.decoder.is_broken()) {
+                    return if written { Poll::Ready(()) } else { Poll::Pending };
+                }
+                let read = scratch::with(|Scratch { input, .. }| match poll_some(&mut self.socket, input, cx) {
+                    Poll::Ready(bytes) => Poll::Ready(bytes.is_empty() || says_close(&mut self.decoder, bytes)),
+                    Poll::Pending => Poll::Pending,
+                });
+                over = ready!(read);
+            }
+        })
+        .await;
     }
 }
 
-/// Says Close, where there is one to be said, and reads and drops until the WebSocket is over. Reads while it writes: a peer that is busy
-/// writing reads nothing before that.
-async fn goodbye(socket: &mut WebSocketStream<Socket>, mut frame: Option<CloseFrame>) {
-    let mut unsaid = frame.is_some();
-    poll_fn(|cx| {
-        if frame.is_some() {
-            match Pin::new(&mut *socket).poll_ready(cx) {
-                Poll::Ready(Ok(())) if Pin::new(&mut *socket).start_send(Message::Close(frame.take())).is_ok() => {}
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => {}
-            }
+/// Reads once: nothing where the connection has ended, whichever way.
+fn poll_some<'a>(socket: &mut Socket, input: &'a mut [u8], cx: &mut Context<'_>) -> Poll<&'a [u8]> {
+    let mut read = ReadBuf::new(input);
+    let ended = ready!(Pin::new(socket).poll_read(cx, &mut read)).is_err();
+    let count = if ended { 0 } else { read.filled().len() };
+    Poll::Ready(&input[..count])
+}
+
+fn says_close(decoder: &mut Decoder, mut input: &[u8]) -> bool {
+    while let Ok(Some(event)) = decoder.next(&mut input) {
+        if matches!(event, Event::Close(_)) {
+            return true;
         }
-        if frame.is_none() && unsaid {
-            match Pin::new(&mut *socket).poll_flush(cx) {
-                Poll::Ready(Ok(())) => unsaid = false,
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
-                Poll::Pending => {}
-            }
-        }
-        loop {
-            match Pin::new(&mut *socket).poll_next(cx) {
-                Poll::Ready(Some(Ok(message))) => socket.get_mut().finished(&message),
-                Poll::Ready(Some(Err(_)) | None) if unsaid => return Poll::Pending,
-                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    })
-    .await;
+    }
+    false
 }

@@ -5,29 +5,30 @@
 //!   caller leg ◀══ Way to the caller ◀══ device leg
 //! ```
 //!
-//! One future drives both ways. A piece that was read waits until the other leg takes it, and nothing more is read until then: that is
-//! the backpressure. What was handed over is flushed as soon as no further piece is there to be read, so that a tail never waits.
+//! One future drives both ways. What is there to be read from one leg becomes a batch of frames for the other, which goes in one write.
+//! What its socket does not take waits, and nothing more is read until all of it is written: that is the backpressure. A batch ends where
+//! nothing is left to be read, so that a tail never waits.
 //!
-//! Owns: the order of pieces, what each leg's end means for the other. Does not own: who may have the stream, and when it opens.
+//! Owns: what each leg's end means for the other. Does not own: who may have the stream, and when it opens; what frames are made of.
 
+pub mod fate;
 pub mod leg;
-pub mod piece;
+mod outbox;
 pub mod pulse;
+mod scratch;
+mod way;
 
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use moorline_proto::close::CloseReason;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_tungstenite::tungstenite::Message;
 
+use fate::Fate;
 pub use leg::Leg;
-use piece::{Fate, Piece};
-
-/// Pieces moved one way before the other way has its turn.
-const TURN: usize = 32;
+use way::{News, Way};
 
 /// Which leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,12 +107,6 @@ pub struct Rules {
     pub half_closed_idle: Duration,
 }
 
-/// One direction of a stream.
-#[derive(Default)]
-struct Way {
-    waiting: Option<Message>,
-}
-
 /// Moves bytes both ways until the stream is over, and closes both legs with what that means.
 ///
 /// `cut` ends it from outside; `orphaned` says whether the device has no living control channel.
@@ -129,12 +124,14 @@ pub async fn splice(
     let ended = {
         let mut cut = pin!(cut);
         let mut timer = pin!(sleep_until(Instant::now()));
-        let mut run = Run { device: &mut device, caller: &mut caller, up: Way::default(), down: Way::default(), last_byte: Instant::now() };
+        let up = Way::new(&mut caller, &mut device, &traffic.to_device);
+        let down = Way::new(&mut device, &mut caller, &traffic.to_caller);
+        let mut run = Run { device: &mut device, caller: &mut caller, up, down, last_byte: Instant::now() };
         std::future::poll_fn(|cx| {
             if let Poll::Ready(reason) = cut.as_mut().poll(cx) {
                 return Poll::Ready(Ended::Cut(reason));
             }
-            run.poll(&rules, traffic, &orphaned, timer.as_mut(), cx)
+            run.poll(&rules, &orphaned, timer.as_mut(), cx)
         })
         .await
     };
@@ -149,24 +146,22 @@ pub async fn splice(
 struct Run<'a> {
     device: &'a mut Leg,
     caller: &'a mut Leg,
-    up: Way,
-    down: Way,
+    up: Way<'a>,
+    down: Way<'a>,
     last_byte: Instant,
 }
 
 impl Run<'_> {
-    fn poll(
-        &mut self,
-        rules: &Rules,
-        traffic: &Traffic,
-        orphaned: &impl Fn() -> bool,
-        mut timer: Pin<&mut Sleep>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Ended> {
+    fn poll(&mut self, rules: &Rules, orphaned: &impl Fn() -> bool, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Ended> {
         let now = Instant::now();
-        let up = self.up.poll(self.caller, self.device, &traffic.to_device, now, cx);
-        let down = self.down.poll(self.device, self.caller, &traffic.to_caller, now, cx);
-        if let Some(ended) = self.judge(up, down, now) {
+        let up = self.up.poll(self.caller, self.device, now, cx);
+        let down = self.down.poll(self.device, self.caller, now, cx);
+        // Pongs that the device's pings came to just now.
+        let late = match self.device.poll_flush(cx) {
+            Poll::Ready(Err(fate)) => Poll::Ready(News::ToLost(fate)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        };
+        if let Some(ended) = self.judge([(up, Side::Caller), (down, Side::Device), (late, Side::Caller)], now) {
             return Poll::Ready(ended);
         }
         if self.is_half_closed() && self.last_byte + rules.half_closed_idle < timer.deadline() {
@@ -183,10 +178,10 @@ impl Run<'_> {
         Poll::Pending
     }
 
-    /// What the two ways' news mean for the stream.
-    fn judge(&mut self, up: Poll<News>, down: Poll<News>, now: Instant) -> Option<Ended> {
-        let delivered = self.up.waiting.is_none() && self.down.waiting.is_none();
-        for (news, from) in [(up, Side::Caller), (down, Side::Device)] {
+    /// What the news of legs that are read mean for the stream.
+    fn judge(&mut self, news: [(Poll<News>, Side); 3], now: Instant) -> Option<Ended> {
+        let both_ended = self.device.ended && self.caller.ended;
+        for (news, from) in news {
             let (guilty, fate) = match news {
                 Poll::Ready(News::Moved) => {
                     self.last_byte = now;
@@ -198,11 +193,14 @@ impl Run<'_> {
                 Poll::Ready(News::ToLost(fate)) => (from.other(), fate),
             };
             // Once both ends were passed on, the result is 1000 for both, whatever follows.
-            let finished = delivered && self.device.ended && self.caller.ended;
-            return Some(if finished { Ended::Finished } else { Ended::By(guilty, fate) });
+            return Some(if both_ended { Ended::Finished } else { Ended::By(guilty, fate) });
         }
-        let flushed = !self.device.unflushed && !self.caller.unflushed;
-        (delivered && flushed && self.device.ended && self.caller.ended).then_some(Ended::Finished)
+        (both_ended && !self.waits()).then_some(Ended::Finished)
+    }
+
+    /// Whether anything waits for delivery.
+    fn waits(&self) -> bool {
+        self.device.is_unflushed() || self.caller.is_unflushed()
     }
 
     fn is_half_closed(&self) -> bool {
@@ -210,76 +208,19 @@ impl Run<'_> {
     }
 
     fn beat(&mut self, rules: &Rules, orphaned: &impl Fn() -> bool, now: Instant, cx: &mut Context<'_>) -> Option<Ended> {
-        // A leg whose pieces the other one does not take is not being read.
-        self.caller.reading &= self.up.waiting.is_none();
-        self.device.reading &= self.down.waiting.is_none();
+        // A leg whose bytes the other one does not take is not being read.
+        self.caller.reading &= !self.up.is_blocked;
+        self.device.reading &= !self.down.is_blocked;
         if let Err(fate) = self.device.beat(orphaned(), now, cx) {
             return Some(Ended::By(Side::Device, fate));
         }
         if let Err(fate) = self.caller.beat(false, now, cx) {
             return Some(Ended::By(Side::Caller, fate));
         }
-        let waits = self.up.waiting.is_some() || self.down.waiting.is_some() || self.device.unflushed || self.caller.unflushed;
-        if waits {
+        if self.waits() {
             self.last_byte = now;
         }
         let idle = self.is_half_closed() && now.duration_since(self.last_byte) >= rules.half_closed_idle;
         idle.then_some(Ended::Idle)
-    }
-}
-
-/// What one way has to say for itself.
-enum News {
-    /// Something was moved, and there is no more for now.
-    Moved,
-    /// The leg that is read closed with 1000, and all that came before was handed over and flushed.
-    Done,
-    /// The leg that is read ended otherwise.
-    FromEnded(Fate),
-    /// The leg that is written to was lost.
-    ToLost(Fate),
-}
-
-impl Way {
-    /// Moves pieces until there are none, or the other leg takes none.
-    fn poll(&mut self, from: &mut Leg, to: &mut Leg, count: &AtomicU64, now: Instant, cx: &mut Context<'_>) -> Poll<News> {
-        let mut moved = false;
-        for _ in 0..TURN {
-            match to.poll_send(&mut self.waiting, now, cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(fate)) => return Poll::Ready(News::ToLost(fate)),
-                Poll::Pending => return if moved { Poll::Ready(News::Moved) } else { Poll::Pending },
-            }
-            match from.poll_piece(cx) {
-                Poll::Ready(Ok(piece)) => {
-                    moved = true;
-                    if let Piece::Bytes(bytes) = &piece {
-                        count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                    }
-                    // A leg that is done is sent nothing more; what is still said to it is dropped.
-                    self.waiting = (!to.is_over()).then(|| piece.into_message());
-                }
-                Poll::Ready(Err(Fate::Done)) if !from.ended => {
-                    from.ended = true;
-                    self.waiting = Some(Piece::End.into_message());
-                }
-                Poll::Ready(Err(Fate::Done)) => match to.poll_flush(cx) {
-                    Poll::Ready(Ok(())) => return Poll::Ready(News::Done),
-                    Poll::Ready(Err(fate)) => return Poll::Ready(News::ToLost(fate)),
-                    Poll::Pending => return Poll::Pending,
-                },
-                Poll::Ready(Err(fate)) => return Poll::Ready(News::FromEnded(fate)),
-                Poll::Pending => {
-                    return match to.poll_flush(cx) {
-                        Poll::Ready(Err(fate)) => Poll::Ready(News::ToLost(fate)),
-                        Poll::Ready(Ok(())) | Poll::Pending if moved => Poll::Ready(News::Moved),
-                        Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
-                    };
-                }
-            }
-        }
-        // Enough for one turn: the other way is next, and then this one again.
-        cx.waker().wake_by_ref();
-        Poll::Ready(News::Moved)
     }
 }
