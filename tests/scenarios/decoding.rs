@@ -54,6 +54,15 @@ fn every_vector_is_read_by_every_decoder_without_harm() {
 }
 
 #[test]
+fn every_seed_of_a_fuzzer_is_read_by_every_decoder_without_harm() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/frames");
+    for entry in fs::read_dir(folder).expect("the seeds are there") {
+        let bytes = fs::read(entry.expect("an entry").path()).expect("a seed is read");
+        DECODERS.iter().for_each(|(_, decode)| decode(&bytes));
+    }
+}
+
+#[test]
 fn random_bytes_and_text_like_ours_do_no_harm() {
     against(vec(any::<u8>(), 0..300), 2_000);
     against(r#"[\[\]{}",:a-z_0-9\\ .=#/-]{0,200}"#.prop_map(String::into_bytes), 4_000);

@@ -7,6 +7,7 @@ mod decoding;
 mod descriptors;
 mod ends;
 mod flood;
+mod frames;
 mod framing;
 mod half_close;
 mod handshake;

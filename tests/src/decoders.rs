@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use moorline_proto::api::{OpenStream, PutDevice};
 use moorline_proto::claims::CallerClaims;
 use moorline_proto::control::{FromDevice, Nonce, ToDevice};
+use moorline_proto::frame::{Batch, Decoder as FrameDecoder, Event};
 use moorline_proto::join::{Join, RelayUrl};
 use moorline_proto::leg::LegText;
 use moorline_proto::message::Heard;
@@ -17,6 +18,8 @@ use moorline_relay::listen::proxied::whom_it_brings;
 use moorline_relay::proxies::{TrustedProxies, network};
 use moorline_relay::store::KeyRecord;
 
+use crate::frames::script;
+
 /// A decoder under test.
 pub type Decoder = fn(&[u8]);
 
@@ -24,6 +27,7 @@ pub type Decoder = fn(&[u8]);
 pub const DECODERS: &[(&str, Decoder)] = &[
     ("control", control),
     ("leg", leg),
+    ("frames", frames),
     ("problem", problem),
     ("claims", claims),
     ("proof", proof),
@@ -53,6 +57,40 @@ pub fn control(bytes: &[u8]) {
 pub fn leg(bytes: &[u8]) {
     if let Some(Ok(Heard::Known(message))) = text(bytes).map(LegText::decode) {
         assert_eq!(LegText::decode(&message.encode()), Ok(Heard::Known(message)));
+    }
+}
+
+/// Frames of a leg, as they come and made of the bytes: understood alike however they are cut, and when they are said again.
+pub fn frames(bytes: &[u8]) {
+    for frames in [bytes, &script(bytes)] {
+        let said = |pieces: &[&[u8]], mut decoder: FrameDecoder| {
+            let (mut payload, mut said, mut batch) = (Vec::new(), Vec::new(), Batch::new());
+            for piece in pieces {
+                let mut input = *piece;
+                while let Ok(Some(event)) = decoder.next(&mut input) {
+                    match event {
+                        Event::Bytes(run) => {
+                            run.append_to(&mut payload);
+                            batch.bytes(run);
+                            continue;
+                        }
+                        Event::Text(ref text) => batch.text(text),
+                        Event::Ping(ref payload) => batch.ping(payload),
+                        Event::Pong(ref payload) => batch.pong(payload),
+                        Event::Close(ref close) => batch.close(close.as_ref().map(|close| (close.code, &*close.reason))),
+                    }
+                    said.push(format!("{event:?} after {}", payload.len()));
+                }
+            }
+            (payload, said, batch.into_bytes())
+        };
+        let (half, rest) = frames.split_at(frames.len() / 2);
+        let (payload, heard, again) = said(&[frames], FrameDecoder::of_side());
+        let (same_payload, same, _) = said(&[half, rest], FrameDecoder::of_side());
+        assert!(payload == same_payload && heard == same, "a cut changes nothing");
+        let (same_payload, same, _) = said(&[&again], FrameDecoder::of_relay());
+        assert!(payload == same_payload && heard == same, "what is said again is heard as it was meant");
+        said(&[frames], FrameDecoder::of_relay());
     }
 }
 

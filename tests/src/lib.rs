@@ -4,6 +4,7 @@
 
 pub mod balancer;
 pub mod decoders;
+pub mod frames;
 pub mod link;
 pub mod memory;
 pub mod patterns;

@@ -107,6 +107,11 @@ impl Decoder {
         self.broken.is_some()
     }
 
+    /// Whether it has a buffer, as it has while a text or a control frame is cut.
+    pub fn owns_memory(&self) -> bool {
+        self.text.capacity() + self.control.capacity() > 0
+    }
+
     /// The next thing in `input`, which is advanced beyond it; nothing once all of it was taken.
     ///
     /// # Errors
@@ -268,10 +273,10 @@ fn control(kind: Kind, payload: Vec<u8>) -> Result<Event<'static>, FrameError> {
         [_] => return Err(FrameError::HalfACode),
         [high, low, ref words @ ..] => (u16::from_be_bytes([high, low]), words),
     };
-    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+    let reason = std::str::from_utf8(words).map_err(|_| FrameError::CloseUtf8)?.to_owned();
+    if !matches!(code, 1000..=1003 | 1007..=1013 | 3000..=4999) {
         return Err(FrameError::CloseCode(code));
     }
-    let reason = std::str::from_utf8(words).map_err(|_| FrameError::CloseUtf8)?.to_owned();
     Ok(Event::Close(Some(Close { code, reason })))
 }
 

@@ -377,3 +377,7 @@ fn says_close(decoder: &mut Decoder, mut input: &[u8]) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+#[path = "leg_tests.rs"]
+mod tests;

@@ -26,6 +26,12 @@ impl Outbox {
         self.frames.len() - self.sent
     }
 
+    /// Whether it has a buffer, which it has not while nothing waits.
+    #[cfg(test)]
+    pub(super) fn owns_memory(&self) -> bool {
+        self.frames.capacity() > 0
+    }
+
     /// Keeps frames for the next write.
     pub(super) fn push(&mut self, frames: &[u8]) {
         self.unflushed |= !frames.is_empty();

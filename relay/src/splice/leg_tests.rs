@@ -1,0 +1,200 @@
+//! Legs over pipes in memory, with a clock that stands still: what is written when, what is held, and that a silent leg holds nothing.
+
+use std::sync::atomic::Ordering;
+
+use moorline_proto::leg::END_TEXT;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+use super::*;
+use crate::limits::Limits;
+use crate::slots::Slots;
+use crate::socket::Carrier;
+use crate::splice::{Ended, Rules, Traffic, splice};
+
+const PIPE: usize = 256;
+const LARGE: usize = 1 << 20;
+const RULES: Rules = Rules { half_closed_idle: Duration::from_secs(600) };
+const BYTES: u8 = 0x82;
+const PING: u8 = 0x89;
+const CLOSE: u8 = 0x88;
+
+fn leg(pipe: usize) -> (Leg, DuplexStream) {
+    let (near, far) = duplex(pipe);
+    let slot = Slots::new(&Limits::default()).take().unwrap();
+    (Leg::new(Socket::new(Carrier::Memory(near)), Duration::from_secs(25), slot), far)
+}
+
+/// A client's frame, with a mask that is none.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
+    [&[first, 0x80 | 126, length[0], length[1], 0, 0, 0, 0], payload].concat()
+}
+
+fn short(first: u8, payload: &[u8]) -> Vec<u8> {
+    [&[first, 0x80 | u8::try_from(payload.len()).unwrap(), 0, 0, 0, 0], payload].concat()
+}
+
+fn end() -> Vec<u8> {
+    short(0x81, END_TEXT.as_bytes())
+}
+
+/// What the relay says so: a header of two bytes.
+fn said(first: u8, payload: &[u8]) -> Vec<u8> {
+    [&[first, u8::try_from(payload.len()).unwrap()], payload].concat()
+}
+
+/// All that is there at once.
+async fn burst(pipe: &mut DuplexStream) -> Vec<u8> {
+    let mut all = vec![0; LARGE];
+    let count = pipe.read(&mut all).await.unwrap();
+    all.truncate(count);
+    all
+}
+
+async fn run(device: Leg, caller: Leg, traffic: &Traffic) -> Ended {
+    splice(device, caller, RULES, traffic, std::future::pending(), || false).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_there_goes_in_one_frame_and_the_last_end_goes_with_its_close() {
+    let ((caller, mut near), (device, mut far)) = (leg(LARGE), leg(LARGE));
+    let traffic = Traffic::default();
+    let ends = async {
+        near.write_all(&[short(BYTES, b"one"), short(BYTES, b""), short(BYTES, b"two")].concat()).await.unwrap();
+        assert_eq!(burst(&mut far).await, said(BYTES, b"onetwo"));
+        far.write_all(&end()).await.unwrap();
+        assert_eq!(burst(&mut near).await, said(0x81, END_TEXT.as_bytes()));
+        near.write_all(&[short(BYTES, b"three"), end()].concat()).await.unwrap();
+        let finished = said(CLOSE, b"\x03\xe8finished");
+        assert_eq!(burst(&mut far).await, [said(BYTES, b"three"), said(0x81, END_TEXT.as_bytes()), finished.clone()].concat());
+        assert_eq!(burst(&mut near).await, finished);
+        for pipe in [&mut near, &mut far] {
+            pipe.write_all(&short(CLOSE, b"\x03\xe8")).await.unwrap();
+            pipe.shutdown().await.unwrap();
+            assert_eq!(burst(pipe).await, b"", "a Close is said once");
+        }
+    };
+    let (ended, ()) = tokio::join!(run(device, caller, &traffic), ends);
+    assert_eq!((ended, traffic.to_device.load(Ordering::Relaxed)), (Ended::Finished, 11));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_done_is_answered_with_its_own_words_and_the_far_side_hears_end_and_close_at_once() {
+    let ((caller, mut near), (device, mut far)) = (leg(LARGE), leg(LARGE));
+    let traffic = Traffic::default();
+    let ends = async {
+        near.write_all(&[short(BYTES, b"all"), short(CLOSE, b"\x03\xe8bye")].concat()).await.unwrap();
+        let finished = said(CLOSE, b"\x03\xe8finished");
+        assert_eq!(burst(&mut far).await, [said(BYTES, b"all"), said(0x81, END_TEXT.as_bytes()), finished].concat());
+        assert_eq!(burst(&mut near).await, said(CLOSE, b"\x03\xe8bye"));
+        drop((near, far));
+    };
+    let (ended, ()) = tokio::join!(run(device, caller, &traffic), ends);
+    assert_eq!(ended, Ended::Finished);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_stops_stops_the_writer_and_misses_nothing() {
+    let ((caller, mut near), (device, mut far)) = (leg(PIPE), leg(PIPE));
+    let traffic = Traffic::default();
+    let message = frame(BYTES, &(0..60_000).map(|at| u8::try_from(at % 251).unwrap()).collect::<Vec<u8>>());
+    let ends = async {
+        let mut sent = 0;
+        let writing = async {
+            loop {
+                near.write_all(&message).await.unwrap();
+                sent += 1;
+            }
+        };
+        // Ten minutes in which nobody reads.
+        timeout(Duration::from_secs(600), writing).await.unwrap_err();
+        assert!(sent < 5, "{sent} messages found room");
+        let taken = usize::try_from(traffic.to_device.load(Ordering::Relaxed)).unwrap();
+        let (mut payload, mut decoder) = (Vec::new(), Decoder::of_relay());
+        while payload.len() < taken {
+            let bytes = burst(&mut far).await;
+            let mut input = &bytes[..];
+            while let Some(event) = decoder.next(&mut input).unwrap() {
+                if let Event::Bytes(run) = event {
+                    run.append_to(&mut payload);
+                }
+            }
+        }
+        assert!(payload.chunks(60_000).all(|chunk| chunk.iter().enumerate().all(|(at, &byte)| usize::from(byte) == at % 251)));
+        drop((near, far));
+    };
+    tokio::join!(run(device, caller, &traffic), ends);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_are_answered_in_order_and_a_peer_that_reads_none_of_it_gets_the_last_one_at_least() {
+    let (mut leg, mut far) = leg(LARGE);
+    let pings: Vec<u8> = (0..50).flat_map(|number| short(PING, &[number; 100])).collect();
+    let pongs: Vec<u8> = (0..50).flat_map(|number| said(0x8a, &[number; 100])).collect();
+    far.write_all(&pings).await.unwrap();
+    let (heard, mut leg) = {
+        let watching = timeout(Duration::from_secs(1), leg.watch());
+        let (_, heard) = tokio::join!(watching, async { burst(&mut far).await });
+        (heard, leg)
+    };
+    assert_eq!(heard, pongs);
+
+    leg.outbox.push(&[0; PONGS_BYTES]);
+    leg.answer(b"lost".to_vec());
+    leg.answer(b"last".to_vec());
+    poll_fn(|cx| leg.poll_flush(cx)).await.unwrap();
+    let heard = burst(&mut far).await;
+    assert_eq!(heard[PONGS_BYTES..], said(0x8a, b"last"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_with_more_than_a_hundred_pings_breaks_the_protocol() {
+    let (mut leg, mut far) = leg(LARGE);
+    far.write_all(&short(PING, b"").repeat(101)).await.unwrap();
+    assert_eq!(leg.watch().await, Fate::broke("more than 100 pings a second"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn past_the_mark_only_the_rest_of_a_message_is_taken() {
+    let (mut leg, mut far) = leg(LARGE);
+    let first = frame(BYTES, &[1; 60_000]);
+    let crossing = [frame(0x02, &[2; 30_000]), frame(0x80, &[2; 30_000])].concat();
+    far.write_all(&[first, crossing, frame(BYTES, &[3; 60_000]).repeat(10)].concat()).await.unwrap();
+    timeout(Duration::from_secs(1), leg.watch()).await.unwrap_err();
+    let held = leg.held.taken.bytes;
+    assert!((120_000..HELD_BEFORE_OPENED_BYTES + LEG_BINARY_BYTES + READ_TO_HOLD).contains(&held) && !leg.reading, "{held} bytes are held");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_breaks_the_rules_behind_the_mark_is_still_found() {
+    let (mut leg, mut far) = leg(LARGE);
+    far.write_all(&[frame(0x02, &[1; 65_535]), short(0x00, &[1]), short(0x80, &[1])].concat()).await.unwrap();
+    assert!(matches!(leg.watch().await, Fate::Broke(CloseReason::TooBig, _)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_leg_holds_no_buffer() {
+    let (mut leg, mut far) = leg(LARGE);
+    far.write_all(&[short(PING, b"alive?"), short(BYTES, &[7; 100]), short(0x81, br#"{"type":"x"}"#)].concat()).await.unwrap();
+    timeout(Duration::from_secs(1), leg.watch()).await.unwrap_err();
+    assert_eq!(leg.held.taken, Taken { bytes: 100, text: 12 });
+    let held = leg.release();
+    leg.hand_over(held.batch);
+    poll_fn(|cx| leg.poll_flush(cx)).await.unwrap();
+    assert!(!leg.outbox.owns_memory() && !leg.decoder.owns_memory() && leg.held.batch.is_empty());
+    assert_eq!(burst(&mut far).await.len(), 2 + 6 + 2 + 100 + 2 + 12);
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_that_nobody_can_read_are_drained_while_the_close_is_said() {
+    let (mut leg, mut far) = leg(PIPE);
+    let garbage = tokio::join!(leg.watch(), async { far.write_all(&[0xff; 100]).await.unwrap() }).0;
+    assert!(matches!(garbage, Fate::Broke(CloseReason::Framing, _)));
+    let ends = async {
+        far.write_all(&[0xff; 100_000]).await.unwrap();
+        far.shutdown().await.unwrap();
+        burst(&mut far).await
+    };
+    let (_, heard) = tokio::join!(leg.close(CloseReason::Framing, "a reserved bit is set", CLOSE_WITHIN), ends);
+    assert_eq!(heard, said(CLOSE, b"\x03\xeaframing: a reserved bit is set"));
+}
