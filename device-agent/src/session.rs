@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use http::HeaderMap;
 use moorline_proto::bounds::{CLOSE_WITHIN, WELCOME_WITHIN};
 use moorline_proto::close::{CloseReason, fitting_reason};
 use moorline_proto::control::{Cancel, FromDevice, Hello, Offer, ToDevice, Welcome};
@@ -12,7 +11,7 @@ use moorline_proto::message::Heard;
 use moorline_proto::names::{CONTROL, HEARTBEAT_FEATURE};
 use moorline_proto::proof::ProofClaims;
 use moorline_proto::text::Text;
-use moorline_transport::dial::{DialError, Dialer, Refusal, Subprotocol, WebSocket};
+use moorline_transport::dial::{DialError, Dialer, Refusal, WebSocket};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -157,7 +156,7 @@ impl Session {
     /// Dropping the future drops the connection.
     pub async fn connect(dialer: &Dialer, settings: &Settings, instance: &Instance) -> Result<Self, ConnectError> {
         let deadline = Instant::now() + DIAL_WITHIN;
-        let mut socket = dialer.upgrade(CONTROL, Subprotocol::Control, &HeaderMap::new(), None, deadline).await?;
+        let mut socket = dialer.control(CONTROL, deadline).await?;
         let challenge = match expect(&mut socket, "challenge").await? {
             ToDevice::Challenge(challenge) => challenge,
             other => return Err(ConnectError::Broke(format!("{} before challenge", other.kind()))),

@@ -318,6 +318,9 @@ impl Run<'_> {
 
     /// Unmasks to the end of `to`.
     pub fn append_to(self, to: &mut Vec<u8>) {
+        if self.mask == [0; 4] {
+            return to.extend_from_slice(self.bytes);
+        }
         let at = to.len();
         to.resize(at + self.len(), 0);
         self.copy_to(&mut to[at..]);

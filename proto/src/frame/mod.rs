@@ -6,9 +6,11 @@
 //! Owns: headers, masks, the order of frames, a leg's sizes. Does not own: what a text means, and who answers what.
 
 mod batch;
+mod client;
 mod decoder;
 
 pub use batch::Batch;
+pub use client::{HEADER_ROOM, Kind, client_frame, close_payload};
 pub use decoder::{Decoder, Event, Run};
 
 use crate::close::CloseReason;

@@ -11,20 +11,16 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BytesMut};
-use moorline_proto::bounds::{LEG_BINARY_BYTES, UNASKED_PONG_EVERY};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, Join};
+use moorline_proto::bounds::UNASKED_PONG_EVERY;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Join};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::select;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::leg::{EndReason, Event, Leg};
-
-/// The first read of a local side; while reads fill it, it doubles, up to a whole message.
-const FIRST_READ: usize = 4 * 1024;
+use crate::leg::{EndReason, Event, Leg, Unsent};
 
 /// The near end of a stream, which a leg is bridged with.
 pub trait LocalSide: AsyncRead + AsyncWrite + Unpin + Send {
@@ -161,7 +157,7 @@ pub async fn bridge<L: LocalSide>(mut local: L, mut leg: Leg, stop: impl Future<
     };
     let is_whole = match &ended {
         Ended::Finished => true,
-        Ended::CutShort => !leg.is_unflushed(),
+        Ended::CutShort => !leg.is_unsaid(),
         Ended::Leg(_) | Ended::Local(_) | Ended::Stopped => false,
     };
     if is_whole {
@@ -196,8 +192,6 @@ enum Down {
 struct Run {
     up: Up,
     down: Down,
-    buffer: BytesMut,
-    next_read: usize,
     local_unflushed: bool,
     /// Runs while the local side takes nothing, so that the leg is not read.
     pong: Option<Pin<Box<Sleep>>>,
@@ -207,16 +201,7 @@ struct Run {
 
 impl Default for Run {
     fn default() -> Self {
-        Self {
-            up: Up::Copying,
-            down: Down::Copying,
-            buffer: BytesMut::new(),
-            next_read: FIRST_READ,
-            local_unflushed: false,
-            pong: None,
-            to_leg_bytes: 0,
-            from_leg_bytes: 0,
-        }
+        Self { up: Up::Copying, down: Down::Copying, local_unflushed: false, pong: None, to_leg_bytes: 0, from_leg_bytes: 0 }
     }
 }
 
@@ -253,20 +238,11 @@ impl Run {
                         }
                         Poll::Pending => return Ok(()),
                     }
-                    self.buffer.reserve(self.next_read);
-                    let mut limited = bytes::BufMut::limit(&mut self.buffer, self.next_read);
-                    match pin!(local.read_buf(&mut limited)).poll(cx) {
+                    match leg.poll_send_from(local, cx) {
                         Poll::Ready(Ok(0)) => self.up = Up::Ending,
-                        Poll::Ready(Ok(count)) => {
-                            if count == self.next_read {
-                                self.next_read = (2 * count).min(LEG_BINARY_BYTES);
-                            }
-                            self.to_leg_bytes += count as u64;
-                            if leg.send(self.buffer.split().freeze()).is_err() {
-                                self.up = Up::Cut;
-                            }
-                        }
-                        Poll::Ready(Err(error)) => return Err(error),
+                        Poll::Ready(Ok(count)) => self.to_leg_bytes += count as u64,
+                        Poll::Ready(Err(Unsent::Leg)) => self.up = Up::Cut,
+                        Poll::Ready(Err(Unsent::Source(error))) => return Err(error),
                         Poll::Pending => {
                             if let Poll::Ready(Err(_)) = leg.poll_flushed(cx) {
                                 self.up = Up::Cut;
@@ -290,7 +266,7 @@ impl Run {
     fn poll_down<L: LocalSide>(&mut self, local: &mut L, leg: &mut Leg, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
             match self.down {
-                Down::Copying if !leg.incoming.is_empty() => match Pin::new(&mut *local).poll_write(cx, &leg.incoming) {
+                Down::Copying if !leg.incoming.is_empty() => match Pin::new(&mut *local).poll_write(cx, leg.incoming.as_slice()) {
                     Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                     Poll::Ready(Ok(count)) => {
                         leg.incoming.advance(count);

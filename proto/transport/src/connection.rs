@@ -12,7 +12,7 @@ use tokio_tungstenite::WebSocketStream;
 
 use crate::under_tls::UnderTls;
 
-/// A WebSocket to the relay.
+/// A control channel's WebSocket.
 pub type WebSocket = WebSocketStream<Connection>;
 
 /// A connection to the relay.

@@ -18,12 +18,14 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::connection::Connection;
 pub use crate::connection::WebSocket;
 pub use crate::error::{DialError, Refusal, Step};
-use crate::exchange::{Ask, exchange, upgrade};
-pub use crate::exchange::{Response, Subprotocol};
+pub use crate::exchange::Response;
+use crate::exchange::{Ask, Subprotocol, control_config, exchange, upgrade};
 use crate::leg::Leg;
 use crate::reach::{Name, Reach};
 use crate::trust::client_config;
@@ -79,24 +81,18 @@ impl Dialer {
         &self.url
     }
 
-    /// Opens a WebSocket at `path`.
+    /// Opens a control channel's WebSocket at `path`.
     ///
     /// # Errors
     /// [`DialError`]. A refusal's body is read up to 64 KiB.
     ///
     /// # Cancel safety
     /// Dropping the future drops the connection; the relay may have taken the request.
-    pub async fn upgrade(
-        &self,
-        path: &str,
-        subprotocol: Subprotocol,
-        headers: &HeaderMap,
-        bearer: Option<&Secret>,
-        deadline: Instant,
-    ) -> Result<WebSocket, DialError> {
-        let ask = Ask { method: Method::GET, path, headers, bearer, body: None };
-        let name = if subprotocol == Subprotocol::Control { Name::Resolved } else { Name::Remembered };
-        self.within(None, name, deadline, async |connection| upgrade(connection, &self.url, ask, subprotocol).await).await
+    pub async fn control(&self, path: &str, deadline: Instant) -> Result<WebSocket, DialError> {
+        let ask = Ask { method: Method::GET, path, headers: &HeaderMap::new(), bearer: None, body: None };
+        let work = async |connection| upgrade(connection, &self.url, ask, Subprotocol::Control).await;
+        let (connection, ahead) = self.within(None, Name::Resolved, deadline, work).await?;
+        Ok(WebSocketStream::from_partially_read(connection, ahead.into(), Role::Client, Some(control_config())).await)
     }
 
     /// A connection on which nothing is asked yet, for [`Dialer::leg_on`]: who has something else to wait for saves this time. The relay keeps
@@ -111,28 +107,39 @@ impl Dialer {
         self.within(None, Name::Remembered, deadline, async |connection| Ok(connection)).await
     }
 
+    /// Opens a leg at `path`, which then waits for `opened`.
+    ///
+    /// # Errors
+    /// [`DialError`]. A refusal's body is read up to 64 KiB.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the connection; the relay may have taken the request.
+    pub async fn leg(&self, path: &str, headers: &HeaderMap, bearer: Option<&Secret>, deadline: Instant) -> Result<Leg, DialError> {
+        self.leg_by(None, path, headers, bearer, deadline).await
+    }
+
     /// Opens a leg as [`Dialer::leg`], on a connection that is there.
     ///
     /// # Errors
-    /// As [`Dialer::upgrade`].
+    /// As [`Dialer::leg`].
     ///
     /// # Cancel safety
-    /// As [`Dialer::upgrade`].
+    /// As [`Dialer::leg`].
     pub async fn leg_on(&self, ahead: Connection, path: &str, bearer: &Secret, deadline: Instant) -> Result<Leg, DialError> {
-        let ask = Ask { method: Method::GET, path, headers: &HeaderMap::new(), bearer: Some(bearer), body: None };
-        let work = async |connection| upgrade(connection, &self.url, ask, Subprotocol::Stream).await;
-        self.within(Some(ahead), Name::Remembered, deadline, work).await.map(Leg::new)
+        self.leg_by(Some(ahead), path, &HeaderMap::new(), Some(bearer), deadline).await
     }
 
-    /// Opens a leg at `path`: what [`Dialer::upgrade`] gives, as a [`Leg`] that waits for `opened`.
-    ///
-    /// # Errors
-    /// As [`Dialer::upgrade`].
-    ///
-    /// # Cancel safety
-    /// As [`Dialer::upgrade`].
-    pub async fn leg(&self, path: &str, headers: &HeaderMap, bearer: Option<&Secret>, deadline: Instant) -> Result<Leg, DialError> {
-        self.upgrade(path, Subprotocol::Stream, headers, bearer, deadline).await.map(Leg::new)
+    async fn leg_by(
+        &self,
+        ahead: Option<Connection>,
+        path: &str,
+        headers: &HeaderMap,
+        bearer: Option<&Secret>,
+        deadline: Instant,
+    ) -> Result<Leg, DialError> {
+        let ask = Ask { method: Method::GET, path, headers, bearer, body: None };
+        let work = async |connection| upgrade(connection, &self.url, ask, Subprotocol::Stream).await;
+        self.within(ahead, Name::Remembered, deadline, work).await.map(|(connection, ahead)| Leg::new(connection, ahead))
     }
 
     /// Asks something of the HTTP API on a connection of its own. `body` is JSON. Any status is an answer: see [`Response::accepted`].

@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::dial::{DialError, Dialer, Step, Subprotocol};
+use crate::dial::{DialError, Dialer, Step};
 
 fn url() -> RelayUrl {
     "https://relay.test:8443".parse().unwrap()
@@ -66,8 +66,7 @@ async fn answered(answer: &str) -> Result<crate::dial::WebSocket, DialError> {
         far.write_all(answer.replace("{accept}", &accept).as_bytes()).await.unwrap();
         far
     };
-    let headers = HeaderMap::new();
-    tokio::join!(dialer.upgrade("/v1/control", Subprotocol::Control, &headers, None, within(5)), far).0
+    tokio::join!(dialer.control("/v1/control", within(5)), far).0
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,19 +15,18 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Parts};
 use hyper_util::rt::TokioIo;
-use moorline_proto::bounds::{CONTROL_MESSAGE_BYTES, LEG_BINARY_BYTES};
+use moorline_proto::bounds::CONTROL_MESSAGE_BYTES;
 use moorline_proto::join::RelayUrl;
 use moorline_proto::names::{CONTROL_SUBPROTOCOL, STREAM_SUBPROTOCOL};
 use moorline_proto::problem::Problem;
 use moorline_proto::secret::Secret;
 use tokio::select;
 use tokio::time::timeout;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-use crate::connection::{Connection, WebSocket};
+use crate::connection::Connection;
 use crate::error::{DialError, Refusal};
 
 /// Bytes of a refusal's body that are read. The relay's own have a few hundred.
@@ -41,7 +40,7 @@ const HEAD_BYTES: usize = 64 * 1024;
 
 /// What a WebSocket to the relay is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Subprotocol {
+pub(crate) enum Subprotocol {
     /// A device's control channel.
     Control,
     /// A leg of a stream.
@@ -50,26 +49,22 @@ pub enum Subprotocol {
 
 impl Subprotocol {
     /// As it stands in `Sec-WebSocket-Protocol`.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Control => CONTROL_SUBPROTOCOL,
             Self::Stream => STREAM_SUBPROTOCOL,
         }
     }
+}
 
-    /// A control channel is idle most of its life and its messages are short; a leg carries bulk in messages of 64 KiB.
-    pub(crate) fn config(self) -> WebSocketConfig {
-        let (read, write, message) = match self {
-            Self::Control => (4 * 1024, 0, CONTROL_MESSAGE_BYTES),
-            Self::Stream => (16 * 1024, LEG_BINARY_BYTES, LEG_BINARY_BYTES), // TLS gives 16 KiB at a time
-        };
-        WebSocketConfig::default()
-            .read_buffer_size(read)
-            .write_buffer_size(write)
-            .max_write_buffer_size(write + 4 * message)
-            .max_message_size(Some(message))
-            .max_frame_size(Some(message))
-    }
+/// A control channel is idle most of its life, and its messages are short.
+pub(crate) fn control_config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(4 * 1024)
+        .write_buffer_size(0)
+        .max_write_buffer_size(4 * CONTROL_MESSAGE_BYTES)
+        .max_message_size(Some(CONTROL_MESSAGE_BYTES))
+        .max_frame_size(Some(CONTROL_MESSAGE_BYTES))
 }
 
 /// What is asked.
@@ -129,13 +124,13 @@ pub(crate) async fn exchange(connection: Connection, url: &RelayUrl, ask: Ask<'_
     }
 }
 
-/// Asks for a WebSocket.
+/// Asks for a WebSocket: the connection behind the 101, and what was read behind that.
 pub(crate) async fn upgrade(
     connection: Connection,
     url: &RelayUrl,
     ask: Ask<'_>,
     subprotocol: Subprotocol,
-) -> Result<WebSocket, DialError> {
+) -> Result<(Connection, Bytes), DialError> {
     let mut request = request(url, ask)?;
     let key = generate_key();
     let mut set = |name: HeaderName, value: &'static str| request.headers_mut().insert(name, HeaderValue::from_static(value));
@@ -150,8 +145,8 @@ pub(crate) async fn upgrade(
         Answer::Response(response) => Err(DialError::Refused(Box::new(response.refusal()))),
         Answer::Switched(headers, parts) => {
             check_switch(&headers, &key, subprotocol)?;
-            let (connection, ahead) = (parts.io.into_inner(), parts.read_buf.to_vec());
-            Ok(WebSocketStream::from_partially_read(connection, ahead, Role::Client, Some(subprotocol.config())).await)
+            // A view of hyper's buffer: copied, so that the buffer goes.
+            Ok((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
         }
     }
 }

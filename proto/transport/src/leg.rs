@@ -24,30 +24,33 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use ::bytes::Bytes;
-use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use moorline_proto::bounds::CLOSE_WITHIN;
-use moorline_proto::close::{CloseReason, fitting_reason};
+use moorline_proto::close::CloseReason;
+use moorline_proto::frame::{Close, Kind};
 use moorline_proto::leg::{LegText, Opened};
 use moorline_proto::message::{Heard, MessageError};
 use moorline_proto::problem::Problem;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
-use crate::connection::WebSocket;
+use crate::connection::Connection;
 
 mod bytes;
 mod end;
+mod frames;
 
 pub use end::{EndReason, OpenError};
+pub(crate) use frames::Unsent;
+use frames::{Found, Frames, Incoming};
 
 /// One side's WebSocket of a stream, as bytes.
 #[derive(Debug)]
 pub struct Leg {
-    socket: WebSocket,
-    /// The rest of a binary message that nobody has read yet.
-    pub(crate) incoming: Bytes,
+    frames: Frames,
+    /// What came and nobody has read yet.
+    pub(crate) incoming: Incoming,
+    /// What came behind it.
+    next: Option<Found>,
     /// Armed at `opened`; before that the handshake's deadline is the limit.
     silence: Option<Silence>,
     is_opened: bool,
@@ -55,7 +58,6 @@ pub struct Leg {
     own_ended: bool,
     /// A Close 1000 was sent: the relay answers it when the far side has everything, however long that takes.
     is_closing: bool,
-    unflushed: bool,
     end: Option<EndReason>,
 }
 
@@ -82,17 +84,17 @@ enum First {
 }
 
 impl Leg {
-    /// The leg behind a 101.
-    pub fn new(socket: WebSocket) -> Self {
+    /// The leg behind a 101, and what was read behind that.
+    pub fn new(connection: Connection, ahead: Bytes) -> Self {
         Self {
-            socket,
-            incoming: Bytes::new(),
+            frames: Frames::new(connection, ahead),
+            incoming: Incoming::default(),
+            next: None,
             silence: None,
             is_opened: false,
             far_ended: false,
             own_ended: false,
             is_closing: false,
-            unflushed: false,
             end: None,
         }
     }
@@ -140,17 +142,9 @@ impl Leg {
     /// Resets the stream: the far side learns that it was cut. Waits for the relay's answer, 5 s at most.
     pub async fn reset(mut self) {
         self.send_close(CloseReason::Reset, "");
-        let answered = async {
-            self.socket.flush().await?;
-            while let Some(message) = self.socket.next().await {
-                if message?.is_close() {
-                    break;
-                }
-            }
-            Ok::<(), WsError>(())
-        };
-        if !matches!(timeout(CLOSE_WITHIN, answered).await, Ok(Ok(()))) {
-            self.socket.get_ref().reset_on_drop();
+        let answered = async { poll_fn(|cx| self.frames.poll_flush(cx)).await.is_ok() && poll_fn(|cx| self.poll_answer(cx)).await };
+        if !matches!(timeout(CLOSE_WITHIN, answered).await, Ok(true)) {
+            self.frames.connection().reset_on_drop();
         }
     }
 
@@ -158,17 +152,28 @@ impl Leg {
     pub(crate) async fn part(mut self) {
         let is_gone = matches!(self.end, Some(EndReason::Lost(_)));
         if is_gone || timeout(CLOSE_WITHIN, self.last_words()).await.is_err() {
-            self.socket.get_ref().reset_on_drop();
+            self.frames.connection().reset_on_drop();
         }
     }
 
     async fn last_words(&mut self) {
         // The leg is over: what cannot be said now does not matter.
-        self.socket.get_mut().part_together();
-        let said = self.socket.flush().await.is_ok() && self.socket.get_mut().shutdown().await.is_ok();
+        self.frames.connection().part_together();
+        let said = poll_fn(|cx| self.frames.poll_flush(cx)).await.is_ok() && self.frames.connection().shutdown().await.is_ok();
         if said && matches!(self.end, Some(EndReason::Broke { .. })) {
             // Closing with unread bytes is a TCP reset, which would eat what was just said.
-            drop(tokio::io::copy(self.socket.get_mut(), &mut tokio::io::sink()).await);
+            drop(tokio::io::copy(self.frames.connection(), &mut tokio::io::sink()).await);
+        }
+    }
+
+    /// Reads and drops until the relay's Close is there: true; or will never be.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        loop {
+            match ready!(self.frames.poll_take(&mut self.incoming, cx)) {
+                Found::Bytes | Found::Text(_) => self.incoming.clear(),
+                Found::Close(_) => return Poll::Ready(true),
+                Found::Broken(_) | Found::Gone(_) => return Poll::Ready(false),
+            }
         }
     }
 
@@ -177,10 +182,10 @@ impl Leg {
             if self.far_ended {
                 return self.shutdown().await;
             }
-            poll_fn(|cx| Pin::new(&mut self.socket).poll_ready(cx)).await.map_err(io::Error::other)?;
+            poll_fn(|cx| self.frames.poll_room(cx)).await?;
             self.send_close(CloseReason::Finished, "");
             (self.own_ended, self.is_closing) = (true, true);
-            poll_fn(|cx| self.poll_flushed(cx)).await
+            poll_fn(|cx| self.frames.poll_flush(cx)).await
         };
         if let Err(error) = done.await {
             tracing::debug!(%error, "the end of a leg could not be said");
@@ -193,16 +198,16 @@ impl Leg {
                 self.say_last(cx);
                 return Poll::Ready(Err(end));
             }
-            match ready!(self.poll_message(cx)) {
-                Some(Message::Text(text)) => match LegText::decode(&text) {
+            match ready!(self.poll_found(cx)) {
+                Found::Bytes => self.broke(CloseReason::Protocol, "bytes before opened", cx),
+                Found::Text(text) => match LegText::decode(&text) {
                     Ok(Heard::Known(LegText::Opened(opened))) => return Poll::Ready(Ok(First::Opened(opened))),
                     Ok(Heard::Known(LegText::Refused(refused))) => return Poll::Ready(Ok(First::Refused(Box::new(refused.problem)))),
                     Ok(Heard::Known(LegText::End(_))) => self.broke(CloseReason::Protocol, "end before opened", cx),
                     Ok(Heard::Unknown(_)) => {}
                     Err(error) => self.broke_text(&error, cx),
                 },
-                Some(Message::Binary(bytes)) if !bytes.is_empty() => self.broke(CloseReason::Protocol, "bytes before opened", cx),
-                Some(Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_)) | None => {}
+                end @ (Found::Close(_) | Found::Broken(_) | Found::Gone(_)) => self.found_end(end, cx),
             }
         }
     }
@@ -213,21 +218,18 @@ impl Leg {
             if self.end.is_some() {
                 return Poll::Ready(Event::Over);
             }
-            let message = match self.poll_message(cx) {
-                Poll::Ready(message) => message,
+            let found = match self.poll_found(cx) {
+                Poll::Ready(found) => found,
                 Poll::Pending => {
                     ready!(self.poll_silence(cx));
                     continue;
                 }
             };
-            match message {
-                Some(Message::Binary(bytes)) if bytes.is_empty() || self.is_closing => {}
-                Some(Message::Binary(_)) if self.far_ended => self.broke(CloseReason::Protocol, "bytes after end", cx),
-                Some(Message::Binary(bytes)) => {
-                    self.incoming = bytes;
-                    return Poll::Ready(Event::Bytes);
-                }
-                Some(Message::Text(text)) => match LegText::decode(&text) {
+            match found {
+                Found::Bytes if self.is_closing => self.incoming.clear(),
+                Found::Bytes if self.far_ended => self.broke(CloseReason::Protocol, "bytes after end", cx),
+                Found::Bytes => return Poll::Ready(Event::Bytes),
+                Found::Text(text) => match LegText::decode(&text) {
                     Ok(Heard::Known(LegText::End(_))) if !self.far_ended => {
                         self.far_ended = true;
                         return Poll::Ready(Event::End);
@@ -238,7 +240,7 @@ impl Leg {
                     }
                     Err(error) => self.broke_text(&error, cx),
                 },
-                Some(Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_)) | None => {}
+                end @ (Found::Close(_) | Found::Broken(_) | Found::Gone(_)) => self.found_end(end, cx),
             }
         }
     }
@@ -254,29 +256,42 @@ impl Leg {
         }
     }
 
-    /// The next message. What ends the leg is noted in `end`.
-    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
-        match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
-            Some(Ok(Message::Close(frame))) => {
-                // The answer waits in the socket until `say_last`, or until the leg is parted with.
-                self.end = Some(self.end_by(frame));
-            }
-            Some(Ok(message)) => return Poll::Ready(Some(message)),
-            Some(Err(WsError::Capacity(error))) => self.broke(CloseReason::TooBig, &error.to_string(), cx),
-            Some(Err(WsError::Utf8(error))) => self.broke(CloseReason::BadUtf8, &error, cx),
-            Some(Err(WsError::Protocol(error))) if !is_loss(&error) => self.broke(CloseReason::Framing, &error.to_string(), cx),
-            Some(Err(error)) => self.end = Some(EndReason::lost(&error)),
-            None => self.end = Some(EndReason::Lost("it ended without a Close".to_owned())),
+    /// What comes next; bytes before anything that stands behind them.
+    fn poll_found(&mut self, cx: &mut Context<'_>) -> Poll<Found> {
+        let found = match self.next.take() {
+            Some(found) => found,
+            None => ready!(self.frames.poll_take(&mut self.incoming, cx)),
+        };
+        if self.incoming.is_empty() || matches!(found, Found::Bytes) {
+            return Poll::Ready(found);
         }
-        Poll::Ready(None)
+        self.next = Some(found);
+        Poll::Ready(Found::Bytes)
     }
 
-    fn end_by(&self, frame: Option<CloseFrame>) -> EndReason {
-        let (code, reason) = frame.map_or((1005, String::new()), |frame| (u16::from(frame.code), frame.reason.to_string()));
+    /// Notes what ends the leg.
+    fn found_end(&mut self, end: Found, cx: &mut Context<'_>) {
+        match end {
+            Found::Close(close) => {
+                self.end = Some(self.end_by(close.as_ref()));
+                // The answer waits until `say_last`, or until the leg is parted with.
+                match &close {
+                    Some(close) => self.frames.push_close(close.code, &close.reason),
+                    None => self.frames.push(Kind::Close, &[]),
+                }
+            }
+            Found::Broken(error) => self.broke(error.reason(), &error.to_string(), cx),
+            Found::Gone(error) => self.end = Some(EndReason::lost(error.as_ref())),
+            Found::Bytes | Found::Text(_) => {}
+        }
+    }
+
+    fn end_by(&self, close: Option<&Close>) -> EndReason {
+        let (code, reason) = close.map_or((1005, String::new()), |close| (close.code, close.reason.clone()));
         match code {
             1000 | 1005 if !self.is_opened => EndReason::Closed { code, reason },
             // An `end` that is still in a buffer here was not sent.
-            1000 | 1005 if self.own_ended && !self.unflushed => EndReason::Finished,
+            1000 | 1005 if self.own_ended && !self.is_unsaid() => EndReason::Finished,
             1000 | 1005 => EndReason::CutShort,
             code => EndReason::Closed { code, reason },
         }
@@ -284,7 +299,7 @@ impl Leg {
 
     /// Judges only when nothing can be read: what waits unread in the machine's buffers is life.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let heard = self.socket.get_ref().heard();
+        let heard = self.frames.connection().heard();
         let Some(silence) = self.silence.as_mut().filter(|_| !self.is_closing) else { return Poll::Pending };
         loop {
             ready!(silence.timer.as_mut().poll(cx));
@@ -300,7 +315,7 @@ impl Leg {
     /// Has what the socket still has to say written, as far as it takes it: above all the answer to a Close, where nobody is about to part
     /// with the leg.
     pub(crate) fn say_last(&mut self, cx: &mut Context<'_>) {
-        drop(Pin::new(&mut self.socket).poll_flush(cx));
+        drop(self.frames.poll_flush(cx));
     }
 
     fn broke_text(&mut self, error: &MessageError, cx: &mut Context<'_>) {
@@ -314,19 +329,15 @@ impl Leg {
     fn broke(&mut self, close: CloseReason, detail: &str, cx: &mut Context<'_>) {
         self.send_close(close, detail);
         self.end = Some(EndReason::Broke { close, detail: detail.to_owned() });
-        drop(Pin::new(&mut self.socket).poll_flush(cx)); // the rest goes when the leg is parted with
+        self.say_last(cx); // the rest goes when the leg is parted with
     }
 
     fn send_close(&mut self, close: CloseReason, detail: &str) {
         let words = if detail.is_empty() { close.name().to_owned() } else { format!("{}: {detail}", close.name()) };
-        let frame = CloseFrame { code: close.code().into(), reason: fitting_reason(&words).into() };
-        self.unflushed = true;
-        if let Err(error) = Pin::new(&mut self.socket).start_send(Message::Close(Some(frame))) {
-            tracing::debug!(%error, "a Close could not be sent"); // the connection is gone, which says the same
-        }
+        self.frames.push_close(close.code(), &words);
     }
 
-    /// Waits until [`Leg::send`] takes a message.
+    /// Waits until bytes can be sent.
     pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.own_ended {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, "this side of the leg was ended")));
@@ -334,40 +345,33 @@ impl Leg {
         if let Some(end) = &self.end {
             return Poll::Ready(Err(end.to_error()));
         }
-        Pin::new(&mut self.socket).poll_ready(cx).map_err(lost)
+        self.frames.poll_room(cx)
     }
 
-    /// Hands bytes to the socket, at most 64 KiB, after [`Leg::poll_room`] was ready.
-    pub(crate) fn send(&mut self, bytes: Bytes) -> io::Result<()> {
-        self.unflushed = true;
-        Pin::new(&mut self.socket).start_send(Message::Binary(bytes)).map_err(lost)
+    /// Sends what `source` has to say, at most 64 KiB, after [`Leg::poll_room`] was ready. Zero is its end.
+    pub(crate) fn poll_send_from<S: AsyncRead + Unpin>(&mut self, source: &mut S, cx: &mut Context<'_>) -> Poll<Result<usize, Unsent>> {
+        self.frames.poll_send(cx, |cx, payload| Pin::new(source).poll_read(cx, payload))
     }
 
     /// Sends a pong that nobody asked for, if there is room; where there is none, the bytes that are in its way say the same.
     pub(crate) fn poll_pong(&mut self, cx: &mut Context<'_>) {
-        if let Poll::Ready(Ok(())) = Pin::new(&mut self.socket).poll_ready(cx)
-            && Pin::new(&mut self.socket).start_send(Message::Pong(Bytes::new())).is_ok()
-        {
-            self.unflushed = true;
+        if let Poll::Ready(Ok(())) = self.frames.poll_room(cx) {
+            self.frames.push(Kind::Pong, &[]);
+            drop(self.frames.poll_flush(cx)); // the rest goes with what is said next
         }
     }
 
-    /// Whether something was handed to the socket that it may not have written yet.
-    pub(crate) fn is_unflushed(&self) -> bool {
-        self.unflushed
+    /// Whether something of the stream was handed to the connection that it may not have written yet.
+    pub(crate) fn is_unsaid(&self) -> bool {
+        self.frames.is_unsaid()
     }
 
     /// Writes out all that was sent.
     pub(crate) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.unflushed {
-            return Poll::Ready(Ok(()));
+        match &self.end {
+            Some(end) if self.is_unsaid() => Poll::Ready(Err(end.to_error())),
+            Some(_) | None => self.frames.poll_flush(cx),
         }
-        if let Some(end) = &self.end {
-            return Poll::Ready(Err(end.to_error()));
-        }
-        ready!(Pin::new(&mut self.socket).poll_flush(cx)).map_err(lost)?;
-        self.unflushed = false;
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -376,19 +380,7 @@ impl Drop for Leg {
     fn drop(&mut self) {
         if !self.is_opened && self.end.is_none() {
             self.send_close(CloseReason::Reset, "");
-            drop(Pin::new(&mut self.socket).poll_flush(&mut Context::from_waker(Waker::noop())));
+            self.say_last(&mut Context::from_waker(Waker::noop()));
         }
-    }
-}
-
-fn is_loss(error: &tokio_tungstenite::tungstenite::error::ProtocolError) -> bool {
-    matches!(error, tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)
-}
-
-/// A write failed. Why the leg ended is still to be read: a Close may have come before.
-fn lost(error: WsError) -> io::Error {
-    match error {
-        WsError::Io(error) => error,
-        error => io::Error::new(io::ErrorKind::ConnectionReset, error),
     }
 }

@@ -128,6 +128,13 @@ async fn a_close_1000_behind_this_sides_end_is_a_clean_end() {
     relay.close(1000).await;
     assert_eq!(leg.read(&mut [0; 8]).await.unwrap(), 0);
     assert_eq!(leg.finish().await, EndReason::Finished);
+
+    let (mut leg, mut relay) = open(ROOMY).await;
+    leg.shutdown().await.unwrap();
+    relay.send(Message::Ping(vec![1].into())).await;
+    relay.close(1000).await;
+    assert_eq!(leg.finish().await, EndReason::Finished, "a pong that was not said yet is nothing of the stream");
+    assert_eq!(relay.closed().await, Some(1000));
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,7 +19,6 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 
 use crate::bridge::LocalSide;
 use crate::connection::Connection;
-use crate::dial::Subprotocol;
 use crate::leg::Leg;
 
 /// How often the scripted relay says that it pings.
@@ -41,8 +40,7 @@ pub(crate) struct Relay(pub(crate) WebSocketStream<DuplexStream>);
 /// A leg before `opened`, over a pipe that holds so many bytes.
 pub(crate) async fn joined(pipe: usize) -> (Leg, Relay) {
     let (near, far) = duplex(pipe);
-    let config = Some(Subprotocol::Stream.config());
-    let leg = Leg::new(WebSocketStream::from_raw_socket(Connection::over(near), Role::Client, config).await);
+    let leg = Leg::new(Connection::over(near), Bytes::new());
     let config = Some(WebSocketConfig::default().read_buffer_size(4096).write_buffer_size(0));
     (leg, Relay(WebSocketStream::from_raw_socket(far, Role::Server, config).await))
 }

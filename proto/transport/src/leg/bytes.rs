@@ -4,14 +4,11 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use ::bytes::{Buf, Bytes};
-use futures_util::Sink;
-use moorline_proto::bounds::LEG_BINARY_BYTES;
+use moorline_proto::frame::Kind;
 use moorline_proto::leg::END_TEXT;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_tungstenite::tungstenite::Message;
 
-use super::{Leg, lost};
+use super::{Leg, Unsent};
 
 impl AsyncRead for Leg {
     /// EOF at the far side's `end`; [`io::ErrorKind::ConnectionReset`] with the [`EndReason`](super::EndReason) inside where the leg was cut.
@@ -22,8 +19,9 @@ impl AsyncRead for Leg {
         }
         loop {
             if !leg.incoming.is_empty() {
-                let some = leg.incoming.len().min(buf.remaining());
-                buf.put_slice(&leg.incoming[..some]);
+                let there = leg.incoming.as_slice();
+                let some = there.len().min(buf.remaining());
+                buf.put_slice(&there[..some]);
                 leg.incoming.advance(some);
                 return Poll::Ready(Ok(()));
             }
@@ -51,8 +49,12 @@ impl AsyncWrite for Leg {
             return Poll::Ready(Ok(0));
         }
         ready!(leg.poll_room(cx))?;
-        let some = buf.len().min(LEG_BINARY_BYTES);
-        leg.send(Bytes::copy_from_slice(&buf[..some]))?;
+        let mut source = buf;
+        let some = match ready!(leg.poll_send_from(&mut source, cx)) {
+            Ok(some) => some,
+            Err(Unsent::Source(error)) => return Poll::Ready(Err(error)),
+            Err(Unsent::Leg) => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+        };
         // As with a socket, what was written is on its way without a flush, as far as there is room.
         drop(leg.poll_flushed(cx));
         Poll::Ready(Ok(some))
@@ -67,9 +69,8 @@ impl AsyncWrite for Leg {
         let leg = self.get_mut();
         if !leg.own_ended {
             ready!(leg.poll_room(cx))?;
-            leg.unflushed = true;
             leg.own_ended = true;
-            Pin::new(&mut leg.socket).start_send(Message::text(END_TEXT)).map_err(lost)?;
+            leg.frames.push(Kind::Text, END_TEXT.as_bytes());
         }
         leg.poll_flushed(cx)
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use moorline_proto::close::CloseReason;
 use moorline_proto::problem::Problem;
-use tokio_tungstenite::tungstenite::Error as WsError;
 
 /// Why a leg ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,12 +41,11 @@ pub enum EndReason {
 
 impl EndReason {
     /// In words that people know, where the library's own speak to programmers.
-    pub(super) fn lost(error: &WsError) -> Self {
-        let plain = match error {
-            WsError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => "it ended without a Close",
-            WsError::Io(error) if error.kind() == io::ErrorKind::ConnectionReset => "it was reset",
-            WsError::Protocol(_) => "it ended without a Close",
-            _ => return Self::Lost(error.to_string()),
+    pub(super) fn lost(error: Option<&io::Error>) -> Self {
+        let plain = match error.map(io::Error::kind) {
+            None | Some(io::ErrorKind::UnexpectedEof) => "it ended without a Close",
+            Some(io::ErrorKind::ConnectionReset) => "it was reset",
+            Some(_) => return Self::Lost(error.map(ToString::to_string).unwrap_or_default()),
         };
         Self::Lost(plain.to_owned())
     }
