@@ -170,3 +170,31 @@ async fn a_head_that_comes_a_byte_a_second_has_ten_seconds_and_a_body_ten_more()
         sleep(Duration::from_millis(1)).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_body_is_one_json_object_and_no_larger_than_it_may_be() {
+    let world = MemoryWorld::start().await;
+    let _device = world.device("lamp-1").await;
+    let begins = format!("POST /v1/devices/lamp-1/streams HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: {}\r\n", bearer(&world.token()));
+    for (body, status) in [
+        (r#" {"service":"ssh","deadline_s":1} "#, 202),
+        (r#"{"service":"ssh"} {"service":"ssh"}"#, 400),
+        (r#"{"service":"ssh"}x"#, 400),
+        (r#"{"service":"ssh"}]"#, 400),
+        (r#"["ssh",1,0,null,null,[]]"#, 400),
+        (r#"["ssh"]"#, 400),
+        ("[]", 400),
+        ("null", 400),
+        ("", 400),
+    ] {
+        let length = body.len();
+        let request = format!("{begins}Connection: close\r\nPrefer: wait=0\r\nContent-Length: {length}\r\n\r\n{body}");
+        let answer = said(&world, &request).await;
+        assert_eq!((answer.status, answer.code == "malformed"), (status, status == 400), "{body}\n{}", answer.text);
+    }
+    // Announced and never sent: refused at once, without a word that it may be sent.
+    let begun = Instant::now();
+    let answer = said(&world, &format!("{begins}Expect: 100-continue\r\nContent-Length: 16385\r\n\r\n")).await;
+    assert_eq!((answer.status, &*answer.code), (413, "too_large"), "{}", answer.text);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use moorline_proto::bounds::REQUEST_BODY_BYTES;
@@ -21,20 +21,30 @@ const BODY_WITHIN: Duration = Duration::from_secs(10);
 /// `too_large`, or `malformed` with the field that is wrong.
 pub async fn json<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
     let bytes = read(body).await?;
+    let malformed = |detail: String| Refusal::new(ProblemCode::Malformed, format!("the body: {detail}"));
+    // serde would take `["ssh"]` for an object, field by field.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err(malformed("not a JSON object".to_owned()));
+    }
     let mut json = serde_json::Deserializer::from_slice(&bytes);
-    serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = error.path().to_string();
-        Refusal::new(ProblemCode::Malformed, format!("the body: {path}: {}", error.into_inner()))
-    })
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| match (error.path().to_string(), error.inner()) {
+        (path, inner) if path == "." => malformed(inner.to_string()),
+        (path, inner) => malformed(format!("{path}: {inner}")),
+    })?;
+    json.end().map_err(|error| malformed(error.to_string()))?;
+    Ok(value)
 }
 
 async fn read(body: Body) -> Result<Bytes, Refusal> {
     let malformed = |detail: &str| Refusal::new(ProblemCode::Malformed, detail);
+    let too_large = || Refusal::new(ProblemCode::TooLarge, format!("the body: at most {REQUEST_BODY_BYTES} bytes are allowed"));
+    // What the head announces is refused before it is sent, and not asked for with a 100.
+    if body.size_hint().lower() > REQUEST_BODY_BYTES as u64 {
+        return Err(too_large());
+    }
     match timeout(BODY_WITHIN, Limited::new(body, REQUEST_BODY_BYTES).collect()).await {
         Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(Refusal::new(ProblemCode::TooLarge, format!("the body: at most {REQUEST_BODY_BYTES} bytes are allowed")))
-        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(malformed("the body did not come whole")),
         Err(_) => Err(malformed("the body did not come in time")),
     }
