@@ -198,3 +198,43 @@ async fn a_body_is_one_json_object_and_no_larger_than_it_may_be() {
     assert_eq!((answer.status, &*answer.code), (413, "too_large"), "{}", answer.text);
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_caller_says_in_headers_and_queries_is_taken_by_the_letter() {
+    let world = MemoryWorld::start().await;
+    let token = bearer(&world.token());
+    // A device that is not there is found out behind all that is wrong with the form.
+    for (header, value, status) in [
+        ("Moorline-Deadline", "60", 404),
+        ("Moorline-Deadline", "99999999999999999999999", 404),
+        ("Moorline-Deadline", "+60", 400),
+        ("Moorline-Deadline", "1e1", 400),
+        ("Moorline-Deadline", "0", 400),
+        ("Moorline-Wait", "99999999999999999999999", 404),
+        ("Moorline-Wait", "-0", 400),
+        ("Moorline-Reason", "100%25 sure", 404),
+        ("Moorline-Reason", "100% sure", 400),
+        ("Moorline-Reason", "%", 400),
+        ("Moorline-Reason", "a%2", 400),
+        ("Moorline-Reason", "%zz", 400),
+        ("Moorline-Reason", "%ff", 400),
+    ] {
+        let lines = format!("Authorization: {token}\r\n{header}: {value}\r\n");
+        let answer = said(&world, &upgrade_request(HOST, "/v1/devices/lamp-1/connect/ssh", "moorline.stream.v1", &lines)).await;
+        assert_eq!(answer.status, status, "{header}: {value}\n{}", answer.text);
+    }
+    for (query, status) in [
+        ("most=2&after=a", 200),
+        ("most=2&most=3", 400),
+        ("after=a&after=b", 400),
+        ("most=%2B2", 400),
+        ("most=+2", 400),
+        ("most=", 400),
+        ("after=", 400),
+        ("token=x", 400),
+    ] {
+        let head = format!("Host: {HOST}\r\nAuthorization: {token}\r\nConnection: close\r\n\r\n");
+        let answer = said(&world, &format!("GET /v1/devices?{query} HTTP/1.1\r\n{head}")).await;
+        assert_eq!(answer.status, status, "{query}\n{}", answer.text);
+    }
+}

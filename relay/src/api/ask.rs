@@ -36,12 +36,25 @@ fn header<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a s
 
 fn seconds(headers: &HeaderMap, name: &'static str) -> Result<Option<u64>, Refusal> {
     let text = header(headers, name)?;
-    text.map(|text| text.parse().map_err(|_| malformed(name, "a whole number of seconds"))).transpose()
+    text.map(|text| whole_number(text).ok_or_else(|| malformed(name, "a whole number of seconds"))).transpose()
+}
+
+/// Digits and nothing else. What is more than can be counted is more than anybody may ask for, and is cut to that.
+fn whole_number(text: &str) -> Option<u64> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
+/// Whether every `%` has two hexadecimal digits behind it.
+fn is_percent_encoded(text: &str) -> bool {
+    let digits = |rest: &str| rest.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    text.split('%').skip(1).all(digits)
 }
 
 fn reason(headers: &HeaderMap) -> Result<Option<Text<{ moorline_proto::bounds::REASON_CHARS }>>, Refusal> {
     let Some(text) = header(headers, REASON_HEADER)? else { return Ok(None) };
-    let text = percent_decode_str(text).decode_utf8().map_err(|_| malformed(REASON_HEADER, "percent-encoded UTF-8"))?;
+    let decoded = percent_decode_str(text).decode_utf8().ok().filter(|_| is_percent_encoded(text));
+    let text = decoded.ok_or_else(|| malformed(REASON_HEADER, "percent-encoded UTF-8"))?;
     Text::new(text).map(Some).map_err(|error| malformed(REASON_HEADER, error))
 }
 

@@ -42,18 +42,20 @@ pub async fn list(State(edge): State<Arc<Edge>>, request: Request) -> Result<Jso
 
 fn page(query: &str) -> Result<(Option<DeviceId>, usize), Refusal> {
     let malformed = |detail: String| Refusal::new(ProblemCode::Malformed, detail);
-    let (mut after, mut most) = (None, PAGE);
+    let (mut after, mut most) = (None, None);
     for (name, value) in query.split('&').filter(|part| !part.is_empty()).map(|part| part.split_once('=').unwrap_or((part, ""))) {
         match name {
-            "after" => after = Some(parse(value)?),
-            "most" => {
-                let number = value.parse().ok().filter(|number| (1..=PAGE_MOST).contains(number));
-                most = number.ok_or_else(|| malformed(format!("most: a number from 1 to {PAGE_MOST}")))?;
+            "after" if after.is_none() => after = Some(parse(value)?),
+            "most" if most.is_none() => {
+                let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
+                let number = value.parse().ok().filter(|number| is_number && (1..=PAGE_MOST).contains(number));
+                most = Some(number.ok_or_else(|| malformed(format!("most: a number from 1 to {PAGE_MOST}")))?);
             }
+            "after" | "most" => return Err(malformed(format!("{name}: stands twice"))),
             other => return Err(malformed(format!("there is no query parameter {other:?}"))),
         }
     }
-    Ok((after, most))
+    Ok((after, most.unwrap_or(PAGE)))
 }
 
 fn row(edge: &Edge, record: &DeviceRecord) -> Device {
