@@ -40,6 +40,8 @@ async fn whoever_asks_a_websocket_for_something_else_is_told_what_it_wants() {
             (good.replace("Version: 13", "Version: 8, 13"), 426, "upgrade_required"),
             (without("Sec-WebSocket-Key"), 400, "malformed"),
             (without("Sec-WebSocket-Protocol"), 400, "malformed"),
+            (plus("Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="), 400, "malformed"),
+            (plus("Sec-WebSocket-Version: 13"), 400, "malformed"),
             (good.replace(subprotocol, "chat"), 400, "malformed"),
             (good.replace(subprotocol, &subprotocol.to_ascii_uppercase()), 400, "malformed"),
             (good.replace(subprotocol, "moorline.v2"), 400, "malformed"),
@@ -57,6 +59,9 @@ async fn whoever_asks_a_websocket_for_something_else_is_told_what_it_wants() {
         ] {
             let answer = said(&world, &request).await;
             assert_eq!((answer.status, &*answer.code), (status, code), "{request}\n{}", answer.text);
+            // As HTTP has it: what to upgrade to, and that the header is one of this connection alone.
+            let says_to_what = answer.text.contains("\r\nconnection: close, upgrade\r\nupgrade: websocket\r\n");
+            assert_eq!(says_to_what, status == 426, "{request}\n{}", answer.text);
             if code == "malformed" && request.contains("chat") {
                 assert!(answer.text.contains(&format!(r#""supported":["{subprotocol}"]"#)), "{}", answer.text);
             }
@@ -102,7 +107,7 @@ async fn a_path_is_taken_as_it_stands_and_never_decoded() {
 async fn what_is_no_request_for_this_relay_is_refused_and_the_connection_is_over() {
     let world = MemoryWorld::start().await;
     let host = format!("Host: {HOST}\r\n");
-    let close = "Connection: close\r\n";
+    let (close, chunks) = ("Connection: close\r\n", "1\r\nx\r\n0\r\n\r\n");
     for (request, statuses) in [
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_owned(), &[0, 400, 505][..]),
         (format!("GET /v1/about HTTP/2.0\r\n{host}\r\n"), &[0, 400, 505]),
@@ -128,6 +133,12 @@ async fn what_is_no_request_for_this_relay_is_refused_and_the_connection_is_over
         (format!("POST /v1/devices/lamp-1/streams HTTP/1.1\r\n{host}Content-Length: -1\r\n\r\n"), &[400]),
         (format!("POST /v1/devices/lamp-1/streams HTTP/1.1\r\n{host}Content-Length: 1, 1\r\n\r\nx"), &[400, 401]),
         (format!("POST /v1/devices/lamp-1/streams HTTP/1.1\r\n{host}Transfer-Encoding: gzip\r\n\r\nx"), &[400]),
+        // Where a body ends must be plain, also for addresses that have no use for one.
+        (format!("GET /v1/about HTTP/1.1\r\n{host}{close}Content-Length: 1\r\n\r\nx"), &[200]),
+        (format!("GET /v1/about HTTP/1.1\r\n{host}{close}Content-Length: 1\r\nContent-Length: 2\r\n\r\nxx"), &[400]),
+        (format!("GET /v1/about HTTP/1.1\r\n{host}{close}Transfer-Encoding: Chunked\r\n\r\n{chunks}"), &[200]),
+        (format!("GET /v1/about HTTP/1.1\r\n{host}{close}Transfer-Encoding: gzip, chunked\r\n\r\n{chunks}"), &[400]),
+        (format!("GET /v1/about HTTP/1.1\r\n{host}{close}{}\r\n{chunks}", "Transfer-Encoding: chunked\r\n".repeat(2)), &[400]),
     ] {
         let begun = Instant::now();
         let answer = said(&world, &request).await;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::header::{CONNECTION, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 use hyper::body::Incoming;
 use moorline_proto::problem::ProblemCode;
@@ -96,6 +96,9 @@ fn check(request: &Request<Incoming>) -> Result<(), Refusal> {
     if request.headers().get_all(HOST).iter().count() != 1 {
         return malformed("exactly one Host is required");
     }
+    if !is_coded_as_known(request.headers()) {
+        return malformed("Transfer-Encoding is chunked, once, and nothing else");
+    }
     let path = request.uri().path();
     if !path.starts_with('/') || path.contains(['%', '\\']) || path.contains("//") || path.contains("..") {
         return malformed("a path has no %, no \\, no // and no .. in it");
@@ -124,8 +127,16 @@ fn takes_query(method: &Method, path: &str) -> bool {
     method == Method::GET && path == moorline_proto::names::DEVICES
 }
 
+/// Whether the body comes as it is or in chunks, and in no further coding, which nobody here would undo. What hyper sees by itself (lengths
+/// that differ, chunks that are not last) never comes here; where chunks and a length are there, it drops the length and ends the connection.
+fn is_coded_as_known(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    codings.next().is_none_or(is_chunked) && codings.next().is_none()
+}
+
 /// Whether a request announces a body.
 pub(crate) fn announces_body(headers: &HeaderMap) -> bool {
-    let length = headers.get(http::header::CONTENT_LENGTH);
+    let length = headers.get(CONTENT_LENGTH);
     headers.contains_key(TRANSFER_ENCODING) || length.is_some_and(|length| length.as_bytes() != b"0")
 }

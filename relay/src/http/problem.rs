@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, StatusCode};
 use moorline_proto::names::PROBLEM_MEDIA_TYPE;
 use moorline_proto::problem::{Problem, ProblemCode};
@@ -71,7 +71,11 @@ impl IntoResponse for Refusal {
         put(CONNECTION, "close");
         match self.problem.status {
             401 => drop(put(WWW_AUTHENTICATE, "Bearer")),
-            426 => drop(put(SEC_WEBSOCKET_VERSION, "13")),
+            426 => {
+                put(CONNECTION, "close, upgrade");
+                put(UPGRADE, "websocket");
+                put(SEC_WEBSOCKET_VERSION, "13");
+            }
             _ => {}
         }
         if let Some(methods) = self.allow {

@@ -49,6 +49,11 @@ pub fn upgrade(request: &mut Request, subprotocol: &'static str, origins: &[Stri
     if !has_token(headers, CONNECTION, "upgrade") || !has_token(headers, UPGRADE, "websocket") {
         return Err(Refusal::new(ProblemCode::UpgradeRequired, "this address is a WebSocket: Connection: Upgrade, Upgrade: websocket"));
     }
+    for once in [SEC_WEBSOCKET_VERSION, SEC_WEBSOCKET_KEY] {
+        if headers.get_all(&once).iter().count() > 1 {
+            return Err(malformed(&format!("{once} stands twice")));
+        }
+    }
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
         return Err(Refusal::new(ProblemCode::UpgradeRequired, "Sec-WebSocket-Version must be 13"));
     }
