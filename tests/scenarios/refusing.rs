@@ -281,6 +281,25 @@ async fn a_control_channel_that_breaks_the_protocol_is_told_which_field() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn sixteen_messages_before_the_hello_are_passed_over_and_no_more() {
+    let world = MemoryWorld::start().await;
+    for (messages, verdict) in [(16, Ok("welcome")), (17, Err("protocol: too many messages before hello"))] {
+        let (mut socket, claims) = challenged(&world).await;
+        let key = world.key(&claims.sub).await;
+        let said = FromDevice::from(hello(&claims, &key)).encode();
+        for _ in 0..messages {
+            socket.send(Message::text(r#"{"type":"from_the_future"}"#)).await.unwrap();
+        }
+        socket.send(Message::text(said)).await.unwrap();
+        match (futures_util::StreamExt::next(&mut socket).await, verdict) {
+            (Some(Ok(Message::Text(text))), Ok(kind)) => assert!(text.contains(kind), "{text}"),
+            (Some(Ok(Message::Close(Some(frame)))), Err(reason)) => assert_eq!((u16::from(frame.code), &*frame.reason), (4400, reason)),
+            (other, verdict) => panic!("{other:?} instead of {verdict:?} after {messages} messages"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_says_nothing_is_closed_after_ten_seconds() {
     let world = MemoryWorld::start().await;
     let begun = Instant::now();

@@ -19,7 +19,7 @@ use crate::socket::{Frames, Socket};
 use crate::store::{DeviceRecord, Registry, StoreError};
 use moorline_proto::proof::Thumbprint;
 
-/// Messages before `hello` that are passed over.
+/// Messages before `hello` that are passed over, pings among them.
 const PASSED_OVER: usize = 16;
 
 /// A connection that has not said who it is.
@@ -140,7 +140,7 @@ impl Stranger {
     }
 
     async fn hello(&mut self) -> Result<Hello, HandshakeError> {
-        for _ in 0..PASSED_OVER {
+        for _ in 0..=PASSED_OVER {
             let message = self.socket.next().await;
             if let Some(Ok(message)) = &message {
                 self.socket.get_mut().finished(message);
