@@ -17,7 +17,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
 use rustls::{ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -83,13 +83,7 @@ impl Session {
                         self.plain.extend_from_slice(&record.payload[direct..]);
                     }
                 }
-                Ok(ConnectionState::EncodeTlsData(mut message)) => {
-                    let at = self.out.len();
-                    if let Err(EncodeError::InsufficientSize(size)) = message.encode(&mut []) {
-                        self.out.resize(at + size.required_size, 0);
-                        message.encode(&mut self.out[at..]).map_err(invalid)?;
-                    }
-                }
+                Ok(ConnectionState::EncodeTlsData(message)) => encode(message, &mut self.out)?,
                 Ok(ConnectionState::TransmitTlsData(queued)) => queued.done(),
                 Ok(ConnectionState::WriteTraffic(_)) => {
                     self.established = true;
@@ -110,12 +104,13 @@ impl Session {
         }
     }
 
-    /// After an error rustls has an alert ready that tells the peer.
+    /// After an error rustls has an alert ready that tells the peer, behind what it had to say before that.
     fn queue_alert(&mut self) {
-        if let Ok(ConnectionState::EncodeTlsData(mut alert)) = self.tls.process_tls_records(&mut []).state {
-            let mut record = [0; RECORD_OVERHEAD];
-            if let Ok(count) = alert.encode(&mut record) {
-                self.out.extend_from_slice(&record[..count]);
+        loop {
+            match self.tls.process_tls_records(&mut []).state {
+                Ok(ConnectionState::EncodeTlsData(message)) => drop(encode(message, &mut self.out)),
+                Ok(ConnectionState::TransmitTlsData(queued)) => queued.done(),
+                Ok(_) | Err(_) => return,
             }
         }
     }
@@ -160,6 +155,15 @@ impl Session {
             Err(error) => Err(invalid(error)),
         }
     }
+}
+
+fn encode(mut message: EncodeTlsData<'_, ServerConnectionData>, into: &mut Vec<u8>) -> io::Result<()> {
+    let at = into.len();
+    if let Err(EncodeError::InsufficientSize(size)) = message.encode(&mut []) {
+        into.resize(at + size.required_size, 0);
+        message.encode(&mut into[at..]).map_err(invalid)?;
+    }
+    Ok(())
 }
 
 /// Encrypts `plain` to `into[at..]`, which is made longer where it is too short. Where it ends.

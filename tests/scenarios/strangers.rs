@@ -60,7 +60,8 @@ async fn h2_is_never_agreed_on() {
     let dial = async |alpn: &[&str]| tls(TcpStream::connect(world.address).await.expect("it listens"), &world.ca_file(), alpn).await;
     let both = dial(&["h2", "http/1.1"]).await.expect("there is a protocol in common");
     assert_eq!(both.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
-    dial(&["h2"]).await.expect_err("there is none in common");
+    let refused = dial(&["h2"]).await.expect_err("there is none in common");
+    assert!(refused.to_string().contains("NoApplicationProtocol"), "the relay says so in TLS: {refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
