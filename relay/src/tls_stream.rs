@@ -15,11 +15,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
-use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
-use rustls::{ProtocolVersion, ServerConfig};
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+mod session;
+
+use session::{Input, Session};
 
 /// What one read takes from the socket: two full records and a little more.
 const READ: usize = 34 * 1024;
@@ -29,156 +30,12 @@ const RECORD: usize = 18 * 1024;
 const TOGETHER: usize = 4 * 1024;
 /// What one write encrypts for one system call: two of a leg's longest messages, each with its header.
 const WRITE: usize = 2 * (64 * 1024 + 16);
-/// The plaintext of a full record.
-const RECORD_PLAIN: usize = 16 * 1024;
-/// Header, content type and tag of a record, with room to spare. An alert fits in it too.
-const RECORD_OVERHEAD: usize = 64;
 /// A handshake message may span records; rustls itself bounds it at 64 KiB.
 const INCOMPLETE: usize = 72 * 1024;
 
 thread_local! {
     /// Where a write encrypts to. What the socket takes at once, which is nearly everything, needs no buffer of its connection's own.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// What the peer has said about its direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Input {
-    Open,
-    /// It said `close_notify`.
-    Closed,
-    /// The socket ended without one.
-    Truncated,
-}
-
-/// The part that knows no socket: ciphertext in; plaintext, and ciphertext to be sent, out.
-struct Session {
-    tls: UnbufferedServerConnection,
-    /// Decrypted, and not taken by the reader yet.
-    plain: BytesMut,
-    /// Encrypted, and not taken by the socket yet.
-    out: Vec<u8>,
-    established: bool,
-    input: Input,
-}
-
-fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
-impl Session {
-    /// Takes ciphertext in, and says how many bytes of its front are done with. Plaintext goes to `to` as far as it fits there.
-    fn process(&mut self, cipher: &mut [u8], to: &mut ReadBuf<'_>) -> io::Result<usize> {
-        let mut used = 0;
-        loop {
-            let UnbufferedStatus { mut discard, state } = self.tls.process_tls_records(&mut cipher[used..]);
-            let mut waits = false;
-            match state {
-                Ok(ConnectionState::ReadTraffic(mut records)) => {
-                    while let Some(record) = records.next_record() {
-                        let record = record.map_err(invalid)?;
-                        discard += record.discard;
-                        let direct = if self.plain.is_empty() { record.payload.len().min(to.remaining()) } else { 0 };
-                        to.put_slice(&record.payload[..direct]);
-                        self.plain.extend_from_slice(&record.payload[direct..]);
-                    }
-                }
-                Ok(ConnectionState::EncodeTlsData(message)) => encode(message, &mut self.out)?,
-                Ok(ConnectionState::TransmitTlsData(queued)) => queued.done(),
-                Ok(ConnectionState::WriteTraffic(_)) => {
-                    self.established = true;
-                    waits = true;
-                }
-                Ok(ConnectionState::PeerClosed) => self.input = Input::Closed,
-                Ok(ConnectionState::BlockedHandshake | ConnectionState::Closed) => waits = true,
-                Ok(other) => return Err(io::Error::other(format!("TLS came to a state that is not expected: {other:?}"))),
-                Err(error) => {
-                    self.queue_alert();
-                    return Err(invalid(error));
-                }
-            }
-            used += discard;
-            if waits {
-                return Ok(used);
-            }
-        }
-    }
-
-    /// After an error rustls has an alert ready that tells the peer, behind what it had to say before that.
-    fn queue_alert(&mut self) {
-        loop {
-            match self.tls.process_tls_records(&mut []).state {
-                Ok(ConnectionState::EncodeTlsData(message)) => drop(encode(message, &mut self.out)),
-                Ok(ConnectionState::TransmitTlsData(queued)) => queued.done(),
-                Ok(_) | Err(_) => return,
-            }
-        }
-    }
-
-    /// Encrypts to where [`Session::out`] has bytes already that go first.
-    fn queue(&mut self, plain: &[u8]) -> io::Result<()> {
-        self.when_writable(|traffic, out| {
-            let at = out.len();
-            let end = seal(traffic, plain, out, at)?;
-            out.truncate(end);
-            Ok(())
-        })
-    }
-
-    /// Encrypts to the front of `scratch`, and says how much it became.
-    fn encrypt(&mut self, plain: &[u8], scratch: &mut Vec<u8>) -> io::Result<usize> {
-        self.when_writable(|traffic, _| seal(traffic, plain, scratch, 0))
-    }
-
-    fn close_notify(&mut self) -> io::Result<()> {
-        self.settle()?;
-        self.when_writable(|traffic, out| {
-            let mut alert = [0; RECORD_OVERHEAD];
-            let count = traffic.queue_close_notify(&mut alert).map_err(invalid)?;
-            out.extend_from_slice(&alert[..count]);
-            Ok(())
-        })
-    }
-
-    /// What earlier reads made rustls say, such as the answer to a key update, is queued and goes first.
-    fn settle(&mut self) -> io::Result<()> {
-        self.process(&mut [], &mut ReadBuf::new(&mut [])).map(drop)
-    }
-
-    fn when_writable<T>(
-        &mut self,
-        act: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>, &mut Vec<u8>) -> io::Result<T>,
-    ) -> io::Result<T> {
-        match self.tls.process_tls_records(&mut []).state {
-            Ok(ConnectionState::WriteTraffic(mut traffic)) => act(&mut traffic, &mut self.out),
-            Ok(_) => Err(io::ErrorKind::BrokenPipe.into()),
-            Err(error) => Err(invalid(error)),
-        }
-    }
-}
-
-fn encode(mut message: EncodeTlsData<'_, ServerConnectionData>, into: &mut Vec<u8>) -> io::Result<()> {
-    let at = into.len();
-    if let Err(EncodeError::InsufficientSize(size)) = message.encode(&mut []) {
-        into.resize(at + size.required_size, 0);
-        message.encode(&mut into[at..]).map_err(invalid)?;
-    }
-    Ok(())
-}
-
-/// Encrypts `plain` to `into[at..]`, which is made longer where it is too short. Where it ends.
-fn seal(traffic: &mut WriteTraffic<'_, ServerConnectionData>, plain: &[u8], into: &mut Vec<u8>, at: usize) -> io::Result<usize> {
-    let records = plain.len() / RECORD_PLAIN + 1;
-    let enough = at + plain.len() + records * RECORD_OVERHEAD;
-    if into.len() < enough {
-        into.resize(enough, 0);
-    }
-    let mut done = traffic.encrypt(plain, &mut into[at..]);
-    if let Err(EncryptError::InsufficientSize(size)) = &done {
-        into.resize(at + size.required_size, 0);
-        done = traffic.encrypt(plain, &mut into[at..]);
-    }
-    done.map(|count| at + count).map_err(invalid)
 }
 
 /// A TLS connection, on the server's side.
@@ -200,8 +57,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     /// # Cancel safety
     /// Dropping the future drops the connection.
     pub async fn accept(config: Arc<ServerConfig>, io: S) -> io::Result<Self> {
-        let tls = UnbufferedServerConnection::new(config).map_err(invalid)?;
-        let session = Session { tls, plain: BytesMut::new(), out: Vec::new(), established: false, input: Input::Open };
+        let session = Session::new(config)?;
         let mut stream = Self { io, session, incomplete: Vec::new(), closing: false };
         std::future::poll_fn(|cx| stream.poll_handshake(cx)).await?;
         Ok(stream)
@@ -214,13 +70,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
 
     /// Whether bytes are buffered here, which they are not in a connection that is idle.
     pub fn holds_bytes(&self) -> bool {
-        let vectors = [self.session.plain.capacity(), self.session.out.capacity(), self.incomplete.capacity()];
-        vectors != [0; 3]
+        self.session.holds_bytes() || self.incomplete.capacity() > 0
     }
 
     fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            if self.session.established && self.session.tls.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
+            if self.session.established && self.session.is_tls13() {
                 // Session tickets go with what is said next: written now, they would wake the peer for nothing.
                 return Poll::Ready(Ok(()));
             }
@@ -311,17 +166,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         }
         Ok(())
     }
-
-    /// Hands over plaintext that did not fit before.
-    fn take_plain(&mut self, to: &mut ReadBuf<'_>) {
-        let plain = &mut self.session.plain;
-        let some = to.remaining().min(plain.len());
-        to.put_slice(&plain[..some]);
-        plain.advance(some);
-        if plain.is_empty() {
-            *plain = BytesMut::new();
-        }
-    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
@@ -330,7 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
         let before = to.filled().len();
         loop {
             if !self.session.plain.is_empty() {
-                self.take_plain(to);
+                self.session.take_plain(to);
             }
             if to.filled().len() > before || to.remaining() == 0 {
                 return Poll::Ready(Ok(()));
