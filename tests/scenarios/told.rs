@@ -12,9 +12,10 @@ use moorline_proto::control::{Cancel, CancelCode, RejectCode, ToDevice};
 use moorline_proto::problem::ProblemCode;
 use moorline_proto::secret::Secret;
 use moorline_relay::auth::mint::SigningKey;
+use moorline_tests::memory::INSTANCE;
 use moorline_tests::programs::{Done, command, feed, run};
 use moorline_tests::window::{Answer, Window};
-use moorline_tests::wire::{NotAdmitted, WireDevice, WireLeg, bearer};
+use moorline_tests::wire::{NotAdmitted, Persona, WireDevice, WireLeg, bearer};
 use moorline_tests::world::World;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -353,4 +354,23 @@ async fn how_an_open_stream_was_cut() {
     cut_is_told(&done.await, CloseReason::RelayDraining);
     drop(device);
     assert_eq!(world.relay.ended().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_reads_in_the_log_what_was_wrong_with_a_proof_and_the_device_does_not_hear_it() {
+    let world = World::start().await;
+    let (own, foreign) = (SigningKey::generate().expect("keys are made"), SigningKey::generate().expect("keys are made"));
+    world.add("lamp-1", own.public().to_pem().as_bytes()).await;
+    let persona = Persona {
+        device: "lamp-1".parse().expect("a device id"),
+        key: &foreign,
+        instance: INSTANCE.parse().expect("an instance"),
+        services: &[],
+        host: "localhost",
+        features: &[],
+    };
+    let NotAdmitted(code, reason) = WireDevice::come_online(world.dial().await, &persona).await.expect_err("the key is another");
+    assert_eq!((code, reason.contains("kid")), (4401, false), "{reason}");
+    let logged = world.relay.event("a device was not admitted").await;
+    assert_eq!(logged["error"], "the proof of lamp-1 does not hold: its kid names no key of the device");
 }

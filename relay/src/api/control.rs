@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::api::{Edge, visitor};
+use crate::causes::Causes;
 use crate::control;
 use crate::control::handle::{About, DeviceHandle};
 use crate::control::handshake::{HandshakeError, Judge, Known, Stranger};
@@ -53,7 +54,7 @@ async fn channel(edge: Arc<Edge>, upgrading: Upgrading, visitor: Visitor, stop: 
     let known = match known {
         Ok(Some(known)) => known,
         Ok(None) => return debug!(%address, "a control channel did not come about"),
-        Err(error) => return warn!(%address, error = &error as &dyn std::error::Error, "a device was not admitted"),
+        Err(error) => return warn!(%address, error = %Causes(&error), "a device was not admitted"),
     };
     visitor.slot.admitted();
     serve(&edge, known, &visitor, stop).await;
@@ -114,7 +115,7 @@ fn hear(edge: &Edge, handle: &DeviceHandle, answer: Answer) {
 async fn remember(edge: &Edge, handle: &DeviceHandle, kid: Option<moorline_proto::proof::Thumbprint>) {
     let device = &handle.about().device;
     if let Err(error) = edge.registry.seen(device, kid, edge.clock.now()).await {
-        warn!(%device, error = &error as &dyn std::error::Error, "when the device was seen is not recorded");
+        warn!(%device, error = %Causes(&error), "when the device was seen is not recorded");
     }
 }
 

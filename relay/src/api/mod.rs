@@ -22,6 +22,7 @@ use rand::RngExt;
 use crate::auth::caller::{Caller, CallerAuth};
 use crate::auth::leave::ActLeave;
 use crate::auth::policy::{self, On};
+use crate::causes::Causes;
 use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::http::bearer::bearer;
@@ -99,6 +100,6 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, 
 }
 
 fn registry_failed(error: &StoreError) -> Refusal {
-    tracing::error!(error = error as &dyn std::error::Error, "the registry failed");
+    tracing::error!(error = %Causes(error), "the registry failed");
     Refusal::new(ProblemCode::Internal, "the registry did not answer")
 }
