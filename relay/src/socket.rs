@@ -1,5 +1,6 @@
 //! One connection as bytes, whatever carries it. One exact type, so that hyper's upgraded connection can be turned back into it.
 
+use std::future::pending;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -184,6 +185,19 @@ impl Socket {
         ready!(carrier!(self, io => Pin::new(io).poll_flush(cx)))?;
         (self.held, self.standing) = (Vec::new(), Standing::Nothing);
         Poll::Ready(Ok(()))
+    }
+
+    /// Waits until the peer has reset the connection, without reading from it.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn was_reset(&self) {
+        let tcp = match &self.carrier {
+            Carrier::Plain(tcp) => tcp,
+            Carrier::Tls(tls) => tls.get_ref(),
+            Carrier::Memory(_) => return pending().await,
+        };
+        drop(tcp.ready(Interest::ERROR).await); // an error of it says the same
     }
 
     /// Drops the connection with a TCP reset: whoever reads from it sees that it was cut.

@@ -349,6 +349,26 @@ async fn who_hangs_up_before_the_stream_is_open_frees_the_device_at_once() {
     the_caller_is_gone(&mut device, offer).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_said_much_before_the_stream_is_open_and_is_gone_frees_the_device_too() {
+    let world = World::start_with("ping = '300ms'\n").await;
+    let mut device = world.wire_device("lamp-1").await;
+    for is_reset in [true, false] {
+        let authorization = bearer(&world.token());
+        let path = "/v1/devices/lamp-1/connect/ssh";
+        let mut caller = WireLeg::join(world.dial().await, "localhost", path, &[("authorization", &authorization)]).await.unwrap();
+        let offer = device.offer().await;
+        // More than the relay holds: it does not read on, and a Close would not be seen.
+        caller.say(vec![7; 65_536]).await;
+        caller.say(vec![7; 65_536]).await;
+        if is_reset {
+            caller.socket.get_ref().get_ref().0.set_zero_linger().expect("a socket of this machine");
+        }
+        drop(caller);
+        the_caller_is_gone(&mut device, offer).await;
+    }
+}
+
 async fn the_caller_is_gone(device: &mut WireDevice<TlsStream<TcpStream>>, offer: Offer) {
     let told = timeout(Duration::from_secs(20), device.next()).await.expect("long before the deadline");
     assert_eq!(told, Ok(ToDevice::Cancel(Cancel { stream: offer.stream, code: CancelCode::CallerGone })));

@@ -90,31 +90,40 @@ impl Leg {
     /// # Cancel safety
     /// What was read stays held.
     pub async fn watch(&mut self) -> Fate {
-        poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(Err(fate)) = self.poll_flush(cx) {
-                    self.fate.get_or_insert(fate);
-                }
-                if let Some(fate) = &self.fate {
-                    return Poll::Ready(fate.clone());
-                }
-                let held = self.held.taken.bytes + self.held.taken.text;
-                let crosses = self.decoder.is_inside_message() && held < HELD_BEFORE_OPENED_BYTES + LEG_BINARY_BYTES;
-                if held >= HELD_BEFORE_OPENED_BYTES && !crosses {
-                    self.reading = false;
-                    return Poll::Pending;
-                }
-                let mut all = take(&mut self.held);
-                let read =
-                    scratch::with(|Scratch { input, .. }| self.poll_read(&mut input[..READ_TO_HOLD], &mut all.batch, Instant::now(), cx));
-                self.held = all;
-                if let Ok(taken) = ready!(read) {
-                    self.held.taken.bytes += taken.bytes;
-                    self.held.taken.text += taken.text;
-                }
+        loop {
+            if let Some(fate) = poll_fn(|cx| self.poll_ahead(cx)).await {
+                return fate;
             }
-        })
-        .await
+            // Nothing is read, so nothing but this is seen of its end: at once where it is reset, else by the next ping.
+            self.socket.was_reset().await;
+            self.fate.get_or_insert(Fate::Lost);
+        }
+    }
+
+    /// Reads ahead: ready with its fate, or with nothing once enough is held.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Option<Fate>> {
+        loop {
+            if let Poll::Ready(Err(fate)) = self.poll_flush(cx) {
+                self.fate.get_or_insert(fate);
+            }
+            if let Some(fate) = &self.fate {
+                return Poll::Ready(Some(fate.clone()));
+            }
+            let held = self.held.taken.bytes + self.held.taken.text;
+            let crosses = self.decoder.is_inside_message() && held < HELD_BEFORE_OPENED_BYTES + LEG_BINARY_BYTES;
+            if held >= HELD_BEFORE_OPENED_BYTES && !crosses {
+                self.reading = false;
+                return Poll::Ready(None);
+            }
+            let mut all = take(&mut self.held);
+            let read =
+                scratch::with(|Scratch { input, .. }| self.poll_read(&mut input[..READ_TO_HOLD], &mut all.batch, Instant::now(), cx));
+            self.held = all;
+            if let Ok(taken) = ready!(read) {
+                self.held.taken.bytes += taken.bytes;
+                self.held.taken.text += taken.text;
+            }
+        }
     }
 
     /// What was held, for the other leg.
