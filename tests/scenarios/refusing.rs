@@ -94,6 +94,8 @@ async fn bodies_are_checked_and_the_wrong_field_is_named() {
     let _device = world.device("lamp-1").await;
     let post = async |body| world.request("POST", "/v1/devices/lamp-1/streams", &[], Some(body)).await;
     let put = async |body| world.request("PUT", "/v1/devices/lamp-9", &[], Some(body)).await;
+    // 32 bytes each, and no point of the curve.
+    let nowhere = format!("{}E", "A".repeat(42));
     for (answer, word) in [
         (post(json!({})).await, "service"),
         (post(json!({"service": "SSH"})).await, "lower case"),
@@ -102,6 +104,8 @@ async fn bodies_are_checked_and_the_wrong_field_is_named() {
         (post(json!({"service": "ssh", "reason": "x".repeat(257)})).await, "reason"),
         (put(json!({"keys": []})).await, "keys"),
         (put(json!({"keys": ["no key"]})).await, "keys"),
+        (put(json!({"keys": [{"kty": "EC", "crv": "P-256", "x": "AAAA", "y": "AAAA"}]})).await, "keys"),
+        (put(json!({"keys": [{"kty": "EC", "crv": "P-256", "x": nowhere, "y": nowhere}]})).await, "keys[0]"),
         (put(json!({"keys": [], "colour": "red"})).await, "colour"),
     ] {
         assert_eq!((answer.0, answer.2["code"].as_str()), (400, Some("malformed")), "{}", answer.2);

@@ -14,6 +14,7 @@ use moorline_proto::proof::PublicKey;
 use tracing::info;
 
 use crate::api::{Edge, parse, registry_failed, visitor};
+use crate::auth::is_usable;
 use crate::auth::policy::On;
 use crate::control::handle::Parting;
 use crate::directory::Place;
@@ -124,6 +125,9 @@ pub async fn put(
     let caller = edge.caller(&head.headers, &visitor)?;
     let leave = edge.act(&caller, Action::DeviceWrite, On::device(&device), &visitor)?;
     let keys: Vec<PublicKey> = keys.into_iter().map(|key| key.0).collect();
+    if let Some(useless) = keys.iter().position(|key| !is_usable(key)) {
+        return Err(Refusal::new(ProblemCode::Malformed, format!("keys[{useless}]: no point of its curve, so nobody has its private key")));
+    }
     let put = edge.registry.put_device(&device, &keys, edge.clock.now()).await.map_err(|error| match error {
         StoreError::Conflict { .. } => Refusal::new(ProblemCode::Conflict, error.to_string()),
         error => registry_failed(&error),

@@ -5,6 +5,7 @@
 //!   bearer ──▶ caller::CallerAuth ──▶ Caller ──▶ policy::decide ──▶ leave::OpenLeave, leave::ActLeave
 //! ```
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use moorline_proto::proof::{KeyAlgorithm, PublicKey};
 
@@ -21,6 +22,14 @@ fn decoding_key(key: &PublicKey) -> DecodingKey {
     match key {
         PublicKey::Ed25519(raw) => DecodingKey::from_ed_der(raw),
         PublicKey::P256(point) => DecodingKey::from_ec_der(&[&[0x04], &point[..]].concat()),
+    }
+}
+
+/// Whether signatures can be checked with the key: a point that is not on its curve is as long as any other, and proves nobody.
+pub fn is_usable(key: &PublicKey) -> bool {
+    match key {
+        PublicKey::Ed25519(raw) => ParsedPublicKey::new(&ED25519, raw).is_ok(),
+        PublicKey::P256(point) => ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, [&[0x04], &point[..]].concat()).is_ok(),
     }
 }
 
