@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use moorline_proto::causes::Causes;
 use moorline_proto::close::CloseReason;
 use moorline_proto::control::{Cancel, Offer, Reject, RejectCode};
 use moorline_proto::id::{Instance, StreamId};
@@ -124,7 +125,7 @@ impl Inside {
 
     fn not_connected(&self, error: &ConnectError) {
         let relay = &self.settings.join.url;
-        warn!(%relay, error = error as &dyn std::error::Error, "not connected");
+        warn!(%relay, error = %Causes(error), "not connected");
     }
 
     async fn pause(&self, backoff: &mut Backoff, trouble: &Trouble) {

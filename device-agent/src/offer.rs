@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use moorline_proto::bounds::TARGET_WITHIN;
+use moorline_proto::causes::Causes;
 use moorline_proto::control::{Accept, CallerInfo, Offer, Reject, RejectCode};
 use moorline_proto::id::{Feature, ServiceName, StreamId};
 use moorline_proto::text::{Data, Text};
@@ -140,7 +141,7 @@ impl Handler for Policy {
             match target.dial(offer.target_within).await {
                 Ok(local) => Decision::Accept(Accepted::local(local)),
                 Err(error) => {
-                    warn!(service = %offer.service, %target, error = &error as &dyn std::error::Error, "target not reached");
+                    warn!(service = %offer.service, %target, error = %Causes(&error), "target not reached");
                     // The address of the target is the device's own matter.
                     Decision::reject(error.code(), error.to_string())
                 }

@@ -1,11 +1,11 @@
-//! An error in one line of the log, with what lies beneath it: in JSON, a log line has an error's own words alone.
+//! An error in one line, with what lies beneath it: a line of the log in JSON has an error's own words alone.
 
 use std::error::Error;
 use std::fmt;
 
 /// Shows an error and its causes, with colons between.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Causes<'a>(pub &'a (dyn Error + 'static));
+pub struct Causes<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for Causes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -27,6 +27,7 @@
 
 pub mod api;
 pub mod bounds;
+pub mod causes;
 pub mod claims;
 pub mod close;
 mod code;

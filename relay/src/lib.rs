@@ -4,7 +4,6 @@
 
 pub mod api;
 pub mod auth;
-mod causes;
 pub mod cli;
 pub mod clock;
 pub mod config;

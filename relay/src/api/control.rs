@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::api::{Edge, visitor};
-use crate::causes::Causes;
 use crate::control;
 use crate::control::handle::{About, DeviceHandle};
 use crate::control::handshake::{HandshakeError, Judge, Known, Stranger};
@@ -26,6 +25,7 @@ use crate::opening::Event;
 use crate::random;
 use crate::slots::Visitor;
 use crate::socket::Frames;
+use moorline_proto::causes::Causes;
 
 /// Devices of a relay that stops dial anew within this, each at a moment of its own.
 const RECONNECT_SPREAD: Duration = Duration::from_secs(2);

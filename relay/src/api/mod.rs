@@ -22,7 +22,6 @@ use rand::RngExt;
 use crate::auth::caller::{Caller, CallerAuth};
 use crate::auth::leave::ActLeave;
 use crate::auth::policy::{self, On};
-use crate::causes::Causes;
 use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::http::bearer::bearer;
@@ -34,6 +33,7 @@ use crate::slots::Visitor;
 use crate::store::{Registry, StoreError};
 use crate::streams::Streams;
 use crate::tasks::Tasks;
+use moorline_proto::causes::Causes;
 
 /// What the handlers answer from. One for each relay.
 #[derive(Debug)]
