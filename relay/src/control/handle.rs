@@ -12,8 +12,9 @@ use moorline_proto::text::Text;
 use moorline_proto::timestamp::Timestamp;
 use tokio::sync::{Notify, oneshot, watch};
 
-/// Orders that wait for a device that is not keeping up.
-const ORDERS: usize = 64;
+/// Orders that wait for a device that is not keeping up: an offer and its cancel for each of as many streams as one device may have, since all
+/// may come in one moment. What is left of them when the device falls silent is found by its deadlines.
+const ORDERS: usize = 1_024;
 
 /// What a session is told to do.
 #[derive(Debug)]
