@@ -55,6 +55,15 @@ pub enum Carrier {
     Memory(DuplexStream),
 }
 
+/// How much is wanted of one read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amount {
+    /// What the buffer holds.
+    Little,
+    /// All that the connection gives at once.
+    Much,
+}
+
 /// How it stands with the head of a 101.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
@@ -167,6 +176,32 @@ impl Socket {
             Carrier::Tls(tls) => !tls.holds_bytes() && matches!(peek(tls.get_ref()), Ok(0)),
             Carrier::Memory(_) => false,
         }
+    }
+
+    /// Reads once, and gives what came to `sink`, in pieces. Says how many bytes they were: none at the peer's end. Without TLS, or where no more
+    /// is wanted than `input` holds, by way of that.
+    ///
+    /// # Errors
+    /// The connection's own.
+    pub fn poll_take(
+        &mut self,
+        amount: Amount,
+        input: &mut [u8],
+        cx: &mut Context<'_>,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Poll<io::Result<usize>> {
+        if let Carrier::Tls(tls) = &mut self.carrier
+            && amount == Amount::Much
+            && self.ahead.is_empty()
+            && self.standing == Standing::Nothing
+            && self.unfinished.is_none()
+        {
+            return tls.poll_take(cx, sink);
+        }
+        let mut read = ReadBuf::new(input);
+        ready!(Pin::new(self).poll_read(cx, &mut read))?;
+        sink(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
     }
 
     /// Has the head of a 101 written, and what goes with it.

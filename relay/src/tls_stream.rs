@@ -1,16 +1,16 @@
 //! One TLS connection of the relay, that owns no buffer while nothing is in flight.
 //!
 //! `rustls::ServerConnection` keeps a read buffer of 4 KiB for life, which is more than all else that an idle device costs. The unbuffered API
-//! leaves the buffers to its caller: here they are on the stack for a read, and in vectors that are given up when they are empty.
+//! leaves the buffers to its caller: here they are the thread's, and vectors that are given up when they are empty.
 //!
 //! For one task at a time: it is not made to be split between two.
 //!
 //! Does not own: certificates and what is offered ([`crate::listen::tls`]), deadlines.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
-use std::mem::{MaybeUninit, take};
+use std::mem::take;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -20,10 +20,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 mod session;
 
-use session::{Input, Session};
+use session::{All, Input, Session, Sink};
 
-/// What one read takes from the socket: two full records and a little more.
+/// What one read takes from the socket where bytes may have to wait for a reader that takes less: two full records and a little more.
 const READ: usize = 34 * 1024;
+/// What one read takes where all that comes is taken at once.
+const READ_ALL: usize = 128 * 1024;
 /// A full record, with what TLS 1.2 may add to it.
 const RECORD: usize = 18 * 1024;
 /// Ciphertext that is queued and is no longer than this goes in one write with what is said next: session tickets, for one.
@@ -34,6 +36,8 @@ const WRITE: usize = 2 * (64 * 1024 + 16);
 const INCOMPLETE: usize = 72 * 1024;
 
 thread_local! {
+    /// Where a read reads to, and decrypts.
+    static CIPHER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     /// Where a write encrypts to. What the socket takes at once, which is nearly everything, needs no buffer of its connection's own.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
@@ -94,12 +98,53 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         }
     }
 
+    /// Reads once, and gives all that came to `to`. Says how many bytes they were: none at the peer's `close_notify`.
+    ///
+    /// # Errors
+    /// As when it is read from.
+    pub fn poll_take(&mut self, cx: &mut Context<'_>, to: &mut dyn FnMut(&[u8])) -> Poll<io::Result<usize>> {
+        let mut all = All { to, count: 0 };
+        ready!(self.poll_plain(cx, &mut all, |all| all.count > 0))?;
+        Poll::Ready(Ok(all.count))
+    }
+
+    /// Reads until there is something, or the end.
+    fn poll_plain<K: Sink>(&mut self, cx: &mut Context<'_>, to: &mut K, has_some: impl Fn(&K) -> bool) -> Poll<io::Result<()>> {
+        loop {
+            if !self.session.plain.is_empty() {
+                self.session.take_plain(to);
+            }
+            if has_some(to) {
+                return Poll::Ready(Ok(()));
+            }
+            match self.session.input {
+                // TLS' own answers, to a key update for one, go with what is said next.
+                Input::Open => {
+                    if let Err(error) = ready!(self.poll_in(cx, to)) {
+                        drop(self.poll_out(cx)); // the alert, as in the handshake
+                        return Poll::Ready(Err(error));
+                    }
+                }
+                Input::Closed => return Poll::Ready(Ok(())),
+                Input::Truncated => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            }
+        }
+    }
+
     /// Reads from the socket once, and takes in what came.
-    fn poll_in(&mut self, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let mut scratch = [const { MaybeUninit::uninit() }; READ];
-        let mut read = ReadBuf::uninit(&mut scratch);
+    fn poll_in(&mut self, cx: &mut Context<'_>, to: &mut impl Sink) -> Poll<io::Result<()>> {
+        let mut scratch = CIPHER.take();
+        scratch.resize(READ_ALL, 0);
+        let size = if to.takes_all() { READ_ALL } else { READ };
+        let taken = self.poll_cipher(cx, &mut scratch[..size], to);
+        CIPHER.set(scratch);
+        taken
+    }
+
+    fn poll_cipher(&mut self, cx: &mut Context<'_>, scratch: &mut [u8], to: &mut impl Sink) -> Poll<io::Result<()>> {
+        let mut read = ReadBuf::new(scratch);
         let ahead = self.incomplete.len();
-        if ahead <= READ - RECORD {
+        if ahead <= read.capacity() - RECORD {
             read.put_slice(&self.incomplete);
         }
         let before = read.filled().len();
@@ -172,25 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
     /// The end is `close_notify`; a socket that ends without one is [`io::ErrorKind::UnexpectedEof`].
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = to.filled().len();
-        loop {
-            if !self.session.plain.is_empty() {
-                self.session.take_plain(to);
-            }
-            if to.filled().len() > before || to.remaining() == 0 {
-                return Poll::Ready(Ok(()));
-            }
-            match self.session.input {
-                // TLS' own answers, to a key update for one, go with what is said next.
-                Input::Open => {
-                    if let Err(error) = ready!(self.poll_in(cx, to)) {
-                        drop(self.poll_out(cx)); // the alert, as in the handshake
-                        return Poll::Ready(Err(error));
-                    }
-                }
-                Input::Closed => return Poll::Ready(Ok(())),
-                Input::Truncated => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-            }
-        }
+        self.poll_plain(cx, to, |to| to.filled().len() > before || to.remaining() == 0)
     }
 }
 

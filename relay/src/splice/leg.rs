@@ -2,20 +2,19 @@
 
 use std::future::poll_fn;
 use std::mem::take;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use moorline_proto::bounds::{CLOSE_WITHIN, HELD_BEFORE_OPENED_BYTES, LEG_BINARY_BYTES};
 use moorline_proto::close::CloseReason;
-use moorline_proto::frame::{Batch, Close, Decoder, Event};
+use moorline_proto::frame::Batch;
 use moorline_proto::leg::LegText;
-use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, timeout};
 
 use crate::slots::Slot;
-use crate::socket::Socket;
-use crate::splice::fate::{self, Fate, Text};
+use crate::socket::{Amount, Socket};
+use crate::splice::ear::{Ear, Taken};
+use crate::splice::fate::Fate;
 use crate::splice::outbox::Outbox;
 use crate::splice::pulse::{Due, Pulse, Standing};
 use crate::splice::scratch::{self, Scratch};
@@ -29,20 +28,15 @@ const PONGS_BYTES: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct Leg {
     socket: Socket,
-    decoder: Decoder,
+    pub(super) ear: Ear,
     /// What came before `opened`, as the other side will get it.
     held: Held,
     outbox: Outbox,
     /// The payload of a ping whose pong has no place yet.
     ping: Option<Vec<u8>>,
     fate: Option<Fate>,
-    /// What its own Close said, to be said again.
-    farewell: Option<Close>,
     /// Our Close was handed over: nothing may follow it.
     closing: bool,
-    pub(super) pulse: Pulse,
-    /// The side said `end`, or closed in a way that means it.
-    pub(super) ended: bool,
     /// The relay waits for a frame of it: the last look found none.
     pub(super) reading: bool,
     _slot: Slot,
@@ -57,29 +51,17 @@ pub(super) struct Held {
     pub(super) taken: Taken,
 }
 
-/// How much was read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Taken {
-    /// Bytes of the stream.
-    pub(super) bytes: usize,
-    /// Bytes of text.
-    pub(super) text: usize,
-}
-
 impl Leg {
     /// A leg right behind its 101, in its connection's place.
     pub fn new(socket: Socket, ping: Duration, slot: Slot) -> Self {
         Self {
             socket,
-            decoder: Decoder::of_side(),
+            ear: Ear::new(Pulse::new(ping, Instant::now())),
             held: Held::default(),
             outbox: Outbox::default(),
             ping: None,
             fate: None,
-            farewell: None,
             closing: false,
-            pulse: Pulse::new(ping, Instant::now()),
-            ended: false,
             reading: true,
             _slot: slot,
         }
@@ -110,14 +92,15 @@ impl Leg {
                 return Poll::Ready(Some(fate.clone()));
             }
             let held = self.held.taken.bytes + self.held.taken.text;
-            let crosses = self.decoder.is_inside_message() && held < HELD_BEFORE_OPENED_BYTES + LEG_BINARY_BYTES;
+            let crosses = self.ear.is_inside_message() && held < HELD_BEFORE_OPENED_BYTES + LEG_BINARY_BYTES;
             if held >= HELD_BEFORE_OPENED_BYTES && !crosses {
                 self.reading = false;
                 return Poll::Ready(None);
             }
             let mut all = take(&mut self.held);
-            let read =
-                scratch::with(|Scratch { input, .. }| self.poll_read(&mut input[..READ_TO_HOLD], &mut all.batch, Instant::now(), cx));
+            let read = scratch::with(|Scratch { input, .. }| {
+                self.poll_read(Amount::Little, &mut input[..READ_TO_HOLD], &mut all.batch, Instant::now(), cx)
+            });
             self.held = all;
             if let Ok(taken) = ready!(read) {
                 self.held.taken.bytes += taken.bytes;
@@ -134,7 +117,7 @@ impl Leg {
     /// Takes what the other leg had held.
     pub(super) fn hand_over(&mut self, batch: Batch) {
         if !self.is_over() && !batch.is_empty() {
-            self.pulse.sent(Instant::now());
+            self.ear.pulse.sent(Instant::now());
             self.outbox.push(&batch.into_bytes());
         }
     }
@@ -145,6 +128,7 @@ impl Leg {
     /// The leg's [`Fate`], again at every further call; what came before it was given out by then.
     pub(super) fn poll_read(
         &mut self,
+        amount: Amount,
         input: &mut [u8],
         batch: &mut Batch,
         now: Instant,
@@ -154,53 +138,18 @@ impl Leg {
             return Poll::Ready(Err(fate.clone()));
         }
         self.reading = true;
-        let mut taken = Taken::default();
-        let read = ready!(poll_some(&mut self.socket, input, cx));
-        match read {
-            [] => self.fate = Some(Fate::Lost),
-            bytes => {
-                self.pulse.heard(now);
-                if let Err(fate) = self.understand(bytes, batch, &mut taken, now) {
-                    self.fate = Some(fate);
-                }
+        let (mut taken, mut heard, ear) = (Taken::default(), Ok(()), &mut self.ear);
+        let read = self.socket.poll_take(amount, input, cx, &mut |bytes| {
+            if heard.is_ok() {
+                heard = ear.hear(bytes, batch, &mut taken, now);
             }
+        });
+        let ended = !matches!(ready!(read), Ok(1..));
+        for payload in take(&mut self.ear.pings) {
+            self.answer(payload);
         }
+        self.fate = heard.err().or(ended.then_some(Fate::Lost));
         Poll::Ready(Ok(taken))
-    }
-
-    fn understand(&mut self, mut input: &[u8], batch: &mut Batch, taken: &mut Taken, now: Instant) -> Result<(), Fate> {
-        while let Some(event) = self.decoder.next(&mut input)? {
-            match event {
-                Event::Bytes(_) if self.ended => return Err(Fate::broke("bytes after end")),
-                Event::Bytes(run) => {
-                    taken.bytes += run.len();
-                    batch.bytes(run);
-                }
-                Event::Text(text) => match fate::read(&text)? {
-                    Text::Ends if self.ended => {}
-                    means => {
-                        self.ended |= means == Text::Ends;
-                        taken.text += text.len();
-                        batch.text(&text);
-                    }
-                },
-                Event::Ping(payload) => {
-                    if !self.pulse.pinged(now) {
-                        return Err(Fate::broke("more than 100 pings a second"));
-                    }
-                    self.answer(payload);
-                }
-                Event::Pong(payload) => self.pulse.answered(&payload),
-                Event::Close(close) => {
-                    self.farewell = close;
-                    return Err(match self.farewell.as_ref().map(|close| close.code) {
-                        None | Some(1000) => Fate::Done,
-                        Some(code) => Fate::Reset(code),
-                    });
-                }
-            }
-        }
-        Ok(())
     }
 
     fn answer(&mut self, payload: Vec<u8>) {
@@ -229,7 +178,7 @@ impl Leg {
         if frames.is_empty() || self.closing || self.is_over() {
             return Ok(());
         }
-        self.pulse.sent(now);
+        self.ear.pulse.sent(now);
         self.outbox.write(frames, &mut self.socket, cx).map_err(|_| Fate::Lost)
     }
 
@@ -285,7 +234,7 @@ impl Leg {
         if self.is_over() {
             return Ok(());
         }
-        match self.pulse.due(Standing { reading: self.reading, orphaned }, now) {
+        match self.ear.pulse.due(Standing { reading: self.reading, orphaned }, now) {
             // A leg that is full of bytes needs no ping.
             Due::Ping(payload) if self.outbox.is_flushed() && !self.closing => {
                 self.push(|batch| batch.ping(&payload));
@@ -304,7 +253,7 @@ impl Leg {
 
     /// When [`Leg::beat`] should be called next.
     pub fn next_beat(&self) -> Instant {
-        self.pulse.next()
+        self.ear.pulse.next()
     }
 
     /// Says something of the relay's own, within `within`.
@@ -312,7 +261,7 @@ impl Leg {
     /// # Errors
     /// [`Fate::Lost`] if the leg is lost or does not take it in time.
     pub async fn say(&mut self, text: &LegText, within: Duration) -> Result<(), Fate> {
-        self.pulse.sent(Instant::now());
+        self.ear.pulse.sent(Instant::now());
         self.push(|batch| batch.text(&text.encode()));
         let written = poll_fn(|cx| self.outbox.poll_flush(&mut self.socket, cx));
         match timeout(within, written).await {
@@ -328,7 +277,7 @@ impl Leg {
             Some(Fate::Lost) => false,
             Some(Fate::Done | Fate::Reset(_)) => {
                 if !self.closing {
-                    let farewell = self.farewell.take();
+                    let farewell = self.ear.farewell.take();
                     self.push(|batch| batch.close(farewell.as_ref().map(|close| (close.code, &*close.reason))));
                 }
                 timeout(CLOSE_WITHIN, self.goodbye()).await.is_ok()
@@ -356,35 +305,18 @@ impl Leg {
                 Poll::Pending => false,
             };
             loop {
-                if over || (written && self.decoder.is_broken()) {
+                if over || (written && self.ear.is_broken()) {
                     return if written { Poll::Ready(()) } else { Poll::Pending };
                 }
-                let read = scratch::with(|Scratch { input, .. }| match poll_some(&mut self.socket, input, cx) {
-                    Poll::Ready(bytes) => Poll::Ready(bytes.is_empty() || says_close(&mut self.decoder, bytes)),
-                    Poll::Pending => Poll::Pending,
+                let (socket, ear, mut closed) = (&mut self.socket, &mut self.ear, false);
+                let read = scratch::with(|Scratch { input, .. }| {
+                    socket.poll_take(Amount::Much, input, cx, &mut |bytes| closed = closed || ear.hears_close(bytes))
                 });
-                over = ready!(read);
+                over = !matches!(ready!(read), Ok(1..)) || closed;
             }
         })
         .await;
     }
-}
-
-/// Reads once: nothing where the connection has ended, whichever way.
-fn poll_some<'a>(socket: &mut Socket, input: &'a mut [u8], cx: &mut Context<'_>) -> Poll<&'a [u8]> {
-    let mut read = ReadBuf::new(input);
-    let ended = ready!(Pin::new(socket).poll_read(cx, &mut read)).is_err();
-    let count = if ended { 0 } else { read.filled().len() };
-    Poll::Ready(&input[..count])
-}
-
-fn says_close(decoder: &mut Decoder, mut input: &[u8]) -> bool {
-    while let Ok(Some(event)) = decoder.next(&mut input) {
-        if matches!(event, Event::Close(_)) {
-            return true;
-        }
-    }
-    false
 }
 
 #[cfg(test)]

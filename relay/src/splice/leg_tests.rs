@@ -1,5 +1,6 @@
 //! Legs over pipes in memory, with a clock that stands still: what is written when, what is held, and that a silent leg holds nothing.
 
+use moorline_proto::frame::{Decoder, Event};
 use std::sync::atomic::Ordering;
 
 use moorline_proto::leg::END_TEXT;
@@ -181,7 +182,7 @@ async fn a_silent_leg_holds_no_buffer() {
     let held = leg.release();
     leg.hand_over(held.batch);
     poll_fn(|cx| leg.poll_flush(cx)).await.unwrap();
-    assert!(!leg.outbox.owns_memory() && !leg.decoder.owns_memory() && leg.held.batch.is_empty());
+    assert!(!leg.outbox.owns_memory() && !leg.ear.owns_memory() && leg.held.batch.is_empty());
     assert_eq!(burst(&mut far).await.len(), 2 + 6 + 2 + 100 + 2 + 12);
 }
 

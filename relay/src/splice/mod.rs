@@ -11,6 +11,7 @@
 //!
 //! Owns: what each leg's end means for the other. Does not own: who may have the stream, and when it opens; what frames are made of.
 
+mod ear;
 pub mod fate;
 pub mod leg;
 mod outbox;
@@ -180,7 +181,7 @@ impl Run<'_> {
 
     /// What the news of legs that are read mean for the stream.
     fn judge(&mut self, news: [(Poll<News>, Side); 3], now: Instant) -> Option<Ended> {
-        let both_ended = self.device.ended && self.caller.ended;
+        let both_ended = self.device.ear.ended && self.caller.ear.ended;
         for (news, from) in news {
             let (guilty, fate) = match news {
                 Poll::Ready(News::Moved) => {
@@ -204,7 +205,7 @@ impl Run<'_> {
     }
 
     fn is_half_closed(&self) -> bool {
-        self.device.ended != self.caller.ended
+        self.device.ear.ended != self.caller.ear.ended
     }
 
     fn beat(&mut self, rules: &Rules, orphaned: &impl Fn() -> bool, now: Instant, cx: &mut Context<'_>) -> Option<Ended> {

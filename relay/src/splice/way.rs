@@ -7,6 +7,7 @@ use moorline_proto::frame::Batch;
 use moorline_proto::leg::END_TEXT;
 use tokio::time::Instant;
 
+use crate::socket::Amount;
 use crate::splice::fate::Fate;
 use crate::splice::leg::{Held, Leg};
 use crate::splice::scratch::{self, Scratch};
@@ -102,7 +103,7 @@ impl<'a> Way<'a> {
             if batch.len() >= BATCH {
                 break Stop::Full;
             }
-            match from.poll_read(input, batch, now, cx) {
+            match from.poll_read(Amount::Much, input, batch, now, cx) {
                 Poll::Ready(Ok(taken)) => bytes += taken.bytes,
                 Poll::Ready(Err(fate)) => break Stop::Over(fate),
                 Poll::Pending => break Stop::Empty,
@@ -117,9 +118,13 @@ impl<'a> Way<'a> {
 
 /// Hands a batch to the leg that it is for. Where it is the last one and nothing waits the other way, the Close goes with it.
 fn pass_on(batch: &mut Batch, done: bool, from: &mut Leg, to: &mut Leg, now: Instant, cx: &mut Context<'_>) -> Result<(), Fate> {
-    if done && !from.ended {
-        from.ended = true;
+    if done && !from.ear.ended {
+        from.ear.ended = true;
         batch.text(END_TEXT);
     }
-    if done || (from.ended && to.ended && !from.is_unflushed()) { to.finish(batch, now, cx) } else { to.write(batch.finish(), now, cx) }
+    if done || (from.ear.ended && to.ear.ended && !from.is_unflushed()) {
+        to.finish(batch, now, cx)
+    } else {
+        to.write(batch.finish(), now, cx)
+    }
 }

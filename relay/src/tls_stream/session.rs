@@ -14,6 +14,47 @@ const RECORD_PLAIN: usize = 16 * 1024;
 /// Header, content type and tag of a record, with room to spare. An alert fits in it too.
 const RECORD_OVERHEAD: usize = 64;
 
+/// Where plaintext goes.
+pub(super) trait Sink {
+    /// Takes of the front what it has room for, and says how much.
+    fn take(&mut self, plain: &[u8]) -> usize;
+
+    /// Whether nothing is ever left by it.
+    fn takes_all(&self) -> bool;
+}
+
+impl Sink for ReadBuf<'_> {
+    fn take(&mut self, plain: &[u8]) -> usize {
+        let some = plain.len().min(self.remaining());
+        self.put_slice(&plain[..some]);
+        some
+    }
+
+    fn takes_all(&self) -> bool {
+        false
+    }
+}
+
+/// Gives on all that comes, and counts it.
+pub(super) struct All<'a> {
+    pub(super) to: &'a mut dyn FnMut(&[u8]),
+    pub(super) count: usize,
+}
+
+impl Sink for All<'_> {
+    fn take(&mut self, plain: &[u8]) -> usize {
+        if !plain.is_empty() {
+            (self.to)(plain);
+        }
+        self.count += plain.len();
+        plain.len()
+    }
+
+    fn takes_all(&self) -> bool {
+        true
+    }
+}
+
 /// What the peer has said about its direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Input {
@@ -52,9 +93,8 @@ impl Session {
     }
 
     /// Hands over plaintext that did not fit before.
-    pub(super) fn take_plain(&mut self, to: &mut ReadBuf<'_>) {
-        let some = to.remaining().min(self.plain.len());
-        to.put_slice(&self.plain[..some]);
+    pub(super) fn take_plain(&mut self, to: &mut impl Sink) {
+        let some = to.take(&self.plain);
         self.plain.advance(some);
         if self.plain.is_empty() {
             self.plain = BytesMut::new();
@@ -67,7 +107,7 @@ impl Session {
     }
 
     /// Takes ciphertext in, and says how many bytes of its front are done with. Plaintext goes to `to` as far as it fits there.
-    pub(super) fn process(&mut self, cipher: &mut [u8], to: &mut ReadBuf<'_>) -> io::Result<usize> {
+    pub(super) fn process(&mut self, cipher: &mut [u8], to: &mut impl Sink) -> io::Result<usize> {
         let mut used = 0;
         loop {
             let UnbufferedStatus { mut discard, state } = self.tls.process_tls_records(&mut cipher[used..]);
@@ -77,8 +117,7 @@ impl Session {
                     while let Some(record) = records.next_record() {
                         let record = record.map_err(invalid)?;
                         discard += record.discard;
-                        let direct = if self.plain.is_empty() { record.payload.len().min(to.remaining()) } else { 0 };
-                        to.put_slice(&record.payload[..direct]);
+                        let direct = if self.plain.is_empty() { to.take(record.payload) } else { 0 };
                         self.plain.extend_from_slice(&record.payload[direct..]);
                     }
                 }
