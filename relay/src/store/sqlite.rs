@@ -105,23 +105,17 @@ impl SqliteRegistry {
         Ok(Ok(if added.rows_affected() > 0 { Put::Created } else { Put::Replaced }))
     }
 
-    /// Two changes, not one of two parts: each statement of a transaction is a way to the database's thread and back, every device that comes
-    /// goes it, and nothing depends on both.
+    /// Two changes in one go, and no transaction: each question is a way to the database's thread and back, every device that comes goes it,
+    /// and nothing depends on both.
     async fn note(&self, device: &DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> Result<(), sqlx::Error> {
-        sqlx::query("UPDATE devices SET last_seen_ms = $2 WHERE device = $1")
-            .bind(device.as_str())
-            .bind(millis(now))
-            .execute(&self.writer)
-            .await?;
-        if let Some(kid) = kid {
-            sqlx::query("UPDATE device_keys SET last_used_ms = $3 WHERE kid = $2 AND device = $1")
-                .bind(device.as_str())
-                .bind(kid.to_string())
-                .bind(millis(now))
-                .execute(&self.writer)
-                .await?;
-        }
-        Ok(())
+        const SEEN: &str = "UPDATE devices SET last_seen_ms = $2 WHERE device = $1";
+        const SEEN_AND_USED: &str = "UPDATE devices SET last_seen_ms = $2 WHERE device = $1; \
+                                     UPDATE device_keys SET last_used_ms = $2 WHERE kid = $3 AND device = $1";
+        let note = match kid {
+            None => sqlx::query(SEEN).bind(device.as_str()).bind(millis(now)),
+            Some(kid) => sqlx::query(SEEN_AND_USED).bind(device.as_str()).bind(millis(now)).bind(kid.to_string()),
+        };
+        note.execute(&self.writer).await.map(drop)
     }
 }
 
