@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules of the relay by floor; a module uses its own floor's earlier ones, lower floors, and its own folder.
 const FLOORS: &[&[&str]] = &[
-    &["causes", "clock", "limits", "proxies", "random", "fading", "tls_stream"],
+    &["clock", "limits", "proxies", "random", "fading", "tls_stream"],
     &["tasks", "config", "slots", "socket"],
     &["store"],
     &["auth"],

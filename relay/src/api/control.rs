@@ -24,7 +24,6 @@ use crate::http::upgrade::{Upgrading, upgrade};
 use crate::opening::Event;
 use crate::random;
 use crate::slots::Visitor;
-use crate::socket::Frames;
 use moorline_proto::causes::Causes;
 
 /// Devices of a relay that stops dial anew within this, each at a moment of its own.
@@ -61,7 +60,7 @@ async fn channel(edge: Arc<Edge>, upgrading: Upgrading, visitor: Visitor, stop: 
 }
 
 async fn meet(edge: &Edge, upgrading: Upgrading) -> Result<Option<Known>, HandshakeError> {
-    let Ok(socket) = upgrading.websocket(control::websocket_config(), Frames::Strangers).await else { return Ok(None) };
+    let Ok(socket) = upgrading.websocket(control::websocket_config()).await else { return Ok(None) };
     let judge = Judge { names: &edge.names, registry: edge.registry.as_ref(), clock: &edge.clock, hello_within: edge.times.hello };
     Stranger::new(socket).greet(&judge).await.map(Some)
 }

@@ -102,13 +102,13 @@ impl Upgrade {
 }
 
 impl Upgrading {
-    /// The WebSocket, once the 101 was written. To be awaited in a task other than the connection's.
+    /// The WebSocket of somebody who has yet to say who it is, once the 101 was written. To be awaited in a task other than the connection's.
     ///
     /// # Errors
     /// [`NotUpgraded`].
-    pub async fn websocket(self, config: WebSocketConfig, frames: Frames) -> Result<WebSocketStream<Socket>, NotUpgraded> {
+    pub async fn websocket(self, config: WebSocketConfig) -> Result<WebSocketStream<Socket>, NotUpgraded> {
         let (mut socket, read_ahead) = self.parts().await?;
-        socket.expect_messages(frames);
+        socket.expect_messages(Frames::Strangers);
         Ok(WebSocketStream::from_partially_read(socket, read_ahead, Role::Server, Some(config)).await)
     }
 

@@ -37,7 +37,7 @@ pub async fn measure(table: &mut Table) {
                 "ms",
                 ours.percentile(percent),
                 beside.percentile(percent),
-                if percent == 50 { reach } else { "" },
+                reach,
             );
         }
     }
