@@ -15,6 +15,10 @@ use tokio::time::timeout;
 /// A program says what is waited for within this, or the scenario fails.
 pub const LINE_WITHIN: Duration = Duration::from_secs(60);
 
+/// Of a program whose scenario failed so many lines are shown, each so long: the failure itself must not be lost among them.
+const LAST_LINES: usize = 15;
+const LAST_CHARS: usize = 400;
+
 /// Where the three programs are.
 #[derive(Clone, Debug)]
 pub struct Binaries {
@@ -144,8 +148,9 @@ impl Drop for Program {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let lines = self.lines();
-            let last = lines.len().saturating_sub(40);
-            println!("--- {} said last:\n{}", self.name, lines[last..].join("\n"));
+            let last = lines[lines.len().saturating_sub(LAST_LINES)..].iter();
+            let short: Vec<String> = last.map(|line| line.chars().take(LAST_CHARS).collect()).collect();
+            println!("--- {} said last:\n{}", self.name, short.join("\n"));
         }
     }
 }
