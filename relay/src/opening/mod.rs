@@ -27,6 +27,7 @@ use moorline_proto::secret::Secret;
 use moorline_proto::timestamp::Timestamp;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::leave::OpenLeave;
 use crate::clock::Clock;
@@ -41,7 +42,9 @@ use crate::store::Registry;
 use crate::streams::{DevicePlace, Facts, Live, Streams};
 use crate::tasks::Tasks;
 use keys::{Key, Keys};
+use negotiation::Negotiation;
 use refused::Refused;
+use task::Task;
 
 /// What comes for a stream.
 #[derive(Debug)]
@@ -193,9 +196,23 @@ impl Openings {
         let allowed = desk.deadline(&ask) + desk.wait(&ask);
         let expires_at = Timestamp::from_millis(now.as_millis() + u64::try_from(allowed.as_millis()).unwrap_or(u64::MAX));
         let key = key.map(|key| desk.keys.hold(key));
-        let task = task::Task::new(Arc::clone(desk), ask, seat, live, inbox, decided, key);
-        desk.ground.tasks.spawn("stream", move |stop| task.run(start, stop));
+        let task = Task::new(Arc::clone(desk), ask, seat, live, inbox, decided, key);
+        desk.ground.tasks.spawn("stream", move |stop| run(task, start, stop));
         Ok(Begun { stream, mail, decision, expires_at })
+    }
+}
+
+/// One stream, from asked until nothing of it is left.
+async fn run(mut task: Task, start: Start, stop: CancellationToken) {
+    let outcome = tokio::select! {
+        biased; // a relay that stops loses its devices too, and is the cause of it
+        () = stop.cancelled() => Err(Refused::Cut(CloseReason::RelayDraining)),
+        outcome = Box::pin(Negotiation::new(&mut task, start).run()) => outcome,
+    };
+    let outcome = if stop.is_cancelled() { outcome.map_err(|_| Refused::Cut(CloseReason::RelayDraining)) } else { outcome };
+    match outcome {
+        Ok(place) => Box::pin(task.carry(place, stop)).await,
+        Err(refused) => Box::pin(task.refuse(refused, stop)).await,
     }
 }
 

@@ -1,4 +1,5 @@
-//! One stream's task: negotiates, carries or refuses, and leaves the end record.
+//! What one stream's task has in its hands, and what becomes of it once that is decided: the stream is carried or refused, and leaves its end
+//! record.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::keys::Held;
-use super::negotiation::Negotiation;
 use super::refused::Refused;
-use super::{Ask, Decision, Desk, Event, Start, Via, first_steps, since};
+use super::{Ask, Decision, Desk, Event, Via, first_steps, since};
 use crate::control::handle::{DeviceHandle, Order};
 use crate::directory::Place;
 use crate::rendezvous::Seat;
@@ -64,21 +64,8 @@ impl Task {
         Self { desk, ask, seat, live, inbox, decided, key, timeline, caller: None, device: None, accepted: None, asked: None }
     }
 
-    /// Runs until nothing of the stream is left.
-    pub(super) async fn run(mut self, start: Start, stop: CancellationToken) {
-        let outcome = tokio::select! {
-            biased; // a relay that stops loses its devices too, and is the cause of it
-            () = stop.cancelled() => Err(Refused::Cut(CloseReason::RelayDraining)),
-            outcome = Box::pin(Negotiation::new(&mut self, start).run()) => outcome,
-        };
-        let outcome = if stop.is_cancelled() { outcome.map_err(|_| Refused::Cut(CloseReason::RelayDraining)) } else { outcome };
-        match outcome {
-            Ok(place) => Box::pin(self.carry(place, stop)).await,
-            Err(refused) => Box::pin(self.refuse(refused, stop)).await,
-        }
-    }
-
-    async fn carry(mut self, _place: DevicePlace, stop: CancellationToken) {
+    /// Says `opened` and moves bytes until the stream is over.
+    pub(super) async fn carry(mut self, _place: DevicePlace, stop: CancellationToken) {
         let (Some(device), Some(caller)) = (self.device.take(), self.caller.take()) else { return };
         self.seat.opened();
         if let Some(key) = &self.key {
@@ -141,7 +128,8 @@ impl Task {
         }))
     }
 
-    async fn refuse(mut self, refused: Refused, stop: CancellationToken) {
+    /// Tells everybody why there is no stream.
+    pub(super) async fn refuse(mut self, refused: Refused, stop: CancellationToken) {
         let refused = self.with_last_seen(refused).await;
         let stream = self.live.facts().stream;
         if let (Some(code), Some(handle)) = (refused.cancel(), &self.asked)
