@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that must hold, in one command: `tests/run.sh`. With `--long`, transfers are 1 GiB instead of 64 MiB.
+# Everything that must hold, in one command: `tests/run.sh`. With `--long`, transfers are 1 GiB instead of 64 MiB, and each fuzz target
+# runs for half a minute where cargo-fuzz is installed.
 # Installs what it needs from Debian's packages; needs Rust and nothing else.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -57,5 +58,10 @@ step "tests"
 cargo test --workspace --locked
 step "quickstart"
 cargo quickstart -- --check
+
+if [ -n "${MOORLINE_LONG:-}" ] && command -v cargo-fuzz >/dev/null; then
+  step "fuzz targets"
+  tests/fuzz/run.sh 30
+fi
 
 step "all passed"

@@ -13,6 +13,7 @@ pub mod rough;
 pub mod sshd;
 pub mod stranger;
 pub mod targets;
+pub mod vectors;
 pub mod window;
 pub mod wire;
 pub mod world;
