@@ -1,14 +1,13 @@
 //! A relay, and the caller's token for it: what every request of a caller stands on.
+//!
+//! Does not own: what is asked (streams: [`mod@crate::open`]; devices: [`crate::devices`]).
 
 use std::sync::Arc;
 
-use moorline_proto::api::StreamTicket;
-use moorline_proto::id::{DeviceId, ServiceName};
 use moorline_proto::join::Join;
 use moorline_proto::secret::Secret;
 use moorline_transport::dial::{Dialer, TrustError};
 
-use crate::open::{JoinTicket, Open};
 use crate::profile::Profile;
 
 /// Asks a relay for streams and about devices. Cheap to clone: clones share all of it.
@@ -45,15 +44,5 @@ impl Client {
     /// As [`Client::new`].
     pub fn from_profile(profile: Profile) -> Result<Self, TrustError> {
         Self::new(&profile.join, Some(profile.token))
-    }
-
-    /// Asks for a stream to a service of a device. `.await` the answer to open it, after saying more about it where needed.
-    pub fn open(&self, device: &DeviceId, service: &ServiceName) -> Open {
-        Open::new(self.clone(), device.clone(), service.clone())
-    }
-
-    /// Joins a stream that was negotiated, perhaps by another program ([`Open::negotiate`]).
-    pub fn join(&self, ticket: &StreamTicket) -> JoinTicket {
-        JoinTicket::new(self.clone(), ticket.clone())
     }
 }

@@ -76,6 +76,19 @@ impl OpenError {
     }
 }
 
+impl Client {
+    /// Asks for a stream to a service of a device. `.await` the answer to open it, after saying more about it where needed.
+    pub fn open(&self, device: &DeviceId, service: &ServiceName) -> Open {
+        let (client, device, service) = (self.clone(), device.clone(), service.clone());
+        Open { client, device, service, asking: Asking::default(), prefer_wait: None }
+    }
+
+    /// Joins a stream that was negotiated, perhaps by another program ([`Open::negotiate`]).
+    pub fn join(&self, ticket: &StreamTicket) -> JoinTicket {
+        JoinTicket { client: self.clone(), ticket: ticket.clone() }
+    }
+}
+
 /// A question for a stream: made by [`Client::open`], asked by `.await`.
 ///
 /// # Cancel safety
@@ -92,10 +105,6 @@ pub struct Open {
 }
 
 impl Open {
-    pub(crate) fn new(client: Client, device: DeviceId, service: ServiceName) -> Self {
-        Self { client, device, service, asking: Asking::default(), prefer_wait: None }
-    }
-
     /// Waits this long for a device that is offline, in whole seconds. Zero, as when nothing is said: not at all.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.asking.wait = Some(wait);
@@ -196,10 +205,6 @@ pub struct JoinTicket {
 }
 
 impl JoinTicket {
-    pub(crate) fn new(client: Client, ticket: StreamTicket) -> Self {
-        Self { client, ticket }
-    }
-
     async fn join(self) -> Result<Stream, OpenError> {
         let home = &self.client.inner.dialer;
         let (url, path) = home.url().resolve(&self.ticket.url, None)?;
