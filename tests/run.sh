@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that must hold, in one command: `tests/run.sh`. With `--long`, transfers are 1 GiB instead of 64 MiB, and each fuzz target
-# runs for half a minute where cargo-fuzz is installed.
+# Everything that must hold, in one command: `tests/run.sh`. With `--long`, transfers are 1 GiB instead of 64 MiB, the flood of strangers lasts
+# 30 s instead of 6, and each fuzz target runs for half a minute where cargo-fuzz is installed.
 # Installs what it needs from Debian's packages; needs Rust and nothing else.
 set -euo pipefail
 cd "$(dirname "$0")/.."

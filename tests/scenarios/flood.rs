@@ -1,6 +1,7 @@
 //! Crowds: a thousand strangers of every kind at once, a full house, and more streams asked for than there may be. Whoever was admitted, and
 //! whoever comes honestly meanwhile, is served.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -147,10 +148,18 @@ fn resident_kib(relay: u32) -> u64 {
 /// receive window back drops the acknowledgements of one direction for good: Linux from 6.17, <https://lkml.iu.edu/hypermail/linux/kernel/2602.2/09224.html>.
 const UNDER_WAY: usize = 2 << 20;
 
+/// An open stream to an echo: a byte went there and back.
+async fn open(local: SocketAddr) -> TcpStream {
+    let mut tcp = TcpStream::connect(local).await.expect("the forward listens");
+    tcp.write_all(b"?").await.expect("the stream opens");
+    assert_eq!(tcp.read_u8().await.expect("the stream opens"), b'?');
+    tcp
+}
+
 /// Sends a pattern through an echo for so long, and checks that all of it comes back: bytes a second.
-async fn talk(local: std::net::SocketAddr, lasts: Duration) -> u64 {
+async fn talk(stream: TcpStream, lasts: Duration) -> u64 {
     let cycle = Arc::new(pattern(7, 0, 65_521));
-    let (mut reads, mut writes) = TcpStream::connect(local).await.expect("the forward listens").into_split();
+    let (mut reads, mut writes) = stream.into_split();
     let (until, said) = (Instant::now() + lasts, Arc::clone(&cycle));
     let (came, mut back) = watch::channel(0);
     let says = async {
@@ -191,7 +200,8 @@ async fn a_thousand_strangers_cost_the_relay_little_and_the_honest_nothing() {
     let echo = Target::echo().await;
     let _device = world.device("lamp-1", &[("echo", echo.address)]).await;
     let forward = world.forward("lamp-1", &["echo"]).await;
-    let before = timeout(WITHIN, talk(forward.local[0], Duration::from_secs(2))).await.expect("the stream moves");
+    let before = timeout(WITHIN, talk(open(forward.local[0]).await, Duration::from_secs(2))).await.expect("the stream moves");
+    let honest = open(forward.local[0]).await;
     let memory = resident_kib(world.relay.id());
 
     let stays = Arc::new(AtomicU64::new(0));
@@ -225,7 +235,7 @@ async fn a_thousand_strangers_cost_the_relay_little_and_the_honest_nothing() {
         times
     };
     let (meanwhile, most, opens) =
-        timeout(WITHIN, async { tokio::join!(talk(forward.local[0], lasts()), most, opens) }).await.expect("the honest are served");
+        timeout(WITHIN, async { tokio::join!(talk(honest, lasts()), most, opens) }).await.expect("the honest are served");
     crowd.shutdown().await;
     println!(
         "{} stays of strangers; the stream's speed was {:.2} of what it was ({} of {} MB/s); {} KiB more memory",
