@@ -8,10 +8,11 @@ use moorline_tests::vectors::vectors;
 
 fn main() -> std::io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let vectors = vectors();
     for (target, _) in DECODERS {
         let folder = corpus.join(target);
         fs::create_dir_all(&folder)?;
-        for (number, text) in vectors().iter().enumerate() {
+        for (number, text) in vectors.iter().enumerate() {
             fs::write(folder.join(format!("vector-{number}")), text)?;
         }
     }
