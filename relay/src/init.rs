@@ -23,12 +23,12 @@ use moorline_proto::join::{Join, RelayUrl, RelayUrlError};
 use moorline_proto::secret::Secret;
 use moorline_proto::timestamp::Timestamp;
 
-use crate::auth::mint::{SigningKey, SigningKeyError};
+use crate::access::mint::{SigningKey, SigningKeyError};
 use crate::clock::Clock;
 use crate::config::check::{FILE_NAME, name};
 use crate::config::file::{File, Fresh, shipped};
 use crate::config::{Config, ConfigError, TlsFiles};
-use crate::listen::tls::{TlsFileError, server_config};
+use crate::net::tls::{TlsFileError, server_config};
 use crate::pki;
 use crate::store::{CallerKey, Registry, SqliteRegistry, StoreError};
 use crate::token::{SIGNING_KEY_FILE, TokenError, Wanted, sign};

@@ -9,7 +9,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
-use crate::auth::caller::CallerAuth;
+use crate::access::token::CallerAuth;
 use crate::token::mint;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -25,14 +25,14 @@ pub struct Times {
     /// one that forgot to close is commoner.
     pub half_closed_idle: Duration,
     /// How long a stream that is over still answers its own tokens with `stream_expired`. 5 min: longer than any client retries.
-    pub over_for: Duration,
+    pub closed_stream_retention: Duration,
     /// From TCP accept to TLS established. Beyond: closed. 10 s: the slowest mobile links need 3.
-    pub establish: Duration,
+    pub tls_handshake_timeout: Duration,
     /// From the 101 of a control channel to its `hello`. Beyond: closed with 4400. 10 s, as the protocol says.
-    pub hello: Duration,
+    pub hello_timeout: Duration,
     /// For any frame of the device after an offer. Beyond: its control channel is closed and the caller gets `device_unresponsive`.
     /// 10 s, as the protocol says.
-    pub heard: Duration,
+    pub offer_ack_timeout: Duration,
     /// The longest that `POST …/streams` is held for the device's answer; more is taken as this. 20 s: load balancers give up on
     /// silent requests at 30 to 60 s.
     pub prefer_wait_max: Duration,
@@ -47,10 +47,10 @@ pub struct Limits {
     /// Streams of this node, open and undecided. Beyond: `overloaded` (503). 10,000: two legs each, with room for descriptors.
     pub streams: NonZeroUsize,
     /// Callers that wait for an offline device. Beyond: `overloaded` (503). 1,000: a fleet that comes back must not find a crowd.
-    pub waiting: NonZeroUsize,
+    pub waiting_callers: NonZeroUsize,
     /// Connections that were not admitted yet. Beyond: the next one waits until one leaves, or the oldest is 2 s old and is closed. 512:
     /// each costs about 30 KB until it is admitted.
-    pub strangers: NonZeroUsize,
+    pub unauthenticated_connections: NonZeroUsize,
     /// Connections of any kind. Beyond: a new one is closed. 15,000: what 20,000 file descriptors leave when the rest has its share.
     pub connections: NonZeroUsize,
 }
@@ -65,10 +65,10 @@ impl Default for Times {
             heartbeat: Duration::from_secs(25),
             heartbeat_max: Duration::from_secs(150),
             half_closed_idle: Duration::from_secs(10 * 60),
-            over_for: Duration::from_secs(5 * 60),
-            establish: Duration::from_secs(10),
-            hello: bounds::HELLO_WITHIN,
-            heard: bounds::HEARD_WITHIN,
+            closed_stream_retention: Duration::from_secs(5 * 60),
+            tls_handshake_timeout: Duration::from_secs(10),
+            hello_timeout: bounds::HELLO_WITHIN,
+            offer_ack_timeout: bounds::HEARD_WITHIN,
             prefer_wait_max: bounds::PREFER_WAIT,
         }
     }
@@ -82,8 +82,8 @@ impl Default for Limits {
         Self {
             streams_per_device: NonZeroU32::new(512).expect("512 is not zero"),
             streams: several(10_000),
-            waiting: several(1_000),
-            strangers: several(512),
+            waiting_callers: several(1_000),
+            unauthenticated_connections: several(512),
             connections: several(15_000),
         }
     }

@@ -9,21 +9,21 @@ use tokio::io::DuplexStream;
 use tokio::net::{TcpListener, TcpSocket};
 use tracing::{info, warn};
 
-use crate::api::Edge;
-use crate::auth::caller::CallerAuth;
+use crate::access::token::CallerAuth;
 use crate::clock::Clock;
-use crate::config::{Brought, Config, Listener, Transport};
+use crate::config::{ClientAddressSource, Config, Listener, Transport};
 use crate::directory::Directory;
-use crate::http::form::Front;
-use crate::listen::accept::{Door, accept};
-use crate::opening::{Ground, Openings};
-use crate::proxies::TrustedProxies;
-use crate::rendezvous::Rendezvous;
-use crate::routes::routes;
-use crate::slots::{Slots, Visitor};
-use crate::socket::{Carrier, Socket};
+use crate::http::Edge;
+use crate::http::request_form::HttpService;
+use crate::http::routes::routes;
+use crate::net::accept::{ConnectionServer, accept};
+use crate::net::admission::{Admission, Peer};
+use crate::net::client_address::TrustedProxies;
+use crate::net::connection::{Carrier, Socket};
 use crate::store::{Registry, StoreError};
-use crate::streams::Streams;
+use crate::stream::join::Rendezvous;
+use crate::stream::registry::Streams;
+use crate::stream::{Ground, Openings};
 use crate::tasks::Tasks;
 
 /// Connections that the kernel holds for us until they are accepted.
@@ -65,7 +65,7 @@ pub enum StartError {
 /// A relay that runs.
 #[derive(Debug)]
 pub struct Relay {
-    door: Door,
+    door: ConnectionServer,
     tasks: Tasks,
     addresses: Vec<SocketAddr>,
     directory: Directory,
@@ -86,7 +86,7 @@ impl Relay {
         let addresses: Vec<SocketAddr> = bound.iter().map(|listener| listener.address).collect();
         let tasks = Tasks::default();
         let (directory, streams) = (Directory::default(), Streams::new(&config.limits));
-        let rendezvous = Rendezvous::new(config.times.over_for);
+        let rendezvous = Rendezvous::new(config.times.closed_stream_retention);
         let ground = Ground {
             node: config.node.clone(),
             times: config.times.clone(),
@@ -97,7 +97,7 @@ impl Relay {
             rendezvous: rendezvous.clone(),
             streams: streams.clone(),
         };
-        let (slots, establish) = (Slots::new(&config.limits), config.times.establish);
+        let (slots, tls_handshake_timeout) = (Admission::new(&config.limits), config.times.tls_handshake_timeout);
         let edge = Edge {
             openings: Openings::new(ground, &config.limits),
             callers: CallerAuth::new(keys, config.names.clone(), state.clock.clone()),
@@ -114,20 +114,20 @@ impl Relay {
             rendezvous,
             streams: streams.clone(),
         };
-        let door = Door {
-            front: Front::new(routes(Arc::new(edge))),
+        let door = ConnectionServer {
+            front: HttpService::new(routes(Arc::new(edge))),
             tls: None,
             trusted_proxies: TrustedProxies::default(),
-            brought: Brought::ByHeader,
-            establish,
+            brought: ClientAddressSource::ByHeader,
+            tls_handshake_timeout,
             slots,
             tasks: tasks.clone(),
         };
         for listener in bound {
-            let proxy_protocol = listener.brought == Brought::ByProxyProtocol;
+            let proxy_protocol = listener.brought == ClientAddressSource::ByProxyProtocol;
             info!(address = %listener.address, tls = listener.tls.is_some(), proxy_protocol, "listening");
             let Bound { tls, trusted_proxies, brought, .. } = listener;
-            let door = Door { tls, trusted_proxies, brought, ..door.clone() };
+            let door = ConnectionServer { tls, trusted_proxies, brought, ..door.clone() };
             tasks.spawn("accept", move |stop| accept(listener.socket, door, stop));
         }
         Ok(Self { door, tasks, addresses, directory, streams })
@@ -169,13 +169,13 @@ impl Relay {
 
 /// A way into a relay over pipes within the process. Clones lead to the same relay.
 #[derive(Clone, Debug)]
-pub struct MemoryDoor(Door);
+pub struct MemoryDoor(ConnectionServer);
 
 impl MemoryDoor {
     /// Serves one connection, as if it had been accepted from `address`. Where every place is taken, the pipe is dropped.
     pub fn serve(&self, pipe: DuplexStream, address: IpAddr) {
         if let Ok(slot) = self.0.slots.take() {
-            let (door, visitor) = (self.0.clone(), Visitor { address, slot });
+            let (door, visitor) = (self.0.clone(), Peer { address, slot });
             self.0.tasks.spawn("connection", move |stop| door.receive(Socket::new(Carrier::Memory(pipe)), visitor, stop));
         }
     }
@@ -186,7 +186,7 @@ struct Bound {
     socket: TcpListener,
     tls: Option<Arc<rustls::ServerConfig>>,
     trusted_proxies: TrustedProxies,
-    brought: Brought,
+    brought: ClientAddressSource,
 }
 
 fn bind(listener: &Listener, state: &State) -> Result<Bound, StartError> {

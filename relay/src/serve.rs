@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::init::DATABASE_FILE;
-use crate::listen::tls::{TlsFileError, server_config};
+use crate::net::tls::{TlsFileError, server_config};
 use crate::relay::{Relay, StartError, State};
 use crate::store::{SqliteRegistry, StoreError};
 

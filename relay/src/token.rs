@@ -12,7 +12,7 @@ use moorline_proto::id::Subject;
 use moorline_proto::secret::Secret;
 use moorline_proto::timestamp::Timestamp;
 
-use crate::auth::mint::{SigningKey, SigningKeyError};
+use crate::access::mint::{SigningKey, SigningKeyError};
 use crate::config::{Config, ConfigError};
 use crate::random;
 

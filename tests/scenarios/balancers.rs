@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use moorline_proto::secret::Secret;
-use moorline_relay::auth::mint::SigningKey;
+use moorline_relay::access::mint::SigningKey;
 use moorline_tests::balancer::{Balancer, COMES_FROM, Kind, LIMIT};
 use moorline_tests::memory::INSTANCE;
 use moorline_tests::patterns::pattern;
@@ -27,7 +27,7 @@ const CLIENT: &str = "127.0.0.7";
 async fn behind(kind: Kind, times: &str) -> (World, Balancer) {
     let logging = |program: &Path| {
         let mut shell = Command::new("sh");
-        shell.args(["-c", r#"exec "$0" "$@" --log info,moorline_relay::listen=debug"#]).arg(program);
+        shell.args(["-c", r#"exec "$0" "$@" --log info,moorline_relay::net=debug"#]).arg(program);
         shell
     };
     let world = World::start_at(&kind.listener(), times, "", logging).await;
@@ -210,7 +210,7 @@ const BRINGS: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc6\x33\x64\x07\x0a\0
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_header_is_believed_of_a_balancer_and_who_has_none_is_dropped_without_a_word() {
-    let (world, balancer) = behind(Kind::HaproxyTcp, "establish = '1s'\n").await;
+    let (world, balancer) = behind(Kind::HaproxyTcp, "tls_handshake_timeout = '1s'\n").await;
     let listener = world.further[0];
     for (from, says, reason) in [
         (CLIENT, BRINGS, "the peer is not in trusted_proxies"),

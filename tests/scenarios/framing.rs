@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use moorline_proto::close::CloseReason;
 use moorline_proto::names::{CONTROL, CONTROL_SUBPROTOCOL};
-use moorline_relay::auth::mint::SigningKey;
+use moorline_relay::access::mint::SigningKey;
 use moorline_tests::stranger::first::{BYTES, CLOSE, FIN, MORE, PING, PONG, TEXT};
 use moorline_tests::stranger::{frame, header};
 use moorline_tests::wire::{Said, WireDevice, WireLeg, bearer, upgrade};

@@ -9,7 +9,7 @@ use tokio::time::{Instant, advance, sleep, timeout};
 
 async fn with_places(strangers: usize, connections: usize) -> MemoryWorld {
     MemoryWorld::start_with(|config| {
-        config.limits.strangers = strangers.try_into().unwrap();
+        config.limits.unauthenticated_connections = strangers.try_into().unwrap();
         config.limits.connections = connections.try_into().unwrap();
     })
     .await

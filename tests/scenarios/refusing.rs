@@ -10,7 +10,7 @@ use moorline_proto::names::{CONTROL, CONTROL_SUBPROTOCOL};
 use moorline_proto::proof::ProofClaims;
 use moorline_proto::secret::Secret;
 use moorline_proto::text::Text;
-use moorline_relay::auth::mint::SigningKey;
+use moorline_relay::access::mint::SigningKey;
 use moorline_tests::memory::{HOST, INSTANCE, MemoryWorld};
 use moorline_tests::wire::{NotAdmitted, Persona, WireDevice, WireLeg, bearer, proof, upgrade};
 use serde_json::json;

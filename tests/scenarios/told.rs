@@ -11,7 +11,7 @@ use moorline_proto::close::CloseReason;
 use moorline_proto::control::{Cancel, CancelCode, RejectCode, ToDevice};
 use moorline_proto::problem::ProblemCode;
 use moorline_proto::secret::Secret;
-use moorline_relay::auth::mint::SigningKey;
+use moorline_relay::access::mint::SigningKey;
 use moorline_tests::memory::INSTANCE;
 use moorline_tests::programs::{Done, command, feed, run};
 use moorline_tests::window::{Answer, Window};

@@ -13,9 +13,9 @@ use moorline_proto::leg::LegText;
 use moorline_proto::message::Heard;
 use moorline_proto::problem::Problem;
 use moorline_proto::proof::PublicKey;
-use moorline_relay::auth::device::{Expected, verify_proof};
-use moorline_relay::listen::proxied::whom_it_brings;
-use moorline_relay::proxies::{TrustedProxies, network};
+use moorline_relay::access::proof::{Expected, verify_proof};
+use moorline_relay::net::client_address::{TrustedProxies, network};
+use moorline_relay::net::proxy_header::read_proxy_header;
 use moorline_relay::store::KeyRecord;
 
 use crate::frames::script;
@@ -152,7 +152,7 @@ pub fn balancer(bytes: &[u8]) {
     for beginning in [&b""[..], b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n", b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"] {
         let all = [beginning, bytes].concat();
         let mut connection = &all[..];
-        let read = whom_it_brings(&mut connection, Ipv4Addr::LOCALHOST.into(), &trusted).now_or_never();
+        let read = read_proxy_header(&mut connection, Ipv4Addr::LOCALHOST.into(), &trusted).now_or_never();
         drop(read.expect("all that comes is there"));
     }
 }

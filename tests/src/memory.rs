@@ -16,7 +16,7 @@ use moorline_proto::claims::{AccessRule, Action, Audience, CallerClaims, Pattern
 use moorline_proto::id::{DeviceId, Instance};
 use moorline_proto::secret::Secret;
 use moorline_proto::timestamp::Timestamp;
-use moorline_relay::auth::mint::SigningKey;
+use moorline_relay::access::mint::SigningKey;
 use moorline_relay::clock::Clock;
 use moorline_relay::config::Config;
 use moorline_relay::config::file::File;

@@ -14,7 +14,7 @@ use moorline_proto::problem::Problem;
 use moorline_proto::proof::ProofClaims;
 use moorline_proto::secret::Secret;
 use moorline_proto::text::Text;
-use moorline_relay::auth::mint::SigningKey;
+use moorline_relay::access::mint::SigningKey;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;

@@ -8,9 +8,9 @@ use std::time::Duration;
 use moorline_proto::join::RelayUrl;
 
 use crate::config::file::{self, File};
-use crate::config::{Brought, Config, Listener, TlsFiles, Transport};
+use crate::config::{ClientAddressSource, Config, Listener, TlsFiles, Transport};
 use crate::limits::{Limits, Times};
-use crate::proxies::{TrustedProxies, network};
+use crate::net::client_address::{TrustedProxies, network};
 
 /// Name of the configuration in a state folder.
 pub const FILE_NAME: &str = "relay.toml";
@@ -135,8 +135,9 @@ fn listeners(written: &[file::Listener]) -> Result<Vec<Listener>, ConfigError> {
             }
         };
         let trusted_proxies = trusted_proxies(&format!("listeners[{index}].trusted_proxies"), written.trusted_proxies.as_deref())?;
-        let brought = if written.proxy_protocol == Some(true) { Brought::ByProxyProtocol } else { Brought::ByHeader };
-        if brought == Brought::ByProxyProtocol && trusted_proxies.is_empty() {
+        let brought =
+            if written.proxy_protocol == Some(true) { ClientAddressSource::ByProxyProtocol } else { ClientAddressSource::ByHeader };
+        if brought == ClientAddressSource::ByProxyProtocol && trusted_proxies.is_empty() {
             let key = format!("listeners[{index}].proxy_protocol");
             return Err(wrong(key, "true", "needs trusted_proxies, the networks of the balancers that may say who connects"));
         }
@@ -190,10 +191,10 @@ fn times(written: &file::Times) -> Result<Times, ConfigError> {
         heartbeat: time!(heartbeat, SHORTEST),
         heartbeat_max: time!(heartbeat_max, SHORTEST),
         half_closed_idle: time!(half_closed_idle, SHORTEST),
-        over_for: time!(over_for, SHORTEST),
-        establish: time!(establish, SHORTEST),
-        hello: time!(hello, SHORTEST),
-        heard: time!(heard, SHORTEST),
+        closed_stream_retention: time!(closed_stream_retention, SHORTEST),
+        tls_handshake_timeout: time!(tls_handshake_timeout, SHORTEST),
+        hello_timeout: time!(hello_timeout, SHORTEST),
+        offer_ack_timeout: time!(offer_ack_timeout, SHORTEST),
         prefer_wait_max: time!(prefer_wait_max, SHORTEST),
     };
     let under = |key: &str, time: Duration, bound_key: &str, bound: Duration| {
@@ -224,8 +225,12 @@ fn limits(written: &file::Limits) -> Result<Limits, ConfigError> {
     Ok(Limits {
         streams_per_device: count::<NonZeroU32>("streams_per_device", written.streams_per_device, default.streams_per_device)?,
         streams: several("streams", written.streams, default.streams)?,
-        waiting: several("waiting", written.waiting, default.waiting)?,
-        strangers: several("strangers", written.strangers, default.strangers)?,
+        waiting_callers: several("waiting_callers", written.waiting_callers, default.waiting_callers)?,
+        unauthenticated_connections: several(
+            "unauthenticated_connections",
+            written.unauthenticated_connections,
+            default.unauthenticated_connections,
+        )?,
         connections: several("connections", written.connections, default.connections)?,
     })
 }
@@ -274,7 +279,7 @@ mod tests {
         assert_eq!(config.origins, ["https://app.example.com:8443"]);
         let plain = &config.listeners[1];
         assert_eq!((plain.address, plain.transport), ("127.0.0.1:0".parse().unwrap(), Transport::Plain));
-        assert_eq!((plain.trusted_proxies.is_empty(), plain.brought), (true, Brought::ByHeader));
+        assert_eq!((plain.trusted_proxies.is_empty(), plain.brought), (true, ClientAddressSource::ByHeader));
         assert_eq!(config.tls, Some(TlsFiles { certificate: "/etc/relay.pem".into(), key: "/state/own.key".into() }));
         assert_eq!((config.times.ping, config.times.wait_max), (Duration::from_millis(200), Duration::ZERO));
         assert_eq!(config.limits.streams.get(), 7);
@@ -290,7 +295,7 @@ mod tests {
     fn a_listener_may_stand_behind_balancers() {
         let config = check(&format!("{LEAST}trusted_proxies = ['10.0.0.0/8', '2001:db8::7']\nproxy_protocol = true")).unwrap();
         let listener = &config.listeners[0];
-        assert_eq!(listener.brought, Brought::ByProxyProtocol);
+        assert_eq!(listener.brought, ClientAddressSource::ByProxyProtocol);
         assert!(listener.trusted_proxies.contains("10.1.2.3".parse().unwrap()));
         assert!(listener.trusted_proxies.contains("2001:db8::7".parse().unwrap()));
     }
@@ -307,7 +312,7 @@ mod tests {
             ("origins = ['app.example']", "origins", "app.example"),
             ("[times]\nping = '25'", "times.ping", "25"),
             ("[times]\nping = '0s'", "times.ping", "0s"),
-            ("[times]\nover_for = '8days'", "times.over_for", "8days"),
+            ("[times]\nover_for = '8days'", "times.closed_stream_retention", "8days"),
             ("[times]\ndeadline = '6m'", "times.deadline", "6m"),
             ("[times]\nheartbeat_max = '20s'", "times.heartbeat", "25s"),
             ("[limits]\nstreams = 0", "limits.streams", "0"),

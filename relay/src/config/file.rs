@@ -92,13 +92,13 @@ table! {
     /// A half-closed stream without a byte for this long is closed.
     half_closed_idle = r#""10m""#;
     /// How long a stream that is over still tells its own tokens so.
-    over_for = r#""5m""#;
+    closed_stream_retention = r#""5m""#;
     /// From TCP connection to TLS.
-    establish = r#""10s""#;
+    tls_handshake_timeout = r#""10s""#;
     /// From the opening of a control channel to the device's hello.
-    hello = r#""10s""#;
+    hello_timeout = r#""10s""#;
     /// For any frame of the device after an offer.
-    heard = r#""10s""#;
+    offer_ack_timeout = r#""10s""#;
     /// The longest that a negotiating request is held for the device's answer.
     prefer_wait_max = r#""20s""#;
 }
@@ -111,9 +111,9 @@ table! {
     /// Streams of this node, open and undecided. Beyond: 503.
     streams = "10_000";
     /// Callers that wait for an offline device. Beyond: 503.
-    waiting = "1_000";
+    waiting_callers = "1_000";
     /// Connections that were not admitted yet. Beyond: the next one waits until one leaves, or the oldest is 2 s old and is closed.
-    strangers = "512";
+    unauthenticated_connections = "512";
     /// Connections of any kind; two for each stream and one for each device. Beyond: closed. Keep it under the limit of file descriptors.
     connections = "15_000";
 }

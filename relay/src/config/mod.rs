@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use moorline_proto::id::{Issuer, NodeId};
 
 use crate::limits::{Limits, Times};
-use crate::proxies::TrustedProxies;
+use crate::net::client_address::TrustedProxies;
 
 pub mod check;
 pub mod file;
@@ -53,12 +53,12 @@ pub struct Listener {
     /// Load balancers that are believed about whom they bring.
     pub trusted_proxies: TrustedProxies,
     /// How they say whom they bring.
-    pub brought: Brought,
+    pub brought: ClientAddressSource,
 }
 
 /// How a load balancer says whom it brings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Brought {
+pub enum ClientAddressSource {
     /// In `X-Forwarded-For` of each request. Others may come too, and are who they seem.
     ByHeader,
     /// In a PROXY protocol header, with which every connection begins. Nobody else may come.

@@ -18,7 +18,7 @@ const ORDERS: usize = 1_024;
 
 /// What a session is told to do.
 #[derive(Debug)]
-pub enum Order {
+pub enum Command {
     /// Ask the device; `heard` is told of the first frame after that.
     Offer {
         /// The message.
@@ -32,7 +32,7 @@ pub enum Order {
 
 /// What ends a session from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Parting {
+pub enum DisconnectCommand {
     /// A newer control channel of the same device took over.
     Superseded {
         /// The newer one's.
@@ -44,7 +44,7 @@ pub enum Parting {
 
 /// How a control channel came to its end, as those see it who wait for the device's answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Gone {
+pub enum ChannelClosed {
     /// Lost, closed, dead.
     Lost,
     /// A newer control channel took over.
@@ -62,7 +62,7 @@ pub enum SendError {
     Busy,
     /// It has left.
     #[error("the control channel has ended")]
-    Gone,
+    ChannelClosed,
 }
 
 /// A way to reach one connected device. Clones reach the same one.
@@ -75,13 +75,13 @@ struct Shared {
     services: Mutex<Arc<[Service]>>,
     queue: Mutex<Queue>,
     wake: Notify,
-    gone: watch::Sender<Option<Gone>>,
+    gone: watch::Sender<Option<ChannelClosed>>,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    orders: VecDeque<Order>,
-    parting: Option<Parting>,
+    orders: VecDeque<Command>,
+    parting: Option<DisconnectCommand>,
 }
 
 /// What is known of a connected device, besides its services.
@@ -163,10 +163,10 @@ impl DeviceHandle {
     /// Hands an order to the session.
     ///
     /// # Errors
-    /// [`SendError::Busy`] if the device is not keeping up, [`SendError::Gone`] if it has left.
-    pub fn send(&self, order: Order) -> Result<(), SendError> {
+    /// [`SendError::Busy`] if the device is not keeping up, [`SendError::ChannelClosed`] if it has left.
+    pub fn send(&self, order: Command) -> Result<(), SendError> {
         if self.0.gone.borrow().is_some() {
-            return Err(SendError::Gone);
+            return Err(SendError::ChannelClosed);
         }
         {
             let mut queue = lock(&self.0.queue);
@@ -180,17 +180,17 @@ impl DeviceHandle {
     }
 
     /// Ends the session; whoever waits for the device knows at once, without waiting for the old connection.
-    pub fn part(&self, parting: Parting) {
+    pub fn part(&self, parting: DisconnectCommand) {
         self.set_gone(match &parting {
-            Parting::Superseded { by } => Gone::Superseded { by: by.clone() },
-            Parting::Revoked => Gone::Lost,
+            DisconnectCommand::Superseded { by } => ChannelClosed::Superseded { by: by.clone() },
+            DisconnectCommand::Revoked => ChannelClosed::Lost,
         });
         lock(&self.0.queue).parting.get_or_insert(parting);
         self.0.wake.notify_one();
     }
 
     /// Says that the control channel has ended. What was said first stands.
-    pub fn set_gone(&self, gone: Gone) {
+    pub fn set_gone(&self, gone: ChannelClosed) {
         self.0.gone.send_if_modified(|was| {
             let first = was.is_none();
             was.get_or_insert(gone);
@@ -204,10 +204,10 @@ impl DeviceHandle {
     }
 
     /// Waits until the control channel has ended. Cancel safe.
-    pub async fn gone(&self) -> Gone {
+    pub async fn gone(&self) -> ChannelClosed {
         let mut gone = self.0.gone.subscribe();
         let ended = gone.wait_for(Option::is_some).await.ok().and_then(|gone| gone.clone());
-        ended.unwrap_or(Gone::Lost)
+        ended.unwrap_or(ChannelClosed::Lost)
     }
 
     pub(super) fn set_services(&self, services: Vec<Service>) {
@@ -238,7 +238,7 @@ impl DeviceHandle {
 #[derive(Debug)]
 pub(super) enum Next {
     /// Carry out an order.
-    Obey(Order),
+    Obey(Command),
     /// End.
-    Part(Parting),
+    Part(DisconnectCommand),
 }

@@ -11,11 +11,11 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
-use crate::auth::device::{Expected, ProofError, verify_proof};
+use crate::access::proof::{Expected, ProofError, verify_proof};
 use crate::clock::Clock;
 use crate::control::broken;
+use crate::net::connection::{Frames, Socket};
 use crate::random;
-use crate::socket::{Frames, Socket};
 use crate::store::{DeviceRecord, Registry, StoreError};
 use moorline_proto::proof::Thumbprint;
 
@@ -24,7 +24,7 @@ const PASSED_OVER: usize = 16;
 
 /// A connection that has not said who it is.
 #[derive(Debug)]
-pub struct Stranger {
+pub struct Unauthenticated {
     socket: WebSocketStream<Socket>,
 }
 
@@ -39,7 +39,7 @@ pub struct Known {
 
 /// How a stranger is judged.
 #[derive(Debug)]
-pub struct Judge<'a> {
+pub struct Authenticator<'a> {
     /// The relay's names, one of which the proof must be made for.
     pub names: &'a [String],
     /// Where devices and their keys are.
@@ -102,7 +102,7 @@ impl HandshakeError {
     }
 }
 
-impl Stranger {
+impl Unauthenticated {
     /// Takes a connection right behind its 101.
     pub fn new(socket: WebSocketStream<Socket>) -> Self {
         Self { socket }
@@ -112,7 +112,7 @@ impl Stranger {
     ///
     /// # Errors
     /// [`HandshakeError`].
-    pub async fn greet(mut self, judge: &Judge<'_>) -> Result<Known, HandshakeError> {
+    pub async fn greet(mut self, judge: &Authenticator<'_>) -> Result<Known, HandshakeError> {
         match self.examine(judge).await {
             Ok((hello, kid)) => Ok(Known { socket: self.socket, hello, kid }),
             Err(error) => {
@@ -124,7 +124,7 @@ impl Stranger {
         }
     }
 
-    async fn examine(&mut self, judge: &Judge<'_>) -> Result<(Hello, Thumbprint), HandshakeError> {
+    async fn examine(&mut self, judge: &Authenticator<'_>) -> Result<(Hello, Thumbprint), HandshakeError> {
         let deadline = Instant::now() + judge.hello_within;
         let nonce = Nonce(random::bytes());
         let challenge = ToDevice::from(Challenge { nonce, time: judge.clock.now() });

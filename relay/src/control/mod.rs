@@ -1,7 +1,7 @@
 //! The control channel: the one WebSocket that a device holds open. From the 101 to its end.
 //!
 //! ```text
-//!   Stranger ── greet ──▶ Known ── admit ──▶ Session ── run ──▶ Ended
+//!   Unauthenticated ── greet ──▶ Known ── admit ──▶ Session ── run ──▶ Ended
 //!                           └──── refuse ──▶ (closed)
 //! ```
 //!
@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-use crate::socket::Endless;
+use crate::net::connection::Endless;
 
 /// Buffers of a control channel: small, since most devices are idle most of the day. What is said in one go is written in one go.
 pub(crate) fn websocket_config() -> WebSocketConfig {

@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::control::broken;
-use crate::control::handle::{DeviceHandle, Gone, Next, Order, Parting};
+use crate::control::handle::{ChannelClosed, Command, DeviceHandle, DisconnectCommand, Next};
 use crate::control::handshake::{answer, close};
 use crate::control::keepalive::{Due, Keepalive};
-use crate::socket::Socket;
+use crate::net::connection::Socket;
 
 /// A device that does not take a message in this time is dead.
 const WRITE_WITHIN: Duration = Duration::from_secs(10);
@@ -49,7 +49,7 @@ pub enum Ended {
     /// The device broke the protocol.
     Protocol(String),
     /// Ended from outside.
-    Parted(Parting),
+    Parted(DisconnectCommand),
     /// The relay stops.
     Leaving,
 }
@@ -83,7 +83,7 @@ impl Session {
     /// Runs until the channel ends, closes it with the code that says why, and says so to those who wait for the device.
     pub async fn run(mut self, mut hear: impl FnMut(Answer), stop: CancellationToken) -> Ended {
         let ended = self.turns(&mut hear, &stop).await;
-        self.handle.set_gone(Gone::Lost);
+        self.handle.set_gone(ChannelClosed::Lost);
         debug!(session = self.handle.about().session, ?ended, "control channel ends");
         match &ended {
             Ended::Closed(_) => {
@@ -93,8 +93,8 @@ impl Session {
             Ended::Lost => {}
             Ended::Dead => self.socket.into_inner().reset(),
             Ended::Protocol(how) => close(self.socket, CloseReason::Protocol, how).await,
-            Ended::Parted(Parting::Superseded { by }) => self.give_way(by, &mut hear).await,
-            Ended::Parted(Parting::Revoked) => close(self.socket, CloseReason::Revoked, "").await,
+            Ended::Parted(DisconnectCommand::Superseded { by }) => self.give_way(by, &mut hear).await,
+            Ended::Parted(DisconnectCommand::Revoked) => close(self.socket, CloseReason::Revoked, "").await,
             Ended::Leaving => {
                 let away = GoAway {
                     reconnect_in_ms: u64::try_from(self.reconnect_in.as_millis()).unwrap_or(u64::MAX),
@@ -153,7 +153,7 @@ impl Session {
 
     async fn obey(&mut self, next: Next) -> Result<(), Ended> {
         match next {
-            Next::Obey(Order::Offer { offer, heard }) => {
+            Next::Obey(Command::Offer { offer, heard }) => {
                 // Any frame will do as a sign of life; the ping asks for one that even a busy device sends.
                 let offer = Message::text(ToDevice::Offer(*offer).encode());
                 self.send_all([offer, Message::Ping(Vec::new().into())]).await?;
@@ -161,7 +161,7 @@ impl Session {
                 self.unheard.push(heard);
                 Ok(())
             }
-            Next::Obey(Order::Cancel(cancel)) => self.say(cancel.into()).await,
+            Next::Obey(Command::Cancel(cancel)) => self.say(cancel.into()).await,
             Next::Part(parting) => Err(Ended::Parted(parting)),
         }
     }

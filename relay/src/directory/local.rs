@@ -8,9 +8,9 @@ use moorline_proto::id::{DeviceId, Instance};
 use tokio::sync::watch;
 use tracing::warn;
 
-use crate::control::handle::{DeviceHandle, Gone, Parting};
+use crate::control::handle::{ChannelClosed, DeviceHandle, DisconnectCommand};
 use crate::directory::Place;
-use crate::fading::Fading;
+use crate::ttl_map::TtlMap;
 
 /// A start of an agent that was superseded is remembered for this long.
 const FLAPPING: Duration = Duration::from_secs(600);
@@ -22,12 +22,12 @@ const FLAPPING_MOST: usize = 20_000;
 pub struct Directory {
     places: Arc<DashMap<DeviceId, DeviceHandle>>,
     awaited: Arc<DashMap<DeviceId, watch::Sender<()>>>,
-    superseded: Arc<Fading<DeviceId, Instance>>,
+    superseded: Arc<TtlMap<DeviceId, Instance>>,
 }
 
 impl Default for Directory {
     fn default() -> Self {
-        let superseded = Arc::new(Fading::new(FLAPPING, FLAPPING_MOST));
+        let superseded = Arc::new(TtlMap::new(FLAPPING, FLAPPING_MOST));
         Self { places: Arc::default(), awaited: Arc::default(), superseded }
     }
 }
@@ -42,7 +42,7 @@ pub struct Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.handle.set_gone(Gone::Lost);
+        self.handle.set_gone(ChannelClosed::Lost);
         // A newer session may hold the place by now; that one stays.
         self.directory.places.remove_if(&self.handle.about().device, |_, placed| placed.is(&self.handle));
     }
@@ -55,7 +55,7 @@ impl Directory {
         let before = self.places.insert(device.clone(), handle.clone());
         if let Some(before) = before {
             self.notice_duplicates(&before, &handle);
-            before.part(Parting::Superseded { by: handle.about().instance.clone() });
+            before.part(DisconnectCommand::Superseded { by: handle.about().instance.clone() });
         }
         self.awaited.remove_if(&device, |_, arrivals| arrivals.send(()).is_err());
         Listed { directory: self.clone(), handle }

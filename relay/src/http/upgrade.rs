@@ -13,9 +13,9 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-use crate::http::form::announces_body;
 use crate::http::problem::Refusal;
-use crate::socket::{Frames, Socket};
+use crate::http::request_form::announces_body;
+use crate::net::connection::{Frames, Socket};
 
 /// A request that may become a WebSocket: its form is good.
 #[must_use = "the peer waits for an answer"]

@@ -8,8 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
 use crate::limits::Limits;
-use crate::slots::Slots;
-use crate::socket::Carrier;
+use crate::net::admission::Admission;
+use crate::net::connection::Carrier;
 use crate::splice::{Ended, Rules, Traffic, splice};
 
 const PIPE: usize = 256;
@@ -21,7 +21,7 @@ const CLOSE: u8 = 0x88;
 
 fn leg(pipe: usize) -> (Leg, DuplexStream) {
     let (near, far) = duplex(pipe);
-    let slot = Slots::new(&Limits::default()).take().unwrap();
+    let slot = Admission::new(&Limits::default()).take().unwrap();
     (Leg::new(Socket::new(Carrier::Memory(near)), Duration::from_secs(25), slot), far)
 }
 
@@ -140,7 +140,7 @@ async fn pings_are_answered_in_order_and_a_peer_that_reads_none_of_it_gets_the_l
     };
     assert_eq!(heard, pongs);
 
-    leg.outbox.push(&[0; PONGS_BYTES]);
+    leg.write_buffer.push(&[0; PONGS_BYTES]);
     leg.answer(b"lost".to_vec());
     leg.answer(b"last".to_vec());
     poll_fn(|cx| leg.poll_flush(cx)).await.unwrap();
@@ -152,7 +152,7 @@ async fn pings_are_answered_in_order_and_a_peer_that_reads_none_of_it_gets_the_l
 async fn a_second_with_more_than_a_hundred_pings_breaks_the_protocol() {
     let (mut leg, mut far) = leg(LARGE);
     far.write_all(&short(PING, b"").repeat(101)).await.unwrap();
-    assert_eq!(leg.watch().await, Fate::broke("more than 100 pings a second"));
+    assert_eq!(leg.watch().await, LegEnd::broke("more than 100 pings a second"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -170,7 +170,7 @@ async fn past_the_mark_only_the_rest_of_a_message_is_taken() {
 async fn a_message_that_breaks_the_rules_behind_the_mark_is_still_found() {
     let (mut leg, mut far) = leg(LARGE);
     far.write_all(&[frame(0x02, &[1; 65_535]), short(0x00, &[1]), short(0x80, &[1])].concat()).await.unwrap();
-    assert!(matches!(leg.watch().await, Fate::Broke(CloseReason::TooBig, _)));
+    assert!(matches!(leg.watch().await, LegEnd::Broke(CloseReason::TooBig, _)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,7 +182,7 @@ async fn a_silent_leg_holds_no_buffer() {
     let held = leg.release();
     leg.hand_over(held.batch);
     poll_fn(|cx| leg.poll_flush(cx)).await.unwrap();
-    assert!(!leg.outbox.owns_memory() && !leg.ear.owns_memory() && leg.held.batch.is_empty());
+    assert!(!leg.write_buffer.owns_memory() && !leg.reader.owns_memory() && leg.held.batch.is_empty());
     assert_eq!(burst(&mut far).await.len(), 2 + 6 + 2 + 100 + 2 + 12);
 }
 
@@ -190,7 +190,7 @@ async fn a_silent_leg_holds_no_buffer() {
 async fn frames_that_nobody_can_read_are_drained_while_the_close_is_said() {
     let (mut leg, mut far) = leg(PIPE);
     let garbage = tokio::join!(leg.watch(), async { far.write_all(&[0xff; 100]).await.unwrap() }).0;
-    assert!(matches!(garbage, Fate::Broke(CloseReason::Framing, _)));
+    assert!(matches!(garbage, LegEnd::Broke(CloseReason::Framing, _)));
     let ends = async {
         far.write_all(&[0xff; 100_000]).await.unwrap();
         far.shutdown().await.unwrap();

@@ -1,8 +1,8 @@
 //! The relay moving bytes between the two legs of a stream: both ways, half-close, ends and their reasons.
 //!
 //! ```text
-//!   caller leg ══▶ Way to the device ══▶ device leg
-//!   caller leg ◀══ Way to the caller ◀══ device leg
+//!   caller leg ══▶ Direction to the device ══▶ device leg
+//!   caller leg ◀══ Direction to the caller ◀══ device leg
 //! ```
 //!
 //! One future drives both ways. What is there to be read from one leg becomes a batch of frames for the other, which goes in one write.
@@ -11,13 +11,13 @@
 //!
 //! Owns: what each leg's end means for the other. Does not own: who may have the stream, and when it opens; what frames are made of.
 
-mod ear;
-pub mod fate;
+mod direction;
 pub mod leg;
-mod outbox;
-pub mod pulse;
+pub mod leg_end;
+pub mod leg_keepalive;
+mod leg_reader;
 mod scratch;
-mod way;
+mod write_buffer;
 
 use std::pin::{Pin, pin};
 use std::sync::atomic::AtomicU64;
@@ -27,9 +27,9 @@ use std::time::Duration;
 use moorline_proto::close::CloseReason;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use fate::Fate;
+use direction::{Direction, News};
 pub use leg::Leg;
-use way::{News, Way};
+use leg_end::LegEnd;
 
 /// Which leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,7 +65,7 @@ pub enum Ended {
     /// Both directions ended, or one side was done.
     Finished,
     /// A side's leg ended otherwise.
-    By(Side, Fate),
+    By(Side, LegEnd),
     /// Half-closed and silent for too long.
     Idle,
     /// Cut from outside.
@@ -79,8 +79,8 @@ impl Ended {
             Self::Finished => (CloseReason::Finished, ""),
             Self::Idle => (CloseReason::IdleTimeout, "half-closed and silent"),
             Self::Cut(reason) => (*reason, ""),
-            Self::By(guilty, Fate::Broke(reason, words)) if *guilty == side => (*reason, words),
-            Self::By(guilty, Fate::Lost) if *guilty != side => (CloseReason::PeerLost, ""),
+            Self::By(guilty, LegEnd::Broke(reason, words)) if *guilty == side => (*reason, words),
+            Self::By(guilty, LegEnd::Lost) if *guilty != side => (CloseReason::PeerLost, ""),
             Self::By(..) => (CloseReason::Reset, ""),
         }
     }
@@ -91,10 +91,10 @@ impl Ended {
             Self::Finished => CloseReason::Finished.name(),
             Self::Idle => CloseReason::IdleTimeout.name(),
             Self::Cut(reason) => reason.name(),
-            Self::By(Side::Device, Fate::Lost) => "device_lost",
-            Self::By(Side::Caller, Fate::Lost) => "caller_lost",
-            Self::By(Side::Device, Fate::Broke(..)) => "device_broke_protocol",
-            Self::By(Side::Caller, Fate::Broke(..)) => "caller_broke_protocol",
+            Self::By(Side::Device, LegEnd::Lost) => "device_lost",
+            Self::By(Side::Caller, LegEnd::Lost) => "caller_lost",
+            Self::By(Side::Device, LegEnd::Broke(..)) => "device_broke_protocol",
+            Self::By(Side::Caller, LegEnd::Broke(..)) => "caller_broke_protocol",
             Self::By(Side::Device, _) => "device_reset",
             Self::By(Side::Caller, _) => "caller_reset",
         }
@@ -125,8 +125,8 @@ pub async fn splice(
     let ended = {
         let mut cut = pin!(cut);
         let mut timer = pin!(sleep_until(Instant::now()));
-        let up = Way::new(&mut caller, &mut device, &traffic.to_device);
-        let down = Way::new(&mut device, &mut caller, &traffic.to_caller);
+        let up = Direction::new(&mut caller, &mut device, &traffic.to_device);
+        let down = Direction::new(&mut device, &mut caller, &traffic.to_caller);
         let mut run = Run { device: &mut device, caller: &mut caller, up, down, last_byte: Instant::now() };
         std::future::poll_fn(|cx| {
             if let Poll::Ready(reason) = cut.as_mut().poll(cx) {
@@ -147,8 +147,8 @@ pub async fn splice(
 struct Run<'a> {
     device: &'a mut Leg,
     caller: &'a mut Leg,
-    up: Way<'a>,
-    down: Way<'a>,
+    up: Direction<'a>,
+    down: Direction<'a>,
     last_byte: Instant,
 }
 
@@ -159,7 +159,7 @@ impl Run<'_> {
         let down = self.down.poll(self.device, self.caller, now, cx);
         // Pongs that the device's pings came to just now.
         let late = match self.device.poll_flush(cx) {
-            Poll::Ready(Err(fate)) => Poll::Ready(News::ToLost(fate)),
+            Poll::Ready(Err(end)) => Poll::Ready(News::ToLost(end)),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
         };
         if let Some(ended) = self.judge([(up, Side::Caller), (down, Side::Device), (late, Side::Caller)], now) {
@@ -181,20 +181,20 @@ impl Run<'_> {
 
     /// What the news of legs that are read mean for the stream.
     fn judge(&mut self, news: [(Poll<News>, Side); 3], now: Instant) -> Option<Ended> {
-        let both_ended = self.device.ear.ended && self.caller.ear.ended;
+        let both_ended = self.device.reader.ended && self.caller.reader.ended;
         for (news, from) in news {
-            let (guilty, fate) = match news {
+            let (guilty, end) = match news {
                 Poll::Ready(News::Moved) => {
                     self.last_byte = now;
                     continue;
                 }
                 Poll::Pending => continue,
                 Poll::Ready(News::Done) => return Some(Ended::Finished),
-                Poll::Ready(News::FromEnded(fate)) => (from, fate),
-                Poll::Ready(News::ToLost(fate)) => (from.other(), fate),
+                Poll::Ready(News::FromEnded(end)) => (from, end),
+                Poll::Ready(News::ToLost(end)) => (from.other(), end),
             };
             // Once both ends were passed on, the result is 1000 for both, whatever follows.
-            return Some(if both_ended { Ended::Finished } else { Ended::By(guilty, fate) });
+            return Some(if both_ended { Ended::Finished } else { Ended::By(guilty, end) });
         }
         (both_ended && !self.waits()).then_some(Ended::Finished)
     }
@@ -205,18 +205,18 @@ impl Run<'_> {
     }
 
     fn is_half_closed(&self) -> bool {
-        self.device.ear.ended != self.caller.ear.ended
+        self.device.reader.ended != self.caller.reader.ended
     }
 
     fn beat(&mut self, rules: &Rules, orphaned: &impl Fn() -> bool, now: Instant, cx: &mut Context<'_>) -> Option<Ended> {
         // A leg whose bytes the other one does not take is not being read.
         self.caller.reading &= !self.up.is_blocked;
         self.device.reading &= !self.down.is_blocked;
-        if let Err(fate) = self.device.beat(orphaned(), now, cx) {
-            return Some(Ended::By(Side::Device, fate));
+        if let Err(end) = self.device.beat(orphaned(), now, cx) {
+            return Some(Ended::By(Side::Device, end));
         }
-        if let Err(fate) = self.caller.beat(false, now, cx) {
-            return Some(Ended::By(Side::Caller, fate));
+        if let Err(end) = self.caller.beat(false, now, cx) {
+            return Some(Ended::By(Side::Caller, end));
         }
         if self.waits() {
             self.last_byte = now;

@@ -1,6 +1,6 @@
 //! What is known of devices and of who signs callers' tokens, behind one seam: [`Registry`].
 //!
-//! Where a device is connected now is not here (that is the directory's), nor what a caller may do ([`crate::auth`]).
+//! Where a device is connected now is not here (that is the directory's), nor what a caller may do ([`crate::access`]).
 //!
 //! [`SqliteRegistry`] keeps it in a file; [`MemoryRegistry`] in memory, for worlds whose clock stands still. One contract test
 //! (`contract.rs`) runs against both, and a third backend has to pass it too.

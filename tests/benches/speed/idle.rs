@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::iter;
-use moorline_relay::auth::mint::SigningKey;
+use moorline_relay::access::mint::SigningKey;
 use moorline_tests::wire::{Persona, WireDevice};
 use moorline_tests::world::World;
 use tokio::io::AsyncReadExt;

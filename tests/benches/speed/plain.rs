@@ -61,7 +61,7 @@ type Waiting = Arc<Mutex<HashMap<[u8; 7], TlsStream<TcpStream>>>>;
 /// Is that process, until it is killed.
 pub async fn serve(folder: &Path) {
     rlimit::increase_nofile_limit(u64::MAX).expect("the limit of file descriptors is raised");
-    let config = moorline_relay::listen::tls::server_config(&folder.join("tls.pem"), &folder.join("tls.key"));
+    let config = moorline_relay::net::tls::server_config(&folder.join("tls.pem"), &folder.join("tls.key"));
     let config: Arc<ServerConfig> = config.expect("the relay's certificate is good");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let echo = Target::start(nodelay_echo).await;

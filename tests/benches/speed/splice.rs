@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use moorline_proto::id::DeviceId;
-use moorline_relay::auth::mint::SigningKey;
+use moorline_relay::access::mint::SigningKey;
 use moorline_tests::wire::{Persona, WireDevice, WireLeg, bearer};
 use moorline_tests::world::World;
 use tokio::io::{AsyncWriteExt, split};

@@ -1,0 +1,42 @@
+//! Who are you, may you: devices' proofs, callers' tokens, the one decision, and the leave that comes of it.
+//!
+//! ```text
+//!   hello.proof ──▶ device::verify_proof ──▶ the key that proved it
+//!   bearer ──▶ caller::CallerAuth ──▶ Caller ──▶ policy::decide ──▶ leave::StreamPermit, leave::AdminPermit
+//! ```
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey};
+use jsonwebtoken::{Algorithm, DecodingKey};
+use moorline_proto::proof::{KeyAlgorithm, PublicKey};
+
+pub mod mint;
+pub mod permit;
+pub mod policy;
+pub mod proof;
+#[cfg(test)]
+mod test_keys;
+pub mod token;
+
+/// The key in the shape in which signatures are checked.
+fn decoding_key(key: &PublicKey) -> DecodingKey {
+    match key {
+        PublicKey::Ed25519(raw) => DecodingKey::from_ed_der(raw),
+        PublicKey::P256(point) => DecodingKey::from_ec_der(&[&[0x04], &point[..]].concat()),
+    }
+}
+
+/// Whether signatures can be checked with the key: a point that is not on its curve is as long as any other, and proves nobody.
+pub fn is_usable(key: &PublicKey) -> bool {
+    match key {
+        PublicKey::Ed25519(raw) => ParsedPublicKey::new(&ED25519, raw).is_ok(),
+        PublicKey::P256(point) => ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, [&[0x04], &point[..]].concat()).is_ok(),
+    }
+}
+
+/// The one algorithm of a key, in the words of the library that checks.
+fn algorithm(of: KeyAlgorithm) -> Algorithm {
+    match of {
+        KeyAlgorithm::EdDsa => Algorithm::EdDSA,
+        KeyAlgorithm::Es256 => Algorithm::ES256,
+    }
+}

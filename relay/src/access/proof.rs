@@ -1,0 +1,114 @@
+//! A device's proof: does it show, for this one connection, that who sent it has a key of the device.
+
+use jsonwebtoken::{Validation, decode, decode_header};
+use moorline_proto::control::Nonce;
+use moorline_proto::id::{DeviceId, Instance};
+use moorline_proto::names::PROOF_TYP;
+use moorline_proto::proof::{ProofClaims, Thumbprint};
+
+use crate::access::{algorithm, decoding_key};
+use crate::store::KeyRecord;
+
+/// What a proof must be made for.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected<'a> {
+    /// That this connection's `challenge` had.
+    pub nonce: Nonce,
+    /// The relay's names, in lower case: the device must have dialled one of them.
+    pub names: &'a [String],
+    /// As in `hello`.
+    pub device: &'a DeviceId,
+    /// As in `hello`.
+    pub instance: &'a Instance,
+}
+
+/// Why a proof proves nothing. For the relay's log: a stranger is not told which it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProofError {
+    /// No compact JWS, or claims that are no proof's.
+    #[error("not a signed proof")]
+    NoProof,
+    /// `typ` of another purpose.
+    #[error("its typ is not {PROOF_TYP}")]
+    Purpose,
+    /// `crit`: an extension that must be understood, and is not.
+    #[error("its header has crit, of which no extension is understood")]
+    Critical,
+    /// `x5c`, which is not understood yet.
+    #[error("it is signed with an X.509 certificate, which this relay does not take")]
+    Certificate,
+    /// No `kid`, or none of this device's.
+    #[error("its kid names no key of the device")]
+    UnknownKey,
+    /// `alg` is another than the key's one.
+    #[error("its alg is not the one of its key")]
+    Algorithm,
+    /// The signature does not hold.
+    #[error("its signature does not hold")]
+    Signature,
+    /// Made for another connection: seen on the way, and used again.
+    #[error("its nonce is not the one of this connection")]
+    Nonce,
+    /// Made for another relay.
+    #[error("its aud is no name of this relay")]
+    Audience,
+    /// About another device.
+    #[error("its sub is another device than the hello's")]
+    Device,
+    /// Of another start of the agent than `hello` says.
+    #[error("its instance is another than the hello's")]
+    Instance,
+}
+
+/// Which of the device's `keys` made the proof.
+///
+/// # Errors
+/// [`ProofError`], the first thing that is wrong. No time is in a proof: the nonce makes it good for one connection.
+pub fn verify_proof(proof: &str, expected: &Expected<'_>, keys: &[KeyRecord]) -> Result<Thumbprint, ProofError> {
+    let header = decode_header(proof).map_err(|_| ProofError::NoProof)?;
+    if header.typ.as_deref() != Some(PROOF_TYP) {
+        return Err(ProofError::Purpose);
+    }
+    if header.crit.is_some() {
+        return Err(ProofError::Critical);
+    }
+    if header.x5c.is_some() {
+        return Err(ProofError::Certificate);
+    }
+    let kid: Option<Thumbprint> = header.kid.and_then(|kid| kid.parse().ok());
+    let key = keys.iter().find(|key| Some(key.kid) == kid).ok_or(ProofError::UnknownKey)?;
+    if header.alg != algorithm(key.key.algorithm()) {
+        return Err(ProofError::Algorithm);
+    }
+    let claims = signed_claims(proof, key)?;
+    if claims.nonce != expected.nonce {
+        return Err(ProofError::Nonce);
+    }
+    if !expected.names.contains(&claims.aud) {
+        return Err(ProofError::Audience);
+    }
+    if claims.sub != *expected.device {
+        return Err(ProofError::Device);
+    }
+    if claims.instance != *expected.instance {
+        return Err(ProofError::Instance);
+    }
+    Ok(key.kid)
+}
+
+fn signed_claims(proof: &str, key: &KeyRecord) -> Result<ProofClaims, ProofError> {
+    // The library checks the signature alone: a proof has no times, and its audience is compared above.
+    let mut only_signature = Validation::new(algorithm(key.key.algorithm()));
+    only_signature.required_spec_claims.clear();
+    only_signature.validate_exp = false;
+    only_signature.validate_aud = false;
+    let data = decode::<ProofClaims>(proof, &decoding_key(&key.key), &only_signature);
+    data.map(|data| data.claims).map_err(|error| match error.kind() {
+        jsonwebtoken::errors::ErrorKind::Json(_) => ProofError::NoProof,
+        _ => ProofError::Signature,
+    })
+}
+
+#[cfg(test)]
+#[path = "proof_tests.rs"]
+mod tests;

@@ -1,0 +1,162 @@
+//! What a caller may say when it asks for a stream: as headers of `connect`, as a body of `POST`. And the leave for it.
+
+use http::{HeaderMap, HeaderName};
+use moorline_proto::api::OpenStream;
+use moorline_proto::bounds::{FEATURES, IDEMPOTENCY_KEY_CHARS};
+use moorline_proto::control::CallerInfo;
+use moorline_proto::id::{DeviceId, Feature, ServiceName};
+use moorline_proto::names::{DATA_HEADER, DEADLINE_HEADER, FEATURES_HEADER, IDEMPOTENCY_KEY_HEADER, REASON_HEADER, WAIT_HEADER};
+use moorline_proto::problem::{Problem, ProblemCode};
+use moorline_proto::text::{Data, Text};
+use percent_encoding::percent_decode_str;
+use tokio::time::Instant;
+
+use crate::access::policy;
+use crate::access::token::Caller;
+use crate::directory::Place;
+use crate::http::problem::Refusal;
+use crate::http::{Edge, registry_failed};
+use crate::net::admission::Peer;
+use crate::stream::refusal::Refused;
+use crate::stream::{Ask, Begun, Via};
+
+fn malformed(name: &'static str, detail: impl std::fmt::Display) -> Refusal {
+    Refusal::new(ProblemCode::Malformed, format!("{name}: {detail}"))
+}
+
+/// A header that may stand once.
+fn header<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Refusal> {
+    let mut all = headers.get_all(HeaderName::from_static(name)).iter();
+    let Some(value) = all.next() else { return Ok(None) };
+    if all.next().is_some() {
+        return Err(malformed(name, "stands twice"));
+    }
+    value.to_str().map(Some).map_err(|_| malformed(name, "visible ASCII characters only"))
+}
+
+fn seconds(headers: &HeaderMap, name: &'static str) -> Result<Option<u64>, Refusal> {
+    let text = header(headers, name)?;
+    text.map(|text| whole_number(text).ok_or_else(|| malformed(name, "a whole number of seconds"))).transpose()
+}
+
+/// Digits and nothing else. What is more than can be counted is more than anybody may ask for, and is cut to that.
+fn whole_number(text: &str) -> Option<u64> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
+/// Whether every `%` has two hexadecimal digits behind it.
+fn is_percent_encoded(text: &str) -> bool {
+    let digits = |rest: &str| rest.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    text.split('%').skip(1).all(digits)
+}
+
+fn reason(headers: &HeaderMap) -> Result<Option<Text<{ moorline_proto::bounds::REASON_CHARS }>>, Refusal> {
+    let Some(text) = header(headers, REASON_HEADER)? else { return Ok(None) };
+    let decoded = percent_decode_str(text).decode_utf8().ok().filter(|_| is_percent_encoded(text));
+    let text = decoded.ok_or_else(|| malformed(REASON_HEADER, "percent-encoded UTF-8"))?;
+    Text::new(text).map(Some).map_err(|error| malformed(REASON_HEADER, error))
+}
+
+fn features(headers: &HeaderMap) -> Result<Vec<Feature>, Refusal> {
+    let Some(text) = header(headers, FEATURES_HEADER)? else { return Ok(Vec::new()) };
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let features: Vec<Feature> = names
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .map_err(|error: moorline_proto::id::NameError| malformed(FEATURES_HEADER, error))?;
+    if features.len() > FEATURES {
+        return Err(malformed(FEATURES_HEADER, format_args!("{} features, at most {FEATURES} are allowed", features.len())));
+    }
+    Ok(features)
+}
+
+/// The question in the headers of a `connect`.
+///
+/// # Errors
+/// `malformed`, with the header that is wrong.
+pub(super) fn from_headers(headers: &HeaderMap, service: ServiceName) -> Result<OpenStream, Refusal> {
+    let data = header(headers, DATA_HEADER)?.map(Data::from_base64).transpose().map_err(|error| malformed(DATA_HEADER, error))?;
+    let open = OpenStream {
+        service,
+        deadline_s: seconds(headers, DEADLINE_HEADER)?,
+        wait_s: seconds(headers, WAIT_HEADER)?,
+        reason: reason(headers)?,
+        data,
+        features: features(headers)?,
+    };
+    check(open)
+}
+
+/// What the types of a question do not hold.
+///
+/// # Errors
+/// `malformed`.
+pub(super) fn check(open: OpenStream) -> Result<OpenStream, Refusal> {
+    if open.deadline_s == Some(0) {
+        return Err(malformed("deadline", "at least 1 second"));
+    }
+    Ok(open)
+}
+
+/// The key of the request, if it has one.
+///
+/// # Errors
+/// `malformed`.
+pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let Some(text) = header(headers, IDEMPOTENCY_KEY_HEADER)? else { return Ok(None) };
+    if text.is_empty() || text.len() > IDEMPOTENCY_KEY_CHARS || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(malformed(IDEMPOTENCY_KEY_HEADER, format_args!("1 to {IDEMPOTENCY_KEY_CHARS} visible ASCII characters")));
+    }
+    Ok(Some(text.to_owned()))
+}
+
+/// A question whose form is good, and who asks it.
+pub(super) struct Question {
+    pub device: DeviceId,
+    pub open: OpenStream,
+    pub key: Option<String>,
+    pub via: Via,
+    pub since: Instant,
+}
+
+impl Edge {
+    /// Leave, then what is known of the device, then the stream: begun, or found by its key (true then).
+    ///
+    /// # Errors
+    /// Everything that the relay can decide by itself.
+    pub(super) async fn begin(&self, question: Question, caller: &Caller, visitor: &Peer) -> Result<(Begun, bool), Refusal> {
+        let Question { device, open, key, via, since } = question;
+        let leave = policy::open(caller, &device, &open.service, visitor.address, self.clock.now());
+        let leave = leave.map_err(|denied| Refusal::new(denied.problem(), denied.to_string()))?;
+        let known = self.known(&device).await?;
+        let info = CallerInfo {
+            issuer: caller.id.issuer.clone(),
+            subject: caller.id.subject.clone(),
+            groups: Vec::new(),
+            address: visitor.address,
+            reason: open.reason.clone(),
+        };
+        let ask = Ask { open, leave, caller: info, key, via, since };
+        self.openings.begin(ask).map_err(|refused| match refused {
+            Refused::Offline { device, .. } => Refused::Offline { device, last_seen: known.last_seen }.problem().into(),
+            refused => Refusal::from(refused.problem()),
+        })
+    }
+
+    /// A device that is connected here is registered: taking it from the registry ends its control channel.
+    async fn known(&self, device: &DeviceId) -> Result<Known, Refusal> {
+        if let Place::Here(_) = self.directory.find(device) {
+            return Ok(Known { last_seen: None });
+        }
+        match self.registry.device(device).await {
+            Ok(Some(record)) => Ok(Known { last_seen: record.last_seen }),
+            Ok(None) => Err(Problem::new(ProblemCode::DeviceUnknown, format!("there is no device {device}")).into()),
+            Err(error) => Err(registry_failed(&error)),
+        }
+    }
+}
+
+struct Known {
+    last_seen: Option<moorline_proto::timestamp::Timestamp>,
+}

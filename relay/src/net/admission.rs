@@ -1,0 +1,211 @@
+//! Places for connections. A connection is a stranger until what it asks for was allowed. Strangers have fewer places, and one that has
+//! held still for a while gives way to the next, who waits for that: so those who say nothing cannot keep honest peers out.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::limits::Limits;
+
+/// A stranger that is not admitted after this long gives way where places are short. An honest one needs a few round trips; in a storm
+/// of honest ones, those who came first are left to finish.
+const EVICTABLE_AFTER: Duration = Duration::from_secs(2);
+
+/// All places of one relay.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    connections: Arc<Semaphore>,
+    strangers: Arc<Mutex<Strangers>>,
+    left: Arc<Notify>,
+}
+
+/// Those who were not admitted yet, the oldest first.
+#[derive(Debug)]
+struct Strangers {
+    most: usize,
+    next: u64,
+    here: BTreeMap<u64, (Instant, CancellationToken)>,
+}
+
+/// Which places are all taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// The relay holds as many connections as it may.
+    #[error("every place for a connection is taken")]
+    Connections,
+    /// As many connections as may be are strangers, and none of them has held still for long.
+    #[error("every place for a connection that has not been admitted yet is taken")]
+    Strangers,
+}
+
+/// One connection's place, given back when it is dropped. Clones are the same place.
+#[derive(Clone, Debug)]
+pub struct ConnectionPermit(Arc<Place>);
+
+#[derive(Debug)]
+struct Place {
+    _connection: OwnedSemaphorePermit,
+    strangers: Arc<Mutex<Strangers>>,
+    left: Arc<Notify>,
+    number: u64,
+    gives_way: CancellationToken,
+}
+
+fn lock(strangers: &Mutex<Strangers>) -> MutexGuard<'_, Strangers> {
+    strangers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Admission {
+    /// Places as many as the limits say.
+    pub fn new(limits: &Limits) -> Self {
+        let strangers = Strangers { most: limits.unauthenticated_connections.get(), next: 0, here: BTreeMap::new() };
+        Self {
+            connections: Arc::new(Semaphore::new(limits.connections.get())),
+            strangers: Arc::new(Mutex::new(strangers)),
+            left: Arc::default(),
+        }
+    }
+
+    /// Waits until a stranger would find a place. Whoever comes meanwhile stands in the kernel's line, where it costs nothing and keeps its
+    /// turn: to be turned away, and to come again at once, would be a lottery that a crowd wins. Cancel safe.
+    pub async fn room(&self) {
+        loop {
+            let mut left = std::pin::pin!(self.left.notified());
+            left.as_mut().enable();
+            let Some(until) = lock(&self.strangers).full_until() else { return };
+            tokio::select! {
+                () = left => {}
+                () = sleep_until(until) => return,
+            }
+        }
+    }
+
+    /// A place for a new connection, if need be that of the oldest stranger.
+    ///
+    /// # Errors
+    /// [`Full`], which it costs the one who came too late alone.
+    pub fn take(&self) -> Result<ConnectionPermit, Full> {
+        let connection = Arc::clone(&self.connections).try_acquire_owned().map_err(|_| Full::Connections)?;
+        let gives_way = CancellationToken::new();
+        let number = lock(&self.strangers).enter(Instant::now(), gives_way.clone())?;
+        let (strangers, left) = (Arc::clone(&self.strangers), Arc::clone(&self.left));
+        Ok(ConnectionPermit(Arc::new(Place { _connection: connection, strangers, left, number, gives_way })))
+    }
+}
+
+impl Strangers {
+    /// When the oldest gives way, if every place is taken.
+    fn full_until(&self) -> Option<Instant> {
+        let oldest = self.here.first_key_value().filter(|_| self.here.len() >= self.most);
+        oldest.map(|(_, (since, _))| *since + EVICTABLE_AFTER)
+    }
+
+    fn enter(&mut self, now: Instant, gives_way: CancellationToken) -> Result<u64, Full> {
+        if self.here.len() >= self.most {
+            let oldest = self.here.first_entry().filter(|oldest| now.duration_since(oldest.get().0) >= EVICTABLE_AFTER);
+            oldest.ok_or(Full::Strangers)?.remove().1.cancel();
+        }
+        let number = self.next;
+        self.next += 1;
+        self.here.insert(number, (now, gives_way));
+        Ok(number)
+    }
+}
+
+impl ConnectionPermit {
+    /// The connection is no stranger any more: it does not give way, and its place among them is free for the next.
+    pub fn admitted(&self) {
+        self.0.leave();
+    }
+
+    /// Whether the connection was not admitted yet.
+    pub fn is_strangers(&self) -> bool {
+        lock(&self.0.strangers).here.contains_key(&self.0.number)
+    }
+
+    /// Waits until the connection has to give way to another. Never, once it was admitted in time. Cancel safe.
+    pub async fn gives_way(&self) {
+        self.0.gives_way.cancelled().await;
+    }
+}
+
+impl Place {
+    fn leave(&self) {
+        if lock(&self.strangers).here.remove(&self.number).is_some() {
+            self.left.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// Who is at the other end of a connection, and its place.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The network address.
+    pub address: IpAddr,
+    /// Its place among strangers.
+    pub slot: ConnectionPermit,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slots() -> Admission {
+        let two = 2.try_into().unwrap();
+        Admission::new(&Limits { unauthenticated_connections: two, connections: 3.try_into().unwrap(), ..Limits::default() })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_stranger_gives_way_once_it_has_held_still() {
+        let slots = slots();
+        let (first, _second) = (slots.take().unwrap(), slots.take().unwrap());
+        assert_eq!(slots.take().unwrap_err(), Full::Strangers, "those who came first are left to finish");
+        tokio::time::advance(EVICTABLE_AFTER).await;
+        let third = slots.take().unwrap();
+        first.gives_way().await;
+        drop(third);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn there_is_room_once_one_leaves_or_the_oldest_may_be_sent_away() {
+        let slots = slots();
+        let begun = Instant::now();
+        slots.room().await;
+        let (first, _second) = (slots.take().unwrap(), slots.take().unwrap());
+        slots.room().await;
+        assert_eq!(begun.elapsed(), EVICTABLE_AFTER);
+        let (third, fourth) = (slots.take().unwrap(), slots.take());
+        assert_eq!(fourth.unwrap_err(), Full::Connections);
+        drop(first);
+        let begun = Instant::now();
+        let left = async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            drop(third);
+        };
+        tokio::join!(slots.room(), left);
+        assert!(begun.elapsed() < EVICTABLE_AFTER);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_admitted_stays_and_makes_room_for_a_stranger() {
+        let slots = slots();
+        let (first, _second) = (slots.take().unwrap(), slots.take().unwrap());
+        first.admitted();
+        let _third = slots.take().unwrap();
+        tokio::time::advance(EVICTABLE_AFTER).await;
+        assert_eq!(slots.take().unwrap_err(), Full::Connections);
+        drop(first);
+        let _fourth = slots.take().unwrap();
+    }
+}

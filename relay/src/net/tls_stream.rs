@@ -1,0 +1,274 @@
+//! One TLS connection of the relay, that owns no buffer while nothing is in flight.
+//!
+//! `rustls::ServerConnection` keeps a read buffer of 4 KiB for life, which is more than all else that an idle device costs. The unbuffered API
+//! leaves the buffers to its caller: here they are the thread's, and vectors that are given up when they are empty.
+//!
+//! For one task at a time: it is not made to be split between two.
+//!
+//! Does not own: certificates and what is offered ([`crate::net::tls`]), deadlines.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::mem::take;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+mod session;
+
+use session::{All, Input, Session, Sink};
+
+/// What one read takes from the socket where bytes may have to wait for a reader that takes less: two full records and a little more.
+const READ: usize = 34 * 1024;
+/// What one read takes where all that comes is taken at once.
+const READ_ALL: usize = 128 * 1024;
+/// A full record, with what TLS 1.2 may add to it.
+const RECORD: usize = 18 * 1024;
+/// Ciphertext that is queued and is no longer than this goes in one write with what is said next: session tickets, for one.
+const TOGETHER: usize = 4 * 1024;
+/// What one write encrypts for one system call: two of a leg's longest messages, each with its header.
+const WRITE: usize = 2 * (64 * 1024 + 16);
+/// A handshake message may span records; rustls itself bounds it at 64 KiB.
+const INCOMPLETE: usize = 72 * 1024;
+
+thread_local! {
+    /// Where a read reads to, and decrypts.
+    static CIPHER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// Where a write encrypts to. What the socket takes at once, which is nearly everything, needs no buffer of its connection's own.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A TLS connection, on the server's side.
+pub struct TlsStream<S> {
+    io: S,
+    session: Session,
+    /// Ciphertext of a record that is not complete.
+    incomplete: Vec<u8>,
+    /// Our `close_notify` is queued or sent.
+    closing: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
+    /// Does the handshake.
+    ///
+    /// # Errors
+    /// The peer's, of kind [`io::ErrorKind::InvalidData`]: it was told by an alert. Or the socket's.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the connection.
+    pub async fn accept(config: Arc<ServerConfig>, io: S) -> io::Result<Self> {
+        let session = Session::new(config)?;
+        let mut stream = Self { io, session, incomplete: Vec::new(), closing: false };
+        std::future::poll_fn(|cx| stream.poll_handshake(cx)).await?;
+        Ok(stream)
+    }
+
+    /// What carries it.
+    pub fn get_ref(&self) -> &S {
+        &self.io
+    }
+
+    /// Whether bytes are buffered here, which they are not in a connection that is idle.
+    pub fn holds_bytes(&self) -> bool {
+        self.session.holds_bytes() || self.incomplete.capacity() > 0
+    }
+
+    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.session.established && self.session.is_tls13() {
+                // Session tickets go with what is said next: written now, they would wake the peer for nothing.
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_out(cx))?;
+            if self.session.established {
+                return Poll::Ready(Ok(()));
+            }
+            if self.session.input != Input::Open {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            if let Err(error) = ready!(self.poll_in(cx, &mut ReadBuf::new(&mut []))) {
+                // The alert is said if the socket takes it at once.
+                drop(self.poll_out(cx));
+                return Poll::Ready(Err(error));
+            }
+        }
+    }
+
+    /// Reads once, and gives all that came to `to`. Says how many bytes they were: none at the peer's `close_notify`.
+    ///
+    /// # Errors
+    /// As when it is read from.
+    pub fn poll_take(&mut self, cx: &mut Context<'_>, to: &mut dyn FnMut(&[u8])) -> Poll<io::Result<usize>> {
+        let mut all = All { to, count: 0 };
+        ready!(self.poll_plain(cx, &mut all, |all| all.count > 0))?;
+        Poll::Ready(Ok(all.count))
+    }
+
+    /// Reads until there is something, or the end.
+    fn poll_plain<K: Sink>(&mut self, cx: &mut Context<'_>, to: &mut K, has_some: impl Fn(&K) -> bool) -> Poll<io::Result<()>> {
+        loop {
+            if !self.session.plain.is_empty() {
+                self.session.take_plain(to);
+            }
+            if has_some(to) {
+                return Poll::Ready(Ok(()));
+            }
+            match self.session.input {
+                // TLS' own answers, to a key update for one, go with what is said next.
+                Input::Open => {
+                    if let Err(error) = ready!(self.poll_in(cx, to)) {
+                        drop(self.poll_out(cx)); // the alert, as in the handshake
+                        return Poll::Ready(Err(error));
+                    }
+                }
+                Input::Closed => return Poll::Ready(Ok(())),
+                Input::Truncated => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            }
+        }
+    }
+
+    /// Reads from the socket once, and takes in what came.
+    fn poll_in(&mut self, cx: &mut Context<'_>, to: &mut impl Sink) -> Poll<io::Result<()>> {
+        let mut scratch = CIPHER.take();
+        scratch.resize(READ_ALL, 0);
+        let size = if to.takes_all() { READ_ALL } else { READ };
+        let taken = self.poll_cipher(cx, &mut scratch[..size], to);
+        CIPHER.set(scratch);
+        taken
+    }
+
+    fn poll_cipher(&mut self, cx: &mut Context<'_>, scratch: &mut [u8], to: &mut impl Sink) -> Poll<io::Result<()>> {
+        let mut read = ReadBuf::new(scratch);
+        let ahead = self.incomplete.len();
+        if ahead <= read.capacity() - RECORD {
+            read.put_slice(&self.incomplete);
+        }
+        let before = read.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
+        if read.filled().len() == before {
+            self.session.input = Input::Truncated;
+        } else if before == ahead {
+            self.incomplete.clear();
+            let cipher = read.filled_mut();
+            let used = self.session.process(cipher, to)?;
+            self.keep(&cipher[used..]);
+        } else {
+            // A handshake message that spans records.
+            if ahead > INCOMPLETE {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a TLS message that is too large")));
+            }
+            let mut cipher = take(&mut self.incomplete);
+            cipher.extend_from_slice(read.filled());
+            let used = self.session.process(&mut cipher, to)?;
+            self.keep(&cipher[used..]);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn keep(&mut self, rest: &[u8]) {
+        if rest.is_empty() {
+            self.incomplete = Vec::new();
+        } else {
+            self.incomplete.extend_from_slice(rest);
+        }
+    }
+
+    /// Writes what is queued, and gives up the queue when it is empty.
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut sent = 0;
+        while sent < self.session.out.len() {
+            match Pin::new(&mut self.io).poll_write(cx, &self.session.out[sent..]) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(count)) => sent += count,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.session.out.drain(..sent);
+                    return Poll::Pending;
+                }
+            }
+        }
+        self.session.out = Vec::new();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes ciphertext, and queues what the socket does not take.
+    fn write_or_keep(&mut self, cx: &mut Context<'_>, cipher: &[u8]) -> io::Result<()> {
+        let mut sent = 0;
+        while sent < cipher.len() {
+            match Pin::new(&mut self.io).poll_write(cx, &cipher[sent..]) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(count)) => sent += count,
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => {
+                    self.session.out.extend_from_slice(&cipher[sent..]);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
+    /// The end is `close_notify`; a socket that ends without one is [`io::ErrorKind::UnexpectedEof`].
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = to.filled().len();
+        self.poll_plain(cx, to, |to| to.filled().len() > before || to.remaining() == 0)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
+    /// Bytes count as written once they are encrypted: what the socket does not take at once goes with the next write or flush.
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        if self.session.out.len() > TOGETHER {
+            ready!(self.poll_out(cx))?;
+        }
+        let plain = &from[..from.len().min(WRITE)];
+        self.session.settle()?;
+        if self.session.out.is_empty() {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let end = self.session.encrypt(plain, scratch)?;
+                self.write_or_keep(cx, &scratch[..end])
+            })?;
+        } else {
+            self.session.queue(plain)?;
+            if let Poll::Ready(Err(error)) = self.poll_out(cx) {
+                return Poll::Ready(Err(error));
+            }
+        }
+        Poll::Ready(Ok(plain.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_out(cx))?;
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.session.established && !self.closing {
+            self.closing = true;
+            self.session.close_notify()?;
+        }
+        ready!(self.poll_out(cx))?;
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+impl<S> fmt::Debug for TlsStream<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Session { established, input, .. } = &self.session;
+        f.debug_struct("TlsStream")
+            .field("established", established)
+            .field("input", input)
+            .field("closing", &self.closing)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[path = "tls_stream_tests.rs"]
+mod tests;

@@ -1,0 +1,101 @@
+//! What a leg is heard to say: its frames taken apart, what they mean for the stream, and its signs of life.
+
+use moorline_proto::frame::{Batch, Close, Decoder, Event};
+use tokio::time::Instant;
+
+use crate::splice::leg_end::{self, LegEnd, Text};
+use crate::splice::leg_keepalive::LegKeepalive;
+
+/// One leg's ear.
+#[derive(Debug)]
+pub(super) struct LegReader {
+    decoder: Decoder,
+    pub(super) keepalive: LegKeepalive,
+    /// The side said `end`, or closed in a way that means it.
+    pub(super) ended: bool,
+    /// What its own Close said, to be said again.
+    pub(super) farewell: Option<Close>,
+    /// Payloads of its pings, to be answered.
+    pub(super) pings: Vec<Vec<u8>>,
+}
+
+/// How much was heard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// Bytes of the stream.
+    pub(super) bytes: usize,
+    /// Bytes of text.
+    pub(super) text: usize,
+}
+
+impl LegReader {
+    pub(super) fn new(keepalive: LegKeepalive) -> Self {
+        Self { decoder: Decoder::of_side(), keepalive, ended: false, farewell: None, pings: Vec::new() }
+    }
+
+    /// Takes in what was read, and adds to `batch` what the other leg is to get.
+    ///
+    /// # Errors
+    /// The leg's [`LegEnd`]; what came before it was given out by then.
+    pub(super) fn hear(&mut self, mut input: &[u8], batch: &mut Batch, taken: &mut Taken, now: Instant) -> Result<(), LegEnd> {
+        self.keepalive.heard(now);
+        while let Some(event) = self.decoder.next(&mut input)? {
+            match event {
+                Event::Bytes(_) if self.ended => return Err(LegEnd::broke("bytes after end")),
+                Event::Bytes(run) => {
+                    taken.bytes += run.len();
+                    batch.bytes(run);
+                }
+                Event::Text(text) => match leg_end::read(&text)? {
+                    Text::Ends if self.ended => {}
+                    means => {
+                        self.ended |= means == Text::Ends;
+                        taken.text += text.len();
+                        batch.text(&text);
+                    }
+                },
+                Event::Ping(payload) => {
+                    if !self.keepalive.pinged(now) {
+                        return Err(LegEnd::broke("more than 100 pings a second"));
+                    }
+                    self.pings.push(payload);
+                }
+                Event::Pong(payload) => self.keepalive.answered(&payload),
+                Event::Close(close) => {
+                    self.farewell = close;
+                    return Err(match self.farewell.as_ref().map(|close| close.code) {
+                        None | Some(1000) => LegEnd::Done,
+                        Some(code) => LegEnd::Reset(code),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops what was read, and tells whether the leg's Close was in it.
+    pub(super) fn hears_close(&mut self, mut input: &[u8]) -> bool {
+        while let Ok(Some(event)) = self.decoder.next(&mut input) {
+            if matches!(event, Event::Close(_)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether a message has begun and not ended.
+    pub(super) fn is_inside_message(&self) -> bool {
+        self.decoder.is_inside_message()
+    }
+
+    /// Whether nothing that follows can be understood.
+    pub(super) fn is_broken(&self) -> bool {
+        self.decoder.is_broken()
+    }
+
+    /// Whether it has a buffer, as it has while a text or a control frame is cut.
+    #[cfg(test)]
+    pub(super) fn owns_memory(&self) -> bool {
+        self.decoder.owns_memory() || self.pings.capacity() > 0
+    }
+}

@@ -1,0 +1,72 @@
+//! What a leg's socket has not taken yet. Frames are written as they are; only the rest of them is kept, and given up once it is written.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::AsyncWrite;
+
+/// Frames on their way out, always whole ones, and how far they got.
+#[derive(Debug, Default)]
+pub(super) struct WriteBuffer {
+    frames: Vec<u8>,
+    sent: usize,
+    /// The socket has something of ours that it may not have sent.
+    unflushed: bool,
+}
+
+impl WriteBuffer {
+    /// Whether all that was handed over is on its way.
+    pub(super) fn is_flushed(&self) -> bool {
+        !self.unflushed
+    }
+
+    /// Bytes that the socket has not taken.
+    pub(super) fn len(&self) -> usize {
+        self.frames.len() - self.sent
+    }
+
+    /// Whether it has a buffer, which it has not while nothing waits.
+    #[cfg(test)]
+    pub(super) fn owns_memory(&self) -> bool {
+        self.frames.capacity() > 0
+    }
+
+    /// Keeps frames for the next write.
+    pub(super) fn push(&mut self, frames: &[u8]) {
+        self.unflushed |= !frames.is_empty();
+        self.frames.extend_from_slice(frames);
+    }
+
+    /// Writes frames, behind all that waits, and keeps what the socket does not take.
+    pub(super) fn write(&mut self, frames: &[u8], socket: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> io::Result<()> {
+        let mut sent = 0;
+        while self.len() == 0 && sent < frames.len() {
+            match Pin::new(&mut *socket).poll_write(cx, &frames[sent..]) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(count)) => sent += count,
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => break,
+            }
+        }
+        self.push(&frames[sent..]);
+        self.unflushed = true;
+        Ok(())
+    }
+
+    /// Has everything written.
+    pub(super) fn poll_flush(&mut self, socket: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.len() > 0 {
+            match ready!(Pin::new(&mut *socket).poll_write(cx, &self.frames[self.sent..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.sent += count,
+            }
+        }
+        *self = Self { unflushed: self.unflushed, ..Self::default() };
+        if self.unflushed {
+            ready!(Pin::new(socket).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
