@@ -274,7 +274,8 @@ impl Inside {
             let detail = Some(Text::cut("the device has as many streams as it may"));
             // Not waited for here: this is who empties the queue of answers. The relay keeps to `max_streams`, so there are few of these.
             let voice = self.desk.voice.clone();
-            self.tasks.spawn(async move { voice.say(Reject { stream, code: RejectCode::Busy, detail }).await });
+            self.tasks
+                .spawn(async move { voice.say(Reject { stream, attempt: Default::default(), code: RejectCode::Busy, detail }).await });
             return;
         };
         let (desk, stop) = (self.desk.clone(), self.stop.clone());

@@ -9,6 +9,7 @@ use moorline_proto::bounds::TARGET_WITHIN;
 use moorline_proto::causes::Causes;
 use moorline_proto::control::{Accept, CallerInfo, Offer, Reject, RejectCode};
 use moorline_proto::id::{Feature, ServiceName, StreamId};
+use moorline_proto::millis::Millis;
 use moorline_proto::text::{Data, Text};
 use moorline_transport::bridge::{LocalSide, bridge};
 use moorline_transport::connection::Connection;
@@ -216,8 +217,8 @@ async fn agree(desk: &Desk, offer: &Offer, door: &Door, deadline: Instant) -> Re
     unanswered.settled();
     match decision {
         Ok(Decision::Accept(Accepted { local, data, features })) => {
-            let dial_ms = u64::try_from(begun.elapsed().as_millis()).ok();
-            desk.voice.say(Accept { stream: offer.stream, data, features, dial_ms }).await;
+            let dial_ms = Some(Millis::from_duration(begun.elapsed()));
+            desk.voice.say(Accept { stream: offer.stream, attempt: Default::default(), data, features, dial_ms }).await;
             let connected = match connected {
                 Some(connected) => connected,
                 None => connecting.await,
@@ -255,14 +256,14 @@ impl Unanswered<'_> {
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         if let Some(desk) = self.0.filter(|_| std::thread::panicking()) {
-            desk.voice.say_now(Reject { stream: self.1, code: RejectCode::Internal, detail: None });
+            desk.voice.say_now(Reject { stream: self.1, attempt: Default::default(), code: RejectCode::Internal, detail: None });
         }
     }
 }
 
 impl Desk {
     async fn say_no(&self, stream: StreamId, code: RejectCode, detail: &str) {
-        self.voice.say(Reject { stream, code, detail: Some(Text::cut(detail)) }).await;
+        self.voice.say(Reject { stream, attempt: Default::default(), code, detail: Some(Text::cut(detail)) }).await;
     }
 }
 

@@ -162,7 +162,7 @@ class Device:
         except OSError as error:
             return await self.reject(stream, "target_unreachable", error)
         try:
-            await self.say({"type": "accept", "stream": stream, "dial_ms": int(1000 * (time.monotonic() - begun))})
+            await self.say({"type": "accept", "stream": stream, "dial_ms": round(1000 * (time.monotonic() - begun), 3)})
             leg = await asyncio.wait_for(self.joined(url, offer["token"]), left - (time.monotonic() - begun))
             self.undecided.pop(stream, None)  # from here on only the leg's end counts
             if leg:

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-use crate::bounds::{DEVICE_KEYS, FEATURES, INFO_CHARS, REASON_CHARS};
+use crate::bounds::{CURSOR_CHARS, DEVICE_KEYS, FEATURES, INFO_CHARS, REASON_CHARS};
 use crate::code::codes;
 use crate::control::Service;
 use crate::id::{DeviceId, Feature, NodeId, ServiceName, StreamId};
@@ -200,9 +200,27 @@ pub struct Online {
 pub struct DeviceList {
     /// By device id, those that the caller may see.
     pub devices: Vec<Device>,
-    /// Ask again with `?after=` this for the rest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next: Option<DeviceId>,
+    /// Ask again with `?after=` this for the rest. Opaque: it names no device, since the next one may be one that the caller must not see.
+    /// At most [`CURSOR_CHARS`] letters, digits, `-`, `.`, `_` and `~`, so that it stands in a query as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "cursor")]
+    pub next: Option<String>,
+}
+
+/// Reads a cursor, which the client puts into a query.
+fn cursor<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let cursor = Option::<String>::deserialize(deserializer)?;
+    match &cursor {
+        Some(text) if !is_cursor(text) => {
+            Err(D::Error::custom(format_args!("a cursor has 1 to {CURSOR_CHARS} letters, digits, '-', '.', '_' and '~'")))
+        }
+        _ => Ok(cursor),
+    }
+}
+
+/// Whether the text has the form of a cursor: 1 to [`CURSOR_CHARS`] letters, digits, `-`, `.`, `_` and `~`.
+pub fn is_cursor(text: &str) -> bool {
+    (1..=CURSOR_CHARS).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~'))
 }
 
 /// One live stream.

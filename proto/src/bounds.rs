@@ -40,6 +40,8 @@ pub const GROUP_CHARS: usize = 128;
 pub const DATA_BYTES: usize = 4_096;
 /// Characters of an `Idempotency-Key`, all of them visible ASCII.
 pub const IDEMPOTENCY_KEY_CHARS: usize = 128;
+/// Characters of the cursor of a page of devices, all of them letters, digits, `-`, `.`, `_` and `~`.
+pub const CURSOR_CHARS: usize = 256;
 /// Keys that the registry keeps for one device, so that keys rotate without a gap.
 pub const DEVICE_KEYS: usize = 3;
 
@@ -57,6 +59,9 @@ pub const LEG_MESSAGE_FRAME_BYTES: usize = 1 << 20;
 pub const HELD_BEFORE_OPENED_BYTES: usize = 64 * 1024;
 /// Bytes of the body of a request.
 pub const REQUEST_BODY_BYTES: usize = 16 * 1024;
+
+/// When a device dials again after `go_away`, in milliseconds: from, to.
+pub const RECONNECT_IN_MS: (u64, u64) = (100, 300_000);
 
 /// From the 101 of a control channel to the device's `hello`.
 pub const HELLO_WITHIN: Duration = Duration::from_secs(10);

@@ -1,15 +1,20 @@
 //! What is said on the control channel: JSON text, one object each, tagged by `type`. [`ToDevice`] and [`FromDevice`] are all of it.
 
+use std::fmt;
+use std::num::NonZeroU32;
+
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::bounds::{
-    CONTROL_MESSAGE_BYTES, DESCRIPTION_CHARS, DETAIL_CHARS, FEATURES, GROUP_CHARS, GROUPS, INFO_CHARS, PROOF_CHARS, REASON_CHARS, SERVICES,
-    URL_CHARS,
+    CONTROL_MESSAGE_BYTES, DESCRIPTION_CHARS, DETAIL_CHARS, FEATURES, GROUP_CHARS, GROUPS, INFO_CHARS, PROOF_CHARS, REASON_CHARS,
+    RECONNECT_IN_MS, SERVICES, URL_CHARS,
 };
+use crate::clamp::between;
 use crate::code::codes;
 use crate::id::{CallerId, DeviceId, Feature, Instance, Issuer, NodeId, ServiceName, StreamId, Subject};
 use crate::message::messages;
+use crate::millis::Millis;
 use crate::problem::ProblemCode;
 use crate::secret::Secret;
 use crate::text::{Data, Text, list_of_at_most};
@@ -101,11 +106,66 @@ pub struct Welcome {
     pub time: Timestamp,
 }
 
+/// Which offer of a stream: 1 for the first, one more for each repetition. Left out of a message where it is 1.
+///
+/// The relay repeats an offer where the control channel was lost while the caller waits. Each answer names the attempt that it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Attempt(NonZeroU32);
+
+impl Attempt {
+    /// The first offer of a stream.
+    pub const FIRST: Self = Self(NonZeroU32::MIN);
+
+    /// The attempt after this one; the last one that there is stays the last.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// The number, from 1.
+    pub const fn get(self) -> u32 {
+        self.0.get()
+    }
+
+    /// Whether this is the first offer of its stream.
+    pub fn is_first(&self) -> bool {
+        *self == Self::FIRST
+    }
+}
+
+impl Default for Attempt {
+    fn default() -> Self {
+        Self::FIRST
+    }
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<NonZeroU32> for Attempt {
+    fn from(number: NonZeroU32) -> Self {
+        Self(number)
+    }
+}
+
+impl<'de> Deserialize<'de> for Attempt {
+    /// `null` means the same as a field that is left out.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Option::<NonZeroU32>::deserialize(deserializer)?.map(Self).unwrap_or_default())
+    }
+}
+
 /// See [`ToDevice::Offer`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
     /// Names the stream from here on.
     pub stream: StreamId,
+    /// Which offer of the stream this is. It replaces an earlier one.
+    #[serde(default, skip_serializing_if = "Attempt::is_first")]
+    pub attempt: Attempt,
     /// What the caller wants to reach.
     pub service: ServiceName,
     /// Where the device joins its leg: a path, or an absolute address that the device checks.
@@ -178,7 +238,8 @@ codes! {
 /// See [`ToDevice::GoAway`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoAway {
-    /// Already spread over the fleet.
+    /// When to dial again, in milliseconds: 100 to 300,000, other values are clamped. The relay has spread it over its devices.
+    #[serde(deserialize_with = "between::<_, { RECONNECT_IN_MS.0 }, { RECONNECT_IN_MS.1 }>")]
     pub reconnect_in_ms: u64,
     /// For the device's log.
     pub reason: Text<DETAIL_CHARS>,
@@ -222,8 +283,11 @@ pub struct Service {
 /// See [`FromDevice::Accept`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accept {
-    /// The offer that is meant.
+    /// The stream of the offer.
     pub stream: StreamId,
+    /// The attempt of the offer. An answer to any attempt but the latest is ignored.
+    #[serde(default, skip_serializing_if = "Attempt::is_first")]
+    pub attempt: Attempt,
     /// Opaque to the relay; stands in the caller's `opened`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<Data>,
@@ -232,14 +296,17 @@ pub struct Accept {
     pub features: Vec<Feature>,
     /// How long the target took to answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dial_ms: Option<u64>,
+    pub dial_ms: Option<Millis>,
 }
 
 /// See [`FromDevice::Reject`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reject {
-    /// The offer that is meant.
+    /// The stream of the offer.
     pub stream: StreamId,
+    /// The attempt of the offer. An answer to any attempt but the latest is ignored.
+    #[serde(default, skip_serializing_if = "Attempt::is_first")]
+    pub attempt: Attempt,
     /// Why.
     pub code: RejectCode,
     /// The device's own words, shown to the caller.

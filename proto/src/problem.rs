@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::code::codes;
 use crate::id::StreamId;
+use crate::millis::Millis;
 use crate::timestamp::Timestamp;
 
 codes! {
@@ -200,34 +201,34 @@ impl Problem {
     }
 }
 
-/// When a stream reached each step, in milliseconds from the request; a step that was not reached is left out.
+/// When a stream reached each step, counted from the request; a step that was not reached is left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeline {
-    /// Token and leave were found good.
+    /// The token is valid and allows the stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub authorized_ms: Option<u64>,
+    pub authorized_ms: Option<Millis>,
     /// The device was found online.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub found_ms: Option<u64>,
+    pub found_ms: Option<Millis>,
     /// The offer was handed to its control channel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub offered_ms: Option<u64>,
-    /// The first frame of the device after that, of any kind.
+    pub offered_ms: Option<Millis>,
+    /// The first frame of any kind that came from the device after that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub heard_ms: Option<u64>,
+    pub device_alive_ms: Option<Millis>,
     /// The device accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub accepted_ms: Option<u64>,
+    pub accepted_ms: Option<Millis>,
     /// How long the device dialled its target, as the device says: a span, not a moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dial_ms: Option<u64>,
+    pub dial_ms: Option<Millis>,
     /// The device leg joined.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device_joined_ms: Option<u64>,
+    pub device_joined_ms: Option<Millis>,
     /// The caller leg joined.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub caller_joined_ms: Option<u64>,
+    pub caller_joined_ms: Option<Millis>,
     /// Both had joined and the device had accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub opened_ms: Option<u64>,
+    pub opened_ms: Option<Millis>,
 }

@@ -16,6 +16,7 @@ use moorline_proto::control::{CancelCode, FromDevice, RejectCode, ToDevice};
 use moorline_proto::id::StreamId;
 use moorline_proto::leg::LegText;
 use moorline_proto::message::{Heard, MessageError};
+use moorline_proto::millis::Millis;
 use moorline_proto::names;
 use moorline_proto::problem::{Problem, ProblemCode, Timeline};
 use serde::de::DeserializeOwned;
@@ -98,8 +99,10 @@ fn check_fields(rows: &[Vec<String>], fullest: &Value, tagged: bool, is_good: im
     }
 }
 
-/// The text of a vector as JSON.
+/// The text of a vector as JSON; of one that has every field, where the plain example leaves some out.
 fn example(file: &Messages, name: &str) -> Value {
+    let fuller = format!("{name}: repeated");
+    let name = if file.valid.iter().any(|vector| vector.name == fuller) { &fuller } else { name };
     let vector = file.valid.iter().find(|vector| vector.name == name).unwrap_or_else(|| panic!("no vector {name:?}"));
     serde_json::from_str(&vector.text.to_string()).unwrap()
 }
@@ -190,15 +193,15 @@ fn codes() {
 #[test]
 fn steps_of_the_timeline() {
     let full = Timeline {
-        authorized_ms: Some(1),
-        found_ms: Some(2),
-        offered_ms: Some(3),
-        heard_ms: Some(4),
-        accepted_ms: Some(5),
-        dial_ms: Some(6),
-        device_joined_ms: Some(7),
-        caller_joined_ms: Some(8),
-        opened_ms: Some(9),
+        authorized_ms: Some(Millis::from_millis(1)),
+        found_ms: Some(Millis::from_millis(2)),
+        offered_ms: Some(Millis::from_millis(3)),
+        device_alive_ms: Some(Millis::from_millis(4)),
+        accepted_ms: Some(Millis::from_millis(5)),
+        dial_ms: Some(Millis::from_millis(6)),
+        device_joined_ms: Some(Millis::from_millis(7)),
+        caller_joined_ms: Some(Millis::from_millis(8)),
+        opened_ms: Some(Millis::from_millis(9)),
     };
     let text = serde_json::to_string(&full).unwrap();
     let steps: Vec<&str> = text.split('"').skip(1).step_by(2).collect();
@@ -276,6 +279,7 @@ fn sizes() {
         ("description of a service", bounds::DESCRIPTION_CHARS, "characters"),
         ("name of a group", bounds::GROUP_CHARS, "characters"),
         ("Idempotency-Key", bounds::IDEMPOTENCY_KEY_CHARS, "characters"),
+        ("cursor of a page of devices", bounds::CURSOR_CHARS, "characters"),
         ("services of a device", bounds::SERVICES, "entries"),
         ("features in a list", bounds::FEATURES, "entries"),
         ("groups of a caller", bounds::GROUPS, "entries"),

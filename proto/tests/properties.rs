@@ -3,18 +3,20 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use moorline_proto::bounds::{DATA_BYTES, FEATURES, INFO_CHARS, REASON_CHARS, SERVICES};
 use moorline_proto::claims::{CallerClaims, Pattern};
 use moorline_proto::close::fitting_reason;
 use moorline_proto::control::{
-    Accept, CallerInfo, Cancel, CancelCode, Challenge, FromDevice, GoAway, Heartbeat, Hello, Nonce, Offer, Reject, RejectCode, Service,
-    Services, ToDevice, Welcome,
+    Accept, Attempt, CallerInfo, Cancel, CancelCode, Challenge, FromDevice, GoAway, Heartbeat, Hello, Nonce, Offer, Reject, RejectCode,
+    Service, Services, ToDevice, Welcome,
 };
 use moorline_proto::id::{DeviceId, Feature, Instance, Issuer, NodeId, ServiceName, StreamId, Subject};
 use moorline_proto::join::{Join, RelayUrl};
 use moorline_proto::leg::{End, LegText, Opened, Peer, Refused};
 use moorline_proto::message::Heard;
+use moorline_proto::millis::Millis;
 use moorline_proto::problem::{Problem, ProblemCode, Timeline};
 use moorline_proto::proof::{PublicKey, Thumbprint};
 use moorline_proto::secret::Secret;
@@ -80,18 +82,27 @@ fn caller() -> impl Strategy<Value = CallerInfo> {
     })
 }
 
+fn attempt() -> impl Strategy<Value = Attempt> {
+    prop_oneof![Just(Attempt::FIRST), any::<std::num::NonZeroU32>().prop_map(Attempt::from)]
+}
+
+fn millis() -> impl Strategy<Value = Millis> {
+    any::<u64>().prop_map(|micros| Millis::from_duration(Duration::from_micros(micros >> (micros & 63))))
+}
+
 fn to_device() -> impl Strategy<Value = ToDevice> {
     let challenge = (any::<[u8; 32]>(), moment()).prop_map(|(nonce, time)| Challenge { nonce: Nonce(nonce), time }.into());
     let welcome = (text(), node_id(), any::<[u64; 2]>(), any::<u32>(), features(), moment());
     let welcome = welcome.prop_map(|(session, node, [heartbeat_ms, heartbeat_max_ms], max_streams, features, time)| {
         Welcome { session, node, heartbeat_ms, heartbeat_max_ms, max_streams, features, time }.into()
     });
-    let offer = (stream_id(), service_name(), text(), any::<String>(), any::<u64>(), caller(), prop::option::of(data()), features());
-    let offer = offer.prop_map(|(stream, service, url, token, expires_in_ms, caller, data, features)| {
-        Offer { stream, service, url, token: Secret::new(token), expires_in_ms, caller, data, features }.into()
+    let offer =
+        ((stream_id(), attempt()), service_name(), text(), any::<String>(), any::<u64>(), caller(), prop::option::of(data()), features());
+    let offer = offer.prop_map(|((stream, attempt), service, url, token, expires_in_ms, caller, data, features)| {
+        Offer { stream, attempt, service, url, token: Secret::new(token), expires_in_ms, caller, data, features }.into()
     });
     let cancel = (stream_id(), select(CancelCode::ALL)).prop_map(|(stream, code)| Cancel { stream, code }.into());
-    let go_away = (any::<u64>(), text()).prop_map(|(reconnect_in_ms, reason)| GoAway { reconnect_in_ms, reason }.into());
+    let go_away = (100..=300_000_u64, text()).prop_map(|(reconnect_in_ms, reason)| GoAway { reconnect_in_ms, reason }.into());
     prop_oneof![challenge, welcome, offer, cancel, go_away]
 }
 
@@ -101,22 +112,31 @@ fn from_device() -> impl Strategy<Value = FromDevice> {
     let hello = hello.prop_map(|(device, instance, proof, agent, services, features, hostname, os)| {
         Hello { device, instance, proof, agent, services, features, hostname, os }.into()
     });
-    let accept = (stream_id(), prop::option::of(data()), features(), any::<Option<u64>>());
-    let accept = accept.prop_map(|(stream, data, features, dial_ms)| Accept { stream, data, features, dial_ms }.into());
-    let reject = (stream_id(), select(RejectCode::ALL), prop::option::of(text()));
-    let reject = reject.prop_map(|(stream, code, detail)| Reject { stream, code, detail }.into());
+    let accept = (stream_id(), attempt(), prop::option::of(data()), features(), prop::option::of(millis()));
+    let accept = accept.prop_map(|(stream, attempt, data, features, dial_ms)| Accept { stream, attempt, data, features, dial_ms }.into());
+    let reject = (stream_id(), attempt(), select(RejectCode::ALL), prop::option::of(text()));
+    let reject = reject.prop_map(|(stream, attempt, code, detail)| Reject { stream, attempt, code, detail }.into());
     let list = services().prop_map(|services| Services { services }.into());
     let heartbeat = any::<u64>().prop_map(|interval_ms| Heartbeat { interval_ms }.into());
     prop_oneof![hello, accept, reject, list, heartbeat]
 }
 
 fn timeline() -> impl Strategy<Value = Timeline> {
-    any::<[Option<u64>; 9]>().prop_map(
-        |[authorized_ms, found_ms, offered_ms, heard_ms, accepted_ms, dial_ms, device, caller, opened_ms]| {
-            let (device_joined_ms, caller_joined_ms) = (device, caller);
-            Timeline { authorized_ms, found_ms, offered_ms, heard_ms, accepted_ms, dial_ms, device_joined_ms, caller_joined_ms, opened_ms }
-        },
-    )
+    prop::array::uniform9(prop::option::of(millis())).prop_map(|steps| {
+        let [authorized_ms, found_ms, offered_ms, device_alive_ms, accepted_ms, dial_ms, device_joined_ms, caller_joined_ms, opened_ms] =
+            steps;
+        Timeline {
+            authorized_ms,
+            found_ms,
+            offered_ms,
+            device_alive_ms,
+            accepted_ms,
+            dial_ms,
+            device_joined_ms,
+            caller_joined_ms,
+            opened_ms,
+        }
+    })
 }
 
 fn problem() -> impl Strategy<Value = Problem> {

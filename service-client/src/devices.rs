@@ -45,7 +45,7 @@ impl Client {
             devices.extend(page.devices);
             match page.next {
                 None => return Ok(devices),
-                Some(next) if last.as_ref().is_some_and(|last| *last >= next) => break,
+                Some(next) if last.as_ref() == Some(&next) => break,
                 Some(next) => {
                     path = format!("{DEVICES}?after={next}");
                     last = Some(next);

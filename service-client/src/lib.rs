@@ -36,6 +36,7 @@ pub use devices::DeviceError;
 pub use moorline_proto::api::{Device, NegotiationState, StreamTicket};
 pub use moorline_proto::id::{DeviceId, Feature, NameError, ServiceName, StreamId};
 pub use moorline_proto::join::{ForeignUrl, Join, RelayUrl, RelayUrlError};
+pub use moorline_proto::millis::Millis;
 pub use moorline_proto::problem::{Problem, ProblemCode, Timeline};
 pub use moorline_proto::proof::{PublicKey, PublicKeyError};
 pub use moorline_proto::secret::Secret;

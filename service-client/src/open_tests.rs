@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::SinkExt;
 use moorline_proto::leg::{END_TEXT, LegText, Refused};
+use moorline_proto::millis::Millis;
 use moorline_proto::problem::{Problem, ProblemCode};
 use moorline_proto::text::{Data, Text};
 use moorline_transport::leg::EndReason;
@@ -34,7 +35,7 @@ async fn an_opened_stream_carries_bytes_and_says_what_opened_said() {
     let (mut stream, mut leg) = (stream.unwrap(), leg);
     assert_eq!(stream.id().to_string(), "000102030405060708090a0b0c0d0e0f");
     assert_eq!(stream.data().map(Data::as_bytes), Some([0, 1].as_slice()));
-    assert_eq!((stream.features()[0].as_str(), stream.timeline().opened_ms), ("f1", Some(7)));
+    assert_eq!((stream.features()[0].as_str(), stream.timeline().opened_ms), ("f1", Some(Millis::from_millis(7))));
 
     stream.write_all(b"ping").await.unwrap();
     stream.shutdown().await.unwrap();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use moorline_proto::api::StreamTicket;
 use moorline_proto::control::{Cancel, CancelCode, RejectCode, ToDevice};
+use moorline_proto::millis::Millis;
 use moorline_proto::problem::ProblemCode;
 use moorline_tests::memory::{INSTANCE, MemoryWorld};
 use moorline_tests::wire::{NotAdmitted, Said};
@@ -32,7 +33,7 @@ async fn a_stream_opens_and_both_sides_are_told_about_each_other() {
     let mut leg = world.join(offer.url.as_str(), &offer.token).await.unwrap();
     let (told_caller, told_device) = (caller.opened().await, leg.opened().await);
     assert_eq!((told_caller.stream, told_device.stream), (offer.stream, offer.stream));
-    assert_eq!(told_caller.timeline.dial_ms, Some(1));
+    assert_eq!(told_caller.timeline.dial_ms, Some(Millis::from_millis(1)));
     caller.say("ping").await;
     assert_eq!(leg.bytes(4).await, b"ping");
     leg.say("pong").await;
@@ -76,7 +77,7 @@ async fn a_device_that_lives_and_never_decides_costs_the_whole_deadline() {
     device.offer().await;
     let (problem, told) = tokio::join!(caller.refused(), device.next());
     assert_eq!(problem.known_code(), Some(ProblemCode::HandshakeTimeout));
-    assert!(problem.timeline.unwrap().heard_ms.is_some() && problem.timeline.unwrap().accepted_ms.is_none());
+    assert!(problem.timeline.unwrap().device_alive_ms.is_some() && problem.timeline.unwrap().accepted_ms.is_none());
     assert_eq!(cancelled(told), CancelCode::HandshakeTimeout);
     assert_eq!(begun.elapsed(), Duration::from_secs(60));
 }

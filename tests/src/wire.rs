@@ -9,6 +9,7 @@ use moorline_proto::control::{Accept, FromDevice, Hello, Offer, Reject, RejectCo
 use moorline_proto::id::{DeviceId, Instance, StreamId};
 use moorline_proto::leg::{END_TEXT, LegText, Opened};
 use moorline_proto::message::Heard;
+use moorline_proto::millis::Millis;
 use moorline_proto::names::{CONTROL, CONTROL_SUBPROTOCOL, PROOF_TYP, STREAM_SUBPROTOCOL};
 use moorline_proto::problem::Problem;
 use moorline_proto::proof::ProofClaims;
@@ -177,12 +178,13 @@ impl<S: Pipe> WireDevice<S> {
 
     /// Says yes to an offer.
     pub async fn accept(&mut self, stream: StreamId) {
-        self.say(Accept { stream, data: None, features: Vec::new(), dial_ms: Some(1) }).await;
+        self.say(Accept { stream, attempt: Default::default(), data: None, features: Vec::new(), dial_ms: Some(Millis::from_millis(1)) })
+            .await;
     }
 
     /// Says no to an offer.
     pub async fn reject(&mut self, stream: StreamId, code: RejectCode, detail: &str) {
-        self.say(Reject { stream, code, detail: Some(Text::cut(detail)) }).await;
+        self.say(Reject { stream, attempt: Default::default(), code, detail: Some(Text::cut(detail)) }).await;
     }
 }
 

@@ -36,7 +36,7 @@ pub async fn list(State(edge): State<Arc<Edge>>, request: Request) -> Result<Jso
     let visitor = visitor(&request)?;
     let caller = edge.caller(request.headers(), &visitor)?;
     let records = edge.registry.devices(after.as_ref(), most).await.map_err(|error| registry_failed(&error))?;
-    let next = (records.len() == most).then(|| records.last().map(|record| record.device.clone())).flatten();
+    let next = (records.len() == most).then(|| records.last().map(|record| record.device.to_string())).flatten();
     let seen = records.iter().filter(|record| edge.act(&caller, Action::DeviceRead, On::device(&record.device), &visitor).is_ok());
     Ok(Json(DeviceList { devices: seen.map(|record| row(&edge, record)).collect(), next }))
 }

@@ -24,6 +24,7 @@ use moorline_proto::bounds::CLOSE_WITHIN;
 use moorline_proto::close::CloseReason;
 use moorline_proto::control::CallerInfo;
 use moorline_proto::id::{NodeId, ServiceName, StreamId};
+use moorline_proto::millis::Millis;
 use moorline_proto::problem::{Problem, Timeline};
 use moorline_proto::secret::Secret;
 use moorline_proto::timestamp::Timestamp;
@@ -275,9 +276,9 @@ impl Ask {
     }
 }
 
-/// Milliseconds since the request came.
-fn since(start: Instant) -> Option<u64> {
-    u64::try_from(start.elapsed().as_millis()).ok()
+/// How long ago the request came.
+fn since(start: Instant) -> Option<Millis> {
+    Some(Millis::from_duration(start.elapsed()))
 }
 
 /// The timeline of a stream whose request was allowed just now.

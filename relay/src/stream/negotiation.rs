@@ -109,7 +109,7 @@ impl<'a> Negotiation<'a> {
                     *heard = None;
                 }
                 if was_heard {
-                    self.task.timeline.heard_ms = since(self.task.ask.since);
+                    self.task.timeline.device_alive_ms = since(self.task.ask.since);
                 }
                 Ok(())
             }
@@ -181,6 +181,7 @@ impl Task {
         self.timeline.found_ms = since(self.ask.since);
         let offer = Offer {
             stream,
+            attempt: Default::default(),
             service,
             url: Text::cut(&leg_path(&self.desk.ground.node, &stream)),
             token: self.seat.token(TokenOf::Device),

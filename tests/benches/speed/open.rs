@@ -158,7 +158,7 @@ async fn one_at_a_time(ways: &Ways, table: &mut Table) {
         table.beside(format!("  the pair with resumption, p{percent}"), "ms", resumed.percentile(percent), least, "");
     }
     let parts: Vec<String> = parts.iter().map(|(name, spread)| format!("{name} {:.2}", spread.mean())).collect();
-    table.note(format!("open, library: means in ms after the request came (the relay's are whole ms, cut off): {}", parts.join(", ")));
+    table.note(format!("open, library: means in ms after the request came: {}", parts.join(", ")));
 }
 
 /// The moments of the relay's timeline, and the client's one.
@@ -167,13 +167,13 @@ fn note_parts(parts: &mut Vec<(&'static str, Spread)>, timeline: &Timeline, open
         ("authorized", timeline.authorized_ms),
         ("found", timeline.found_ms),
         ("offered", timeline.offered_ms),
-        ("heard", timeline.heard_ms),
+        ("device alive", timeline.device_alive_ms),
         ("accepted", timeline.accepted_ms),
         ("device joined", timeline.device_joined_ms),
         ("caller joined", timeline.caller_joined_ms),
         ("opened", timeline.opened_ms),
     ];
-    let moments = moments.into_iter().filter_map(|(name, moment)| Some((name, moment? as f64)));
+    let moments = moments.into_iter().filter_map(|(name, moment)| Some((name, moment?.as_duration().as_secs_f64() * 1e3)));
     for (name, moment) in moments.chain([("opened at the client, from its asking", opened)]) {
         match parts.iter_mut().find(|(known, _)| *known == name) {
             Some((_, spread)) => spread.push(moment),

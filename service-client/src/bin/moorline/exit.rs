@@ -137,7 +137,7 @@ fn spoken(timeline: &Timeline) -> Option<String> {
         ("authorized", timeline.authorized_ms),
         ("device found", timeline.found_ms),
         ("offered", timeline.offered_ms),
-        ("device heard", timeline.heard_ms),
+        ("device alive", timeline.device_alive_ms),
         ("accepted", timeline.accepted_ms),
         ("device joined", timeline.device_joined_ms),
         ("caller joined", timeline.caller_joined_ms),
@@ -195,6 +195,8 @@ pub(crate) const fn advice(code: ProblemCode) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use moorline::Millis;
+
     use super::*;
 
     #[test]
@@ -213,12 +215,16 @@ mod tests {
         let mut problem = Problem::new(ProblemCode::HandshakeTimeout, "the device did not join");
         problem.device_detail = Some("no".to_owned());
         problem.retry_after_s = Some(3);
-        problem.timeline = Some(Timeline { offered_ms: Some(4), heard_ms: Some(9), ..Timeline::default() });
+        problem.timeline = Some(Timeline {
+            offered_ms: Some(Millis::from_millis(4)),
+            device_alive_ms: Some(Millis::from_millis(9)),
+            ..Timeline::default()
+        });
         let failure = Failure::refused("no stream to lamp-1/ssh", &problem);
 
         assert_eq!(failure.exit, Exit::Refused);
         assert_eq!(failure.what, "no stream to lamp-1/ssh: the stream was not opened in time (handshake_timeout)");
-        assert_eq!(failure.why, ["the device did not join", "the device says: no", "it went as far as: offered 4 ms, device heard 9 ms"]);
+        assert_eq!(failure.why, ["the device did not join", "the device says: no", "it went as far as: offered 4 ms, device alive 9 ms"]);
         assert!(failure.next.unwrap().ends_with("; try again in 3 s"));
     }
 
