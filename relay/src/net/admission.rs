@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::Limits;
+use crate::sync::lock;
 
 /// A stranger that is not admitted after this long gives way where places are short. An honest one needs a few round trips; in a storm
 /// of honest ones, those who came first are left to finish.
@@ -54,10 +55,6 @@ struct Place {
     left: Arc<Notify>,
     number: u64,
     gives_way: CancellationToken,
-}
-
-fn lock(strangers: &Mutex<Strangers>) -> MutexGuard<'_, Strangers> {
-    strangers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Admission {
