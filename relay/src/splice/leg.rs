@@ -54,9 +54,10 @@ pub(super) struct EarlyData {
 impl Leg {
     /// A leg right behind its 101, in its connection's place.
     pub fn new(socket: Socket, ping: Duration, slot: ConnectionPermit) -> Self {
+        let now = Instant::now();
         Self {
             socket,
-            reader: LegReader::new(LegKeepalive::new(ping, Instant::now())),
+            reader: LegReader::new(LegKeepalive::new(ping, now), now),
             held: EarlyData::default(),
             write_buffer: WriteBuffer::default(),
             ping: None,

@@ -18,7 +18,6 @@ pub struct LegKeepalive {
     ping_is_last: bool,
     /// A ping was answered and nothing was sent since.
     owes_nothing: bool,
-    flood: (Instant, u32),
 }
 
 /// What is due for a leg.
@@ -41,13 +40,10 @@ pub struct Standing {
     pub orphaned: bool,
 }
 
-/// Pings a second beyond which a peer breaks the protocol.
-const PINGS_A_SECOND: u32 = 100;
-
 impl LegKeepalive {
     /// Begins at `now`. The interval should carry its jitter already.
     pub fn new(interval: Duration, now: Instant) -> Self {
-        Self { interval, last_in: now, last_out: now, pings: 0, ping_is_last: false, owes_nothing: false, flood: (now, 0) }
+        Self { interval, last_in: now, last_out: now, pings: 0, ping_is_last: false, owes_nothing: false }
     }
 
     /// A frame of any kind came.
@@ -60,16 +56,6 @@ impl LegKeepalive {
         if self.ping_is_last && payload == self.pings.to_be_bytes() {
             self.owes_nothing = true;
         }
-    }
-
-    /// A ping of the peer's came; false if there were too many in this second.
-    #[must_use]
-    pub fn pinged(&mut self, now: Instant) -> bool {
-        if now.duration_since(self.flood.0) >= Duration::from_secs(1) {
-            self.flood = (now, 0);
-        }
-        self.flood.1 += 1;
-        self.flood.1 <= PINGS_A_SECOND
     }
 
     /// Something other than a ping was sent.

@@ -3,6 +3,7 @@
 use moorline_proto::frame::{Batch, Close, Decoder, Event};
 use tokio::time::Instant;
 
+use crate::ping_limiter::PingLimiter;
 use crate::splice::leg_end::{self, LegEnd, Text};
 use crate::splice::leg_keepalive::LegKeepalive;
 
@@ -10,6 +11,7 @@ use crate::splice::leg_keepalive::LegKeepalive;
 #[derive(Debug)]
 pub(super) struct LegReader {
     decoder: Decoder,
+    ping_limiter: PingLimiter,
     pub(super) keepalive: LegKeepalive,
     /// The side said `end`, or closed in a way that means it.
     pub(super) ended: bool,
@@ -29,8 +31,15 @@ pub(super) struct Taken {
 }
 
 impl LegReader {
-    pub(super) fn new(keepalive: LegKeepalive) -> Self {
-        Self { decoder: Decoder::of_side(), keepalive, ended: false, farewell: None, pings: Vec::new() }
+    pub(super) fn new(keepalive: LegKeepalive, now: Instant) -> Self {
+        Self {
+            decoder: Decoder::of_side(),
+            ping_limiter: PingLimiter::new(now),
+            keepalive,
+            ended: false,
+            farewell: None,
+            pings: Vec::new(),
+        }
     }
 
     /// Takes in what was read, and adds to `batch` what the other leg is to get.
@@ -55,9 +64,7 @@ impl LegReader {
                     }
                 },
                 Event::Ping(payload) => {
-                    if !self.keepalive.pinged(now) {
-                        return Err(LegEnd::broke("more than 100 pings a second"));
-                    }
+                    self.ping_limiter.count(now).map_err(|error| LegEnd::broke(&error.to_string()))?;
                     self.pings.push(payload);
                 }
                 Event::Pong(payload) => self.keepalive.answered(&payload),
