@@ -97,7 +97,7 @@ impl Relay {
             rendezvous: rendezvous.clone(),
             streams: streams.clone(),
         };
-        let (slots, tls_handshake_timeout) = (Admission::new(&config.limits), config.times.tls_handshake_timeout);
+        let (admission, tls_handshake_timeout) = (Admission::new(&config.limits), config.times.tls_handshake_timeout);
         let edge = Edge {
             openings: Openings::new(ground, &config.limits),
             callers: CallerAuth::new(keys, config.names.clone(), state.clock.clone()),
@@ -115,19 +115,19 @@ impl Relay {
             streams: streams.clone(),
         };
         let door = ConnectionServer {
-            front: HttpService::new(routes(Arc::new(edge))),
+            service: HttpService::new(routes(Arc::new(edge))),
             tls: None,
             trusted_proxies: TrustedProxies::default(),
-            brought: ClientAddressSource::ByHeader,
+            client_address_source: ClientAddressSource::ForwardedFor,
             tls_handshake_timeout,
-            slots,
+            admission,
             tasks: tasks.clone(),
         };
         for listener in bound {
-            let proxy_protocol = listener.brought == ClientAddressSource::ByProxyProtocol;
+            let proxy_protocol = listener.client_address_source == ClientAddressSource::ProxyProtocol;
             info!(address = %listener.address, tls = listener.tls.is_some(), proxy_protocol, "listening");
-            let Bound { tls, trusted_proxies, brought, .. } = listener;
-            let door = ConnectionServer { tls, trusted_proxies, brought, ..door.clone() };
+            let Bound { tls, trusted_proxies, client_address_source, .. } = listener;
+            let door = ConnectionServer { tls, trusted_proxies, client_address_source, ..door.clone() };
             tasks.spawn("accept", move |stop| accept(listener.socket, door, stop));
         }
         Ok(Self { door, tasks, addresses, directory, streams })
@@ -174,9 +174,9 @@ pub struct MemoryDoor(ConnectionServer);
 impl MemoryDoor {
     /// Serves one connection, as if it had been accepted from `address`. Where every place is taken, the pipe is dropped.
     pub fn serve(&self, pipe: DuplexStream, address: IpAddr) {
-        if let Ok(slot) = self.0.slots.take() {
-            let (door, visitor) = (self.0.clone(), Peer { address, slot });
-            self.0.tasks.spawn("connection", move |stop| door.receive(Socket::new(Carrier::Memory(pipe)), visitor, stop));
+        if let Ok(permit) = self.0.admission.admit() {
+            let (door, visitor) = (self.0.clone(), Peer { address, permit });
+            self.0.tasks.spawn("connection", move |stop| door.handle_established(Socket::new(Carrier::Memory(pipe)), visitor, stop));
         }
     }
 }
@@ -186,7 +186,7 @@ struct Bound {
     socket: TcpListener,
     tls: Option<Arc<rustls::ServerConfig>>,
     trusted_proxies: TrustedProxies,
-    brought: ClientAddressSource,
+    client_address_source: ClientAddressSource,
 }
 
 fn bind(listener: &Listener, state: &State) -> Result<Bound, StartError> {
@@ -200,5 +200,11 @@ fn bind(listener: &Listener, state: &State) -> Result<Bound, StartError> {
     socket.bind(listener.address).map_err(failed)?;
     let socket = socket.listen(BACKLOG).map_err(failed)?;
     let address = socket.local_addr().map_err(failed)?;
-    Ok(Bound { address, socket, tls, trusted_proxies: listener.trusted_proxies.clone(), brought: listener.brought })
+    Ok(Bound {
+        address,
+        socket,
+        tls,
+        trusted_proxies: listener.trusted_proxies.clone(),
+        client_address_source: listener.client_address_source,
+    })
 }

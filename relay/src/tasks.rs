@@ -1,12 +1,14 @@
 //! Every task has a name, an owner and an end. This is the one place of the relay that may spawn.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::sync::lock;
 
 /// All tasks of one relay. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +32,7 @@ struct Counted {
 
 impl Counted {
     fn change(&self, by: impl FnOnce(&mut usize)) {
-        by(self.running.lock().unwrap_or_else(PoisonError::into_inner).entry(self.name).or_default());
+        by(lock(&self.running).entry(self.name).or_default());
     }
 }
 
@@ -60,7 +62,7 @@ impl Tasks {
 
     /// How many tasks run now, by name. Names whose tasks have all ended are left out.
     pub fn running(&self) -> BTreeMap<&'static str, usize> {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = lock(&self.running);
         running.iter().filter(|&(_, &count)| count > 0).map(|(&name, &count)| (name, count)).collect()
     }
 

@@ -135,13 +135,13 @@ fn listeners(written: &[file::Listener]) -> Result<Vec<Listener>, ConfigError> {
             }
         };
         let trusted_proxies = trusted_proxies(&format!("listeners[{index}].trusted_proxies"), written.trusted_proxies.as_deref())?;
-        let brought =
-            if written.proxy_protocol == Some(true) { ClientAddressSource::ByProxyProtocol } else { ClientAddressSource::ByHeader };
-        if brought == ClientAddressSource::ByProxyProtocol && trusted_proxies.is_empty() {
+        let client_address_source =
+            if written.proxy_protocol == Some(true) { ClientAddressSource::ProxyProtocol } else { ClientAddressSource::ForwardedFor };
+        if client_address_source == ClientAddressSource::ProxyProtocol && trusted_proxies.is_empty() {
             let key = format!("listeners[{index}].proxy_protocol");
             return Err(wrong(key, "true", "needs trusted_proxies, the networks of the balancers that may say who connects"));
         }
-        Ok(Listener { address, transport, trusted_proxies, brought })
+        Ok(Listener { address, transport, trusted_proxies, client_address_source })
     };
     written.iter().enumerate().map(listener).collect()
 }
@@ -279,7 +279,7 @@ mod tests {
         assert_eq!(config.origins, ["https://app.example.com:8443"]);
         let plain = &config.listeners[1];
         assert_eq!((plain.address, plain.transport), ("127.0.0.1:0".parse().unwrap(), Transport::Plain));
-        assert_eq!((plain.trusted_proxies.is_empty(), plain.brought), (true, ClientAddressSource::ByHeader));
+        assert_eq!((plain.trusted_proxies.is_empty(), plain.client_address_source), (true, ClientAddressSource::ForwardedFor));
         assert_eq!(config.tls, Some(TlsFiles { certificate: "/etc/relay.pem".into(), key: "/state/own.key".into() }));
         assert_eq!((config.times.ping, config.times.wait_max), (Duration::from_millis(200), Duration::ZERO));
         assert_eq!(config.limits.streams.get(), 7);
@@ -295,7 +295,7 @@ mod tests {
     fn a_listener_may_stand_behind_balancers() {
         let config = check(&format!("{LEAST}trusted_proxies = ['10.0.0.0/8', '2001:db8::7']\nproxy_protocol = true")).unwrap();
         let listener = &config.listeners[0];
-        assert_eq!(listener.brought, ClientAddressSource::ByProxyProtocol);
+        assert_eq!(listener.client_address_source, ClientAddressSource::ProxyProtocol);
         assert!(listener.trusted_proxies.contains("10.1.2.3".parse().unwrap()));
         assert!(listener.trusted_proxies.contains("2001:db8::7".parse().unwrap()));
     }

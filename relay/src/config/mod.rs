@@ -53,16 +53,16 @@ pub struct Listener {
     /// Load balancers that are believed about whom they bring.
     pub trusted_proxies: TrustedProxies,
     /// How they say whom they bring.
-    pub brought: ClientAddressSource,
+    pub client_address_source: ClientAddressSource,
 }
 
 /// How a load balancer says whom it brings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAddressSource {
     /// In `X-Forwarded-For` of each request. Others may come too, and are who they seem.
-    ByHeader,
+    ForwardedFor,
     /// In a PROXY protocol header, with which every connection begins. Nobody else may come.
-    ByProxyProtocol,
+    ProxyProtocol,
 }
 
 /// What a listener speaks.

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use crate::access::proof::{Expected, ProofError, verify_proof};
 use crate::clock::Clock;
 use crate::control::broken;
-use crate::net::connection::{Frames, Socket};
+use crate::net::connection::{MessagesFrom, Socket};
 use crate::random;
 use crate::store::{DeviceRecord, Registry, StoreError};
 use moorline_proto::proof::Thumbprint;
@@ -143,7 +143,7 @@ impl Unauthenticated {
         for _ in 0..=PASSED_OVER {
             let message = self.socket.next().await;
             if let Some(Ok(message)) = &message {
-                self.socket.get_mut().finished(message);
+                self.socket.get_mut().message_received(message);
             }
             match message {
                 Some(Ok(Message::Text(text))) => match FromDevice::decode(&text) {
@@ -188,7 +188,7 @@ impl Known {
     pub async fn admit(mut self, welcome: Welcome, within: Duration) -> Result<WebSocketStream<Socket>, HandshakeError> {
         let said = timeout(within, self.socket.send(Message::text(ToDevice::from(welcome).encode()))).await;
         said.map_err(|_| HandshakeError::TooLate)?.map_err(|error| HandshakeError::Lost(Some(error)))?;
-        self.socket.get_mut().expect_messages(Frames::Known);
+        self.socket.get_mut().limit_messages(MessagesFrom::Authenticated);
         Ok(self.socket)
     }
 }

@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-use crate::net::connection::Endless;
+use crate::net::connection::MessageTooLong;
 
 /// Buffers of a control channel: small, since most devices are idle most of the day. What is said in one go is written in one go.
 pub(crate) fn websocket_config() -> WebSocketConfig {
@@ -36,7 +36,7 @@ pub(crate) fn broken(error: &WsError) -> Option<String> {
         WsError::Protocol(error) => Some(error.to_string()),
         WsError::Capacity(error) => Some(error.to_string()),
         WsError::Utf8(_) => Some("text that is no UTF-8".to_owned()),
-        WsError::Io(error) => Endless::of(error).map(|endless| endless.to_string()),
+        WsError::Io(error) => MessageTooLong::of(error).map(|too_long| too_long.to_string()),
         _ => None,
     }
 }

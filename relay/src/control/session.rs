@@ -203,7 +203,7 @@ impl Session {
             Some(Err(error)) => return Err(broken(&error).map_or(Ended::Lost, Ended::Protocol)),
             None => return Err(Ended::Lost),
         };
-        self.socket.get_mut().finished(&message);
+        self.socket.get_mut().message_received(&message);
         let now = Instant::now();
         self.keepalive.heard(now);
         for heard in self.unheard.drain(..) {

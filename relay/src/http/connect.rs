@@ -39,7 +39,7 @@ pub async fn connect(
     let ping = edge.ping();
     edge.tasks.spawn("joining", move |_stop| async move {
         match upgrading.socket().await {
-            Ok(socket) => hand_in(begun.mail, Side::Caller, Leg::new(socket, ping, visitor.slot)).await,
+            Ok(socket) => hand_in(begun.mail, Side::Caller, Leg::new(socket, ping, visitor.permit)).await,
             Err(error) => {
                 debug!(stream = %begun.stream, %error, "the caller's leg did not come about");
                 // A stream that is over by now needs no telling.

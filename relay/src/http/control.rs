@@ -47,7 +47,7 @@ async fn channel(edge: Arc<Edge>, upgrading: Upgrading, visitor: Peer, stop: Can
     // Boxed: the handshake is large and short, the session small and long.
     let known = tokio::select! {
         known = Box::pin(meet(&edge, upgrading)) => known,
-        () = visitor.slot.gives_way() => return debug!(%address, "a stranger gave way"),
+        () = visitor.permit.evicted() => return debug!(%address, "a stranger gave way"),
         () = stop.cancelled() => return,
     };
     let known = match known {
@@ -55,7 +55,7 @@ async fn channel(edge: Arc<Edge>, upgrading: Upgrading, visitor: Peer, stop: Can
         Ok(None) => return debug!(%address, "a control channel did not come about"),
         Err(error) => return warn!(%address, error = %Causes(&error), "a device was not admitted"),
     };
-    visitor.slot.admitted();
+    visitor.permit.authenticated();
     serve(&edge, known, &visitor, stop).await;
 }
 

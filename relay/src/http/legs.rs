@@ -40,13 +40,13 @@ pub async fn join(
         TokenOf::Caller => Side::Caller,
     };
     let visitor = visitor(&request)?;
-    visitor.slot.admitted();
+    visitor.permit.authenticated();
 
     let (answer, upgrading) = upgrade.accept();
     let ping = edge.ping();
     edge.tasks.spawn("joining", move |_stop| async move {
         match upgrading.socket().await {
-            Ok(socket) => hand_in(mail, side, Leg::new(socket, ping, visitor.slot)).await,
+            Ok(socket) => hand_in(mail, side, Leg::new(socket, ping, visitor.permit)).await,
             Err(error) => debug!(%stream, %error, "a leg did not come about"),
         }
     });

@@ -85,7 +85,7 @@ impl Edge {
     fn caller(&self, headers: &HeaderMap, visitor: &Peer) -> Result<Caller, Refusal> {
         let caller = self.callers.authenticate(&bearer(headers)?);
         let caller = caller.map_err(|error| Refusal::new(error.problem(), error.to_string()))?;
-        visitor.slot.admitted();
+        visitor.permit.authenticated();
         Ok(caller)
     }
 

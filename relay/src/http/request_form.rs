@@ -1,4 +1,4 @@
-//! The form that every request must have, checked before anything else is asked; and the way from hyper to the router.
+//! The form that every request must have, checked before anything else is requests; and the way from hyper to the router.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -40,9 +40,9 @@ impl HttpService {
         Self { router }
     }
 
-    /// What hyper calls for each request of a visitor's connection. If the visitor is one of `forwarders`, each request says whose it is.
-    pub(crate) fn service(&self, visitor: Peer, forwarders: TrustedProxies) -> Requests {
-        Requests { router: self.router.clone(), visitor, forwarders, asked: AtomicUsize::new(0) }
+    /// What hyper calls for each request of a peer's connection. If the peer is one of `trusted_proxies`, each request says whose it is.
+    pub(crate) fn service(&self, peer: Peer, trusted_proxies: TrustedProxies) -> Requests {
+        Requests { router: self.router.clone(), peer, trusted_proxies, requests: AtomicUsize::new(0) }
     }
 }
 
@@ -50,15 +50,15 @@ impl HttpService {
 #[derive(Debug)]
 pub(crate) struct Requests {
     router: Router,
-    visitor: Peer,
-    forwarders: TrustedProxies,
-    asked: AtomicUsize,
+    peer: Peer,
+    trusted_proxies: TrustedProxies,
+    requests: AtomicUsize,
 }
 
 impl Requests {
     /// Whether the connection ends behind the answer to this request.
     fn is_last(&self) -> bool {
-        self.asked.fetch_add(1, Ordering::Relaxed) + 1 >= UNAUTHENTICATED_REQUESTS && self.visitor.slot.is_strangers()
+        self.requests.fetch_add(1, Ordering::Relaxed) + 1 >= UNAUTHENTICATED_REQUESTS && self.peer.permit.is_unauthenticated()
     }
 }
 
@@ -73,8 +73,8 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
             return Box::pin(std::future::ready(Ok(ending(refusal.into_response(), is_last))));
         }
         let mut request = request.map(Body::new);
-        let address = self.forwarders.forwarded(self.visitor.address, request.headers());
-        request.extensions_mut().insert(Peer { address, ..self.visitor.clone() });
+        let address = self.trusted_proxies.forwarded(self.peer.address, request.headers());
+        request.extensions_mut().insert(Peer { address, ..self.peer.clone() });
         let answer = self.router.clone().call(request);
         if is_last { Box::pin(async { answer.await.map(|answer| ending(answer, true)) }) } else { Box::pin(answer) }
     }

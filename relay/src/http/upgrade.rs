@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::http::problem::Refusal;
 use crate::http::request_form::announces_body;
-use crate::net::connection::{Frames, Socket};
+use crate::net::connection::{MessagesFrom, Socket};
 
 /// A request that may become a WebSocket: its form is good.
 #[must_use = "the peer waits for an answer"]
@@ -108,7 +108,7 @@ impl Upgrading {
     /// [`NotUpgraded`].
     pub async fn websocket(self, config: WebSocketConfig) -> Result<WebSocketStream<Socket>, NotUpgraded> {
         let (mut socket, read_ahead) = self.parts().await?;
-        socket.expect_messages(Frames::Strangers);
+        socket.limit_messages(MessagesFrom::Unauthenticated);
         Ok(WebSocketStream::from_partially_read(socket, read_ahead, Role::Server, Some(config)).await)
     }
 

@@ -38,17 +38,17 @@ const HEAD_LINES: usize = 128;
 #[derive(Clone, Debug)]
 pub struct ConnectionServer {
     /// What answers requests.
-    pub front: HttpService,
+    pub service: HttpService,
     /// TLS where this listener has it.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Load balancers that are believed about whom they bring.
     pub trusted_proxies: TrustedProxies,
     /// How they say whom they bring.
-    pub brought: ClientAddressSource,
+    pub client_address_source: ClientAddressSource,
     /// From TCP accept to TLS established.
     pub tls_handshake_timeout: Duration,
     /// Places for connections.
-    pub slots: Admission,
+    pub admission: Admission,
     /// Owner of the connections' tasks.
     pub tasks: Tasks,
 }
@@ -56,36 +56,36 @@ pub struct ConnectionServer {
 /// Accepts until the relay stops. While every place for strangers is taken, those who come wait, for as long as the oldest may stay: nothing
 /// else that a client does can slow it. Where the machine does, it pauses, and the log says so once when that begins and once when it is
 /// over.
-pub async fn accept(listener: TcpListener, door: ConnectionServer, stop: CancellationToken) {
-    let mut trouble: Option<Trouble> = None;
+pub async fn accept(listener: TcpListener, server: ConnectionServer, stop: CancellationToken) {
+    let mut failures: Option<AcceptFailures> = None;
     loop {
         tokio::select! {
-            () = door.slots.room() => {}
+            () = server.admission.ready() => {}
             () = stop.cancelled() => return,
         }
-        let calm = trouble.as_ref().map(|trouble| trouble.last + CALM);
+        let calm = failures.as_ref().map(|failures| failures.last + CALM);
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = sleep_until(calm.unwrap_or_else(Instant::now)), if calm.is_some() => {
-                if let Some(trouble) = trouble.take() {
-                    let lasted_ms = u64::try_from(trouble.last.duration_since(trouble.since).as_millis()).unwrap_or(u64::MAX);
-                    info!(lasted_ms, failures = trouble.failures, "accepting goes on");
+                if let Some(failures) = failures.take() {
+                    let lasted_ms = u64::try_from(failures.last.duration_since(failures.since).as_millis()).unwrap_or(u64::MAX);
+                    info!(lasted_ms, failures = failures.failures, "accepting goes on");
                 }
                 continue;
             }
             () = stop.cancelled() => return,
         };
         match accepted {
-            Ok((tcp, peer)) => door.welcome(tcp, peer),
+            Ok((tcp, peer)) => server.accepted(tcp, peer),
             // It was gone before its turn came.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => debug!(%error, "a connection was not accepted"),
             Err(error) => {
                 let now = Instant::now();
-                let trouble = trouble.get_or_insert_with(|| {
+                let failures = failures.get_or_insert_with(|| {
                     warn!(%error, "accepting pauses: raise the limit of file descriptors, or lower limits.connections");
-                    Trouble { since: now, last: now, failures: 0 }
+                    AcceptFailures { since: now, last: now, failures: 0 }
                 });
-                (trouble.last, trouble.failures) = (now, trouble.failures + 1);
+                (failures.last, failures.failures) = (now, failures.failures + 1);
                 tokio::select! {
                     () = sleep(ACCEPT_PAUSE) => {}
                     () = stop.cancelled() => return,
@@ -96,70 +96,70 @@ pub async fn accept(listener: TcpListener, door: ConnectionServer, stop: Cancell
 }
 
 /// A time in which accepting fails.
-struct Trouble {
+struct AcceptFailures {
     since: Instant,
     last: Instant,
     failures: u64,
 }
 
 impl ConnectionServer {
-    fn welcome(&self, tcp: TcpStream, peer: SocketAddr) {
-        match self.slots.take() {
-            Ok(slot) => {
-                let (door, visitor) = (self.clone(), Peer { address: peer.ip().to_canonical(), slot });
-                self.tasks.spawn("connection", move |stop| door.secure(tcp, visitor, stop));
+    fn accepted(&self, tcp: TcpStream, peer: SocketAddr) {
+        match self.admission.admit() {
+            Ok(permit) => {
+                let (server, peer) = (self.clone(), Peer { address: peer.ip().to_canonical(), permit });
+                self.tasks.spawn("connection", move |stop| server.handle(tcp, peer, stop));
             }
             Err(full) => debug!(%peer, %full, "a connection was turned away"),
         }
     }
 
-    async fn secure(self, tcp: TcpStream, visitor: Peer, stop: CancellationToken) {
-        let slot = visitor.slot.clone();
-        unless_it_gives_way(&slot, self.converse(tcp, visitor, stop)).await;
+    async fn handle(self, tcp: TcpStream, peer: Peer, stop: CancellationToken) {
+        let permit = peer.permit.clone();
+        until_evicted(&permit, self.establish(tcp, peer, stop)).await;
     }
 
     /// As a connection that needs no TLS any more.
-    pub(crate) async fn receive(self, socket: Socket, visitor: Peer, stop: CancellationToken) {
-        let slot = visitor.slot.clone();
-        unless_it_gives_way(&slot, self.serve(socket, visitor, stop)).await;
+    pub(crate) async fn handle_established(self, socket: Socket, peer: Peer, stop: CancellationToken) {
+        let permit = peer.permit.clone();
+        until_evicted(&permit, self.serve(socket, peer, stop)).await;
     }
 
-    async fn converse(self, mut tcp: TcpStream, mut visitor: Peer, stop: CancellationToken) {
+    async fn establish(self, mut tcp: TcpStream, mut peer: Peer, stop: CancellationToken) {
         let by = Instant::now() + self.tls_handshake_timeout;
         if let Err(error) = tcp.set_nodelay(true) {
             debug!(%error, "TCP does without NODELAY"); // slower, not wrong
         }
-        if self.brought == ClientAddressSource::ByProxyProtocol {
-            match timeout_at(by, read_proxy_header(&mut tcp, visitor.address, &self.trusted_proxies)).await {
-                Ok(Ok(address)) => visitor.address = address,
-                Ok(Err(error)) => return debug!(peer = %visitor.address, %error, "a connection was dropped"),
-                Err(_) => return debug!(peer = %visitor.address, "a connection was dropped: no PROXY header came in time"),
+        if self.client_address_source == ClientAddressSource::ProxyProtocol {
+            match timeout_at(by, read_proxy_header(&mut tcp, peer.address, &self.trusted_proxies)).await {
+                Ok(Ok(address)) => peer.address = address,
+                Ok(Err(error)) => return debug!(peer = %peer.address, %error, "a connection was dropped"),
+                Err(_) => return debug!(peer = %peer.address, "a connection was dropped: no PROXY header came in time"),
             }
         }
         let carrier = match &self.tls {
             None => Carrier::Plain(tcp),
             Some(config) => match timeout_at(by, TlsStream::accept(Arc::clone(config), tcp)).await {
                 Ok(Ok(tls)) => Carrier::Tls(Box::new(tls)),
-                Ok(Err(error)) => return debug!(address = %visitor.address, %error, "no TLS came about"),
-                Err(_) => return debug!(address = %visitor.address, "no TLS came about in time"),
+                Ok(Err(error)) => return debug!(address = %peer.address, %error, "no TLS came about"),
+                Err(_) => return debug!(address = %peer.address, "no TLS came about in time"),
             },
         };
-        self.serve(Socket::new(carrier), visitor, stop).await;
+        self.serve(Socket::new(carrier), peer, stop).await;
     }
 
     /// Answers the requests of one connection until it ends or was upgraded.
-    async fn serve(self, mut socket: Socket, visitor: Peer, stop: CancellationToken) {
+    async fn serve(self, mut socket: Socket, peer: Peer, stop: CancellationToken) {
         let first = tokio::select! {
             first = timeout(FIRST_BYTE_WITHIN, socket.first_byte()) => first,
             () = stop.cancelled() => return,
         };
         if !matches!(first, Ok(Ok(()))) {
-            return debug!(address = %visitor.address, "a connection ended without a request");
+            return debug!(address = %peer.address, "a connection ended without a request");
         }
-        let address = visitor.address;
-        let forwarders = match self.brought {
-            ClientAddressSource::ByHeader => self.trusted_proxies,
-            ClientAddressSource::ByProxyProtocol => TrustedProxies::default(),
+        let address = peer.address;
+        let forwarders = match self.client_address_source {
+            ClientAddressSource::ForwardedFor => self.trusted_proxies,
+            ClientAddressSource::ProxyProtocol => TrustedProxies::default(),
         };
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -167,7 +167,7 @@ impl ConnectionServer {
             .max_buf_size(HEAD_BYTES)
             .max_headers(HEAD_LINES)
             .half_close(false)
-            .serve_connection(TokioIo::new(socket), self.front.service(visitor, forwarders))
+            .serve_connection(TokioIo::new(socket), self.service.service(peer, forwarders))
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
@@ -183,9 +183,9 @@ impl ConnectionServer {
     }
 }
 
-async fn unless_it_gives_way(slot: &ConnectionPermit, served: impl Future<Output = ()>) {
+async fn until_evicted(permit: &ConnectionPermit, served: impl Future<Output = ()>) {
     tokio::select! {
         () = served => {}
-        () = slot.gives_way() => debug!("a stranger gave way"),
+        () = permit.evicted() => debug!("a stranger gave way"),
     }
 }

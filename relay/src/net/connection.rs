@@ -22,26 +22,26 @@ pub struct Socket {
     carrier: Carrier,
     ahead: Bytes,
     /// The head of a 101, and what goes with it.
-    held: Vec<u8>,
-    standing: Standing,
+    head: Vec<u8>,
+    head_state: HeadState,
     /// Bytes since the last whole message, once messages are expected.
     unfinished: Option<usize>,
     /// How many there may be.
-    most: usize,
+    max: usize,
 }
 
 /// A message that has more bytes of frames than these, and still no end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a message in more than {0} bytes of frames")]
-pub struct Endless(usize);
+pub struct MessageTooLong(usize);
 
 /// Whose messages are expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Frames {
+pub enum MessagesFrom {
     /// Of somebody who has not said yet who it is.
-    Strangers,
+    Unauthenticated,
     /// Of somebody who was admitted.
-    Known,
+    Authenticated,
 }
 
 /// What carries a connection.
@@ -57,22 +57,22 @@ pub enum Carrier {
 
 /// How much is wanted of one read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Amount {
+pub enum ReadSize {
     /// What the buffer holds.
-    Little,
+    Buffer,
     /// All that the connection gives at once.
-    Much,
+    Available,
 }
 
 /// How it stands with the head of a 101.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+enum HeadState {
     /// There is none.
-    Nothing,
+    None,
     /// It waits for what is said next, until something is to be read: who waits for the peer's answer has said all.
-    Waits,
+    Waiting,
     /// It is on its way.
-    Goes,
+    Writing,
 }
 
 macro_rules! carrier {
@@ -90,33 +90,33 @@ const LINGER_BYTES: usize = 1 << 20;
 /// Bytes of frames that one message may take. The longest one takes 448 KiB where each frame carries a single byte; without this bound, one
 /// whose frames carry nothing would never end, and never be too long.
 const MESSAGE_FRAME_BYTES: usize = 1 << 20;
-/// The same of a stranger: its one message of use is as long as 64 KiB at most, and nobody has to cut it small.
-const STRANGERS_FRAME_BYTES: usize = 128 << 10;
+/// The same of a stranger: its one message of use is as long as 64 KiB at max, and nobody has to cut it small.
+const UNAUTHENTICATED_FRAME_BYTES: usize = 128 << 10;
 /// Bytes of the header of a client's ping or pong.
 const CONTROL_HEADER_BYTES: usize = 6;
 /// How the answer to an upgrade begins, as hyper writes it. Most often the WebSocket's first message is there in the same moment: with it goes
 /// one segment that wakes the peer once, instead of two.
 const SWITCHING: &[u8] = b"HTTP/1.1 101 ";
 /// What is said next is joined to a head that waits if it is not longer.
-const TOGETHER: usize = 4 * 1024;
+const JOIN_BYTES: usize = 4 * 1024;
 
 impl Socket {
     /// A connection of which nothing was read yet.
     pub fn new(carrier: Carrier) -> Self {
-        Self { carrier, ahead: Bytes::new(), held: Vec::new(), standing: Standing::Nothing, unfinished: None, most: MESSAGE_FRAME_BYTES }
+        Self { carrier, ahead: Bytes::new(), head: Vec::new(), head_state: HeadState::None, unfinished: None, max: MESSAGE_FRAME_BYTES }
     }
 
-    /// From here on come messages of a WebSocket, none of which may take frames for ever: see [`Endless`].
-    pub fn expect_messages(&mut self, frames: Frames) {
+    /// From here on come messages of a WebSocket, none of which may take frames for ever: see [`MessageTooLong`].
+    pub fn limit_messages(&mut self, frames: MessagesFrom) {
         self.unfinished = Some(0);
-        self.most = match frames {
-            Frames::Strangers => STRANGERS_FRAME_BYTES,
-            Frames::Known => MESSAGE_FRAME_BYTES,
+        self.max = match frames {
+            MessagesFrom::Unauthenticated => UNAUTHENTICATED_FRAME_BYTES,
+            MessagesFrom::Authenticated => MESSAGE_FRAME_BYTES,
         };
     }
 
     /// This message was read. Pings and pongs may stand between the frames of another, and finish nothing but themselves.
-    pub fn finished(&mut self, message: &Message) {
+    pub fn message_received(&mut self, message: &Message) {
         let Some(unfinished) = &mut self.unfinished else { return };
         *unfinished = match message {
             Message::Ping(payload) | Message::Pong(payload) => unfinished.saturating_sub(CONTROL_HEADER_BYTES + payload.len()),
@@ -125,14 +125,14 @@ impl Socket {
     }
 
     /// Counts bytes that came; the error is given once.
-    fn came(&mut self, bytes: usize) -> io::Result<()> {
+    fn count_bytes(&mut self, bytes: usize) -> io::Result<()> {
         let Some(unfinished) = &mut self.unfinished else { return Ok(()) };
         *unfinished += bytes;
-        if *unfinished <= self.most {
+        if *unfinished <= self.max {
             return Ok(());
         }
         self.unfinished = None;
-        Err(io::Error::other(Endless(self.most)))
+        Err(io::Error::other(MessageTooLong(self.max)))
     }
 
     /// Waits for the first byte, which stays to be read.
@@ -158,7 +158,7 @@ impl Socket {
     /// already reads nothing more, and is told nothing.
     pub async fn close(mut self, within: Duration) {
         let end = async {
-            if self.has_ended() {
+            if self.peer_has_closed() {
                 return Ok(0);
             }
             self.shutdown().await?;
@@ -169,7 +169,7 @@ impl Socket {
     }
 
     /// Whether the peer's end is all that is left: nothing to be read before it, and nothing that we have still to say.
-    fn has_ended(&self) -> bool {
+    fn peer_has_closed(&self) -> bool {
         let peek = |tcp: &TcpStream| tcp.try_io(Interest::READABLE, || SockRef::from(tcp).peek(&mut [MaybeUninit::uninit()]));
         match &self.carrier {
             Carrier::Plain(tcp) => matches!(peek(tcp), Ok(0)),
@@ -183,20 +183,20 @@ impl Socket {
     ///
     /// # Errors
     /// The connection's own.
-    pub fn poll_take(
+    pub fn poll_read_pieces(
         &mut self,
-        amount: Amount,
+        size: ReadSize,
         input: &mut [u8],
         cx: &mut Context<'_>,
         sink: &mut dyn FnMut(&[u8]),
     ) -> Poll<io::Result<usize>> {
         if let Carrier::Tls(tls) = &mut self.carrier
-            && amount == Amount::Much
+            && size == ReadSize::Available
             && self.ahead.is_empty()
-            && self.standing == Standing::Nothing
+            && self.head_state == HeadState::None
             && self.unfinished.is_none()
         {
-            return tls.poll_take(cx, sink);
+            return tls.poll_read_pieces(cx, sink);
         }
         let mut read = ReadBuf::new(input);
         ready!(Pin::new(self).poll_read(cx, &mut read))?;
@@ -205,20 +205,20 @@ impl Socket {
     }
 
     /// Has the head of a 101 written, and what goes with it.
-    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.standing == Standing::Nothing {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.head_state == HeadState::None {
             return Poll::Ready(Ok(()));
         }
-        self.standing = Standing::Goes;
-        while !self.held.is_empty() {
-            let written = ready!(carrier!(self, io => Pin::new(io).poll_write(cx, &self.held)))?;
+        self.head_state = HeadState::Writing;
+        while !self.head.is_empty() {
+            let written = ready!(carrier!(self, io => Pin::new(io).poll_write(cx, &self.head)))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.held.drain(..written);
+            self.head.drain(..written);
         }
         ready!(carrier!(self, io => Pin::new(io).poll_flush(cx)))?;
-        (self.held, self.standing) = (Vec::new(), Standing::Nothing);
+        (self.head, self.head_state) = (Vec::new(), HeadState::None);
         Poll::Ready(Ok(()))
     }
 
@@ -248,7 +248,7 @@ impl Socket {
     }
 }
 
-impl Endless {
+impl MessageTooLong {
     /// Itself, if that is what an error of the connection is.
     pub fn of(error: &io::Error) -> Option<Self> {
         error.get_ref().and_then(|source| source.downcast_ref::<Self>()).copied()
@@ -263,52 +263,52 @@ impl AsyncRead for Socket {
             self.ahead.advance(some);
             return Poll::Ready(Ok(()));
         }
-        if let Poll::Ready(Err(error)) = self.poll_held(cx) {
+        if let Poll::Ready(Err(error)) = self.poll_head(cx) {
             return Poll::Ready(Err(error));
         }
         let before = buf.filled().len();
         ready!(carrier!(self, io => Pin::new(io).poll_read(cx, buf)))?;
-        Poll::Ready(self.came(buf.filled().len() - before))
+        Poll::Ready(self.count_bytes(buf.filled().len() - before))
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.standing {
-            Standing::Nothing if buf.starts_with(SWITCHING) => {
-                self.held.extend_from_slice(buf);
-                self.standing = Standing::Waits;
+        match self.head_state {
+            HeadState::None if buf.starts_with(SWITCHING) => {
+                self.head.extend_from_slice(buf);
+                self.head_state = HeadState::Waiting;
                 return Poll::Ready(Ok(buf.len()));
             }
-            Standing::Waits if buf.len() <= TOGETHER => {
-                self.held.extend_from_slice(buf);
-                return match self.poll_held(cx) {
+            HeadState::Waiting if buf.len() <= JOIN_BYTES => {
+                self.head.extend_from_slice(buf);
+                return match self.poll_head(cx) {
                     Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
                     Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(buf.len())),
                 };
             }
-            Standing::Nothing => {}
-            Standing::Waits | Standing::Goes => ready!(self.poll_held(cx))?,
+            HeadState::None => {}
+            HeadState::Waiting | HeadState::Writing => ready!(self.poll_head(cx))?,
         }
         carrier!(self, io => Pin::new(io).poll_write(cx, buf))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.standing == Standing::Waits {
+        if self.head_state == HeadState::Waiting {
             return Poll::Ready(Ok(()));
         }
-        ready!(self.poll_held(cx))?;
+        ready!(self.poll_head(cx))?;
         carrier!(self, io => Pin::new(io).poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_held(cx))?;
+        ready!(self.poll_head(cx))?;
         carrier!(self, io => Pin::new(io).poll_shutdown(cx))
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| &**buf);
-        if self.standing != Standing::Nothing || first.starts_with(SWITCHING) {
+        if self.head_state != HeadState::None || first.starts_with(SWITCHING) {
             return self.poll_write(cx, first);
         }
         carrier!(self, io => Pin::new(io).poll_write_vectored(cx, bufs))
@@ -372,7 +372,7 @@ mod tests {
         assert_eq!(heard(&mut far).await, HEAD);
 
         let (mut socket, mut far) = with_head().await;
-        let long = vec![b'x'; TOGETHER + 1];
+        let long = vec![b'x'; JOIN_BYTES + 1];
         let (written, mut all) = tokio::join!(socket.write_all(&long), async {
             let mut all = vec![0; HEAD.len() + long.len()];
             far.read_exact(&mut all).await.unwrap();

@@ -20,16 +20,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 mod session;
 
-use session::{All, Input, Session, Sink};
+use session::{Pieces, ReadState, Session, Sink};
 
 /// What one read takes from the socket where bytes may have to wait for a reader that takes less: two full records and a little more.
 const READ: usize = 34 * 1024;
 /// What one read takes where all that comes is taken at once.
-const READ_ALL: usize = 128 * 1024;
+const READ_PIECES: usize = 128 * 1024;
 /// A full record, with what TLS 1.2 may add to it.
 const RECORD: usize = 18 * 1024;
 /// Ciphertext that is queued and is no longer than this goes in one write with what is said next: session tickets, for one.
-const TOGETHER: usize = 4 * 1024;
+const JOIN_BYTES: usize = 4 * 1024;
 /// What one write encrypts for one system call: two of a leg's longest messages, each with its header.
 const WRITE: usize = 2 * (64 * 1024 + 16);
 /// A handshake message may span records; rustls itself bounds it at 64 KiB.
@@ -83,16 +83,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
                 // Session tickets go with what is said next: written now, they would wake the peer for nothing.
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.poll_out(cx))?;
+            ready!(self.poll_write_records(cx))?;
             if self.session.established {
                 return Poll::Ready(Ok(()));
             }
-            if self.session.input != Input::Open {
+            if self.session.read_state != ReadState::Open {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
-            if let Err(error) = ready!(self.poll_in(cx, &mut ReadBuf::new(&mut []))) {
+            if let Err(error) = ready!(self.poll_read_records(cx, &mut ReadBuf::new(&mut []))) {
                 // The alert is said if the socket takes it at once.
-                drop(self.poll_out(cx));
+                drop(self.poll_write_records(cx));
                 return Poll::Ready(Err(error));
             }
         }
@@ -102,14 +102,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     ///
     /// # Errors
     /// As when it is read from.
-    pub fn poll_take(&mut self, cx: &mut Context<'_>, to: &mut dyn FnMut(&[u8])) -> Poll<io::Result<usize>> {
-        let mut all = All { to, count: 0 };
-        ready!(self.poll_plain(cx, &mut all, |all| all.count > 0))?;
-        Poll::Ready(Ok(all.count))
+    pub fn poll_read_pieces(&mut self, cx: &mut Context<'_>, to: &mut dyn FnMut(&[u8])) -> Poll<io::Result<usize>> {
+        let mut pieces = Pieces { to, count: 0 };
+        ready!(self.poll_plaintext(cx, &mut pieces, |pieces| pieces.count > 0))?;
+        Poll::Ready(Ok(pieces.count))
     }
 
     /// Reads until there is something, or the end.
-    fn poll_plain<K: Sink>(&mut self, cx: &mut Context<'_>, to: &mut K, has_some: impl Fn(&K) -> bool) -> Poll<io::Result<()>> {
+    fn poll_plaintext<K: Sink>(&mut self, cx: &mut Context<'_>, to: &mut K, has_some: impl Fn(&K) -> bool) -> Poll<io::Result<()>> {
         loop {
             if !self.session.plain.is_empty() {
                 self.session.take_plain(to);
@@ -117,31 +117,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
             if has_some(to) {
                 return Poll::Ready(Ok(()));
             }
-            match self.session.input {
+            match self.session.read_state {
                 // TLS' own answers, to a key update for one, go with what is said next.
-                Input::Open => {
-                    if let Err(error) = ready!(self.poll_in(cx, to)) {
-                        drop(self.poll_out(cx)); // the alert, as in the handshake
+                ReadState::Open => {
+                    if let Err(error) = ready!(self.poll_read_records(cx, to)) {
+                        drop(self.poll_write_records(cx)); // the alert, as in the handshake
                         return Poll::Ready(Err(error));
                     }
                 }
-                Input::Closed => return Poll::Ready(Ok(())),
-                Input::Truncated => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                ReadState::Closed => return Poll::Ready(Ok(())),
+                ReadState::Truncated => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
             }
         }
     }
 
     /// Reads from the socket once, and takes in what came.
-    fn poll_in(&mut self, cx: &mut Context<'_>, to: &mut impl Sink) -> Poll<io::Result<()>> {
+    fn poll_read_records(&mut self, cx: &mut Context<'_>, to: &mut impl Sink) -> Poll<io::Result<()>> {
         let mut scratch = CIPHER.take();
-        scratch.resize(READ_ALL, 0);
-        let size = if to.takes_all() { READ_ALL } else { READ };
-        let taken = self.poll_cipher(cx, &mut scratch[..size], to);
+        scratch.resize(READ_PIECES, 0);
+        let size = if to.takes_everything() { READ_PIECES } else { READ };
+        let taken = self.poll_process(cx, &mut scratch[..size], to);
         CIPHER.set(scratch);
         taken
     }
 
-    fn poll_cipher(&mut self, cx: &mut Context<'_>, scratch: &mut [u8], to: &mut impl Sink) -> Poll<io::Result<()>> {
+    fn poll_process(&mut self, cx: &mut Context<'_>, scratch: &mut [u8], to: &mut impl Sink) -> Poll<io::Result<()>> {
         let mut read = ReadBuf::new(scratch);
         let ahead = self.incomplete.len();
         if ahead <= read.capacity() - RECORD {
@@ -150,7 +150,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         let before = read.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
         if read.filled().len() == before {
-            self.session.input = Input::Truncated;
+            self.session.read_state = ReadState::Truncated;
         } else if before == ahead {
             self.incomplete.clear();
             let cipher = read.filled_mut();
@@ -178,7 +178,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     }
 
     /// Writes what is queued, and gives up the queue when it is empty.
-    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_write_records(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut sent = 0;
         while sent < self.session.out.len() {
             match Pin::new(&mut self.io).poll_write(cx, &self.session.out[sent..]) {
@@ -196,7 +196,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     }
 
     /// Writes ciphertext, and queues what the socket does not take.
-    fn write_or_keep(&mut self, cx: &mut Context<'_>, cipher: &[u8]) -> io::Result<()> {
+    fn write_or_queue(&mut self, cx: &mut Context<'_>, cipher: &[u8]) -> io::Result<()> {
         let mut sent = 0;
         while sent < cipher.len() {
             match Pin::new(&mut self.io).poll_write(cx, &cipher[sent..]) {
@@ -217,26 +217,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
     /// The end is `close_notify`; a socket that ends without one is [`io::ErrorKind::UnexpectedEof`].
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = to.filled().len();
-        self.poll_plain(cx, to, |to| to.filled().len() > before || to.remaining() == 0)
+        self.poll_plaintext(cx, to, |to| to.filled().len() > before || to.remaining() == 0)
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
     /// Bytes count as written once they are encrypted: what the socket does not take at once goes with the next write or flush.
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
-        if self.session.out.len() > TOGETHER {
-            ready!(self.poll_out(cx))?;
+        if self.session.out.len() > JOIN_BYTES {
+            ready!(self.poll_write_records(cx))?;
         }
         let plain = &from[..from.len().min(WRITE)];
-        self.session.settle()?;
+        self.session.queue_pending()?;
         if self.session.out.is_empty() {
             SCRATCH.with_borrow_mut(|scratch| {
                 let end = self.session.encrypt(plain, scratch)?;
-                self.write_or_keep(cx, &scratch[..end])
+                self.write_or_queue(cx, &scratch[..end])
             })?;
         } else {
             self.session.queue(plain)?;
-            if let Poll::Ready(Err(error)) = self.poll_out(cx) {
+            if let Poll::Ready(Err(error)) = self.poll_write_records(cx) {
                 return Poll::Ready(Err(error));
             }
         }
@@ -244,7 +244,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_out(cx))?;
+        ready!(self.poll_write_records(cx))?;
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
@@ -253,17 +253,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
             self.closing = true;
             self.session.close_notify()?;
         }
-        ready!(self.poll_out(cx))?;
+        ready!(self.poll_write_records(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
 
 impl<S> fmt::Debug for TlsStream<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Session { established, input, .. } = &self.session;
+        let Session { established, read_state, .. } = &self.session;
         f.debug_struct("TlsStream")
             .field("established", established)
-            .field("input", input)
+            .field("read_state", read_state)
             .field("closing", &self.closing)
             .finish_non_exhaustive()
     }

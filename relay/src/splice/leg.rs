@@ -12,14 +12,14 @@ use moorline_proto::leg::LegText;
 use tokio::time::{Instant, timeout};
 
 use crate::net::admission::ConnectionPermit;
-use crate::net::connection::{Amount, Socket};
+use crate::net::connection::{ReadSize, Socket};
 use crate::splice::leg_end::LegEnd;
-use crate::splice::leg_keepalive::{Due, LegKeepalive, Standing};
+use crate::splice::leg_keepalive::{Due, LegKeepalive, LegState};
 use crate::splice::leg_reader::{LegReader, Taken};
 use crate::splice::scratch::{self, Scratch};
 use crate::splice::write_buffer::WriteBuffer;
 
-/// What one read takes while bytes are held: little, so that the mark is not passed by much.
+/// What one read takes while bytes are early: little, so that the mark is not passed by much.
 const READ_TO_HOLD: usize = 16 * 1024;
 /// Beyond this a peer that does not read gets a pong for its last ping alone.
 const PONGS_BYTES: usize = 16 * 1024;
@@ -30,7 +30,7 @@ pub struct Leg {
     socket: Socket,
     pub(super) reader: LegReader,
     /// What came before `opened`, as the other side will get it.
-    held: EarlyData,
+    early: EarlyData,
     write_buffer: WriteBuffer,
     /// The payload of a ping whose pong has no place yet.
     ping: Option<Vec<u8>>,
@@ -39,7 +39,7 @@ pub struct Leg {
     closing: bool,
     /// The relay waits for a frame of it: the last look found none.
     pub(super) reading: bool,
-    _slot: ConnectionPermit,
+    _permit: ConnectionPermit,
 }
 
 /// What was read before anybody could take it.
@@ -53,24 +53,25 @@ pub(super) struct EarlyData {
 
 impl Leg {
     /// A leg right behind its 101, in its connection's place.
-    pub fn new(socket: Socket, ping: Duration, slot: ConnectionPermit) -> Self {
+    pub fn new(socket: Socket, ping: Duration, permit: ConnectionPermit) -> Self {
+        let now = Instant::now();
         Self {
             socket,
-            reader: LegReader::new(LegKeepalive::new(ping, Instant::now())),
-            held: EarlyData::default(),
+            reader: LegReader::new(LegKeepalive::new(ping, now), now),
+            early: EarlyData::default(),
             write_buffer: WriteBuffer::default(),
             ping: None,
             end: None,
             closing: false,
             reading: true,
-            _slot: slot,
+            _permit: permit,
         }
     }
 
     /// Reads ahead until the leg comes to its end, and holds what it says. Past 64 KiB nothing more is read, except for the rest of a message.
     ///
     /// # Cancel safety
-    /// What was read stays held.
+    /// What was read stays early.
     pub async fn watch(&mut self) -> LegEnd {
         loop {
             if let Some(end) = poll_fn(|cx| self.poll_ahead(cx)).await {
@@ -82,7 +83,7 @@ impl Leg {
         }
     }
 
-    /// Reads ahead: ready with its end, or with nothing once enough is held.
+    /// Reads ahead: ready with its end, or with nothing once enough is early.
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Option<LegEnd>> {
         loop {
             if let Poll::Ready(Err(end)) = self.poll_flush(cx) {
@@ -91,33 +92,33 @@ impl Leg {
             if let Some(end) = &self.end {
                 return Poll::Ready(Some(end.clone()));
             }
-            let held = self.held.taken.bytes + self.held.taken.text;
-            let crosses = self.reader.is_inside_message() && held < HELD_BEFORE_OPENED_BYTES + LEG_BINARY_BYTES;
-            if held >= HELD_BEFORE_OPENED_BYTES && !crosses {
+            let early = self.early.taken.bytes + self.early.taken.text;
+            let crosses = self.reader.is_inside_message() && early < HELD_BEFORE_OPENED_BYTES + LEG_BINARY_BYTES;
+            if early >= HELD_BEFORE_OPENED_BYTES && !crosses {
                 self.reading = false;
                 return Poll::Ready(None);
             }
-            let mut all = take(&mut self.held);
+            let mut all = take(&mut self.early);
             let read = scratch::with(|Scratch { input, .. }| {
-                self.poll_read(Amount::Little, &mut input[..READ_TO_HOLD], &mut all.batch, Instant::now(), cx)
+                self.poll_read(ReadSize::Buffer, &mut input[..READ_TO_HOLD], &mut all.batch, Instant::now(), cx)
             });
-            self.held = all;
+            self.early = all;
             if let Ok(taken) = ready!(read) {
-                self.held.taken.bytes += taken.bytes;
-                self.held.taken.text += taken.text;
+                self.early.taken.bytes += taken.bytes;
+                self.early.taken.text += taken.text;
             }
         }
     }
 
-    /// What was held, for the other leg.
-    pub(super) fn release(&mut self) -> EarlyData {
-        take(&mut self.held)
+    /// What was early, for the other leg.
+    pub(super) fn take_early(&mut self) -> EarlyData {
+        take(&mut self.early)
     }
 
-    /// Takes what the other leg had held.
-    pub(super) fn hand_over(&mut self, batch: Batch) {
+    /// Takes what the other leg had early.
+    pub(super) fn push_early(&mut self, batch: Batch) {
         if !self.is_over() && !batch.is_empty() {
-            self.reader.keepalive.sent(Instant::now());
+            self.reader.keepalive.on_sent(Instant::now());
             self.write_buffer.push(&batch.into_bytes());
         }
     }
@@ -128,7 +129,7 @@ impl Leg {
     /// The leg's [`LegEnd`], again at every further call; what came before it was given out by then.
     pub(super) fn poll_read(
         &mut self,
-        amount: Amount,
+        size: ReadSize,
         input: &mut [u8],
         batch: &mut Batch,
         now: Instant,
@@ -138,21 +139,21 @@ impl Leg {
             return Poll::Ready(Err(end.clone()));
         }
         self.reading = true;
-        let (mut taken, mut heard, reader) = (Taken::default(), Ok(()), &mut self.reader);
-        let read = self.socket.poll_take(amount, input, cx, &mut |bytes| {
-            if heard.is_ok() {
-                heard = reader.hear(bytes, batch, &mut taken, now);
+        let (mut taken, mut result, reader) = (Taken::default(), Ok(()), &mut self.reader);
+        let read = self.socket.poll_read_pieces(size, input, cx, &mut |bytes| {
+            if result.is_ok() {
+                result = reader.on_bytes(bytes, batch, &mut taken, now);
             }
         });
         let ended = !matches!(ready!(read), Ok(1..));
         for payload in take(&mut self.reader.pings) {
-            self.answer(payload);
+            self.send_pong(payload);
         }
-        self.end = heard.err().or(ended.then_some(LegEnd::Lost));
+        self.end = result.err().or(ended.then_some(LegEnd::Lost));
         Poll::Ready(Ok(taken))
     }
 
-    fn answer(&mut self, payload: Vec<u8>) {
+    fn send_pong(&mut self, payload: Vec<u8>) {
         if self.closing {
             return;
         }
@@ -164,9 +165,9 @@ impl Leg {
     }
 
     /// Keeps a frame of the relay's own for the next write.
-    fn push(&mut self, say: impl FnOnce(&mut Batch)) {
+    fn push(&mut self, encode: impl FnOnce(&mut Batch)) {
         let mut batch = Batch::new();
-        say(&mut batch);
+        encode(&mut batch);
         self.write_buffer.push(batch.finish());
     }
 
@@ -178,7 +179,7 @@ impl Leg {
         if frames.is_empty() || self.closing || self.is_over() {
             return Ok(());
         }
-        self.reader.keepalive.sent(now);
+        self.reader.keepalive.on_sent(now);
         self.write_buffer.write(frames, &mut self.socket, cx).map_err(|_| LegEnd::Lost)
     }
 
@@ -210,7 +211,7 @@ impl Leg {
         if flushed.is_ready()
             && let Some(payload) = self.ping.take()
         {
-            self.answer(payload);
+            self.send_pong(payload);
             flushed = self.write_buffer.poll_flush(&mut self.socket, cx);
         }
         flushed.map_err(|_| LegEnd::Lost)
@@ -230,11 +231,11 @@ impl Leg {
     ///
     /// # Errors
     /// [`LegEnd::Lost`] for a dead leg.
-    pub fn beat(&mut self, orphaned: bool, now: Instant, cx: &mut Context<'_>) -> Result<(), LegEnd> {
+    pub fn on_tick(&mut self, orphaned: bool, now: Instant, cx: &mut Context<'_>) -> Result<(), LegEnd> {
         if self.is_over() {
             return Ok(());
         }
-        match self.reader.keepalive.due(Standing { reading: self.reading, orphaned }, now) {
+        match self.reader.keepalive.due(LegState { reading: self.reading, orphaned }, now) {
             // A leg that is full of bytes needs no ping.
             Due::Ping(payload) if self.write_buffer.is_flushed() && !self.closing => {
                 self.push(|batch| batch.ping(&payload));
@@ -251,17 +252,17 @@ impl Leg {
         }
     }
 
-    /// When [`Leg::beat`] should be called next.
-    pub fn next_beat(&self) -> Instant {
-        self.reader.keepalive.next()
+    /// When [`Leg::on_tick`] should be called next.
+    pub fn next_tick(&self) -> Instant {
+        self.reader.keepalive.next_tick()
     }
 
     /// Says something of the relay's own, within `within`.
     ///
     /// # Errors
     /// [`LegEnd::Lost`] if the leg is lost or does not take it in time.
-    pub async fn say(&mut self, text: &LegText, within: Duration) -> Result<(), LegEnd> {
-        self.reader.keepalive.sent(Instant::now());
+    pub async fn send(&mut self, text: &LegText, within: Duration) -> Result<(), LegEnd> {
+        self.reader.keepalive.on_sent(Instant::now());
         self.push(|batch| batch.text(&text.encode()));
         let written = poll_fn(|cx| self.write_buffer.poll_flush(&mut self.socket, cx));
         match timeout(within, written).await {
@@ -277,10 +278,10 @@ impl Leg {
             Some(LegEnd::Lost) => false,
             Some(LegEnd::Done | LegEnd::Reset(_)) => {
                 if !self.closing {
-                    let farewell = self.reader.farewell.take();
-                    self.push(|batch| batch.close(farewell.as_ref().map(|close| (close.code, &*close.reason))));
+                    let peer_close = self.reader.peer_close.take();
+                    self.push(|batch| batch.close(peer_close.as_ref().map(|close| (close.code, &*close.reason))));
                 }
-                timeout(CLOSE_WITHIN, self.goodbye()).await.is_ok()
+                timeout(CLOSE_WITHIN, self.exchange_closes()).await.is_ok()
             }
             Some(LegEnd::Broke(..)) | None => {
                 if !self.closing {
@@ -288,7 +289,7 @@ impl Leg {
                     self.push(|batch| batch.close(Some((reason.code(), &text))));
                 }
                 let within = if reason == CloseReason::Finished { patience } else { CLOSE_WITHIN };
-                timeout(within, self.goodbye()).await.is_ok()
+                timeout(within, self.exchange_closes()).await.is_ok()
             }
         };
         if answered || reason == CloseReason::Finished { self.socket.close(CLOSE_WITHIN).await } else { self.socket.reset() }
@@ -296,7 +297,7 @@ impl Leg {
 
     /// Has the Close written that was handed over, and reads and drops until the other one is there too, or will never be. Reads while it
     /// writes: a peer that is busy writing reads nothing before that.
-    async fn goodbye(&mut self) {
+    async fn exchange_closes(&mut self) {
         let mut over = matches!(self.end, Some(LegEnd::Done | LegEnd::Reset(_)));
         poll_fn(|cx| {
             let written = match self.write_buffer.poll_flush(&mut self.socket, cx) {
@@ -310,7 +311,7 @@ impl Leg {
                 }
                 let (socket, reader, mut closed) = (&mut self.socket, &mut self.reader, false);
                 let read = scratch::with(|Scratch { input, .. }| {
-                    socket.poll_take(Amount::Much, input, cx, &mut |bytes| closed = closed || reader.hears_close(bytes))
+                    socket.poll_read_pieces(ReadSize::Available, input, cx, &mut |bytes| closed = closed || reader.contains_close(bytes))
                 });
                 over = !matches!(ready!(read), Ok(1..)) || closed;
             }

@@ -20,7 +20,7 @@ pub enum LegEnd {
 
 impl LegEnd {
     /// Against the stream subprotocol, not against WebSocket.
-    pub(super) fn broke(words: &str) -> Self {
+    pub(super) fn protocol(words: &str) -> Self {
         Self::Broke(CloseReason::Protocol, words.to_owned())
     }
 }
@@ -33,25 +33,25 @@ impl From<FrameError> for LegEnd {
 
 /// What becomes of a text message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Text {
+pub enum TextMeaning {
     /// It is passed on unchanged.
-    Passes,
+    Forward,
     /// It is passed on unchanged, and the side will send no more bytes.
-    Ends,
+    End,
 }
 
 /// Reads a text message of a side.
 ///
 /// # Errors
 /// [`LegEnd::Broke`].
-pub fn read(text: &str) -> Result<Text, LegEnd> {
+pub fn read(text: &str) -> Result<TextMeaning, LegEnd> {
     match LegText::decode(text) {
-        Ok(Heard::Known(LegText::End(_))) => Ok(Text::Ends),
+        Ok(Heard::Known(LegText::End(_))) => Ok(TextMeaning::End),
         Ok(Heard::Known(LegText::Opened(_) | LegText::Refused(_))) | Err(MessageError::Field { .. }) => {
-            Err(LegEnd::broke("only the relay says opened and refused"))
+            Err(LegEnd::protocol("only the relay says opened and refused"))
         }
-        Ok(Heard::Unknown(_)) => Ok(Text::Passes),
-        Err(MessageError::NoType | MessageError::TooLarge { .. }) => Err(LegEnd::broke("text that is no JSON object with a type")),
+        Ok(Heard::Unknown(_)) => Ok(TextMeaning::Forward),
+        Err(MessageError::NoType | MessageError::TooLarge { .. }) => Err(LegEnd::protocol("text that is no JSON object with a type")),
     }
 }
 
@@ -63,9 +63,9 @@ mod tests {
 
     #[test]
     fn text_of_any_type_passes() {
-        assert_eq!(read(r#"{"type":"resume","at":7}"#), Ok(Text::Passes));
-        assert_eq!(read(END_TEXT), Ok(Text::Ends));
-        assert_eq!(read(r#"{ "type": "end", "later": 1 }"#), Ok(Text::Ends));
+        assert_eq!(read(r#"{"type":"resume","at":7}"#), Ok(TextMeaning::Forward));
+        assert_eq!(read(END_TEXT), Ok(TextMeaning::End));
+        assert_eq!(read(r#"{ "type": "end", "later": 1 }"#), Ok(TextMeaning::End));
     }
 
     #[test]

@@ -17,8 +17,7 @@ pub struct LegKeepalive {
     /// The last ping is still the last thing that was sent.
     ping_is_last: bool,
     /// A ping was answered and nothing was sent since.
-    owes_nothing: bool,
-    flood: (Instant, u32),
+    is_answered: bool,
 }
 
 /// What is due for a leg.
@@ -34,63 +33,50 @@ pub enum Due {
 
 /// How the relay stands to a leg at the moment of judging.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct LegState {
     /// The relay would take a frame from it now.
     pub reading: bool,
     /// It is a device leg and its device has no living control channel.
     pub orphaned: bool,
 }
 
-/// Pings a second beyond which a peer breaks the protocol.
-const PINGS_A_SECOND: u32 = 100;
-
 impl LegKeepalive {
     /// Begins at `now`. The interval should carry its jitter already.
     pub fn new(interval: Duration, now: Instant) -> Self {
-        Self { interval, last_in: now, last_out: now, pings: 0, ping_is_last: false, owes_nothing: false, flood: (now, 0) }
+        Self { interval, last_in: now, last_out: now, pings: 0, ping_is_last: false, is_answered: false }
     }
 
     /// A frame of any kind came.
-    pub fn heard(&mut self, now: Instant) {
+    pub fn on_frame(&mut self, now: Instant) {
         self.last_in = now;
     }
 
     /// A pong came.
-    pub fn answered(&mut self, payload: &[u8]) {
+    pub fn on_pong(&mut self, payload: &[u8]) {
         if self.ping_is_last && payload == self.pings.to_be_bytes() {
-            self.owes_nothing = true;
+            self.is_answered = true;
         }
-    }
-
-    /// A ping of the peer's came; false if there were too many in this second.
-    #[must_use]
-    pub fn pinged(&mut self, now: Instant) -> bool {
-        if now.duration_since(self.flood.0) >= Duration::from_secs(1) {
-            self.flood = (now, 0);
-        }
-        self.flood.1 += 1;
-        self.flood.1 <= PINGS_A_SECOND
     }
 
     /// Something other than a ping was sent.
-    pub fn sent(&mut self, now: Instant) {
+    pub fn on_sent(&mut self, now: Instant) {
         self.last_out = now;
         self.ping_is_last = false;
-        self.owes_nothing = false;
+        self.is_answered = false;
     }
 
     /// When to look again.
-    pub fn next(&self) -> Instant {
+    pub fn next_tick(&self) -> Instant {
         (self.last_out + self.interval).min(self.last_in + 2 * self.interval + Duration::from_millis(1))
     }
 
     /// What is due at `now`; a ping counts as sent.
-    pub fn due(&mut self, standing: Standing, now: Instant) -> Due {
-        if !standing.reading {
+    pub fn due(&mut self, leg: LegState, now: Instant) -> Due {
+        if !leg.reading {
             self.last_in = now;
         }
         let silent = now.duration_since(self.last_in) > 2 * self.interval;
-        if silent && (self.owes_nothing || standing.orphaned) {
+        if silent && (self.is_answered || leg.orphaned) {
             return Due::Dead;
         }
         if silent {
@@ -112,15 +98,15 @@ mod tests {
     use super::*;
 
     const S: Duration = Duration::from_secs(1);
-    const READ: Standing = Standing { reading: true, orphaned: false };
+    const READ: LegState = LegState { reading: true, orphaned: false };
 
     #[tokio::test(start_paused = true)]
-    async fn a_leg_that_answered_and_owes_nothing_is_dead_after_two_silent_intervals() {
+    async fn a_leg_that_answered_the_last_ping_is_dead_after_two_silent_intervals() {
         let start = Instant::now();
         let mut keepalive = LegKeepalive::new(10 * S, start);
         let Due::Ping(payload) = keepalive.due(READ, start + 10 * S) else { panic!("a ping is due") };
-        keepalive.heard(start + 10 * S);
-        keepalive.answered(&payload);
+        keepalive.on_frame(start + 10 * S);
+        keepalive.on_pong(&payload);
         assert!(matches!(keepalive.due(READ, start + 20 * S), Due::Ping(_)));
         assert!(matches!(keepalive.due(READ, start + 30 * S), Due::Ping(_)));
         assert_eq!(keepalive.due(READ, start + 31 * S), Due::Dead);
@@ -130,7 +116,7 @@ mod tests {
     async fn a_leg_with_bytes_before_the_ping_is_never_judged_by_its_silence() {
         let start = Instant::now();
         let mut keepalive = LegKeepalive::new(10 * S, start);
-        keepalive.sent(start);
+        keepalive.on_sent(start);
         for second in 1..10_000 {
             assert_ne!(keepalive.due(READ, start + second * S), Due::Dead);
         }
@@ -141,8 +127,8 @@ mod tests {
         let start = Instant::now();
         let mut keepalive = LegKeepalive::new(10 * S, start);
         let Due::Ping(first) = keepalive.due(READ, start + 10 * S) else { panic!("a ping is due") };
-        keepalive.sent(start + 11 * S);
-        keepalive.answered(&first);
+        keepalive.on_sent(start + 11 * S);
+        keepalive.on_pong(&first);
         for second in 12..200 {
             assert_ne!(keepalive.due(READ, start + second * S), Due::Dead);
         }
@@ -153,9 +139,9 @@ mod tests {
         let start = Instant::now();
         let mut keepalive = LegKeepalive::new(10 * S, start);
         let Due::Ping(payload) = keepalive.due(READ, start + 10 * S) else { panic!("a ping is due") };
-        keepalive.answered(&payload);
+        keepalive.on_pong(&payload);
         for second in 11..200 {
-            assert_ne!(keepalive.due(Standing { reading: false, orphaned: false }, start + second * S), Due::Dead);
+            assert_ne!(keepalive.due(LegState { reading: false, orphaned: false }, start + second * S), Due::Dead);
         }
     }
 
@@ -163,7 +149,7 @@ mod tests {
     async fn a_silent_device_leg_without_a_control_channel_is_dead_whatever_it_owes() {
         let start = Instant::now();
         let mut keepalive = LegKeepalive::new(10 * S, start);
-        keepalive.sent(start);
-        assert_eq!(keepalive.due(Standing { reading: true, orphaned: true }, start + 21 * S), Due::Dead);
+        keepalive.on_sent(start);
+        assert_eq!(keepalive.due(LegState { reading: true, orphaned: true }, start + 21 * S), Due::Dead);
     }
 }

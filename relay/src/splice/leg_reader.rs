@@ -3,18 +3,20 @@
 use moorline_proto::frame::{Batch, Close, Decoder, Event};
 use tokio::time::Instant;
 
-use crate::splice::leg_end::{self, LegEnd, Text};
+use crate::ping_limiter::PingLimiter;
+use crate::splice::leg_end::{self, LegEnd, TextMeaning};
 use crate::splice::leg_keepalive::LegKeepalive;
 
 /// One leg's ear.
 #[derive(Debug)]
 pub(super) struct LegReader {
     decoder: Decoder,
+    ping_limiter: PingLimiter,
     pub(super) keepalive: LegKeepalive,
     /// The side said `end`, or closed in a way that means it.
     pub(super) ended: bool,
     /// What its own Close said, to be said again.
-    pub(super) farewell: Option<Close>,
+    pub(super) peer_close: Option<Close>,
     /// Payloads of its pings, to be answered.
     pub(super) pings: Vec<Vec<u8>>,
 }
@@ -29,41 +31,46 @@ pub(super) struct Taken {
 }
 
 impl LegReader {
-    pub(super) fn new(keepalive: LegKeepalive) -> Self {
-        Self { decoder: Decoder::of_side(), keepalive, ended: false, farewell: None, pings: Vec::new() }
+    pub(super) fn new(keepalive: LegKeepalive, now: Instant) -> Self {
+        Self {
+            decoder: Decoder::of_side(),
+            ping_limiter: PingLimiter::new(now),
+            keepalive,
+            ended: false,
+            peer_close: None,
+            pings: Vec::new(),
+        }
     }
 
     /// Takes in what was read, and adds to `batch` what the other leg is to get.
     ///
     /// # Errors
     /// The leg's [`LegEnd`]; what came before it was given out by then.
-    pub(super) fn hear(&mut self, mut input: &[u8], batch: &mut Batch, taken: &mut Taken, now: Instant) -> Result<(), LegEnd> {
-        self.keepalive.heard(now);
+    pub(super) fn on_bytes(&mut self, mut input: &[u8], batch: &mut Batch, taken: &mut Taken, now: Instant) -> Result<(), LegEnd> {
+        self.keepalive.on_frame(now);
         while let Some(event) = self.decoder.next(&mut input)? {
             match event {
-                Event::Bytes(_) if self.ended => return Err(LegEnd::broke("bytes after end")),
+                Event::Bytes(_) if self.ended => return Err(LegEnd::protocol("bytes after end")),
                 Event::Bytes(run) => {
                     taken.bytes += run.len();
                     batch.bytes(run);
                 }
                 Event::Text(text) => match leg_end::read(&text)? {
-                    Text::Ends if self.ended => {}
+                    TextMeaning::End if self.ended => {}
                     means => {
-                        self.ended |= means == Text::Ends;
+                        self.ended |= means == TextMeaning::End;
                         taken.text += text.len();
                         batch.text(&text);
                     }
                 },
                 Event::Ping(payload) => {
-                    if !self.keepalive.pinged(now) {
-                        return Err(LegEnd::broke("more than 100 pings a second"));
-                    }
+                    self.ping_limiter.count(now).map_err(|error| LegEnd::protocol(&error.to_string()))?;
                     self.pings.push(payload);
                 }
-                Event::Pong(payload) => self.keepalive.answered(&payload),
+                Event::Pong(payload) => self.keepalive.on_pong(&payload),
                 Event::Close(close) => {
-                    self.farewell = close;
-                    return Err(match self.farewell.as_ref().map(|close| close.code) {
+                    self.peer_close = close;
+                    return Err(match self.peer_close.as_ref().map(|close| close.code) {
                         None | Some(1000) => LegEnd::Done,
                         Some(code) => LegEnd::Reset(code),
                     });
@@ -74,7 +81,7 @@ impl LegReader {
     }
 
     /// Drops what was read, and tells whether the leg's Close was in it.
-    pub(super) fn hears_close(&mut self, mut input: &[u8]) -> bool {
+    pub(super) fn contains_close(&mut self, mut input: &[u8]) -> bool {
         while let Ok(Some(event)) = self.decoder.next(&mut input) {
             if matches!(event, Event::Close(_)) {
                 return true;

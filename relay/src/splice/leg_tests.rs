@@ -1,4 +1,4 @@
-//! Legs over pipes in memory, with a clock that stands still: what is written when, what is held, and that a silent leg holds nothing.
+//! Legs over pipes in memory, with a clock that stands still: what is written when, what is held, and that a silent leg owns no buffer.
 
 use moorline_proto::frame::{Decoder, Event};
 use std::sync::atomic::Ordering;
@@ -21,8 +21,8 @@ const CLOSE: u8 = 0x88;
 
 fn leg(pipe: usize) -> (Leg, DuplexStream) {
     let (near, far) = duplex(pipe);
-    let slot = Admission::new(&Limits::default()).take().unwrap();
-    (Leg::new(Socket::new(Carrier::Memory(near)), Duration::from_secs(25), slot), far)
+    let permit = Admission::new(&Limits::default()).admit().unwrap();
+    (Leg::new(Socket::new(Carrier::Memory(near)), Duration::from_secs(25), permit), far)
 }
 
 /// A client's frame, with a mask that is none.
@@ -141,8 +141,8 @@ async fn pings_are_answered_in_order_and_a_peer_that_reads_none_of_it_gets_the_l
     assert_eq!(heard, pongs);
 
     leg.write_buffer.push(&[0; PONGS_BYTES]);
-    leg.answer(b"lost".to_vec());
-    leg.answer(b"last".to_vec());
+    leg.send_pong(b"lost".to_vec());
+    leg.send_pong(b"last".to_vec());
     poll_fn(|cx| leg.poll_flush(cx)).await.unwrap();
     let heard = burst(&mut far).await;
     assert_eq!(heard[PONGS_BYTES..], said(0x8a, b"last"));
@@ -152,7 +152,7 @@ async fn pings_are_answered_in_order_and_a_peer_that_reads_none_of_it_gets_the_l
 async fn a_second_with_more_than_a_hundred_pings_breaks_the_protocol() {
     let (mut leg, mut far) = leg(LARGE);
     far.write_all(&short(PING, b"").repeat(101)).await.unwrap();
-    assert_eq!(leg.watch().await, LegEnd::broke("more than 100 pings a second"));
+    assert_eq!(leg.watch().await, LegEnd::protocol("more than 100 pings a second"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,8 +162,11 @@ async fn past_the_mark_only_the_rest_of_a_message_is_taken() {
     let crossing = [frame(0x02, &[2; 30_000]), frame(0x80, &[2; 30_000])].concat();
     far.write_all(&[first, crossing, frame(BYTES, &[3; 60_000]).repeat(10)].concat()).await.unwrap();
     timeout(Duration::from_secs(1), leg.watch()).await.unwrap_err();
-    let held = leg.held.taken.bytes;
-    assert!((120_000..HELD_BEFORE_OPENED_BYTES + LEG_BINARY_BYTES + READ_TO_HOLD).contains(&held) && !leg.reading, "{held} bytes are held");
+    let early = leg.early.taken.bytes;
+    assert!(
+        (120_000..HELD_BEFORE_OPENED_BYTES + LEG_BINARY_BYTES + READ_TO_HOLD).contains(&early) && !leg.reading,
+        "{early} bytes are held"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -178,11 +181,11 @@ async fn a_silent_leg_holds_no_buffer() {
     let (mut leg, mut far) = leg(LARGE);
     far.write_all(&[short(PING, b"alive?"), short(BYTES, &[7; 100]), short(0x81, br#"{"type":"x"}"#)].concat()).await.unwrap();
     timeout(Duration::from_secs(1), leg.watch()).await.unwrap_err();
-    assert_eq!(leg.held.taken, Taken { bytes: 100, text: 12 });
-    let held = leg.release();
-    leg.hand_over(held.batch);
+    assert_eq!(leg.early.taken, Taken { bytes: 100, text: 12 });
+    let early = leg.take_early();
+    leg.push_early(early.batch);
     poll_fn(|cx| leg.poll_flush(cx)).await.unwrap();
-    assert!(!leg.write_buffer.owns_memory() && !leg.reader.owns_memory() && leg.held.batch.is_empty());
+    assert!(!leg.write_buffer.owns_memory() && !leg.reader.owns_memory() && leg.early.batch.is_empty());
     assert_eq!(burst(&mut far).await.len(), 2 + 6 + 2 + 100 + 2 + 12);
 }
 

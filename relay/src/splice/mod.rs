@@ -27,7 +27,7 @@ use std::time::Duration;
 use moorline_proto::close::CloseReason;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use direction::{Direction, News};
+use direction::{Direction, Progress};
 pub use leg::Leg;
 use leg_end::LegEnd;
 
@@ -159,20 +159,20 @@ impl Run<'_> {
         let down = self.down.poll(self.device, self.caller, now, cx);
         // Pongs that the device's pings came to just now.
         let late = match self.device.poll_flush(cx) {
-            Poll::Ready(Err(end)) => Poll::Ready(News::ToLost(end)),
+            Poll::Ready(Err(end)) => Poll::Ready(Progress::ToLost(end)),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
         };
-        if let Some(ended) = self.judge([(up, Side::Caller), (down, Side::Device), (late, Side::Caller)], now) {
+        if let Some(ended) = self.outcome([(up, Side::Caller), (down, Side::Device), (late, Side::Caller)], now) {
             return Poll::Ready(ended);
         }
         if self.is_half_closed() && self.last_byte + rules.half_closed_idle < timer.deadline() {
             timer.as_mut().reset(self.last_byte + rules.half_closed_idle);
         }
         while timer.as_mut().poll(cx).is_ready() {
-            if let Some(ended) = self.beat(rules, orphaned, now, cx) {
+            if let Some(ended) = self.on_tick(rules, orphaned, now, cx) {
                 return Poll::Ready(ended);
             }
-            let next = self.device.next_beat().min(self.caller.next_beat());
+            let next = self.device.next_tick().min(self.caller.next_tick());
             let next = if self.is_half_closed() { next.min(self.last_byte + rules.half_closed_idle) } else { next };
             timer.as_mut().reset(next.max(now + Duration::from_millis(10)));
         }
@@ -180,27 +180,27 @@ impl Run<'_> {
     }
 
     /// What the news of legs that are read mean for the stream.
-    fn judge(&mut self, news: [(Poll<News>, Side); 3], now: Instant) -> Option<Ended> {
+    fn outcome(&mut self, news: [(Poll<Progress>, Side); 3], now: Instant) -> Option<Ended> {
         let both_ended = self.device.reader.ended && self.caller.reader.ended;
         for (news, from) in news {
-            let (guilty, end) = match news {
-                Poll::Ready(News::Moved) => {
+            let (side, end) = match news {
+                Poll::Ready(Progress::Moved) => {
                     self.last_byte = now;
                     continue;
                 }
                 Poll::Pending => continue,
-                Poll::Ready(News::Done) => return Some(Ended::Finished),
-                Poll::Ready(News::FromEnded(end)) => (from, end),
-                Poll::Ready(News::ToLost(end)) => (from.other(), end),
+                Poll::Ready(Progress::Done) => return Some(Ended::Finished),
+                Poll::Ready(Progress::FromEnded(end)) => (from, end),
+                Poll::Ready(Progress::ToLost(end)) => (from.other(), end),
             };
             // Once both ends were passed on, the result is 1000 for both, whatever follows.
-            return Some(if both_ended { Ended::Finished } else { Ended::By(guilty, end) });
+            return Some(if both_ended { Ended::Finished } else { Ended::By(side, end) });
         }
-        (both_ended && !self.waits()).then_some(Ended::Finished)
+        (both_ended && !self.is_unflushed()).then_some(Ended::Finished)
     }
 
     /// Whether anything waits for delivery.
-    fn waits(&self) -> bool {
+    fn is_unflushed(&self) -> bool {
         self.device.is_unflushed() || self.caller.is_unflushed()
     }
 
@@ -208,17 +208,17 @@ impl Run<'_> {
         self.device.reader.ended != self.caller.reader.ended
     }
 
-    fn beat(&mut self, rules: &Rules, orphaned: &impl Fn() -> bool, now: Instant, cx: &mut Context<'_>) -> Option<Ended> {
+    fn on_tick(&mut self, rules: &Rules, orphaned: &impl Fn() -> bool, now: Instant, cx: &mut Context<'_>) -> Option<Ended> {
         // A leg whose bytes the other one does not take is not being read.
         self.caller.reading &= !self.up.is_blocked;
         self.device.reading &= !self.down.is_blocked;
-        if let Err(end) = self.device.beat(orphaned(), now, cx) {
+        if let Err(end) = self.device.on_tick(orphaned(), now, cx) {
             return Some(Ended::By(Side::Device, end));
         }
-        if let Err(end) = self.caller.beat(false, now, cx) {
+        if let Err(end) = self.caller.on_tick(false, now, cx) {
             return Some(Ended::By(Side::Caller, end));
         }
-        if self.waits() {
+        if self.is_unflushed() {
             self.last_byte = now;
         }
         let idle = self.is_half_closed() && now.duration_since(self.last_byte) >= rules.half_closed_idle;

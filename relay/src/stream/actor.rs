@@ -87,7 +87,7 @@ impl Task {
 
     async fn splice(&self, mut device: Leg, mut caller: Leg, stop: CancellationToken) -> Ended {
         let (to_device, to_caller) = (self.opened(Side::Device), self.opened(Side::Caller));
-        let said = tokio::join!(device.say(&to_device, CLOSE_WITHIN), caller.say(&to_caller, CLOSE_WITHIN));
+        let said = tokio::join!(device.send(&to_device, CLOSE_WITHIN), caller.send(&to_caller, CLOSE_WITHIN));
         let rules = Rules { half_closed_idle: self.desk.ground.times.half_closed_idle };
         let (lost, remaining) = match said {
             (Ok(()), Ok(())) => {
@@ -218,7 +218,7 @@ impl Task {
 /// Says `refused` on a caller's leg and closes it.
 async fn tell(mut leg: Leg, problem: &Problem) {
     let refused = LegText::Refused(Box::new(RefusedText { problem: problem.clone() }));
-    if leg.say(&refused, CLOSE_WITHIN).await.is_ok() {
+    if leg.send(&refused, CLOSE_WITHIN).await.is_ok() {
         leg.close(CloseReason::Refused, &problem.code, CLOSE_WITHIN).await;
     }
 }

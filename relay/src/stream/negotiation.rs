@@ -81,7 +81,7 @@ impl<'a> Negotiation<'a> {
     /// All of these can be dropped half-way without loss: mail stays queued, legs hold what they read, the rest is state elsewhere.
     async fn turn(&mut self) -> Turn {
         let task = &mut *self.task;
-        let beat = task.next_beat();
+        let beat = task.next_tick();
         let (deadline, is_waiting, channel, heard) = match &mut self.phase {
             Phase::Asked { until, channel, heard, .. } => (*until, false, channel.as_ref(), heard.as_mut()),
             Phase::Ready { .. } | Phase::Waiting { .. } => (self.wait_until, true, None, None),
@@ -282,15 +282,15 @@ impl Task {
         self.desk.ground.tasks.spawn("closing", |_stop| close);
     }
 
-    fn next_beat(&self) -> Option<Instant> {
-        [&self.caller, &self.device].into_iter().flatten().map(Leg::next_beat).min()
+    fn next_tick(&self) -> Option<Instant> {
+        [&self.caller, &self.device].into_iter().flatten().map(Leg::next_tick).min()
     }
 
     /// Pings the legs that wait. One that is dead is found again by its watch.
     async fn beat(&mut self) {
         let now = Instant::now();
         for leg in [&mut self.caller, &mut self.device].into_iter().flatten() {
-            let beaten = poll_fn(|cx| Poll::Ready(leg.beat(false, now, cx))).await;
+            let beaten = poll_fn(|cx| Poll::Ready(leg.on_tick(false, now, cx))).await;
             if let Err(fate) = beaten {
                 debug!(?fate, "a leg that waits is dead");
             }

@@ -20,7 +20,7 @@ pub(super) trait Sink {
     fn take(&mut self, plain: &[u8]) -> usize;
 
     /// Whether nothing is ever left by it.
-    fn takes_all(&self) -> bool;
+    fn takes_everything(&self) -> bool;
 }
 
 impl Sink for ReadBuf<'_> {
@@ -30,18 +30,18 @@ impl Sink for ReadBuf<'_> {
         some
     }
 
-    fn takes_all(&self) -> bool {
+    fn takes_everything(&self) -> bool {
         false
     }
 }
 
 /// Gives on all that comes, and counts it.
-pub(super) struct All<'a> {
+pub(super) struct Pieces<'a> {
     pub(super) to: &'a mut dyn FnMut(&[u8]),
     pub(super) count: usize,
 }
 
-impl Sink for All<'_> {
+impl Sink for Pieces<'_> {
     fn take(&mut self, plain: &[u8]) -> usize {
         if !plain.is_empty() {
             (self.to)(plain);
@@ -50,14 +50,14 @@ impl Sink for All<'_> {
         plain.len()
     }
 
-    fn takes_all(&self) -> bool {
+    fn takes_everything(&self) -> bool {
         true
     }
 }
 
 /// What the peer has said about its direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Input {
+pub(super) enum ReadState {
     Open,
     /// It said `close_notify`.
     Closed,
@@ -74,7 +74,7 @@ pub(super) struct Session {
     pub(super) out: Vec<u8>,
     /// The handshake is done.
     pub(super) established: bool,
-    pub(super) input: Input,
+    pub(super) read_state: ReadState,
 }
 
 pub(super) fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
@@ -84,7 +84,7 @@ pub(super) fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> 
 impl Session {
     pub(super) fn new(config: Arc<ServerConfig>) -> io::Result<Self> {
         let tls = UnbufferedServerConnection::new(config).map_err(invalid)?;
-        Ok(Self { tls, plain: BytesMut::new(), out: Vec::new(), established: false, input: Input::Open })
+        Ok(Self { tls, plain: BytesMut::new(), out: Vec::new(), established: false, read_state: ReadState::Open })
     }
 
     /// Whether it is TLS 1.3, once that is agreed.
@@ -127,7 +127,7 @@ impl Session {
                     self.established = true;
                     waits = true;
                 }
-                Ok(ConnectionState::PeerClosed) => self.input = Input::Closed,
+                Ok(ConnectionState::PeerClosed) => self.read_state = ReadState::Closed,
                 Ok(ConnectionState::BlockedHandshake | ConnectionState::Closed) => waits = true,
                 Ok(other) => return Err(io::Error::other(format!("TLS came to a state that is not expected: {other:?}"))),
                 Err(error) => {
@@ -169,7 +169,7 @@ impl Session {
     }
 
     pub(super) fn close_notify(&mut self) -> io::Result<()> {
-        self.settle()?;
+        self.queue_pending()?;
         self.when_writable(|traffic, out| {
             let mut alert = [0; RECORD_OVERHEAD];
             let count = traffic.queue_close_notify(&mut alert).map_err(invalid)?;
@@ -179,7 +179,7 @@ impl Session {
     }
 
     /// What earlier reads made rustls say, such as the answer to a key update, is queued and goes first.
-    pub(super) fn settle(&mut self) -> io::Result<()> {
+    pub(super) fn queue_pending(&mut self) -> io::Result<()> {
         self.process(&mut [], &mut ReadBuf::new(&mut [])).map(drop)
     }
 
