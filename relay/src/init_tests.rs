@@ -9,7 +9,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
-use crate::access::token::CallerAuth;
+use crate::access::token::TokenVerifier;
 use crate::token::mint;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -106,7 +106,7 @@ async fn the_relay_takes_the_operators_token_and_those_made_later() {
     let config = Config::load(&state).unwrap();
     let keys = SqliteRegistry::open(&state.join(DATABASE_FILE)).await.unwrap().caller_keys().await.unwrap();
 
-    let auth = CallerAuth::new(keys.clone(), config.names.clone(), clock.clone());
+    let auth = TokenVerifier::new(keys.clone(), config.names.clone(), clock.clone());
     let operator = auth.authenticate(&made.token).unwrap();
     assert_eq!(operator.id.to_string(), "relay:operator");
     assert_eq!(operator.access[0].actions, moorline_proto::claims::Action::ALL);
@@ -117,9 +117,9 @@ async fn the_relay_takes_the_operators_token_and_those_made_later() {
         lifetime: DAY,
     };
     let minted = mint(&state, &narrow, clock.now()).unwrap();
-    assert_eq!(auth.authenticate(&minted.token).unwrap().access, std::slice::from_ref(&narrow.access));
+    assert_eq!(auth.authenticate(&minted.token).unwrap().access[..], *std::slice::from_ref(&narrow.access));
     let later = Clock::at(Timestamp::from_millis(minted.expires_at.as_millis() + 31_000));
-    let late = CallerAuth::new(keys, config.names, later).authenticate(&minted.token);
+    let late = TokenVerifier::new(keys, config.names, later).authenticate(&minted.token);
     assert_eq!(late.map_err(|error| error.problem()), Err(ProblemCode::TokenExpired));
 
     fs::set_permissions(state.join("signing.key"), Permissions::from_mode(0o640)).unwrap();

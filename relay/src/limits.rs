@@ -46,6 +46,13 @@ pub struct Limits {
     pub streams_per_device: NonZeroU32,
     /// Streams of this node, open and undecided. Beyond: `overloaded` (503). 10,000: two legs each, with room for descriptors.
     pub streams: NonZeroUsize,
+    /// Streams of one caller, open and undecided. Beyond: `too_many_streams` (429). 2,500: a quarter of the node's, so that no caller has all.
+    pub streams_per_caller: NonZeroU32,
+    /// Streams that one caller has asked for and that are not opened yet. Beyond: `too_many_streams` (429). 256: half of what a device takes, so
+    /// that no caller keeps a device from all others by asking alone.
+    pub undecided_per_caller: NonZeroU32,
+    /// Streams with which one caller waits for offline devices. Beyond: `too_many_streams` (429). 100: a tenth of the node's.
+    pub waiting_per_caller: NonZeroU32,
     /// Callers that wait for an offline device. Beyond: `overloaded` (503). 1,000: a fleet that comes back must not find a crowd.
     pub waiting_callers: NonZeroUsize,
     /// Connections that were not admitted yet. Beyond: the next one waits until one leaves, or the oldest is 2 s old and is closed. 512:
@@ -82,6 +89,9 @@ impl Default for Limits {
         Self {
             streams_per_device: NonZeroU32::new(512).expect("512 is not zero"),
             streams: several(10_000),
+            streams_per_caller: NonZeroU32::new(2_500).expect("2,500 is not zero"),
+            undecided_per_caller: NonZeroU32::new(256).expect("256 is not zero"),
+            waiting_per_caller: NonZeroU32::new(100).expect("100 is not zero"),
             waiting_callers: several(1_000),
             unauthenticated_connections: several(512),
             connections: several(15_000),

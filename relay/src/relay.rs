@@ -7,27 +7,31 @@ use std::time::Duration;
 
 use tokio::io::DuplexStream;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use crate::access::token::CallerAuth;
+use crate::access::token::TokenVerifier;
 use crate::clock::Clock;
 use crate::config::{ClientAddressSource, Config, Listener, Transport};
+use crate::core::{Core, Revision};
+use crate::device_changes;
 use crate::directory::Directory;
-use crate::http::Edge;
 use crate::http::request_form::HttpService;
 use crate::http::routes::routes;
+use crate::lifecycle::Lifecycle;
 use crate::net::accept::{ConnectionServer, accept};
 use crate::net::admission::{Admission, Peer};
 use crate::net::client_address::TrustedProxies;
 use crate::net::connection::{Carrier, Socket};
 use crate::store::{Registry, StoreError};
-use crate::stream::join::Rendezvous;
-use crate::stream::registry::Streams;
-use crate::stream::{Ground, Openings};
+use crate::stream::Streams;
 use crate::tasks::Tasks;
 
 /// Connections that the kernel holds for us until they are accepted.
 const BACKLOG: u32 = 4096;
+/// The tasks that run as long as the relay.
+const ACCEPT: &str = "accept";
+const RECHECK: &str = "recheck";
 /// Tasks have this long to say goodbye when the relay stops.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
@@ -66,10 +70,8 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Relay {
     door: ConnectionServer,
-    tasks: Tasks,
+    core: Arc<Core>,
     addresses: Vec<SocketAddr>,
-    directory: Directory,
-    streams: Streams,
 }
 
 impl Relay {
@@ -84,38 +86,30 @@ impl Relay {
             bound.push(bind(listener, &state)?);
         }
         let addresses: Vec<SocketAddr> = bound.iter().map(|listener| listener.address).collect();
-        let tasks = Tasks::default();
-        let (directory, streams) = (Directory::default(), Streams::new(&config.limits));
-        let rendezvous = Rendezvous::new(config.times.closed_stream_retention);
-        let ground = Ground {
-            node: config.node.clone(),
-            times: config.times.clone(),
-            clock: state.clock.clone(),
-            tasks: tasks.clone(),
-            registry: Arc::clone(&state.registry),
-            directory: directory.clone(),
-            rendezvous: rendezvous.clone(),
-            streams: streams.clone(),
-        };
+        let (tasks, lifecycle) = (Tasks::default(), Lifecycle::default());
+        let (directory, streams) = (Directory::default(), Streams::new(&config.limits, &config.times));
         let (admission, tls_handshake_timeout) = (Admission::new(&config.limits), config.times.tls_handshake_timeout);
-        let edge = Edge {
-            openings: Openings::new(ground, &config.limits),
-            callers: CallerAuth::new(keys, config.names.clone(), state.clock.clone()),
+        let core = Arc::new(Core {
+            tokens: TokenVerifier::new(keys, config.names.clone(), state.clock.clone()),
             node: config.node,
             names: config.names,
             ports: if config.ports.is_empty() { addresses.iter().map(SocketAddr::port).collect() } else { config.ports },
             origins: config.origins,
             times: config.times,
             limits: config.limits,
+            streams_outlive_tokens: config.streams_outlive_tokens,
             clock: state.clock,
             tasks: tasks.clone(),
+            lifecycle,
             registry: state.registry,
-            directory: directory.clone(),
-            rendezvous,
-            streams: streams.clone(),
-        };
+            revision: Revision::default(),
+            directory,
+            streams,
+        });
+        let rechecked = Arc::clone(&core);
+        tasks.spawn(RECHECK, move |_stop| device_changes::recheck(rechecked));
         let door = ConnectionServer {
-            service: HttpService::new(routes(Arc::new(edge))),
+            service: HttpService::new(routes(&core)),
             tls: None,
             trusted_proxies: TrustedProxies::default(),
             client_address_source: ClientAddressSource::ForwardedFor,
@@ -128,9 +122,9 @@ impl Relay {
             info!(address = %listener.address, tls = listener.tls.is_some(), proxy_protocol, "listening");
             let Bound { tls, trusted_proxies, client_address_source, .. } = listener;
             let door = ConnectionServer { tls, trusted_proxies, client_address_source, ..door.clone() };
-            tasks.spawn("accept", move |stop| accept(listener.socket, door, stop));
+            tasks.spawn(ACCEPT, move |stop| accept(listener.socket, door, stop));
         }
-        Ok(Self { door, tasks, addresses, directory, streams })
+        Ok(Self { door, core, addresses })
     }
 
     /// Where it listens, in the order of the configuration.
@@ -145,23 +139,41 @@ impl Relay {
 
     /// How many devices are connected here.
     pub fn devices(&self) -> usize {
-        self.directory.len()
+        self.core.directory.len()
     }
 
     /// How many streams there are, opened or on their way.
     pub fn streams(&self) -> usize {
-        self.streams.len()
+        self.core.streams.len()
     }
 
-    /// How many tasks run, by name.
+    /// How many tasks run for peers, by name: those that run as long as the relay are left out.
     pub fn tasks(&self) -> std::collections::BTreeMap<&'static str, usize> {
-        self.tasks.running()
+        let mut running = self.core.tasks.running();
+        running.retain(|name, _| ![ACCEPT, RECHECK].contains(name));
+        running
+    }
+
+    /// Drains: devices are told to go elsewhere, new streams are refused, open ones may finish until `grace` is over. Returns then, or once no
+    /// stream is left.
+    ///
+    /// # Cancel safety
+    /// The relay goes on draining.
+    pub async fn drain(&self, grace: Duration) {
+        let until = Instant::now() + grace;
+        self.core.lifecycle.drain(until);
+        tokio::select! {
+            () = self.core.streams.ended() => {}
+            () = sleep_until(until) => {}
+        }
     }
 
     /// Stops: devices are told to come back elsewhere, streams are cut with a code that says why.
     pub async fn stop(self) {
         drop(self.door);
-        if let Err(late) = self.tasks.finish(STOP_WITHIN).await {
+        self.core.lifecycle.drain(Instant::now());
+        self.core.lifecycle.close();
+        if let Err(late) = self.core.tasks.clone().finish(STOP_WITHIN).await {
             warn!(%late, "the relay stopped without waiting any longer");
         }
     }
@@ -172,11 +184,11 @@ impl Relay {
 pub struct MemoryDoor(ConnectionServer);
 
 impl MemoryDoor {
-    /// Serves one connection, as if it had been accepted from `address`. Where every place is taken, the pipe is dropped.
+    /// Serves one connection, as if it had been accepted from `address`. Where no more connections may be, the pipe is dropped.
     pub fn serve(&self, pipe: DuplexStream, address: IpAddr) {
         if let Ok(permit) = self.0.admission.admit() {
-            let (door, visitor) = (self.0.clone(), Peer { address, permit });
-            self.0.tasks.spawn("connection", move |stop| door.handle_established(Socket::new(Carrier::Memory(pipe)), visitor, stop));
+            let (door, peer) = (self.0.clone(), Peer { address, permit });
+            self.0.tasks.spawn("connection", move |stop| door.handle_established(Socket::new(Carrier::Memory(pipe)), peer, stop));
         }
     }
 }

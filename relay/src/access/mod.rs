@@ -1,8 +1,8 @@
-//! Who are you, may you: devices' proofs, callers' tokens, the one decision, and the leave that comes of it.
+//! Who are you, may you: devices' proofs, callers' tokens, the one decision, and the permits that come of it.
 //!
 //! ```text
-//!   hello.proof ──▶ device::verify_proof ──▶ the key that proved it
-//!   bearer ──▶ caller::CallerAuth ──▶ Caller ──▶ policy::decide ──▶ leave::StreamPermit, leave::AdminPermit
+//!   hello.proof ──▶ proof::verify_proof ──▶ DevicePrincipal
+//!   bearer ──▶ token::TokenVerifier ──▶ Caller ──▶ policy::decide ──▶ StreamPermit, AdminPermit ──▶ revocation::Cut, Revocation
 //! ```
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey};
@@ -12,7 +12,9 @@ use moorline_proto::proof::{KeyAlgorithm, PublicKey};
 pub mod mint;
 pub mod permit;
 pub mod policy;
+pub mod principal;
 pub mod proof;
+pub mod revocation;
 #[cfg(test)]
 mod test_keys;
 pub mod token;

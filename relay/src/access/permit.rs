@@ -1,15 +1,19 @@
-//! Leave as a value: whoever acts takes one, and only [`crate::access::policy`] makes one, after the decision.
+//! A permit is a value: whatever opens a stream or changes something takes one, and only [`crate::access::policy`] makes one, after the decision.
 //!
-//! A *grant* is something else: what an operator gave somebody for a time. Leave is for one request.
+//! A *grant* is something else: what an operator gave somebody for a time. A permit is for one request.
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use moorline_proto::claims::Action;
 use moorline_proto::id::{CallerId, DeviceId, ServiceName};
+use moorline_proto::proof::Thumbprint;
 use moorline_proto::timestamp::Timestamp;
 
-/// The rule that decided, for the audit: which of the token's `access` rules, counted from zero. Printed `access[0]`.
+use crate::access::principal::Caller;
+
+/// The rule that decided, for the record: an index into the token's `access`. Printed `access[0]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RuleId(pub(super) usize);
 
@@ -19,16 +23,48 @@ impl fmt::Display for RuleId {
     }
 }
 
-/// Leave to open one stream to one service of one device.
+/// What a permit stands on: who was allowed, by which token and rule, from where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Basis {
+    /// Who was allowed.
+    pub caller: CallerId,
+    /// The token's `jti`.
+    pub token_id: Option<Arc<str>>,
+    /// The key that signed the token.
+    pub key_id: Thumbprint,
+    /// What allowed it; nothing where it was denied.
+    pub rule: Option<RuleId>,
+    /// The caller's network address, as the decision saw it.
+    pub address: IpAddr,
+    /// When the token ends.
+    pub expires_at: Timestamp,
+}
+
+impl Basis {
+    pub(super) fn new(caller: &Caller, rule: RuleId, address: IpAddr) -> Self {
+        Self { rule: Some(rule), ..Self::denied(caller, address) }
+    }
+
+    /// Of a request that no rule allows, for its record.
+    pub fn denied(caller: &Caller, address: IpAddr) -> Self {
+        Self {
+            caller: caller.id.clone(),
+            token_id: caller.token_id.clone(),
+            key_id: caller.key_id,
+            rule: None,
+            address,
+            expires_at: caller.expires_at,
+        }
+    }
+}
+
+/// Permission to open one stream to one service of one device.
 #[derive(Debug)]
-#[must_use = "leave that nobody uses was decided on for nothing"]
+#[must_use = "a permit that nobody uses was decided on for nothing"]
 pub struct StreamPermit {
     pub(super) device: DeviceId,
     pub(super) service: ServiceName,
-    pub(super) caller: CallerId,
-    pub(super) address: IpAddr,
-    pub(super) rule: RuleId,
-    pub(super) expires_at: Timestamp,
+    pub(super) basis: Basis,
 }
 
 impl StreamPermit {
@@ -42,36 +78,19 @@ impl StreamPermit {
         &self.service
     }
 
-    /// Who was allowed.
-    pub fn caller(&self) -> &CallerId {
-        &self.caller
-    }
-
-    /// The caller's network address, as the decision saw it.
-    pub fn address(&self) -> IpAddr {
-        self.address
-    }
-
-    /// What decided.
-    pub fn rule(&self) -> RuleId {
-        self.rule
-    }
-
-    /// When the caller's token is over.
-    pub fn expires_at(&self) -> Timestamp {
-        self.expires_at
+    /// What the permit stands on.
+    pub fn basis(&self) -> &Basis {
+        &self.basis
     }
 }
 
-/// Leave to do one thing to one device or its streams; without a device, to what the caller may see of all.
+/// Permission to do one thing to one device or its streams; without a device, to see what the caller may see of all.
 #[derive(Debug)]
-#[must_use = "leave that nobody uses was decided on for nothing"]
+#[must_use = "a permit that nobody uses was decided on for nothing"]
 pub struct AdminPermit {
     pub(super) action: Action,
     pub(super) device: Option<DeviceId>,
-    pub(super) caller: CallerId,
-    pub(super) rule: RuleId,
-    pub(super) expires_at: Timestamp,
+    pub(super) basis: Basis,
 }
 
 impl AdminPermit {
@@ -85,18 +104,8 @@ impl AdminPermit {
         self.device.as_ref()
     }
 
-    /// Who was allowed.
-    pub fn caller(&self) -> &CallerId {
-        &self.caller
-    }
-
-    /// What decided.
-    pub fn rule(&self) -> RuleId {
-        self.rule
-    }
-
-    /// When the caller's token is over.
-    pub fn expires_at(&self) -> Timestamp {
-        self.expires_at
+    /// What the permit stands on.
+    pub fn basis(&self) -> &Basis {
+        &self.basis
     }
 }

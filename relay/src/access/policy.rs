@@ -9,30 +9,30 @@ use moorline_proto::id::{DeviceId, ServiceName};
 use moorline_proto::problem::ProblemCode;
 use moorline_proto::timestamp::Timestamp;
 
-use crate::access::permit::{AdminPermit, RuleId, StreamPermit};
-use crate::access::token::Caller;
+use crate::access::permit::{AdminPermit, Basis, RuleId, StreamPermit};
+use crate::access::principal::Caller;
 
 /// What the caller wants to act on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct On<'a> {
+pub struct Resource<'a> {
     /// The device; none where all that the caller may see are meant.
     pub device: Option<&'a DeviceId>,
     /// The service. Where there is one, a rule must name it.
     pub service: Option<&'a ServiceName>,
 }
 
-impl<'a> On<'a> {
+impl<'a> Resource<'a> {
     /// All devices that the caller may see.
-    pub const ALL: Self = On { device: None, service: None };
+    pub const ALL: Self = Resource { device: None, service: None };
 
     /// One device as a whole.
     pub fn device(device: &'a DeviceId) -> Self {
-        On { device: Some(device), service: None }
+        Resource { device: Some(device), service: None }
     }
 
     /// One service of a device.
     pub fn service(device: &'a DeviceId, service: &'a ServiceName) -> Self {
-        On { device: Some(device), service: Some(service) }
+        Resource { device: Some(device), service: Some(service) }
     }
 }
 
@@ -56,18 +56,18 @@ pub enum Decision {
 /// Decides. The same question always has the same answer: nothing but the arguments plays a part.
 ///
 /// `_address` is part of the question because tokens and grants may be bound to networks; none of today's rules is.
-pub fn decide(caller: &Caller, action: Action, on: On<'_>, _address: IpAddr, now: Timestamp) -> Decision {
+pub fn decide(caller: &Caller, action: Action, resource: Resource<'_>, _address: IpAddr, now: Timestamp) -> Decision {
     if now >= caller.expires_at {
         return Decision::Expired;
     }
-    match caller.access.iter().position(|rule| allows(rule, action, on)) {
+    match caller.access.iter().position(|rule| allows(rule, action, resource)) {
         Some(index) => Decision::Allow { rule: RuleId(index) },
-        None => Decision::Deny { sees_device: caller.access.iter().any(|rule| names_device(rule, on.device)) },
+        None => Decision::Deny { sees_device: caller.access.iter().any(|rule| names_device(rule, resource.device)) },
     }
 }
 
-fn allows(rule: &AccessRule, action: Action, on: On<'_>) -> bool {
-    rule.actions.contains(&action) && names_device(rule, on.device) && names_service(rule, action, on.service)
+fn allows(rule: &AccessRule, action: Action, resource: Resource<'_>) -> bool {
+    rule.actions.contains(&action) && names_device(rule, resource.device) && names_service(rule, action, resource.service)
 }
 
 fn names_device(rule: &AccessRule, device: Option<&DeviceId>) -> bool {
@@ -77,12 +77,12 @@ fn names_device(rule: &AccessRule, device: Option<&DeviceId>) -> bool {
 fn names_service(rule: &AccessRule, action: Action, service: Option<&ServiceName>) -> bool {
     match service {
         Some(service) => rule.services.iter().any(|pattern| pattern.matches(service.as_str())),
-        // A stream is always to some service: leave to open one without naming it would be leave for every service.
+        // A stream is always to some service: permission to open one without naming it would be permission for every service.
         None => action != Action::StreamOpen,
     }
 }
 
-/// Why there is no leave.
+/// Why there is no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     /// The caller may see the device, but not do this.
@@ -110,36 +110,39 @@ impl Denied {
     }
 }
 
-/// Leave to open a stream.
-///
-/// # Errors
-/// [`Denied`].
-pub fn open(caller: &Caller, device: &DeviceId, service: &ServiceName, address: IpAddr, now: Timestamp) -> Result<StreamPermit, Denied> {
-    let rule = rule(caller, Action::StreamOpen, On::service(device, service), address, now)?;
-    Ok(StreamPermit {
-        device: device.clone(),
-        service: service.clone(),
-        caller: caller.id.clone(),
-        address,
-        rule,
-        expires_at: caller.expires_at,
-    })
+/// What a decision gives: made here alone.
+pub trait Permit: Sized {
+    /// Decides whether the caller may act on the resource.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    fn decide(caller: &Caller, action: Action, resource: Resource<'_>, address: IpAddr, now: Timestamp) -> Result<Self, Denied>;
 }
 
-/// Leave to act on a device, on its streams, or on all that the caller may see.
-///
-/// # Errors
-/// [`Denied`].
-pub fn act(caller: &Caller, action: Action, on: On<'_>, address: IpAddr, now: Timestamp) -> Result<AdminPermit, Denied> {
-    let rule = rule(caller, action, on, address, now)?;
-    Ok(AdminPermit { action, device: on.device.cloned(), caller: caller.id.clone(), rule, expires_at: caller.expires_at })
+impl Permit for StreamPermit {
+    fn decide(caller: &Caller, action: Action, resource: Resource<'_>, address: IpAddr, now: Timestamp) -> Result<Self, Denied> {
+        let rule = rule(caller, action, resource, address, now)?;
+        match (action, resource.device, resource.service) {
+            (Action::StreamOpen, Some(device), Some(service)) => {
+                Ok(Self { device: device.clone(), service: service.clone(), basis: Basis::new(caller, rule, address) })
+            }
+            _ => Err(Denied::Forbidden { action }),
+        }
+    }
 }
 
-fn rule(caller: &Caller, action: Action, on: On<'_>, address: IpAddr, now: Timestamp) -> Result<RuleId, Denied> {
-    match decide(caller, action, on, address, now) {
+impl Permit for AdminPermit {
+    fn decide(caller: &Caller, action: Action, resource: Resource<'_>, address: IpAddr, now: Timestamp) -> Result<Self, Denied> {
+        let rule = rule(caller, action, resource, address, now)?;
+        Ok(Self { action, device: resource.device.cloned(), basis: Basis::new(caller, rule, address) })
+    }
+}
+
+fn rule(caller: &Caller, action: Action, resource: Resource<'_>, address: IpAddr, now: Timestamp) -> Result<RuleId, Denied> {
+    match decide(caller, action, resource, address, now) {
         Decision::Allow { rule } => Ok(rule),
         Decision::Deny { sees_device: true } => Err(Denied::Forbidden { action }),
-        Decision::Deny { sees_device: false } if on.device.is_none() => Err(Denied::Forbidden { action }),
+        Decision::Deny { sees_device: false } if resource.device.is_none() => Err(Denied::Forbidden { action }),
         Decision::Deny { sees_device: false } => Err(Denied::DeviceUnknown),
         Decision::Expired => Err(Denied::Expired),
     }
@@ -150,10 +153,12 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use moorline_proto::id::CallerId;
+    use moorline_proto::proof::PublicKey;
 
     use super::*;
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const KEY: PublicKey = PublicKey::Ed25519([7; 32]);
 
     fn now() -> Timestamp {
         Timestamp::from_millis(0)
@@ -162,9 +167,10 @@ mod tests {
     fn caller(access: &str) -> Caller {
         Caller {
             id: CallerId { issuer: "relay".parse().unwrap(), subject: "alice".parse().unwrap() },
-            access: serde_json::from_str(access).unwrap(),
+            token_id: Some("7".into()),
+            key_id: KEY.thumbprint(),
+            access: serde_json::from_str::<Vec<AccessRule>>(access).unwrap().into(),
             expires_at: Timestamp::from_millis(1_000),
-            token_id: None,
         }
     }
 
@@ -176,8 +182,16 @@ mod tests {
         name.parse().unwrap()
     }
 
+    fn stream(caller: &Caller, on: &str, to: &str, at: Timestamp) -> Result<StreamPermit, Denied> {
+        StreamPermit::decide(caller, Action::StreamOpen, Resource::service(&device(on), &service(to)), HERE, at)
+    }
+
+    fn admin(caller: &Caller, action: Action, resource: Resource<'_>) -> Result<AdminPermit, Denied> {
+        AdminPermit::decide(caller, action, resource, HERE, now())
+    }
+
     fn opens(caller: &Caller, on: &str, to: &str) -> Result<RuleId, Denied> {
-        open(caller, &device(on), &service(to), HERE, now()).map(|leave| leave.rule())
+        stream(caller, on, to, now()).map(|permit| permit.basis().rule.unwrap())
     }
 
     const LAMPS: &str = r#"[{"actions":["device.read"],"devices":["*"]},
@@ -186,9 +200,11 @@ mod tests {
     #[test]
     fn the_rule_that_allows_is_named() {
         assert_eq!(opens(&caller(LAMPS), "lamp-1", "ssh"), Ok(RuleId(1)));
-        let leave = open(&caller(LAMPS), &device("lamp-1"), &service("ssh"), HERE, now()).unwrap();
-        assert_eq!((leave.rule().to_string(), leave.caller().to_string()), ("access[1]".to_owned(), "relay:alice".to_owned()));
-        assert_eq!((leave.device().as_str(), leave.service().as_str(), leave.address()), ("lamp-1", "ssh", HERE));
+        let permit = stream(&caller(LAMPS), "lamp-1", "ssh", now()).unwrap();
+        let basis = permit.basis();
+        assert_eq!((basis.rule.unwrap().to_string(), basis.caller.to_string()), ("access[1]".to_owned(), "relay:alice".to_owned()));
+        assert_eq!((permit.device().as_str(), permit.service().as_str(), basis.address), ("lamp-1", "ssh", HERE));
+        assert_eq!((basis.token_id.as_deref(), basis.key_id), (Some("7"), KEY.thumbprint()));
     }
 
     #[test]
@@ -198,8 +214,8 @@ mod tests {
         assert_eq!(opens(&caller(LAMPS), "door-1", "ssh"), forbidden(Action::StreamOpen), "another device");
         for action in [Action::DeviceWrite, Action::StreamEnd, Action::StreamList] {
             let lamp = device("lamp-1");
-            assert_eq!(act(&caller(LAMPS), action, On::device(&lamp), HERE, now()).map(|_| ()), Err(Denied::Forbidden { action }));
-            assert_eq!(act(&caller("[]"), action, On::ALL, HERE, now()).map(|_| ()), Err(Denied::Forbidden { action }));
+            assert_eq!(admin(&caller(LAMPS), action, Resource::device(&lamp)).map(|_| ()), Err(Denied::Forbidden { action }));
+            assert_eq!(admin(&caller("[]"), action, Resource::ALL).map(|_| ()), Err(Denied::Forbidden { action }));
         }
     }
 
@@ -213,35 +229,35 @@ mod tests {
     }
 
     #[test]
-    fn leave_to_open_streams_always_names_the_service() {
+    fn permission_to_open_streams_always_names_the_service() {
         let without = caller(r#"[{"actions":["stream.open"],"devices":["*"]}]"#);
         assert_eq!(opens(&without, "lamp-1", "ssh"), Err(Denied::Forbidden { action: Action::StreamOpen }));
         let lamp = device("lamp-1");
         let all = caller(r#"[{"actions":["stream.open"],"devices":["*"],"services":["*"]}]"#);
-        assert_eq!(decide(&all, Action::StreamOpen, On::device(&lamp), HERE, now()), Decision::Deny { sees_device: true });
+        assert_eq!(decide(&all, Action::StreamOpen, Resource::device(&lamp), HERE, now()), Decision::Deny { sees_device: true });
     }
 
     #[test]
     fn a_rule_about_one_service_does_not_end_streams_of_another() {
         let caller = caller(r#"[{"actions":["stream.end"],"devices":["*"],"services":["ssh"]}]"#);
         let (lamp, ssh, http) = (device("lamp-1"), service("ssh"), service("http"));
-        assert!(act(&caller, Action::StreamEnd, On::service(&lamp, &ssh), HERE, now()).is_ok());
-        assert!(act(&caller, Action::StreamEnd, On::service(&lamp, &http), HERE, now()).is_err());
+        assert!(admin(&caller, Action::StreamEnd, Resource::service(&lamp, &ssh)).is_ok());
+        assert!(admin(&caller, Action::StreamEnd, Resource::service(&lamp, &http)).is_err());
     }
 
     #[test]
     fn all_devices_may_be_asked_for_by_who_may_see_some() {
         let caller = caller(r#"[{"actions":["device.read"],"devices":["lamp-*"]}]"#);
-        let leave = act(&caller, Action::DeviceRead, On::ALL, HERE, now()).unwrap();
-        assert_eq!((leave.action(), leave.device()), (Action::DeviceRead, None));
-        assert!(act(&caller, Action::DeviceWrite, On::ALL, HERE, now()).is_err());
+        let permit = admin(&caller, Action::DeviceRead, Resource::ALL).unwrap();
+        assert_eq!((permit.action(), permit.device()), (Action::DeviceRead, None));
+        assert!(admin(&caller, Action::DeviceWrite, Resource::ALL).is_err());
     }
 
     #[test]
     fn a_token_that_is_over_allows_nothing() {
         let caller = caller(LAMPS);
-        assert_eq!(decide(&caller, Action::DeviceRead, On::ALL, HERE, caller.expires_at), Decision::Expired);
-        let late = open(&caller, &device("lamp-1"), &service("ssh"), HERE, caller.expires_at).map(|_| ());
+        assert_eq!(decide(&caller, Action::DeviceRead, Resource::ALL, HERE, caller.expires_at), Decision::Expired);
+        let late = stream(&caller, "lamp-1", "ssh", caller.expires_at).map(|_| ());
         assert_eq!(late.map_err(|denied| denied.problem()), Err(ProblemCode::TokenExpired));
     }
 }

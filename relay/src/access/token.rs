@@ -14,6 +14,7 @@ use moorline_proto::secret::Secret;
 use moorline_proto::timestamp::Timestamp;
 use sha2::{Digest, Sha256};
 
+use crate::access::principal::Caller;
 use crate::access::{algorithm, decoding_key};
 use crate::clock::Clock;
 use crate::store::CallerKey;
@@ -30,22 +31,9 @@ const PROVEN_MOST: usize = 1_000;
 /// `typ` that a caller's token may have (RFC 7519, RFC 9068). Another one is a token of another purpose, like a device's proof.
 const TYPES: [&str; 2] = ["jwt", "at+jwt"];
 
-/// A caller whose token holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Caller {
-    /// Who it is.
-    pub id: CallerId,
-    /// What its token allows; nothing else is allowed.
-    pub access: Vec<AccessRule>,
-    /// Until when the relay takes the token: its `exp` and the leeway.
-    pub expires_at: Timestamp,
-    /// The token's `jti`, for the audit.
-    pub token_id: Option<String>,
-}
-
 /// Who may vouch for callers, and for whom this relay is.
 #[derive(Clone, Debug)]
-pub struct CallerAuth {
+pub struct TokenVerifier {
     keys: BTreeMap<Thumbprint, CallerKey>,
     names: Vec<String>,
     clock: Clock,
@@ -58,11 +46,13 @@ pub struct CallerAuth {
 struct Proven {
     kid: Thumbprint,
     claims: Arc<CallerClaims>,
+    access: Arc<[AccessRule]>,
+    token_id: Option<Arc<str>>,
 }
 
 /// Why a token is not taken. The text is shown to whoever sent the token, and holds nothing of its signature.
 #[derive(Debug, thiserror::Error)]
-pub enum CallerAuthError {
+pub enum InvalidToken {
     /// No compact JWS.
     #[error("the token is no signed JWT (three parts in base64url with dots between)")]
     NoJwt,
@@ -104,7 +94,7 @@ pub enum CallerAuthError {
     },
 }
 
-impl CallerAuthError {
+impl InvalidToken {
     /// What the caller is told.
     pub fn problem(&self) -> ProblemCode {
         match self {
@@ -123,7 +113,7 @@ impl CallerAuthError {
     }
 }
 
-impl CallerAuth {
+impl TokenVerifier {
     /// Takes tokens that one of `keys` signed for one of `names` (lower case), by the time of `clock`.
     pub fn new(keys: Vec<CallerKey>, names: Vec<String>, clock: Clock) -> Self {
         let proven = Arc::new(TtlMap::new(PROVEN_FOR, PROVEN_MOST));
@@ -133,44 +123,46 @@ impl CallerAuth {
     /// Who sent this token.
     ///
     /// # Errors
-    /// [`CallerAuthError`], of which [`CallerAuthError::problem`] makes the answer.
-    pub fn authenticate(&self, bearer: &Secret) -> Result<Caller, CallerAuthError> {
-        let Proven { kid, claims } = self.proven(bearer.reveal())?; // to the library that checks its signature
-        let key = self.keys.get(&kid).ok_or(CallerAuthError::UnknownKey)?;
+    /// [`InvalidToken`], of which [`InvalidToken::problem`] makes the answer.
+    pub fn authenticate(&self, bearer: &Secret) -> Result<Caller, InvalidToken> {
+        let Proven { kid, claims, access, token_id } = self.proven(bearer.reveal())?; // to the library that checks its signature
+        let key = self.keys.get(&kid).ok_or(InvalidToken::UnknownKey)?;
         if claims.iss != key.iss {
-            return Err(CallerAuthError::Issuer);
+            return Err(InvalidToken::Issuer);
         }
         if !self.is_meant(&claims.aud) {
-            return Err(CallerAuthError::Audience);
+            return Err(InvalidToken::Audience);
         }
         let expires_at = in_time(&claims, self.clock.now())?;
         let id = CallerId { issuer: key.issuer.clone(), subject: claims.sub.clone() };
-        Ok(Caller { id, access: claims.access.clone(), expires_at, token_id: claims.jti.clone() })
+        Ok(Caller { id, token_id, key_id: kid, access, expires_at })
     }
 
-    fn proven(&self, token: &str) -> Result<Proven, CallerAuthError> {
+    fn proven(&self, token: &str) -> Result<Proven, InvalidToken> {
         let hash: [u8; 32] = Sha256::digest(token).into();
         if let Some(proven) = self.proven.get(&hash) {
             return Ok(proven);
         }
         let key = self.key(token)?;
-        let proven = Proven { kid: key.kid, claims: Arc::new(verified_claims(token, key)?) };
+        let mut claims = verified_claims(token, key)?;
+        let (access, token_id) = (std::mem::take(&mut claims.access).into(), claims.jti.take().map(Arc::from));
+        let proven = Proven { kid: key.kid, claims: Arc::new(claims), access, token_id };
         self.proven.put(hash, proven.clone());
         Ok(proven)
     }
 
     /// The key that the token says it was signed with, whose algorithm alone counts.
-    fn key(&self, token: &str) -> Result<&CallerKey, CallerAuthError> {
-        let header = decode_header(token).map_err(|_| CallerAuthError::NoJwt)?;
+    fn key(&self, token: &str) -> Result<&CallerKey, InvalidToken> {
+        let header = decode_header(token).map_err(|_| InvalidToken::NoJwt)?;
         if header.typ.is_some_and(|typ| !TYPES.contains(&typ.to_ascii_lowercase().as_str())) {
-            return Err(CallerAuthError::Purpose);
+            return Err(InvalidToken::Purpose);
         }
         if header.crit.is_some() {
-            return Err(CallerAuthError::Critical);
+            return Err(InvalidToken::Critical);
         }
         let kid: Option<Thumbprint> = header.kid.and_then(|kid| kid.parse().ok());
-        let key = kid.and_then(|kid| self.keys.get(&kid)).ok_or(CallerAuthError::UnknownKey)?;
-        if header.alg == algorithm(key.algorithm()) { Ok(key) } else { Err(CallerAuthError::Algorithm) }
+        let key = kid.and_then(|kid| self.keys.get(&kid)).ok_or(InvalidToken::UnknownKey)?;
+        if header.alg == algorithm(key.algorithm()) { Ok(key) } else { Err(InvalidToken::Algorithm) }
     }
 
     fn is_meant(&self, aud: &Audience) -> bool {
@@ -181,7 +173,7 @@ impl CallerAuth {
     }
 }
 
-fn verified_claims(token: &str, key: &CallerKey) -> Result<CallerClaims, CallerAuthError> {
+fn verified_claims(token: &str, key: &CallerKey) -> Result<CallerClaims, InvalidToken> {
     // The library checks the signature alone: our claims type requires what must be there, and the time is our clock's.
     let mut only_signature = Validation::new(algorithm(key.algorithm()));
     only_signature.required_spec_claims.clear();
@@ -189,21 +181,21 @@ fn verified_claims(token: &str, key: &CallerKey) -> Result<CallerClaims, CallerA
     only_signature.validate_aud = false;
     let data = decode::<CallerClaims>(token, &decoding_key(&key.key), &only_signature);
     data.map(|data| data.claims).map_err(|error| match error.kind() {
-        ErrorKind::Json(json) => CallerAuthError::Claims(json.to_string()),
-        _ => CallerAuthError::Signature,
+        ErrorKind::Json(json) => InvalidToken::Claims(json.to_string()),
+        _ => InvalidToken::Signature,
     })
 }
 
-fn in_time(claims: &CallerClaims, now: Timestamp) -> Result<Timestamp, CallerAuthError> {
+fn in_time(claims: &CallerClaims, now: Timestamp) -> Result<Timestamp, InvalidToken> {
     let moment = |seconds: u64| Timestamp::from_millis(seconds.saturating_mul(1_000));
     let leeway = u64::try_from(LEEWAY.as_millis()).unwrap_or(u64::MAX);
     let expires_at = Timestamp::from_millis(moment(claims.exp).as_millis().saturating_add(leeway));
     if now >= expires_at {
-        return Err(CallerAuthError::Expired { at: moment(claims.exp) });
+        return Err(InvalidToken::Expired { at: moment(claims.exp) });
     }
     let from = moment(claims.nbf.unwrap_or(claims.iat).max(claims.iat));
     if from.as_millis() > now.as_millis().saturating_add(leeway) {
-        return Err(CallerAuthError::NotYetValid { from });
+        return Err(InvalidToken::NotYetValid { from });
     }
     Ok(expires_at)
 }

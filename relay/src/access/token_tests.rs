@@ -12,11 +12,11 @@ use crate::access::test_keys::{ED25519, OTHER_ED25519, P256, Pair, hmac_signed, 
 const NOW: u64 = 1_800_000_000;
 
 /// Ed25519 is the relay's own key, P-256 is a company's.
-fn auth() -> CallerAuth {
+fn auth() -> TokenVerifier {
     let own = CallerKey::new("moorline:relay:relay", "relay".parse().unwrap(), ED25519.public());
     let corp = CallerKey::new("https://id.corp.example", "corp".parse().unwrap(), P256.public());
     let names = vec!["relay.example.com".to_owned(), "127.0.0.1".to_owned()];
-    CallerAuth::new(vec![own, corp], names, Clock::at(Timestamp::from_millis(NOW * 1_000)))
+    TokenVerifier::new(vec![own, corp], names, Clock::at(Timestamp::from_millis(NOW * 1_000)))
 }
 
 fn header(pair: &Pair) -> Value {
@@ -31,16 +31,16 @@ fn claims() -> Value {
     })
 }
 
-fn judge(token: &str) -> Result<Caller, CallerAuthError> {
+fn judge(token: &str) -> Result<Caller, InvalidToken> {
     auth().authenticate(&Secret::new(token))
 }
 
 /// The answer to a token of the relay's own key with these changes.
-fn changed(header_changes: Value, claim_changes: Value) -> Result<Caller, CallerAuthError> {
+fn changed(header_changes: Value, claim_changes: Value) -> Result<Caller, InvalidToken> {
     judge(&ED25519.sign(&with(&header(&ED25519), header_changes), &with(&claims(), claim_changes)))
 }
 
-fn is(error: &CallerAuthError, variant: &str) -> bool {
+fn is(error: &InvalidToken, variant: &str) -> bool {
     format!("{error:?}").starts_with(variant)
 }
 
@@ -59,14 +59,14 @@ fn a_token_of_another_issuer_has_its_short_name() {
     let token = P256.sign(&header(&P256), &with(&claims(), json!({ "iss": "https://id.corp.example", "aud": ["x", "127.0.0.1"] })));
     assert_eq!(judge(&token).unwrap().id.to_string(), "corp:alice");
     let in_anothers_name = P256.sign(&header(&P256), &claims());
-    assert!(matches!(judge(&in_anothers_name), Err(CallerAuthError::Issuer)));
+    assert!(matches!(judge(&in_anothers_name), Err(InvalidToken::Issuer)));
 }
 
 #[test]
 fn every_claim_that_must_be_there_must_be_there() {
     for claim in ["iss", "sub", "aud", "exp", "iat"] {
         let error = changed(json!({}), json!({ claim: null })).unwrap_err();
-        assert!(matches!(&error, CallerAuthError::Claims(text) if text.contains(claim)), "{error:?}");
+        assert!(matches!(&error, InvalidToken::Claims(text) if text.contains(claim)), "{error:?}");
     }
 }
 
@@ -181,12 +181,12 @@ fn what_the_relay_mints_it_takes() {
     let key = SigningKey::from_pem(&Secret::new(ED25519.private_pem())).unwrap();
     assert_eq!(*key.public(), ED25519.public(), "a key of openssl genpkey, without the public half");
     let caller = auth().authenticate(&key.mint(&claims).unwrap()).unwrap();
-    assert_eq!((caller.id.subject, caller.access), (claims.sub.clone(), claims.access.clone()));
+    assert_eq!((caller.id.subject, &*caller.access), (claims.sub.clone(), &claims.access[..]));
 
     let again = SigningKey::from_pem(&key.to_pem().unwrap()).unwrap();
     assert_eq!(again.public(), key.public());
     let stranger = SigningKey::generate().unwrap();
-    assert!(matches!(auth().authenticate(&stranger.mint(&claims).unwrap()), Err(CallerAuthError::UnknownKey)));
+    assert!(matches!(auth().authenticate(&stranger.mint(&claims).unwrap()), Err(InvalidToken::UnknownKey)));
 }
 
 #[test]

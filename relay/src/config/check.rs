@@ -83,6 +83,7 @@ impl Config {
             tls: with_tls.then_some(TlsFiles { certificate, key }),
             times: times(&written.times)?,
             limits: limits(&written.limits)?,
+            streams_outlive_tokens: written.streams_outlive_tokens.unwrap_or(true),
             origins: origins(written.origins.unwrap_or_default())?,
         })
     }
@@ -225,6 +226,9 @@ fn limits(written: &file::Limits) -> Result<Limits, ConfigError> {
     Ok(Limits {
         streams_per_device: count::<NonZeroU32>("streams_per_device", written.streams_per_device, default.streams_per_device)?,
         streams: several("streams", written.streams, default.streams)?,
+        streams_per_caller: count::<NonZeroU32>("streams_per_caller", written.streams_per_caller, default.streams_per_caller)?,
+        undecided_per_caller: count::<NonZeroU32>("undecided_per_caller", written.undecided_per_caller, default.undecided_per_caller)?,
+        waiting_per_caller: count::<NonZeroU32>("waiting_per_caller", written.waiting_per_caller, default.waiting_per_caller)?,
         waiting_callers: several("waiting_callers", written.waiting_callers, default.waiting_callers)?,
         unauthenticated_connections: several(
             "unauthenticated_connections",
@@ -312,7 +316,7 @@ mod tests {
             ("origins = ['app.example']", "origins", "app.example"),
             ("[times]\nping = '25'", "times.ping", "25"),
             ("[times]\nping = '0s'", "times.ping", "0s"),
-            ("[times]\nover_for = '8days'", "times.closed_stream_retention", "8days"),
+            ("[times]\nclosed_stream_retention = '8days'", "times.closed_stream_retention", "8days"),
             ("[times]\ndeadline = '6m'", "times.deadline", "6m"),
             ("[times]\nheartbeat_max = '20s'", "times.heartbeat", "25s"),
             ("[limits]\nstreams = 0", "limits.streams", "0"),

@@ -37,6 +37,8 @@ pub struct File {
     pub ports: Option<Vec<u16>>,
     /// Origins whose web pages may connect: `https://app.example.com`. Default none.
     pub origins: Option<Vec<String>>,
+    /// Whether an open stream goes on when its caller's token ends. Streams that are not open yet never do. Default `true`.
+    pub streams_outlive_tokens: Option<bool>,
     /// Where the relay listens; at least one.
     #[serde(default)]
     pub listeners: Vec<Listener>,
@@ -110,6 +112,12 @@ table! {
     streams_per_device = "512";
     /// Streams of this node, open and undecided. Beyond: 503.
     streams = "10_000";
+    /// Streams of one caller, open and undecided. Beyond: 429.
+    streams_per_caller = "2_500";
+    /// Streams that one caller has asked for and that are not opened yet. Beyond: 429.
+    undecided_per_caller = "256";
+    /// Streams with which one caller waits for offline devices. Beyond: 429.
+    waiting_per_caller = "100";
     /// Callers that wait for an offline device. Beyond: 503.
     waiting_callers = "1_000";
     /// Connections that were not admitted yet. Beyond: the next one waits until one leaves, or the oldest is 2 s old and is closed.
@@ -154,6 +162,7 @@ pub fn shipped(fresh: &Fresh<'_>) -> String {
          # A name that is added here must be in the certificate too.\nnames = [{}]\n\n\
          # Ports that they dial, where a load balancer has others than the listeners; /v1/about tells them.\n#ports = []\n\n\
          # Origins whose web pages may connect: \"https://app.example.com\".\n#origins = []\n\n\
+         # Whether an open stream goes on when its caller's token ends. Streams that are not open yet never do.\n#streams_outlive_tokens = true\n\n\
          # Where the relay listens; at least one. transport is \"tls\", or \"plain\" behind a load balancer that ends TLS.\n\
          [[listeners]]\naddress = {}\ntransport = \"tls\"\n\
          # Networks of load balancers: \"10.0.0.0/8\". They are believed about whom they bring, in X-Forwarded-For; nobody else is.\n\

@@ -32,6 +32,8 @@ pub struct Config {
     pub times: Times,
     /// How much there may be of things.
     pub limits: Limits,
+    /// Whether an open stream goes on when its caller's token ends.
+    pub streams_outlive_tokens: bool,
     /// Origins whose pages may connect, as browsers write them: `https://app.example.com`.
     pub origins: Vec<String>,
 }

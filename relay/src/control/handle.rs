@@ -2,29 +2,28 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use moorline_proto::bounds::INFO_CHARS;
 use moorline_proto::control::{Cancel, Hello, Offer, Service};
-use moorline_proto::id::{DeviceId, Instance, ServiceName};
-use moorline_proto::proof::Thumbprint;
+use moorline_proto::id::{Instance, ServiceName};
 use moorline_proto::text::Text;
 use moorline_proto::timestamp::Timestamp;
 use tokio::sync::{Notify, oneshot, watch};
 
-/// Orders that wait for a device that is not keeping up: an offer and its cancel for each of as many streams as one device may have, since all
-/// may come in one moment. What is left of them when the device falls silent is found by its deadlines.
-const ORDERS: usize = 1_024;
+use crate::access::principal::DevicePrincipal;
+use crate::access::revocation::Revocation;
+use crate::sync::lock;
 
 /// What a session is told to do.
 #[derive(Debug)]
 pub enum Command {
-    /// Ask the device; `heard` is told of the first frame after that.
+    /// Offer a stream to the device.
     Offer {
         /// The message.
         offer: Box<Offer>,
         /// Fires with the device's next frame, of any kind.
-        heard: oneshot::Sender<()>,
+        alive: oneshot::Sender<()>,
     },
     /// Take an offer back.
     Cancel(Cancel),
@@ -32,20 +31,20 @@ pub enum Command {
 
 /// What ends a session from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DisconnectCommand {
+pub enum Disconnect {
     /// A newer control channel of the same device took over.
     Superseded {
         /// The newer one's.
         by: Instance,
     },
-    /// The device was taken from the registry, or lost its leave.
+    /// The device, or the key that it proved to have, lost its registration.
     Revoked,
 }
 
-/// How a control channel came to its end, as those see it who wait for the device's answers.
+/// How a control channel ended, for those who wait for the device's answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChannelClosed {
-    /// Lost, closed, dead.
+    /// Lost, closed, dead, or revoked.
     Lost,
     /// A newer control channel took over.
     Superseded {
@@ -54,15 +53,15 @@ pub enum ChannelClosed {
     },
 }
 
-/// Why an order was not taken.
+/// Why a command was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
     /// The device is not keeping up.
-    #[error("too many orders wait for the device")]
+    #[error("too many commands wait for the device")]
     Busy,
-    /// It has left.
+    /// Its channel has ended.
     #[error("the control channel has ended")]
-    ChannelClosed,
+    Closed,
 }
 
 /// A way to reach one connected device. Clones reach the same one.
@@ -75,13 +74,14 @@ struct Shared {
     services: Mutex<Arc<[Service]>>,
     queue: Mutex<Queue>,
     wake: Notify,
-    gone: watch::Sender<Option<ChannelClosed>>,
+    closed: watch::Sender<Option<ChannelClosed>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Queue {
-    orders: VecDeque<Command>,
-    parting: Option<DisconnectCommand>,
+    commands: VecDeque<Command>,
+    max: usize,
+    disconnect: Option<Disconnect>,
 }
 
 /// What is known of a connected device, besides its services.
@@ -89,12 +89,8 @@ struct Queue {
 pub struct About {
     /// Names this control channel in logs.
     pub session: String,
-    /// The device.
-    pub device: DeviceId,
-    /// The start of the agent that this is.
-    pub instance: Instance,
-    /// The key that it proved to have.
-    pub kid: Thumbprint,
+    /// Who it proved to be.
+    pub principal: DevicePrincipal,
     /// Its network address.
     pub address: IpAddr,
     /// Since when.
@@ -109,34 +105,22 @@ pub struct About {
 
 impl About {
     /// From what a device said in its `hello`.
-    pub fn new(session: String, hello: &Hello, kid: Thumbprint, address: IpAddr, since: Timestamp) -> Self {
-        Self {
-            session,
-            device: hello.device.clone(),
-            instance: hello.instance.clone(),
-            kid,
-            address,
-            since,
-            agent: hello.agent.clone(),
-            hostname: hello.hostname.clone(),
-            os: hello.os.clone(),
-        }
+    pub fn new(session: String, hello: &Hello, principal: DevicePrincipal, address: IpAddr, since: Timestamp) -> Self {
+        Self { session, principal, address, since, agent: hello.agent.clone(), hostname: hello.hostname.clone(), os: hello.os.clone() }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl DeviceHandle {
-    /// A handle whose session is about to begin.
-    pub fn new(about: About, services: Vec<Service>) -> Self {
+    /// A handle whose session is about to begin. Of `max_streams` streams each may have an offer and its cancel waiting here, since all may come
+    /// in one moment; what is left of them when the device falls silent is found by its deadlines.
+    pub fn new(about: About, services: Vec<Service>, max_streams: u32) -> Self {
+        let max = usize::try_from(max_streams).unwrap_or(usize::MAX).saturating_mul(2);
         Self(Arc::new(Shared {
             about,
             services: Mutex::new(services.into()),
-            queue: Mutex::default(),
+            queue: Mutex::new(Queue { commands: VecDeque::new(), max, disconnect: None }),
             wake: Notify::new(),
-            gone: watch::Sender::new(None),
+            closed: watch::Sender::new(None),
         }))
     }
 
@@ -160,53 +144,59 @@ impl DeviceHandle {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Hands an order to the session.
+    /// Hands a command to the session.
     ///
     /// # Errors
-    /// [`SendError::Busy`] if the device is not keeping up, [`SendError::ChannelClosed`] if it has left.
-    pub fn send(&self, order: Command) -> Result<(), SendError> {
-        if self.0.gone.borrow().is_some() {
-            return Err(SendError::ChannelClosed);
+    /// [`SendError::Busy`] if the device is not keeping up, [`SendError::Closed`] if its channel has ended.
+    pub fn send(&self, command: Command) -> Result<(), SendError> {
+        if !self.is_open() {
+            return Err(SendError::Closed);
         }
         {
             let mut queue = lock(&self.0.queue);
-            if queue.orders.len() >= ORDERS {
+            if queue.commands.len() >= queue.max {
                 return Err(SendError::Busy);
             }
-            queue.orders.push_back(order);
+            queue.commands.push_back(command);
         }
         self.0.wake.notify_one();
         Ok(())
     }
 
-    /// Ends the session; whoever waits for the device knows at once, without waiting for the old connection.
-    pub fn part(&self, parting: DisconnectCommand) {
-        self.set_gone(match &parting {
-            DisconnectCommand::Superseded { by } => ChannelClosed::Superseded { by: by.clone() },
-            DisconnectCommand::Revoked => ChannelClosed::Lost,
-        });
-        lock(&self.0.queue).parting.get_or_insert(parting);
+    /// Ends the session because its device, or the key of its proof, is not registered any more. Whoever waits for the device knows at once.
+    pub fn revoke(&self, _revocation: Revocation) {
+        self.disconnect(Disconnect::Revoked, ChannelClosed::Lost);
+    }
+
+    /// Ends the session because a newer one took over. Whoever waits for the device knows at once, without waiting for the old connection.
+    pub fn supersede(&self, by: &Instance) {
+        self.disconnect(Disconnect::Superseded { by: by.clone() }, ChannelClosed::Superseded { by: by.clone() });
+    }
+
+    fn disconnect(&self, disconnect: Disconnect, closed: ChannelClosed) {
+        self.set_closed(closed);
+        lock(&self.0.queue).disconnect.get_or_insert(disconnect);
         self.0.wake.notify_one();
     }
 
     /// Says that the control channel has ended. What was said first stands.
-    pub fn set_gone(&self, gone: ChannelClosed) {
-        self.0.gone.send_if_modified(|was| {
+    pub fn set_closed(&self, closed: ChannelClosed) {
+        self.0.closed.send_if_modified(|was| {
             let first = was.is_none();
-            was.get_or_insert(gone);
+            was.get_or_insert(closed);
             first
         });
     }
 
-    /// Whether the control channel lives.
-    pub fn is_here(&self) -> bool {
-        self.0.gone.borrow().is_none()
+    /// Whether the control channel is open.
+    pub fn is_open(&self) -> bool {
+        self.0.closed.borrow().is_none()
     }
 
     /// Waits until the control channel has ended. Cancel safe.
-    pub async fn gone(&self) -> ChannelClosed {
-        let mut gone = self.0.gone.subscribe();
-        let ended = gone.wait_for(Option::is_some).await.ok().and_then(|gone| gone.clone());
+    pub async fn closed(&self) -> ChannelClosed {
+        let mut closed = self.0.closed.subscribe();
+        let ended = closed.wait_for(Option::is_some).await.ok().and_then(|closed| closed.clone());
         ended.unwrap_or(ChannelClosed::Lost)
     }
 
@@ -220,14 +210,14 @@ impl DeviceHandle {
             let wake = self.0.wake.notified();
             {
                 let mut queue = lock(&self.0.queue);
-                if let Some(parting) = queue.parting.take() {
-                    return Next::Part(parting);
+                if let Some(disconnect) = queue.disconnect.take() {
+                    return Next::Disconnect(disconnect);
                 }
-                if let Some(order) = queue.orders.pop_front() {
-                    return Next::Obey(order);
+                if let Some(command) = queue.commands.pop_front() {
+                    return Next::Command(command);
                 }
                 // An idle device holds no queue.
-                queue.orders.shrink_to_fit();
+                queue.commands.shrink_to_fit();
             }
             wake.await;
         }
@@ -237,8 +227,8 @@ impl DeviceHandle {
 /// What a session does next.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// Carry out an order.
-    Obey(Command),
+    /// Carry out a command.
+    Command(Command),
     /// End.
-    Part(DisconnectCommand),
+    Disconnect(Disconnect),
 }

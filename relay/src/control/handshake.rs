@@ -11,33 +11,33 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
+use crate::access::principal::DevicePrincipal;
 use crate::access::proof::{Expected, ProofError, verify_proof};
 use crate::clock::Clock;
 use crate::control::broken;
 use crate::net::connection::{MessagesFrom, Socket};
 use crate::random;
 use crate::store::{DeviceRecord, Registry, StoreError};
-use moorline_proto::proof::Thumbprint;
 
 /// Messages before `hello` that are passed over, pings among them.
 const PASSED_OVER: usize = 16;
 
-/// A connection that has not said who it is.
+/// A connection whose peer has not proved who it is.
 #[derive(Debug)]
 pub struct Unauthenticated {
     socket: WebSocketStream<Socket>,
 }
 
-/// The device proved its name; it has not been told so yet.
-#[must_use = "the device waits until it is admitted or refused"]
+/// The device proved who it is; it has not been told so yet.
+#[must_use = "the device waits until it is admitted or closed"]
 #[derive(Debug)]
-pub struct Known {
+pub struct Authenticated {
     socket: WebSocketStream<Socket>,
     hello: Hello,
-    kid: Thumbprint,
+    principal: DevicePrincipal,
 }
 
-/// How a stranger is judged.
+/// What a proof is checked against.
 #[derive(Debug)]
 pub struct Authenticator<'a> {
     /// The relay's names, one of which the proof must be made for.
@@ -47,10 +47,10 @@ pub struct Authenticator<'a> {
     /// For the challenge.
     pub clock: &'a Clock,
     /// From the 101 to the `hello`.
-    pub hello_within: Duration,
+    pub hello_timeout: Duration,
 }
 
-/// Why no device came of a connection.
+/// Why a device was not authenticated.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// No `hello` in time.
@@ -93,7 +93,7 @@ impl HandshakeError {
         match self {
             Self::TooLate => Some((CloseReason::Protocol, "no hello in time".to_owned())),
             Self::Protocol(how) => Some((CloseReason::Protocol, how.clone())),
-            // A stranger learns nothing about which devices there are.
+            // An unauthenticated peer learns nothing about which devices there are.
             Self::Unknown(_) | Self::Proof { .. } => {
                 Some((CloseReason::Unauthenticated, "the device is unknown or its proof does not hold".to_owned()))
             }
@@ -112,9 +112,9 @@ impl Unauthenticated {
     ///
     /// # Errors
     /// [`HandshakeError`].
-    pub async fn greet(mut self, judge: &Authenticator<'_>) -> Result<Known, HandshakeError> {
-        match self.examine(judge).await {
-            Ok((hello, kid)) => Ok(Known { socket: self.socket, hello, kid }),
+    pub async fn authenticate(mut self, authenticator: &Authenticator<'_>) -> Result<Authenticated, HandshakeError> {
+        match self.challenge(authenticator).await {
+            Ok((hello, principal)) => Ok(Authenticated { socket: self.socket, hello, principal }),
             Err(error) => {
                 if let Some((reason, words)) = error.verdict() {
                     close(self.socket, reason, &words).await;
@@ -124,17 +124,20 @@ impl Unauthenticated {
         }
     }
 
-    async fn examine(&mut self, judge: &Authenticator<'_>) -> Result<(Hello, Thumbprint), HandshakeError> {
-        let deadline = Instant::now() + judge.hello_within;
+    async fn challenge(&mut self, authenticator: &Authenticator<'_>) -> Result<(Hello, DevicePrincipal), HandshakeError> {
+        let deadline = Instant::now() + authenticator.hello_timeout;
         let nonce = Nonce(random::bytes());
-        let challenge = ToDevice::from(Challenge { nonce, time: judge.clock.now() });
+        let challenge = ToDevice::from(Challenge { nonce, time: authenticator.clock.now() });
         let asked = timeout_at(deadline, self.socket.send(Message::text(challenge.encode()))).await;
         asked.map_err(|_| HandshakeError::TooLate)?.map_err(|error| HandshakeError::Lost(Some(error)))?;
         let hello = timeout_at(deadline, self.hello()).await.map_err(|_| HandshakeError::TooLate)??;
-        let record = known(judge.registry, &hello).await?;
-        let expected = Expected { nonce, names: judge.names, device: &hello.device, instance: &hello.instance };
+        let record = known(authenticator.registry, &hello).await?;
+        let expected = Expected { nonce, names: authenticator.names, device: &hello.device, instance: &hello.instance };
         match verify_proof(hello.proof.as_str(), &expected, &record.keys) {
-            Ok(kid) => Ok((hello, kid)),
+            Ok(key_id) => {
+                let principal = DevicePrincipal { device: hello.device.clone(), instance: hello.instance.clone(), key_id };
+                Ok((hello, principal))
+            }
             Err(source) => Err(HandshakeError::Proof { device: hello.device, source }),
         }
     }
@@ -153,7 +156,7 @@ impl Unauthenticated {
                 },
                 Some(Ok(Message::Binary(_))) => return Err(HandshakeError::Protocol("binary on a control channel".to_owned())),
                 Some(Ok(Message::Close(_))) => {
-                    answer(&mut self.socket).await;
+                    answer_close(&mut self.socket).await;
                     return Err(HandshakeError::Lost(None));
                 }
                 None => return Err(HandshakeError::Lost(None)),
@@ -170,15 +173,15 @@ async fn known(registry: &dyn Registry, hello: &Hello) -> Result<DeviceRecord, H
     record.ok_or_else(|| HandshakeError::Unknown(hello.device.clone()))
 }
 
-impl Known {
+impl Authenticated {
     /// What the device said.
     pub fn hello(&self) -> &Hello {
         &self.hello
     }
 
-    /// The key that it proved to have.
-    pub fn kid(&self) -> Thumbprint {
-        self.kid
+    /// Who it proved to be.
+    pub fn principal(&self) -> &DevicePrincipal {
+        &self.principal
     }
 
     /// Tells the device that it is online.
@@ -194,7 +197,7 @@ impl Known {
 }
 
 /// Answers a Close that came, within five seconds.
-pub(super) async fn answer(socket: &mut WebSocketStream<Socket>) {
+pub(super) async fn answer_close(socket: &mut WebSocketStream<Socket>) {
     let answered = async { while let Some(Ok(_)) = socket.next().await {} };
     // Whoever does not take the answer has gone without it.
     timeout(moorline_proto::bounds::CLOSE_WITHIN, answered).await.ok();

@@ -1,11 +1,10 @@
 //! The control channel: the one WebSocket that a device holds open. From the 101 to its end.
 //!
 //! ```text
-//!   Unauthenticated ── greet ──▶ Known ── admit ──▶ Session ── run ──▶ Ended
-//!                           └──── refuse ──▶ (closed)
+//!   Unauthenticated ── authenticate ──▶ Authenticated ── admit ──▶ Session ── run ──▶ CloseCause
 //! ```
 //!
-//! Does not know where devices are listed, nor what streams are: it obeys orders and reports answers.
+//! Does not know where devices are listed, nor what streams are: it carries out commands and reports answers.
 
 pub mod handle;
 pub mod handshake;

@@ -1,4 +1,4 @@
-//! One control channel from `welcome` to its end: obeys orders, reports answers, notices death.
+//! One control channel from `welcome` to its end: carries out commands, reports answers, notices a device that is dead.
 
 use std::time::Duration;
 
@@ -14,19 +14,18 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::control::broken;
-use crate::control::handle::{ChannelClosed, Command, DeviceHandle, DisconnectCommand, Next};
-use crate::control::handshake::{answer, close};
+use crate::control::handle::{ChannelClosed, Command, DeviceHandle, Disconnect, Next};
+use crate::control::handshake::{answer_close, close};
 use crate::control::keepalive::{Due, Keepalive};
+use crate::lifecycle::Lifecycle;
 use crate::net::connection::Socket;
+use crate::ping_limiter::PingLimiter;
 
 /// A device that does not take a message in this time is dead.
 const WRITE_WITHIN: Duration = Duration::from_secs(10);
-/// Pings a second beyond which a device breaks the protocol.
-const PINGS_A_SECOND: u32 = 100;
 
 /// What a device answered to an offer.
 #[derive(Debug)]
@@ -39,7 +38,7 @@ pub enum Answer {
 
 /// Why a control channel ended.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum CloseCause {
     /// The device closed it, with this code.
     Closed(u16),
     /// The connection ended without a Close.
@@ -48,10 +47,10 @@ pub enum Ended {
     Dead,
     /// The device broke the protocol.
     Protocol(String),
-    /// Ended from outside.
-    Parted(DisconnectCommand),
-    /// The relay stops.
-    Leaving,
+    /// Ended from outside: superseded or revoked.
+    Disconnected(Disconnect),
+    /// The relay closes.
+    Closing,
 }
 
 /// A control channel whose device was welcomed.
@@ -60,11 +59,14 @@ pub struct Session {
     socket: WebSocketStream<Socket>,
     handle: DeviceHandle,
     keepalive: Keepalive,
-    heard_within: Duration,
-    unheard: Vec<oneshot::Sender<()>>,
-    pings: (Instant, u32),
-    /// Where a stopping relay sends its devices: how long to wait before they dial anew.
+    offer_ack_timeout: Duration,
+    /// Offers that no frame has followed yet. As many as there may be commands, and no older than `offer_ack_timeout`.
+    unacknowledged: Vec<oneshot::Sender<()>>,
+    pings: PingLimiter,
+    /// How long the device is to wait before it dials anew when the relay leaves.
     reconnect_in: Duration,
+    /// The device was told `go_away`.
+    told_to_go: bool,
 }
 
 impl Session {
@@ -73,51 +75,47 @@ impl Session {
         socket: WebSocketStream<Socket>,
         handle: DeviceHandle,
         keepalive: Keepalive,
-        heard_within: Duration,
+        offer_ack_timeout: Duration,
         reconnect_in: Duration,
     ) -> Self {
-        let pings = (Instant::now(), 0);
-        Self { socket, handle, keepalive, heard_within, unheard: Vec::new(), pings, reconnect_in }
+        let pings = PingLimiter::new(Instant::now());
+        Self { socket, handle, keepalive, offer_ack_timeout, unacknowledged: Vec::new(), pings, reconnect_in, told_to_go: false }
     }
 
-    /// Runs until the channel ends, closes it with the code that says why, and says so to those who wait for the device.
-    pub async fn run(mut self, mut hear: impl FnMut(Answer), stop: CancellationToken) -> Ended {
-        let ended = self.turns(&mut hear, &stop).await;
-        self.handle.set_gone(ChannelClosed::Lost);
-        debug!(session = self.handle.about().session, ?ended, "control channel ends");
-        match &ended {
-            Ended::Closed(_) => {
-                answer(&mut self.socket).await;
+    /// Runs until the channel ends, closes it with the code that says why, and tells those who wait for the device.
+    pub async fn run(mut self, mut on_answer: impl FnMut(Answer), lifecycle: Lifecycle) -> CloseCause {
+        let cause = self.serve(&mut on_answer, &lifecycle).await;
+        self.handle.set_closed(ChannelClosed::Lost);
+        debug!(session = self.handle.about().session, ?cause, "control channel ends");
+        match &cause {
+            CloseCause::Closed(_) => {
+                answer_close(&mut self.socket).await;
                 self.socket.into_inner().close(CLOSE_WITHIN).await;
             }
-            Ended::Lost => {}
-            Ended::Dead => self.socket.into_inner().reset(),
-            Ended::Protocol(how) => close(self.socket, CloseReason::Protocol, how).await,
-            Ended::Parted(DisconnectCommand::Superseded { by }) => self.give_way(by, &mut hear).await,
-            Ended::Parted(DisconnectCommand::Revoked) => close(self.socket, CloseReason::Revoked, "").await,
-            Ended::Leaving => {
-                let away = GoAway {
-                    reconnect_in_ms: u64::try_from(self.reconnect_in.as_millis()).unwrap_or(u64::MAX),
-                    reason: Text::cut("the relay stops"),
-                };
-                if self.say(away.into()).await.is_ok() {
+            CloseCause::Lost => {}
+            CloseCause::Dead => self.socket.into_inner().reset(),
+            CloseCause::Protocol(how) => close(self.socket, CloseReason::Protocol, how).await,
+            CloseCause::Disconnected(Disconnect::Superseded { by }) => self.close_superseded(by, &mut on_answer).await,
+            CloseCause::Disconnected(Disconnect::Revoked) => close(self.socket, CloseReason::Revoked, "").await,
+            CloseCause::Closing => {
+                if self.go_away().await.is_ok() {
                     close(self.socket, CloseReason::RelayDraining, "").await;
                 }
             }
         }
-        ended
+        cause
     }
 
     /// Programs read the instance from the reason: `superseded INSTANCE`. Answers that the device had sent by then still count.
-    async fn give_way(mut self, by: &Instance, hear: &mut impl FnMut(Answer)) {
+    async fn close_superseded(mut self, by: &Instance, on_answer: &mut impl FnMut(Answer)) {
         let frame = CloseFrame { code: CloseReason::Superseded.code().into(), reason: format!("superseded {by}").into() };
         let goodbye = async {
             self.socket.send(Message::Close(Some(frame))).await?;
             while let Some(message) = self.socket.next().await {
                 let Message::Text(text) = message? else { continue };
                 match FromDevice::decode(&text) {
-                    Ok(Heard::Known(FromDevice::Accept(accept))) => hear(Answer::Accept(accept)),
-                    Ok(Heard::Known(FromDevice::Reject(reject))) => hear(Answer::Reject(reject)),
+                    Ok(Heard::Known(FromDevice::Accept(accept))) => on_answer(Answer::Accept(accept)),
+                    Ok(Heard::Known(FromDevice::Reject(reject))) => on_answer(Answer::Reject(reject)),
                     Ok(_) | Err(_) => {}
                 }
             }
@@ -129,20 +127,21 @@ impl Session {
         }
     }
 
-    /// Each turn waits for an order, a message, the heartbeat or the stop; all four can be dropped half-way without loss:
-    /// orders stay queued, partial messages stay in the socket, the timer is set anew from the keepalive's own state.
-    async fn turns(&mut self, hear: &mut impl FnMut(Answer), stop: &CancellationToken) -> Ended {
+    /// Each turn waits for a command, a message, the heartbeat or the relay's phases. All can be dropped half-way without loss: commands stay
+    /// queued, partial messages stay in the socket, the timer is set anew from the keepalive's own state.
+    async fn serve(&mut self, on_answer: &mut impl FnMut(Answer), lifecycle: &Lifecycle) -> CloseCause {
         let handle = self.handle.clone();
         let mut timer = std::pin::pin!(sleep_until(self.keepalive.next()));
         loop {
             let turn = tokio::select! {
-                next = handle.next() => self.obey(next).await,
-                message = self.socket.next() => self.hear(message, hear),
-                () = timer.as_mut() => self.beat().await,
-                () = stop.cancelled() => Err(Ended::Leaving),
+                next = handle.next() => self.handle_command(next).await,
+                message = self.socket.next() => self.on_message(message, on_answer),
+                () = timer.as_mut() => self.on_tick().await,
+                () = lifecycle.draining(), if !self.told_to_go => self.go_away().await,
+                () = lifecycle.closing(), if self.told_to_go => Err(CloseCause::Closing),
             };
-            if let Err(ended) = turn {
-                return ended;
+            if let Err(cause) = turn {
+                return cause;
             }
             let next = self.keepalive.next();
             if timer.is_elapsed() || next < timer.deadline() {
@@ -151,39 +150,44 @@ impl Session {
         }
     }
 
-    async fn obey(&mut self, next: Next) -> Result<(), Ended> {
+    async fn handle_command(&mut self, next: Next) -> Result<(), CloseCause> {
         match next {
-            Next::Obey(Command::Offer { offer, heard }) => {
+            Next::Command(Command::Offer { offer, alive }) => {
                 // Any frame will do as a sign of life; the ping asks for one that even a busy device sends.
                 let offer = Message::text(ToDevice::Offer(*offer).encode());
                 self.send_all([offer, Message::Ping(Vec::new().into())]).await?;
-                self.keepalive.asked(Instant::now(), self.heard_within);
-                self.unheard.push(heard);
+                self.keepalive.asked(Instant::now(), self.offer_ack_timeout);
+                self.unacknowledged.push(alive);
                 Ok(())
             }
-            Next::Obey(Command::Cancel(cancel)) => self.say(cancel.into()).await,
-            Next::Part(parting) => Err(Ended::Parted(parting)),
+            Next::Command(Command::Cancel(cancel)) => self.send(cancel.into()).await,
+            Next::Disconnect(disconnect) => Err(CloseCause::Disconnected(disconnect)),
         }
     }
 
-    async fn beat(&mut self) -> Result<(), Ended> {
+    async fn on_tick(&mut self) -> Result<(), CloseCause> {
         match self.keepalive.due(Instant::now()) {
             Due::Nothing => Ok(()),
-            Due::Ping => self.send(Message::Ping(Vec::new().into())).await,
-            Due::Dead => Err(Ended::Dead),
+            Due::Ping => self.send_all([Message::Ping(Vec::new().into())]).await,
+            Due::Dead => Err(CloseCause::Dead),
         }
     }
 
-    async fn say(&mut self, message: ToDevice) -> Result<(), Ended> {
-        self.send(Message::text(message.encode())).await
+    /// Tells the device to dial anew, once.
+    async fn go_away(&mut self) -> Result<(), CloseCause> {
+        if std::mem::replace(&mut self.told_to_go, true) {
+            return Ok(());
+        }
+        let reconnect_in_ms = u64::try_from(self.reconnect_in.as_millis()).unwrap_or(u64::MAX);
+        self.send(GoAway { reconnect_in_ms, reason: Text::cut("the relay stops") }.into()).await
     }
 
-    async fn send(&mut self, message: Message) -> Result<(), Ended> {
-        self.send_all([message]).await
+    async fn send(&mut self, message: ToDevice) -> Result<(), CloseCause> {
+        self.send_all([Message::text(message.encode())]).await
     }
 
     /// Sends messages in one write.
-    async fn send_all<const MANY: usize>(&mut self, messages: [Message; MANY]) -> Result<(), Ended> {
+    async fn send_all<const COUNT: usize>(&mut self, messages: [Message; COUNT]) -> Result<(), CloseCause> {
         let all = async {
             for message in messages {
                 self.socket.feed(message).await?;
@@ -192,57 +196,48 @@ impl Session {
         };
         match timeout(WRITE_WITHIN, all).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Ended::Lost),
-            Err(_) => Err(Ended::Dead),
+            Ok(Err(_)) => Err(CloseCause::Lost),
+            Err(_) => Err(CloseCause::Dead),
         }
     }
 
-    fn hear(&mut self, message: Option<Result<Message, WsError>>, hear: &mut impl FnMut(Answer)) -> Result<(), Ended> {
+    fn on_message(&mut self, message: Option<Result<Message, WsError>>, on_answer: &mut impl FnMut(Answer)) -> Result<(), CloseCause> {
         let message = match message {
             Some(Ok(message)) => message,
-            Some(Err(error)) => return Err(broken(&error).map_or(Ended::Lost, Ended::Protocol)),
-            None => return Err(Ended::Lost),
+            Some(Err(error)) => return Err(broken(&error).map_or(CloseCause::Lost, CloseCause::Protocol)),
+            None => return Err(CloseCause::Lost),
         };
         self.socket.get_mut().message_received(&message);
         let now = Instant::now();
         self.keepalive.heard(now);
-        for heard in self.unheard.drain(..) {
+        for alive in self.unacknowledged.drain(..) {
             // The stream may be over by now.
-            heard.send(()).ok();
+            alive.send(()).ok();
         }
         match message {
             Message::Text(text) => match FromDevice::decode(&text) {
-                Ok(Heard::Known(message)) => self.understand(message, hear),
+                Ok(Heard::Known(message)) => self.on_text(message, on_answer),
                 Ok(Heard::Unknown(kind)) => {
-                    debug!(session = self.handle.about().session, kind, "a message of an unknown type was passed over");
+                    debug!(session = self.handle.about().session, kind, "ignored a message of an unknown type");
                     Ok(())
                 }
-                Err(error) => Err(Ended::Protocol(error.to_string())),
+                Err(error) => Err(CloseCause::Protocol(error.to_string())),
             },
-            Message::Binary(_) => Err(Ended::Protocol("binary on a control channel".to_owned())),
-            Message::Ping(_) => self.count_ping(now),
-            Message::Close(frame) => Err(Ended::Closed(frame.map_or(1000, |frame| frame.code.into()))),
+            Message::Binary(_) => Err(CloseCause::Protocol("binary on a control channel".to_owned())),
+            Message::Ping(_) => self.pings.count(now).map_err(|error| CloseCause::Protocol(error.to_string())),
+            Message::Close(frame) => Err(CloseCause::Closed(frame.map_or(1000, |frame| frame.code.into()))),
             Message::Pong(_) | Message::Frame(_) => Ok(()),
         }
     }
 
-    fn understand(&mut self, message: FromDevice, hear: &mut impl FnMut(Answer)) -> Result<(), Ended> {
+    fn on_text(&mut self, message: FromDevice, on_answer: &mut impl FnMut(Answer)) -> Result<(), CloseCause> {
         match message {
-            FromDevice::Hello(_) => return Err(Ended::Protocol("a second hello".to_owned())),
-            FromDevice::Accept(accept) => hear(Answer::Accept(accept)),
-            FromDevice::Reject(reject) => hear(Answer::Reject(reject)),
+            FromDevice::Hello(_) => return Err(CloseCause::Protocol("a second hello".to_owned())),
+            FromDevice::Accept(accept) => on_answer(Answer::Accept(accept)),
+            FromDevice::Reject(reject) => on_answer(Answer::Reject(reject)),
             FromDevice::Services(list) => self.handle.set_services(list.services),
             FromDevice::Heartbeat(heartbeat) => self.keepalive.announced(Duration::from_millis(heartbeat.interval_ms)),
         }
         Ok(())
-    }
-
-    fn count_ping(&mut self, now: Instant) -> Result<(), Ended> {
-        let (since, count) = &mut self.pings;
-        if now.duration_since(*since) >= Duration::from_secs(1) {
-            (*since, *count) = (now, 0);
-        }
-        *count += 1;
-        if *count > PINGS_A_SECOND { Err(Ended::Protocol("more than 100 pings a second".to_owned())) } else { Ok(()) }
     }
 }

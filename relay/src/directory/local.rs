@@ -8,31 +8,32 @@ use moorline_proto::id::{DeviceId, Instance};
 use tokio::sync::watch;
 use tracing::warn;
 
-use crate::control::handle::{ChannelClosed, DeviceHandle, DisconnectCommand};
-use crate::directory::Place;
+use crate::access::revocation::Revocation;
+use crate::control::handle::{ChannelClosed, DeviceHandle};
+use crate::directory::{Location, Unavailable};
 use crate::ttl_map::TtlMap;
 
 /// A start of an agent that was superseded is remembered for this long.
-const FLAPPING: Duration = Duration::from_secs(600);
+const SUPERSEDED_RETENTION: Duration = Duration::from_secs(600);
 /// So many of them.
-const FLAPPING_MOST: usize = 20_000;
+const SUPERSEDED_MAX: usize = 20_000;
 
 /// Where devices are connected. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Directory {
-    places: Arc<DashMap<DeviceId, DeviceHandle>>,
+    devices: Arc<DashMap<DeviceId, DeviceHandle>>,
     awaited: Arc<DashMap<DeviceId, watch::Sender<()>>>,
     superseded: Arc<TtlMap<DeviceId, Instance>>,
 }
 
 impl Default for Directory {
     fn default() -> Self {
-        let superseded = Arc::new(TtlMap::new(FLAPPING, FLAPPING_MOST));
-        Self { places: Arc::default(), awaited: Arc::default(), superseded }
+        let superseded = Arc::new(TtlMap::new(SUPERSEDED_RETENTION, SUPERSEDED_MAX));
+        Self { devices: Arc::default(), awaited: Arc::default(), superseded }
     }
 }
 
-/// A device's place among those online; dropping it leaves the place.
+/// A device's entry among those online; dropping it removes the entry.
 #[must_use = "the device is online only while this is held"]
 #[derive(Debug)]
 pub struct Listed {
@@ -42,64 +43,89 @@ pub struct Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.handle.set_gone(ChannelClosed::Lost);
-        // A newer session may hold the place by now; that one stays.
-        self.directory.places.remove_if(&self.handle.about().device, |_, placed| placed.is(&self.handle));
+        self.handle.set_closed(ChannelClosed::Lost);
+        // A newer session may be listed by now; that one stays.
+        self.directory.devices.remove_if(&self.handle.about().principal.device, |_, listed| listed.is(&self.handle));
     }
 }
 
 impl Directory {
-    /// Takes the device's place. Whoever had it is superseded at once, without being waited for.
+    /// Lists a device's channel. The one that was listed before is superseded at once, without being waited for.
     pub fn list(&self, handle: DeviceHandle) -> Listed {
-        let device = handle.about().device.clone();
-        let before = self.places.insert(device.clone(), handle.clone());
+        let principal = &handle.about().principal;
+        let before = self.devices.insert(principal.device.clone(), handle.clone());
         if let Some(before) = before {
             self.notice_duplicates(&before, &handle);
-            before.part(DisconnectCommand::Superseded { by: handle.about().instance.clone() });
+            before.supersede(&principal.instance);
         }
-        self.awaited.remove_if(&device, |_, arrivals| arrivals.send(()).is_err());
+        let awaited = self.awaited.remove(&principal.device);
+        if let Some((_, arrivals)) = awaited {
+            arrivals.send_replace(());
+        }
         Listed { directory: self.clone(), handle }
     }
 
     /// A, B, A within ten minutes: two machines share one identity.
     fn notice_duplicates(&self, before: &DeviceHandle, now: &DeviceHandle) {
-        let (device, instance) = (&now.about().device, &now.about().instance);
-        if before.about().instance == *instance {
+        let (was, is) = (&before.about().principal, &now.about().principal);
+        if was.instance == is.instance {
             return;
         }
-        if self.superseded.get(device).is_some_and(|superseded| superseded == *instance) {
+        if self.superseded.get(&is.device).is_some_and(|superseded| superseded == is.instance) {
             let addresses = [before.about().address, now.about().address];
-            warn!(%device, ?addresses, "duplicate_identity: two machines are online in turn with the key of one device");
+            warn!(device = %is.device, ?addresses, "duplicate_identity: two machines are online in turn with the key of one device");
         }
-        self.superseded.put(device.clone(), before.about().instance.clone());
+        self.superseded.put(is.device.clone(), was.instance.clone());
     }
 
-    /// Where the device is.
-    pub fn find(&self, device: &DeviceId) -> Place {
-        self.places.get(device).map(|handle| handle.clone()).filter(DeviceHandle::is_here).map_or(Place::Nowhere, Place::Here)
+    /// Where the device is, asked once for each stream.
+    ///
+    /// # Errors
+    /// [`Unavailable`], never from this directory.
+    pub async fn locate(&self, device: &DeviceId) -> Result<Location, Unavailable> {
+        Ok(self.find(device))
+    }
+
+    /// Whether the device is connected to this node, and how to reach it.
+    pub fn find(&self, device: &DeviceId) -> Location {
+        let listed = self.devices.get(device).map(|handle| handle.clone());
+        listed.filter(DeviceHandle::is_open).map_or(Location::Offline, Location::Here)
     }
 
     /// Waits until the device is connected. Cancel safe.
     pub async fn arrival(&self, device: &DeviceId) -> DeviceHandle {
-        let awaited = Awaited::new(self, device);
-        let mut arrivals = awaited.arrivals();
+        let awaited = Awaited { directory: self, device };
         loop {
+            let mut arrivals = awaited.arrivals();
             arrivals.mark_unchanged();
-            if let Place::Here(handle) = self.find(device) {
+            if let Location::Here(handle) = self.find(device) {
                 return handle;
             }
-            if arrivals.changed().await.is_err() {
-                arrivals = awaited.arrivals();
-            }
+            // An error means that the device arrived: its entry was taken away.
+            drop(arrivals.changed().await);
         }
     }
 
-    /// How many devices are connected here.
-    pub fn len(&self) -> usize {
-        self.places.iter().filter(|handle| handle.is_here()).count()
+    /// Ends the device's channel, if it stands on a registration that was revoked.
+    pub fn revoke(&self, device: &DeviceId, revocation: Revocation, is_revoked: impl FnOnce(&DeviceHandle) -> bool) {
+        if let Location::Here(handle) = self.find(device)
+            && is_revoked(&handle)
+        {
+            handle.revoke(revocation);
+        }
     }
 
-    /// Whether no device is connected here.
+    /// Every device that is connected to this node.
+    pub fn connected(&self) -> Vec<DeviceHandle> {
+        self.devices.iter().map(|handle| handle.clone()).filter(DeviceHandle::is_open).collect()
+    }
+
+    /// How many devices are connected to this node.
+    pub fn len(&self) -> usize {
+        self.devices.iter().filter(|handle| handle.is_open()).count()
+    }
+
+    /// Whether no device is connected to this node.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -111,11 +137,7 @@ struct Awaited<'a> {
     device: &'a DeviceId,
 }
 
-impl<'a> Awaited<'a> {
-    fn new(directory: &'a Directory, device: &'a DeviceId) -> Self {
-        Self { directory, device }
-    }
-
+impl Awaited<'_> {
     fn arrivals(&self) -> watch::Receiver<()> {
         self.directory.awaited.entry(self.device.clone()).or_insert_with(|| watch::Sender::new(())).subscribe()
     }

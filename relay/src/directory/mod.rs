@@ -10,11 +10,16 @@ pub use local::{Directory, Listed};
 
 /// Where a device is.
 #[derive(Clone, Debug)]
-pub enum Place {
+pub enum Location {
     /// On this node.
     Here(DeviceHandle),
     /// On another node.
     Node(NodeId),
     /// It is not connected.
-    Nowhere,
+    Offline,
 }
+
+/// It cannot be found out where devices are. A directory of one node always knows; a shared one may be out of reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the directory is unavailable")]
+pub struct Unavailable;

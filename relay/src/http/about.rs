@@ -3,26 +3,26 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::Request;
 use moorline_proto::api::{About, AboutLimits};
 use moorline_proto::names::HEARTBEAT_FEATURE;
 
-use crate::http::Edge;
+use crate::core::Core;
 
 /// Versions, features, names and ports, limits, the time.
-pub async fn about(State(edge): State<Arc<Edge>>) -> Json<About> {
+pub(super) async fn about(core: Arc<Core>, _request: Request) -> Json<About> {
     Json(About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         protocol: vec![1],
-        node: edge.node.clone(),
+        node: core.node.clone(),
         features: HEARTBEAT_FEATURE.parse().into_iter().collect(),
-        hosts: edge.names.clone(),
-        ports: edge.ports.clone(),
+        hosts: core.names.clone(),
+        ports: core.ports.clone(),
         limits: AboutLimits {
-            deadline_max_s: edge.times.deadline_max.as_secs(),
-            wait_max_s: edge.times.wait_max.as_secs(),
-            streams_per_device: edge.limits.streams_per_device.get(),
+            deadline_max_s: core.times.deadline_max.as_secs(),
+            wait_max_s: core.times.wait_max.as_secs(),
+            streams_per_device: core.limits.streams_per_device.get(),
         },
-        time: edge.clock.now(),
+        time: core.clock.now(),
     })
 }

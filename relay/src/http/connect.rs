@@ -1,51 +1,72 @@
 //! `GET /v1/devices/{device}/connect/{service}`: negotiates and joins in one request. The 101 comes at once, so that pings hold the
 //! connection through any balancer; the verdict is the first message.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::{Path, Request, State};
+use axum::extract::Request;
 use axum::response::Response;
 use moorline_proto::names::STREAM_SUBPROTOCOL;
 use tokio::time::Instant;
 use tracing::debug;
 
+use crate::access::permit::StreamPermit;
+use crate::access::policy::{Denied, Resource};
+use crate::access::principal::Caller;
+use crate::core::Core;
+use crate::http::operation::{Authorized, Operation, Params};
 use crate::http::problem::Refusal;
-use crate::http::stream_request::{self, Question};
-use crate::http::upgrade::upgrade;
-use crate::http::{Edge, parse, visitor};
-use crate::splice::{Leg, Side};
-use crate::stream::{Event, Via, hand_in};
+use crate::http::stream_request::{self, StreamForm};
+use crate::http::upgrade::{Upgrade, upgrade};
+use crate::splice::Leg;
+use crate::stream::join::LegOf;
+use crate::stream::tell::hand_in;
+use crate::stream::{Event, Via};
 
-/// Opens a stream whose caller leg is this very request.
-///
-/// # Errors
-/// What the relay can decide before the device is asked.
-pub async fn connect(
-    State(edge): State<Arc<Edge>>,
-    Path((device, service)): Path<(String, String)>,
-    mut request: Request,
-) -> Result<Response, Refusal> {
-    let since = Instant::now();
-    let (device, service) = (parse(&device)?, parse(&service)?);
-    let upgrade = upgrade(&mut request, STREAM_SUBPROTOCOL, &edge.origins)?;
-    let open = stream_request::from_headers(request.headers(), service)?;
-    let key = stream_request::key(request.headers())?;
-    let visitor = visitor(&request)?;
-    let caller = edge.caller(request.headers(), &visitor)?;
-    let question = Question { device, open, key, via: Via::Connect, since };
-    let (begun, _) = edge.begin(question, &caller, &visitor).await?;
+/// A stream whose caller leg is the very request that asks for it.
+#[derive(Debug)]
+pub(super) struct Connect {
+    form: StreamForm,
+    upgrade: Upgrade,
+}
 
-    let (answer, upgrading) = upgrade.accept();
-    let ping = edge.ping();
-    edge.tasks.spawn("joining", move |_stop| async move {
-        match upgrading.socket().await {
-            Ok(socket) => hand_in(begun.mail, Side::Caller, Leg::new(socket, ping, visitor.permit)).await,
-            Err(error) => {
-                debug!(stream = %begun.stream, %error, "the caller's leg did not come about");
-                // A stream that is over by now needs no telling.
-                begun.mail.send(Event::CallerLost).await.ok();
+impl Operation for Connect {
+    type Permit = StreamPermit;
+
+    async fn read(core: &Core, params: &Params, request: &mut Request) -> Result<Self, Refusal> {
+        let since = Instant::now();
+        let (device, service) = (params.parse("device")?, params.parse("service")?);
+        let upgrade = upgrade(request, STREAM_SUBPROTOCOL, &core.origins)?;
+        let open = stream_request::from_headers(request.headers(), service)?;
+        let key = stream_request::key(request.headers())?;
+        Ok(Self { form: StreamForm { device, open, key, since }, upgrade })
+    }
+
+    fn resource(&mut self, _core: &Core) -> Result<Resource<'_>, Refusal> {
+        Ok(self.form.resource())
+    }
+
+    fn denied(&self, core: &Core, caller: &Caller, address: IpAddr, denied: Denied) -> Refusal {
+        self.form.denied(core, caller, address, denied)
+    }
+
+    async fn run(self, core: Arc<Core>, Authorized { peer, permit, .. }: Authorized<StreamPermit>) -> Result<Response, Refusal> {
+        let stream = self.form.open(&core, permit, Via::Connect).await?;
+        let (answer, upgrading) = self.upgrade.accept();
+        let (tasks, ping) = (core.tasks.clone(), core.ping_interval());
+        tasks.spawn("joining", move |_stop| async move {
+            match upgrading.socket().await {
+                Ok(socket) => {
+                    let leg = Leg::new(socket, ping, peer.permit);
+                    hand_in(&core.streams, stream.stream, stream.events(), LegOf::Caller, leg).await;
+                }
+                Err(error) => {
+                    debug!(stream = %stream.stream, %error, "the caller's connection ended before its leg joined");
+                    // A stream that is over by now needs no telling.
+                    stream.events().send(Event::CallerLost).await.ok();
+                }
             }
-        }
-    });
-    Ok(answer)
+        });
+        Ok(answer)
+    }
 }

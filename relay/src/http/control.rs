@@ -3,28 +3,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::response::Response;
+use moorline_proto::causes::Causes;
 use moorline_proto::control::Welcome;
 use moorline_proto::names::{CONTROL_SUBPROTOCOL, HEARTBEAT_FEATURE};
 use moorline_proto::text::Text;
 use rand::RngExt;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::access::revocation::Revocation;
 use crate::control;
 use crate::control::handle::{About, DeviceHandle};
-use crate::control::handshake::{Authenticator, HandshakeError, Known, Unauthenticated};
+use crate::control::handshake::{Authenticated, Authenticator, HandshakeError, Unauthenticated};
 use crate::control::keepalive::{Keepalive, Pinger};
 use crate::control::session::{Answer, Session};
+use crate::core::Core;
+use crate::http::operation::peer;
 use crate::http::problem::Refusal;
 use crate::http::upgrade::{Upgrading, upgrade};
-use crate::http::{Edge, visitor};
 use crate::net::admission::Peer;
 use crate::random;
 use crate::stream::Event;
-use moorline_proto::causes::Causes;
 
 /// Devices of a relay that stops dial anew within this, each at a moment of its own.
 const RECONNECT_SPREAD: Duration = Duration::from_secs(2);
@@ -33,89 +34,111 @@ const RECONNECT_SPREAD: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// What an upgrade must have.
-pub async fn control(State(edge): State<Arc<Edge>>, mut request: Request) -> Result<Response, Refusal> {
-    let upgrade = upgrade(&mut request, CONTROL_SUBPROTOCOL, &edge.origins)?;
-    let visitor = visitor(&request)?;
+pub(super) async fn control(core: Arc<Core>, mut request: Request) -> Result<Response, Refusal> {
+    let upgrade = upgrade(&mut request, CONTROL_SUBPROTOCOL, &core.origins)?;
+    let peer = peer(&request)?;
     let (answer, upgrading) = upgrade.accept();
-    let tasks = edge.tasks.clone();
-    tasks.spawn("control", move |stop| channel(edge, upgrading, visitor, stop));
+    let tasks = core.tasks.clone();
+    tasks.spawn("control", move |_stop| channel(core, upgrading, peer));
     Ok(answer)
 }
 
-async fn channel(edge: Arc<Edge>, upgrading: Upgrading, visitor: Peer, stop: CancellationToken) {
-    let address = visitor.address;
+async fn channel(core: Arc<Core>, upgrading: Upgrading, peer: Peer) {
+    let address = peer.address;
+    // Read before the registry is: what changes from here on is noticed once the device is listed.
+    let revision = core.revision.current();
     // Boxed: the handshake is large and short, the session small and long.
-    let known = tokio::select! {
-        known = Box::pin(meet(&edge, upgrading)) => known,
-        () = visitor.permit.evicted() => return debug!(%address, "a stranger gave way"),
-        () = stop.cancelled() => return,
+    let device = tokio::select! {
+        device = Box::pin(authenticate(&core, upgrading)) => device,
+        () = peer.permit.evicted() => return debug!(%address, "an unauthenticated connection was evicted"),
+        () = core.lifecycle.draining() => return,
     };
-    let known = match known {
-        Ok(Some(known)) => known,
-        Ok(None) => return debug!(%address, "a control channel did not come about"),
+    let device = match device {
+        Ok(Some(device)) => device,
+        Ok(None) => return debug!(%address, "a connection ended before it became a control channel"),
         Err(error) => return warn!(%address, error = %Causes(&error), "a device was not admitted"),
     };
-    visitor.permit.authenticated();
-    serve(&edge, known, &visitor, stop).await;
+    peer.permit.authenticated();
+    serve(&core, device, &peer, revision).await;
 }
 
-async fn meet(edge: &Edge, upgrading: Upgrading) -> Result<Option<Known>, HandshakeError> {
+async fn authenticate(core: &Core, upgrading: Upgrading) -> Result<Option<Authenticated>, HandshakeError> {
     let Ok(socket) = upgrading.websocket(control::websocket_config()).await else { return Ok(None) };
-    let judge =
-        Authenticator { names: &edge.names, registry: edge.registry.as_ref(), clock: &edge.clock, hello_within: edge.times.hello_timeout };
-    Unauthenticated::new(socket).greet(&judge).await.map(Some)
+    let (registry, hello_timeout) = (core.registry.as_ref(), core.times.hello_timeout);
+    let authenticator = Authenticator { names: &core.names, registry, clock: &core.clock, hello_timeout };
+    Unauthenticated::new(socket).authenticate(&authenticator).await.map(Some)
 }
 
-async fn serve(edge: &Arc<Edge>, known: Known, visitor: &Peer, stop: CancellationToken) {
-    let hello = known.hello();
-    let about = About::new(random::session(), hello, known.kid(), visitor.address, edge.clock.now());
-    let (device, session) = (about.device.clone(), about.session.clone());
+async fn serve(core: &Arc<Core>, device: Authenticated, peer: &Peer, revision: u64) {
+    let (hello, principal) = (device.hello(), device.principal().clone());
+    let about = About::new(random::session(), hello, principal.clone(), peer.address, core.clock.now());
+    let session = about.session.clone();
     let heartbeat = hello.features.iter().filter(|feature| feature.as_str() == HEARTBEAT_FEATURE).cloned();
     let features: Vec<_> = heartbeat.take(1).collect();
     let pinger = if features.is_empty() { Pinger::Relay } else { Pinger::Device };
-    let handle = DeviceHandle::new(about, hello.services.clone());
-    let kid = known.kid();
+    let max_streams = core.limits.streams_per_device.get();
+    let handle = DeviceHandle::new(about, hello.services.clone(), max_streams);
 
-    let listed = edge.directory.list(handle.clone());
+    let listed = core.directory.list(handle.clone());
+    // Listed first, then checked again: whoever removed the device or its key meanwhile has either seen the channel or is seen here.
+    if core.revision.current() != revision {
+        revoke_unregistered(core, &handle).await;
+    }
     let welcome = Welcome {
         session: Text::cut(&session),
-        node: edge.node.clone(),
-        heartbeat_ms: millis(edge.times.heartbeat),
-        heartbeat_max_ms: millis(edge.times.heartbeat_max),
-        max_streams: edge.limits.streams_per_device.get(),
+        node: core.node.clone(),
+        heartbeat_ms: millis(core.times.heartbeat),
+        heartbeat_max_ms: millis(core.times.heartbeat_max),
+        max_streams,
         features,
-        time: edge.clock.now(),
+        time: core.clock.now(),
     };
-    let socket = match known.admit(welcome, edge.times.hello_timeout).await {
+    let device_id = &principal.device;
+    let socket = match device.admit(welcome, core.times.hello_timeout).await {
         Ok(socket) => socket,
-        Err(error) => return debug!(%device, session, %error, "a device was lost before its welcome"),
+        Err(error) => return debug!(device = %device_id, session, %error, "a device was lost before its welcome"),
     };
-    info!(%device, session, address = %visitor.address, "device online");
-    remember(edge, &handle, Some(kid)).await;
-    let keepalive = Keepalive::new(pinger, edge.times.heartbeat, edge.times.heartbeat_max, Instant::now());
+    info!(device = %device_id, session, address = %peer.address, "device online");
+    seen(core, &handle, Some(principal.key_id)).await;
+    let keepalive = Keepalive::new(pinger, core.times.heartbeat, core.times.heartbeat_max, Instant::now());
     let reconnect_in = RECONNECT_SPREAD.mul_f64(rand::rng().random());
-    let hear = |answer: Answer| hear(edge, &handle, answer);
-    let ended = Session::new(socket, handle.clone(), keepalive, edge.times.offer_ack_timeout, reconnect_in).run(hear, stop).await;
+    let on_answer = |answer: Answer| on_answer(core, &handle, answer);
+    let ended = Session::new(socket, handle.clone(), keepalive, core.times.offer_ack_timeout, reconnect_in);
+    let cause = ended.run(on_answer, core.lifecycle.clone()).await;
     drop(listed);
-    info!(%device, session, ?ended, "device offline");
-    remember(edge, &handle, None).await;
+    info!(device = %device_id, session, ?cause, "device offline");
+    seen(core, &handle, None).await;
 }
 
-fn hear(edge: &Edge, handle: &DeviceHandle, answer: Answer) {
-    let stream = match &answer {
-        Answer::Accept(accept) => accept.stream,
-        Answer::Reject(reject) => reject.stream,
-    };
-    let device = &handle.about().device;
-    if !edge.rendezvous.from_device(device, stream, Event::Answered(answer)) {
-        debug!(%device, %stream, "an answer to no undecided stream was passed over");
+/// Ends a channel whose device, or key, was removed while the device proved that it has it.
+async fn revoke_unregistered(core: &Core, handle: &DeviceHandle) {
+    let principal = &handle.about().principal;
+    match core.registry.device(&principal.device).await {
+        Ok(record) => {
+            if let Some(revocation) = Revocation::of(principal, record.as_ref()) {
+                handle.revoke(revocation);
+            }
+        }
+        // It was registered a moment ago; the next look at all registrations decides.
+        Err(error) => warn!(device = %principal.device, error = %Causes(&error), "a registration could not be looked up again"),
     }
 }
 
-async fn remember(edge: &Edge, handle: &DeviceHandle, kid: Option<moorline_proto::proof::Thumbprint>) {
-    let device = &handle.about().device;
-    if let Err(error) = edge.registry.seen(device, kid, edge.clock.now()).await {
-        warn!(%device, error = %Causes(&error), "when the device was seen is not recorded");
+fn on_answer(core: &Core, handle: &DeviceHandle, answer: Answer) {
+    let (stream, event) = match answer {
+        Answer::Accept(accept) => (accept.stream, Event::Accepted(accept)),
+        Answer::Reject(reject) => (reject.stream, Event::Rejected(reject)),
+    };
+    let device = &handle.about().principal.device;
+    if !core.streams.answer(device, stream, event) {
+        debug!(%device, %stream, "ignored an answer to no undecided stream");
+    }
+}
+
+async fn seen(core: &Core, handle: &DeviceHandle, kid: Option<moorline_proto::proof::Thumbprint>) {
+    let device = &handle.about().principal.device;
+    if let Err(error) = core.registry.seen(device, kid, core.clock.now()).await {
+        warn!(%device, error = %Causes(&error), "it could not be noted that a device was seen");
     }
 }
 

@@ -3,42 +3,60 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use moorline_proto::api::{Device, DeviceKey, DeviceList, Online, PutDevice};
+use moorline_proto::causes::Causes;
 use moorline_proto::claims::Action;
-use moorline_proto::close::CloseReason;
 use moorline_proto::id::DeviceId;
 use moorline_proto::problem::ProblemCode;
 use moorline_proto::proof::PublicKey;
-use tracing::info;
 
 use crate::access::is_usable;
-use crate::access::policy::On;
-use crate::control::handle::DisconnectCommand;
-use crate::directory::Place;
+use crate::access::permit::AdminPermit;
+use crate::access::policy::{Permit, Resource};
+use crate::core::Core;
+use crate::device_changes::{self, ChangeError};
+use crate::directory::Location;
 use crate::http::body;
+use crate::http::operation::{Authorized, Operation, Params, parse};
 use crate::http::problem::Refusal;
-use crate::http::{Edge, parse, registry_failed, visitor};
-use crate::store::{DeviceRecord, Put, StoreError};
+use crate::store::{self, DeviceRecord, StoreError};
 
 /// Rows of a page where nothing else is asked for.
 const PAGE: usize = 100;
 /// Rows of a page at most.
-const PAGE_MOST: usize = 500;
+const PAGE_MAX: usize = 500;
 
-/// The devices that the caller may see, a page at a time: `?after=ID&most=N`.
-///
-/// # Errors
-/// The token's, `malformed`.
-pub async fn list(State(edge): State<Arc<Edge>>, request: Request) -> Result<Json<DeviceList>, Refusal> {
-    let (after, most) = page(request.uri().query().unwrap_or_default())?;
-    let visitor = visitor(&request)?;
-    let caller = edge.caller(request.headers(), &visitor)?;
-    let records = edge.registry.devices(after.as_ref(), most).await.map_err(|error| registry_failed(&error))?;
-    let next = (records.len() == most).then(|| records.last().map(|record| record.device.to_string())).flatten();
-    let seen = records.iter().filter(|record| edge.act(&caller, Action::DeviceRead, On::device(&record.device), &visitor).is_ok());
-    Ok(Json(DeviceList { devices: seen.map(|record| row(&edge, record)).collect(), next }))
+/// The devices that the caller may see, a page at a time: `?after=CURSOR&most=N`.
+#[derive(Debug)]
+pub(super) struct List {
+    after: Option<DeviceId>,
+    max: usize,
+}
+
+impl Operation for List {
+    type Permit = AdminPermit;
+
+    async fn read(_core: &Core, _params: &Params, request: &mut Request) -> Result<Self, Refusal> {
+        let (after, max) = page(request.uri().query().unwrap_or_default())?;
+        Ok(Self { after, max })
+    }
+
+    fn resource(&mut self, _core: &Core) -> Result<Resource<'_>, Refusal> {
+        Ok(Resource::ALL)
+    }
+
+    async fn run(self, core: Arc<Core>, Authorized { caller, peer, .. }: Authorized<AdminPermit>) -> Result<Response, Refusal> {
+        let records = core.registry.devices(self.after.as_ref(), self.max).await.map_err(|error| registry_failed(&error))?;
+        let next = (records.len() == self.max).then(|| records.last().map(|record| record.device.to_string())).flatten();
+        let now = core.clock.now();
+        let seen = records
+            .iter()
+            .filter(|record| AdminPermit::decide(&caller, Action::DeviceRead, Resource::device(&record.device), peer.address, now).is_ok());
+        Ok(Json(DeviceList { devices: seen.map(|record| row(&core, record)).collect(), next }).into_response())
+    }
 }
 
 fn page(query: &str) -> Result<(Option<DeviceId>, usize), Refusal> {
@@ -49,8 +67,8 @@ fn page(query: &str) -> Result<(Option<DeviceId>, usize), Refusal> {
             "after" if after.is_none() => after = Some(parse(value)?),
             "most" if most.is_none() => {
                 let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
-                let number = value.parse().ok().filter(|number| is_number && (1..=PAGE_MOST).contains(number));
-                most = Some(number.ok_or_else(|| malformed(format!("most: a number from 1 to {PAGE_MOST}")))?);
+                let number = value.parse().ok().filter(|number| is_number && (1..=PAGE_MAX).contains(number));
+                most = Some(number.ok_or_else(|| malformed(format!("most: a number from 1 to {PAGE_MAX}")))?);
             }
             "after" | "most" => return Err(malformed(format!("{name}: stands twice"))),
             other => return Err(malformed(format!("there is no query parameter {other:?}"))),
@@ -59,10 +77,10 @@ fn page(query: &str) -> Result<(Option<DeviceId>, usize), Refusal> {
     Ok((after, most.unwrap_or(PAGE)))
 }
 
-fn row(edge: &Edge, record: &DeviceRecord) -> Device {
-    let online = match edge.directory.find(&record.device) {
-        Place::Here(handle) => Some(Online {
-            node: edge.node.clone(),
+fn row(core: &Core, record: &DeviceRecord) -> Device {
+    let online = match core.directory.find(&record.device) {
+        Location::Here(handle) => Some(Online {
+            node: core.node.clone(),
             session: handle.about().session.clone(),
             since: handle.about().since,
             address: handle.about().address,
@@ -70,9 +88,9 @@ fn row(edge: &Edge, record: &DeviceRecord) -> Device {
             services: handle.services().to_vec(),
             hostname: handle.about().hostname.clone(),
             os: handle.about().os.clone(),
-            streams: edge.streams.of_device(&record.device),
+            streams: core.streams.of_device(&record.device),
         }),
-        Place::Node(_) | Place::Nowhere => None,
+        Location::Node(_) | Location::Offline => None,
     };
     let keys = record.keys.iter().map(|key| DeviceKey {
         kid: key.kid,
@@ -84,7 +102,7 @@ fn row(edge: &Edge, record: &DeviceRecord) -> Device {
         device: record.device.clone(),
         keys: keys.collect(),
         created: record.created,
-        last_seen: if online.is_some() { Some(edge.clock.now()) } else { record.last_seen },
+        last_seen: if online.is_some() { Some(core.clock.now()) } else { record.last_seen },
         online,
     }
 }
@@ -93,74 +111,100 @@ fn unknown(device: &DeviceId) -> Refusal {
     Refusal::new(ProblemCode::DeviceUnknown, format!("there is no device {device}"))
 }
 
-/// One device.
-///
-/// # Errors
-/// `device_unknown`, also for one that the caller may not see; the token's.
-pub async fn show(State(edge): State<Arc<Edge>>, Path(device): Path<String>, request: Request) -> Result<Json<Device>, Refusal> {
-    let device: DeviceId = parse(&device)?;
-    let visitor = visitor(&request)?;
-    let caller = edge.caller(request.headers(), &visitor)?;
-    let _leave = edge.act(&caller, Action::DeviceRead, On::device(&device), &visitor)?;
-    let record = edge.registry.device(&device).await.map_err(|error| registry_failed(&error))?;
-    Ok(Json(row(&edge, &record.ok_or_else(|| unknown(&device))?)))
+fn registry_failed(error: &StoreError) -> Refusal {
+    tracing::error!(error = %Causes(error), "the registry failed");
+    Refusal::new(ProblemCode::Internal, "the registry did not answer")
 }
 
-/// Adds a device, or replaces its keys: 201 or 200. A connection that was proved with a key that is gone now is ended.
-///
-/// # Errors
-/// `malformed`, `conflict` for a key that another device has, `forbidden`, the token's.
-pub async fn put(
-    State(edge): State<Arc<Edge>>,
-    Path(device): Path<String>,
-    request: Request,
-) -> Result<(StatusCode, Json<Device>), Refusal> {
-    let device: DeviceId = parse(&device)?;
-    let visitor = visitor(&request)?;
-    let (head, body) = request.into_parts();
-    let PutDevice { keys } = body::json(body).await?;
-    if keys.is_empty() {
-        return Err(Refusal::new(ProblemCode::Malformed, "keys: at least one key"));
+fn change_failed(error: &ChangeError) -> Refusal {
+    match error {
+        ChangeError::Store(conflict @ StoreError::Conflict { .. }) => Refusal::new(ProblemCode::Conflict, conflict.to_string()),
+        ChangeError::Store(error) => registry_failed(error),
+        ChangeError::NotPermitted => Refusal::new(ProblemCode::Forbidden, error.to_string()),
+        ChangeError::Interrupted => Refusal::new(ProblemCode::Draining, error.to_string()),
     }
-    let caller = edge.caller(&head.headers, &visitor)?;
-    let leave = edge.act(&caller, Action::DeviceWrite, On::device(&device), &visitor)?;
-    let keys: Vec<PublicKey> = keys.into_iter().map(|key| key.0).collect();
-    if let Some(useless) = keys.iter().position(|key| !is_usable(key)) {
-        return Err(Refusal::new(ProblemCode::Malformed, format!("keys[{useless}]: no point of its curve, so nobody has its private key")));
+}
+
+async fn found(core: &Core, device: &DeviceId) -> Result<Device, Refusal> {
+    let record = core.registry.device(device).await.map_err(|error| registry_failed(&error))?;
+    Ok(row(core, &record.ok_or_else(|| unknown(device))?))
+}
+
+/// One device. One that the caller may not see looks like one that does not exist.
+#[derive(Debug)]
+pub(super) struct Show(DeviceId);
+
+impl Operation for Show {
+    type Permit = AdminPermit;
+
+    async fn read(_core: &Core, params: &Params, _request: &mut Request) -> Result<Self, Refusal> {
+        params.parse("device").map(Self)
     }
-    let put = edge.registry.put_device(&device, &keys, edge.clock.now()).await.map_err(|error| match error {
-        StoreError::Conflict { .. } => Refusal::new(ProblemCode::Conflict, error.to_string()),
-        error => registry_failed(&error),
-    })?;
-    let status = match put {
-        Put::Created => StatusCode::CREATED,
-        Put::Replaced => StatusCode::OK,
-    };
-    if let Place::Here(handle) = edge.directory.find(&device)
-        && !keys.iter().any(|key| key.thumbprint() == handle.about().kid)
-    {
-        handle.part(DisconnectCommand::Revoked);
+
+    fn resource(&mut self, _core: &Core) -> Result<Resource<'_>, Refusal> {
+        Ok(Resource::device(&self.0))
     }
-    info!(%device, by = %leave.caller(), ?put, "a device was registered");
-    let record = edge.registry.device(&device).await.map_err(|error| registry_failed(&error))?;
-    Ok((status, Json(row(&edge, &record.ok_or_else(|| unknown(&device))?))))
+
+    async fn run(self, core: Arc<Core>, _authorized: Authorized<AdminPermit>) -> Result<Response, Refusal> {
+        Ok(Json(found(&core, &self.0).await?).into_response())
+    }
+}
+
+/// Adds a device, or replaces its keys: 201 or 200. Channels and streams that stand on a key that is gone now are ended.
+#[derive(Debug)]
+pub(super) struct Put {
+    device: DeviceId,
+    keys: Vec<PublicKey>,
+}
+
+impl Operation for Put {
+    type Permit = AdminPermit;
+
+    async fn read(_core: &Core, params: &Params, request: &mut Request) -> Result<Self, Refusal> {
+        let device = params.parse("device")?;
+        let PutDevice { keys } = body::json(std::mem::take(request.body_mut())).await?;
+        let malformed = |detail: String| Refusal::new(ProblemCode::Malformed, detail);
+        let keys: Vec<PublicKey> = keys.into_iter().map(|key| key.0).collect();
+        if keys.is_empty() {
+            return Err(malformed("keys: at least one key".to_owned()));
+        }
+        if let Some(useless) = keys.iter().position(|key| !is_usable(key)) {
+            return Err(malformed(format!("keys[{useless}]: no point of its curve, so nobody has its private key")));
+        }
+        Ok(Self { device, keys })
+    }
+
+    fn resource(&mut self, _core: &Core) -> Result<Resource<'_>, Refusal> {
+        Ok(Resource::device(&self.device))
+    }
+
+    async fn run(self, core: Arc<Core>, Authorized { permit, .. }: Authorized<AdminPermit>) -> Result<Response, Refusal> {
+        let put = device_changes::put(&core, permit, self.keys).await.map_err(|error| change_failed(&error))?;
+        let status = match put {
+            store::Put::Created => StatusCode::CREATED,
+            store::Put::Replaced => StatusCode::OK,
+        };
+        Ok((status, Json(found(&core, &self.device).await?)).into_response())
+    }
 }
 
 /// Removes a device: 204. Its connection and its streams end.
-///
-/// # Errors
-/// `device_unknown`, `forbidden`, the token's.
-pub async fn remove(State(edge): State<Arc<Edge>>, Path(device): Path<String>, request: Request) -> Result<StatusCode, Refusal> {
-    let device: DeviceId = parse(&device)?;
-    let visitor = visitor(&request)?;
-    let caller = edge.caller(request.headers(), &visitor)?;
-    let leave = edge.act(&caller, Action::DeviceWrite, On::device(&device), &visitor)?;
-    let removed = edge.registry.remove_device(&device).await.map_err(|error| registry_failed(&error))?;
-    // Streams first: those that wait for the device's answer are to hear why it does not come.
-    edge.streams.cut_device(&device, CloseReason::Revoked);
-    if let Place::Here(handle) = edge.directory.find(&device) {
-        handle.part(DisconnectCommand::Revoked);
+#[derive(Debug)]
+pub(super) struct Remove(DeviceId);
+
+impl Operation for Remove {
+    type Permit = AdminPermit;
+
+    async fn read(_core: &Core, params: &Params, _request: &mut Request) -> Result<Self, Refusal> {
+        params.parse("device").map(Self)
     }
-    info!(%device, by = %leave.caller(), removed, "a device was removed");
-    if removed { Ok(StatusCode::NO_CONTENT) } else { Err(unknown(&device)) }
+
+    fn resource(&mut self, _core: &Core) -> Result<Resource<'_>, Refusal> {
+        Ok(Resource::device(&self.0))
+    }
+
+    async fn run(self, core: Arc<Core>, Authorized { permit, .. }: Authorized<AdminPermit>) -> Result<Response, Refusal> {
+        let removed = device_changes::remove(&core, permit).await.map_err(|error| change_failed(&error))?;
+        if removed { Ok(StatusCode::NO_CONTENT.into_response()) } else { Err(unknown(&self.0)) }
+    }
 }

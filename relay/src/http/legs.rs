@@ -2,52 +2,51 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Request, State};
+use axum::extract::Request;
 use axum::response::Response;
 use http::HeaderMap;
 use moorline_proto::id::{NodeId, StreamId};
 use moorline_proto::names::{STREAM_SUBPROTOCOL, TOKEN_SUBPROTOCOL_PREFIX};
-use moorline_proto::problem::ProblemCode;
+use moorline_proto::problem::{Problem, ProblemCode};
 use moorline_proto::secret::Secret;
 use tracing::debug;
 
+use crate::core::Core;
 use crate::http::bearer;
+use crate::http::operation::{Params, peer};
 use crate::http::problem::Refusal;
 use crate::http::upgrade::{subprotocols, upgrade};
-use crate::http::{Edge, parse, visitor};
-use crate::splice::{Leg, Side};
-use crate::stream::hand_in;
-use crate::stream::join::{ClaimError, TokenOf};
+use crate::splice::Leg;
+use crate::stream::Claim;
+use crate::stream::join::ClaimError;
+use crate::stream::tell::{hand_in, refuse};
 
 /// Joins a leg.
 ///
 /// # Errors
 /// `token_missing`, `stream_unknown`, `token_used`, `stream_expired`, and what an upgrade must have.
-pub async fn join(
-    State(edge): State<Arc<Edge>>,
-    Path((node, stream)): Path<(String, String)>,
-    mut request: Request,
-) -> Result<Response, Refusal> {
-    let (node, stream): (NodeId, StreamId) = (parse(&node)?, parse(&stream)?);
-    let upgrade = upgrade(&mut request, STREAM_SUBPROTOCOL, &edge.origins)?;
+pub(super) async fn join(core: Arc<Core>, mut request: Request) -> Result<Response, Refusal> {
+    let params = Params::of(&mut request).await?;
+    let (node, stream): (NodeId, StreamId) = (params.parse("node")?, params.parse("stream")?);
+    let upgrade = upgrade(&mut request, STREAM_SUBPROTOCOL, &core.origins)?;
     let token = token(request.headers())?;
-    if node != edge.node {
+    if node != core.node {
         return Err(Refusal::new(ProblemCode::StreamUnknown, format!("there is no node {node}")));
     }
-    let (side, mail) = edge.rendezvous.claim(stream, &token).map_err(|error| refusal(&error, stream))?;
-    let side = match side {
-        TokenOf::Device => Side::Device,
-        TokenOf::Caller => Side::Caller,
-    };
-    let visitor = visitor(&request)?;
-    visitor.permit.authenticated();
+    let claim = core.streams.claim(stream, &token).map_err(|error| refusal(&error, stream))?;
+    let peer = peer(&request)?;
+    peer.permit.authenticated();
 
     let (answer, upgrading) = upgrade.accept();
-    let ping = edge.ping();
-    edge.tasks.spawn("joining", move |_stop| async move {
-        match upgrading.socket().await {
-            Ok(socket) => hand_in(mail, side, Leg::new(socket, ping, visitor.permit)).await,
-            Err(error) => debug!(%stream, %error, "a leg did not come about"),
+    let (tasks, ping) = (core.tasks.clone(), core.ping_interval());
+    tasks.spawn("joining", move |_stop| async move {
+        let leg = match upgrading.socket().await {
+            Ok(socket) => Leg::new(socket, ping, peer.permit),
+            Err(error) => return debug!(%stream, %error, "a leg's connection ended before it joined"),
+        };
+        match claim {
+            Claim::Join(of, events) => hand_in(&core.streams, stream, events, of, leg).await,
+            Claim::Refused(problem) => refuse(leg, &problem).await,
         }
     });
     Ok(answer)
@@ -68,7 +67,7 @@ fn refusal(error: &ClaimError, stream: StreamId) -> Refusal {
         ClaimError::Used => ProblemCode::TokenUsed,
         ClaimError::Over => ProblemCode::StreamExpired,
     };
-    let mut problem = moorline_proto::problem::Problem::new(code, error.to_string());
+    let mut problem = Problem::new(code, error.to_string());
     problem.stream = Some(stream);
     problem.into()
 }

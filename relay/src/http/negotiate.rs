@@ -1,60 +1,85 @@
 //! `POST /v1/devices/{device}/streams`: negotiates a stream that another request, perhaps another program's, joins.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use moorline_proto::api::{NegotiationState, OpenStream, StreamTicket};
 use moorline_proto::names::leg_path;
+use moorline_proto::problem::Problem;
 use tokio::time::{Instant, timeout};
 
+use crate::access::permit::StreamPermit;
+use crate::access::policy::{Denied, Resource};
+use crate::access::principal::Caller;
+use crate::core::Core;
 use crate::http::body;
+use crate::http::operation::{Authorized, Operation, Params};
 use crate::http::problem::Refusal;
-use crate::http::stream_request::{self, Question};
-use crate::http::{Edge, parse, visitor};
-use crate::stream::{Begun, Decision, Via};
+use crate::http::stream_request::{self, StreamForm};
+use crate::stream::status::Status;
+use crate::stream::{Via, refusal};
 
-/// Negotiates a stream: 201 once the device said yes, 202 while it is not known, the problem once it said no.
-///
-/// # Errors
-/// What the relay can decide by itself, and what the device decided in the time that was waited for it.
-pub async fn negotiate(State(edge): State<Arc<Edge>>, Path(device): Path<String>, request: Request) -> Result<Response, Refusal> {
-    let since = Instant::now();
-    let device = parse(&device)?;
-    let key = stream_request::key(request.headers())?;
-    let visitor = visitor(&request)?;
-    let (head, body) = request.into_parts();
-    let open: OpenStream = stream_request::check(body::json(body).await?)?;
-    let caller = edge.caller(&head.headers, &visitor)?;
-    let question = Question { device, open, key, via: Via::Negotiation, since };
-    let (begun, _) = edge.begin(question, &caller, &visitor).await?;
-
-    let patience = preferred_wait(&head.headers).map_or(edge.times.prefer_wait_max, |wait| wait.min(edge.times.prefer_wait_max));
-    let state = decided(begun.clone(), patience).await?;
-    let token = edge.openings.caller_token(begun.stream).map_err(|refused| Refusal::from(refused.problem()))?;
-    let ticket =
-        StreamTicket { stream: begun.stream, state, url: leg_path(&edge.node, &begun.stream), token, expires_at: begun.expires_at };
-    let status = if state == NegotiationState::Accepted { StatusCode::CREATED } else { StatusCode::ACCEPTED };
-    let mut answer = (status, Json(ticket)).into_response();
-    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(answer)
+/// A stream that is negotiated first: 201 once the device accepted, 202 while that is not known, the problem once it rejected.
+#[derive(Debug)]
+pub(super) struct Negotiate {
+    form: StreamForm,
+    preferred_wait: Option<Duration>,
 }
 
-/// How far the negotiation is after `patience` at the latest.
-async fn decided(mut begun: Begun, patience: Duration) -> Result<NegotiationState, Refusal> {
-    let is_final = |decision: &Decision| matches!(decision, Decision::Accepted | Decision::Refused(_));
-    // Out of patience, or a stream that is over: what was said last counts.
-    drop(timeout(patience, begun.decision.wait_for(is_final)).await);
-    match &*begun.decision.borrow() {
-        Decision::Waiting => Ok(NegotiationState::Waiting),
-        Decision::Offered => Ok(NegotiationState::Offered),
-        Decision::Accepted => Ok(NegotiationState::Accepted),
-        Decision::Refused(problem) => Err(Refusal::from((**problem).clone())),
+impl Operation for Negotiate {
+    type Permit = StreamPermit;
+
+    async fn read(_core: &Core, params: &Params, request: &mut Request) -> Result<Self, Refusal> {
+        let since = Instant::now();
+        let device = params.parse("device")?;
+        let key = stream_request::key(request.headers())?;
+        let preferred_wait = preferred_wait(request.headers());
+        let open: OpenStream = stream_request::check(body::json(std::mem::take(request.body_mut())).await?)?;
+        Ok(Self { form: StreamForm { device, open, key, since }, preferred_wait })
     }
+
+    fn resource(&mut self, _core: &Core) -> Result<Resource<'_>, Refusal> {
+        Ok(self.form.resource())
+    }
+
+    fn denied(&self, core: &Core, caller: &Caller, address: IpAddr, denied: Denied) -> Refusal {
+        self.form.denied(core, caller, address, denied)
+    }
+
+    async fn run(self, core: Arc<Core>, Authorized { permit, .. }: Authorized<StreamPermit>) -> Result<Response, Refusal> {
+        let mut stream = self.form.open(&core, permit, Via::Negotiation).await?;
+        let max = core.times.prefer_wait_max;
+        let patience = self.preferred_wait.map_or(max, |wait| wait.min(max));
+        let status = match timeout(patience, stream.decided()).await {
+            Ok(decided) => decided,
+            Err(_) => stream.status(),
+        };
+        let state = state(&status)?;
+        // Between the two it may have been refused, or joined by another request with the same key.
+        let Some(token) = core.streams.renew_caller_token(stream.stream) else {
+            let problem = match stream.status() {
+                Status::Refused(problem) => Problem::clone(&problem),
+                _ => refusal::Refusal::Used.problem(),
+            };
+            return Err(problem.into());
+        };
+        let url = leg_path(&core.node, &stream.stream);
+        let ticket = StreamTicket { stream: stream.stream, state, url, token, expires_at: stream.expires_at };
+        let status = if state == NegotiationState::Accepted { StatusCode::CREATED } else { StatusCode::ACCEPTED };
+        let mut answer = (status, Json(ticket)).into_response();
+        answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Ok(answer)
+    }
+}
+
+fn state(status: &Status) -> Result<NegotiationState, Refusal> {
+    status.negotiation().map_err(|problem| Refusal::from(Problem::clone(&problem)))
 }
 
 /// `Prefer: wait=N` (RFC 7240). What is not understood is no preference.

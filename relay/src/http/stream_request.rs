@@ -1,24 +1,26 @@
-//! What a caller may say when it asks for a stream: as headers of `connect`, as a body of `POST`. And the leave for it.
+//! What a caller may say when it asks for a stream: as headers of `connect`, as a body of `POST`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
 use moorline_proto::api::OpenStream;
 use moorline_proto::bounds::{FEATURES, IDEMPOTENCY_KEY_CHARS};
-use moorline_proto::control::CallerInfo;
 use moorline_proto::id::{DeviceId, Feature, ServiceName};
 use moorline_proto::names::{DATA_HEADER, DEADLINE_HEADER, FEATURES_HEADER, IDEMPOTENCY_KEY_HEADER, REASON_HEADER, WAIT_HEADER};
-use moorline_proto::problem::{Problem, ProblemCode};
+use moorline_proto::problem::{ProblemCode, Timeline};
 use moorline_proto::text::{Data, Text};
 use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 
-use crate::access::policy;
-use crate::access::token::Caller;
-use crate::directory::Place;
+use crate::access::permit::{Basis, StreamPermit};
+use crate::access::policy::{Denied, Resource};
+use crate::access::principal::Caller;
+use crate::core::Core;
 use crate::http::problem::Refusal;
-use crate::http::{Edge, registry_failed};
-use crate::net::admission::Peer;
-use crate::stream::refusal::Refused;
-use crate::stream::{Ask, Begun, Via};
+use crate::random;
+use crate::stream::record::{EndRecord, Facts};
+use crate::stream::{StreamHandle, StreamRequest, Via, open};
 
 fn malformed(name: &'static str, detail: impl std::fmt::Display) -> Refusal {
     Refusal::new(ProblemCode::Malformed, format!("{name}: {detail}"))
@@ -71,7 +73,7 @@ fn features(headers: &HeaderMap) -> Result<Vec<Feature>, Refusal> {
     Ok(features)
 }
 
-/// The question in the headers of a `connect`.
+/// The request in the headers of a `connect`.
 ///
 /// # Errors
 /// `malformed`, with the header that is wrong.
@@ -88,7 +90,7 @@ pub(super) fn from_headers(headers: &HeaderMap, service: ServiceName) -> Result<
     check(open)
 }
 
-/// What the types of a question do not hold.
+/// What the types of a request do not rule out.
 ///
 /// # Errors
 /// `malformed`.
@@ -111,52 +113,33 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     Ok(Some(text.to_owned()))
 }
 
-/// A question whose form is good, and who asks it.
-pub(super) struct Question {
-    pub device: DeviceId,
-    pub open: OpenStream,
-    pub key: Option<String>,
-    pub via: Via,
-    pub since: Instant,
+/// A request for a stream whose form is good.
+#[derive(Debug)]
+pub(super) struct StreamForm {
+    pub(super) device: DeviceId,
+    pub(super) open: OpenStream,
+    pub(super) key: Option<String>,
+    pub(super) since: Instant,
 }
 
-impl Edge {
-    /// Leave, then what is known of the device, then the stream: begun, or found by its key (true then).
-    ///
-    /// # Errors
-    /// Everything that the relay can decide by itself.
-    pub(super) async fn begin(&self, question: Question, caller: &Caller, visitor: &Peer) -> Result<(Begun, bool), Refusal> {
-        let Question { device, open, key, via, since } = question;
-        let leave = policy::open(caller, &device, &open.service, visitor.address, self.clock.now());
-        let leave = leave.map_err(|denied| Refusal::new(denied.problem(), denied.to_string()))?;
-        let known = self.known(&device).await?;
-        let info = CallerInfo {
-            issuer: caller.id.issuer.clone(),
-            subject: caller.id.subject.clone(),
-            groups: Vec::new(),
-            address: visitor.address,
-            reason: open.reason.clone(),
-        };
-        let ask = Ask { open, leave, caller: info, key, via, since };
-        self.openings.begin(ask).map_err(|refused| match refused {
-            Refused::Offline { device, .. } => Refused::Offline { device, last_seen: known.last_seen }.problem().into(),
-            refused => Refusal::from(refused.problem()),
-        })
+impl StreamForm {
+    /// What it asks for.
+    pub(super) fn resource(&self) -> Resource<'_> {
+        Resource::service(&self.device, &self.open.service)
     }
 
-    /// A device that is connected here is registered: taking it from the registry ends its control channel.
-    async fn known(&self, device: &DeviceId) -> Result<Known, Refusal> {
-        if let Place::Here(_) = self.directory.find(device) {
-            return Ok(Known { last_seen: None });
-        }
-        match self.registry.device(device).await {
-            Ok(Some(record)) => Ok(Known { last_seen: record.last_seen }),
-            Ok(None) => Err(Problem::new(ProblemCode::DeviceUnknown, format!("there is no device {device}")).into()),
-            Err(error) => Err(registry_failed(&error)),
-        }
+    /// The answer to a caller that may not have the stream, which leaves an end record as every refusal does.
+    pub(super) fn denied(&self, core: &Core, caller: &Caller, address: IpAddr, denied: Denied) -> Refusal {
+        let basis = Basis::denied(caller, address);
+        let facts = Facts::new(random::stream_id(), self.device.clone(), basis, &self.open, core.clock.now());
+        EndRecord::refused(&facts, denied.problem().as_str(), self.since.elapsed(), &Timeline::default()).log();
+        Refusal::new(denied.problem(), denied.to_string())
     }
-}
 
-struct Known {
-    last_seen: Option<moorline_proto::timestamp::Timestamp>,
+    /// Sets the stream up, or finds the one that the same key set up.
+    pub(super) async fn open(self, core: &Arc<Core>, permit: StreamPermit, via: Via) -> Result<StreamHandle, Refusal> {
+        let Self { open: wanted, key, since, .. } = self;
+        let stream = open(core, StreamRequest { open: wanted, permit, key, via, since }).await;
+        stream.map_err(|refusal| refusal.problem().into())
+    }
 }

@@ -10,7 +10,7 @@ use super::*;
 use crate::limits::Limits;
 use crate::net::admission::Admission;
 use crate::net::connection::Carrier;
-use crate::splice::{Ended, Rules, Traffic, splice};
+use crate::splice::{Rules, SpliceEnd, Traffic, splice};
 
 const PIPE: usize = 256;
 const LARGE: usize = 1 << 20;
@@ -52,8 +52,10 @@ async fn burst(pipe: &mut DuplexStream) -> Vec<u8> {
     all
 }
 
-async fn run(device: Leg, caller: Leg, traffic: &Traffic) -> Ended {
-    splice(device, caller, RULES, traffic, std::future::pending(), || false).await
+async fn run(device: Leg, caller: Leg, traffic: &Traffic) -> SpliceEnd {
+    let (end, farewell) = splice(device, caller, RULES, traffic, std::future::pending(), || false).await;
+    farewell.say(RULES.half_closed_idle).await;
+    end
 }
 
 #[tokio::test(start_paused = true)]
@@ -76,7 +78,7 @@ async fn what_is_there_goes_in_one_frame_and_the_last_end_goes_with_its_close() 
         }
     };
     let (ended, ()) = tokio::join!(run(device, caller, &traffic), ends);
-    assert_eq!((ended, traffic.to_device.load(Ordering::Relaxed)), (Ended::Finished, 11));
+    assert_eq!((ended, traffic.to_device.load(Ordering::Relaxed)), (SpliceEnd::Finished, 11));
 }
 
 #[tokio::test(start_paused = true)]
@@ -91,7 +93,7 @@ async fn a_client_that_is_done_is_answered_with_its_own_words_and_the_far_side_h
         drop((near, far));
     };
     let (ended, ()) = tokio::join!(run(device, caller, &traffic), ends);
-    assert_eq!(ended, Ended::Finished);
+    assert_eq!(ended, SpliceEnd::Finished);
 }
 
 #[tokio::test(start_paused = true)]

@@ -61,7 +61,7 @@ pub struct Traffic {
 
 /// Why a splice ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum SpliceEnd {
     /// Both directions ended, or one side was done.
     Finished,
     /// A side's leg ended otherwise.
@@ -72,7 +72,7 @@ pub enum Ended {
     Cut(CloseReason),
 }
 
-impl Ended {
+impl SpliceEnd {
     /// What the leg of `side` is told: a close code and words.
     pub fn verdict(&self, side: Side) -> (CloseReason, &str) {
         match self {
@@ -108,7 +108,7 @@ pub struct Rules {
     pub half_closed_idle: Duration,
 }
 
-/// Moves bytes both ways until the stream is over, and closes both legs with what that means.
+/// Moves bytes both ways until the stream is over. What both legs have still to be told is the [`Farewell`].
 ///
 /// `cut` ends it from outside; `orphaned` says whether the device has no living control channel.
 ///
@@ -121,8 +121,8 @@ pub async fn splice(
     traffic: &Traffic,
     cut: impl Future<Output = CloseReason>,
     orphaned: impl Fn() -> bool,
-) -> Ended {
-    let ended = {
+) -> (SpliceEnd, Farewell) {
+    let end = {
         let mut cut = pin!(cut);
         let mut timer = pin!(sleep_until(Instant::now()));
         let up = Direction::new(&mut caller, &mut device, &traffic.to_device);
@@ -130,18 +130,41 @@ pub async fn splice(
         let mut run = Run { device: &mut device, caller: &mut caller, up, down, last_byte: Instant::now() };
         std::future::poll_fn(|cx| {
             if let Poll::Ready(reason) = cut.as_mut().poll(cx) {
-                return Poll::Ready(Ended::Cut(reason));
+                return Poll::Ready(SpliceEnd::Cut(reason));
             }
             run.poll(&rules, &orphaned, timer.as_mut(), cx)
         })
         .await
     };
-    let (to_device, to_caller) = (ended.verdict(Side::Device), ended.verdict(Side::Caller));
-    tokio::join!(
-        device.close(to_device.0, to_device.1, rules.half_closed_idle),
-        caller.close(to_caller.0, to_caller.1, rules.half_closed_idle),
-    );
-    ended
+    let farewell = Farewell::new(device, caller, end.clone());
+    (end, farewell)
+}
+
+/// The two legs of a stream that has ended, each with the Close that it is owed. A side that does not read holds up its own leg alone, and no
+/// stream.
+#[must_use = "both connections are dropped without a word when this is"]
+#[derive(Debug)]
+pub struct Farewell {
+    device: Leg,
+    caller: Leg,
+    end: SpliceEnd,
+}
+
+impl Farewell {
+    /// Of a stream that ended so.
+    pub fn new(device: Leg, caller: Leg, end: SpliceEnd) -> Self {
+        Self { device, caller, end }
+    }
+
+    /// Closes both legs with what the end means, and waits for their answers: after 1000, which stands behind all that a slow reader has not
+    /// read yet, for `patience`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops both connections at once; what was not read is lost.
+    pub async fn say(self, patience: Duration) {
+        let (to_device, to_caller) = (self.end.verdict(Side::Device), self.end.verdict(Side::Caller));
+        tokio::join!(self.device.close(to_device.0, to_device.1, patience), self.caller.close(to_caller.0, to_caller.1, patience),);
+    }
 }
 
 struct Run<'a> {
@@ -153,7 +176,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn poll(&mut self, rules: &Rules, orphaned: &impl Fn() -> bool, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Ended> {
+    fn poll(&mut self, rules: &Rules, orphaned: &impl Fn() -> bool, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<SpliceEnd> {
         let now = Instant::now();
         let up = self.up.poll(self.caller, self.device, now, cx);
         let down = self.down.poll(self.device, self.caller, now, cx);
@@ -180,7 +203,7 @@ impl Run<'_> {
     }
 
     /// What the news of legs that are read mean for the stream.
-    fn outcome(&mut self, news: [(Poll<Progress>, Side); 3], now: Instant) -> Option<Ended> {
+    fn outcome(&mut self, news: [(Poll<Progress>, Side); 3], now: Instant) -> Option<SpliceEnd> {
         let both_ended = self.device.reader.ended && self.caller.reader.ended;
         for (news, from) in news {
             let (side, end) = match news {
@@ -189,14 +212,14 @@ impl Run<'_> {
                     continue;
                 }
                 Poll::Pending => continue,
-                Poll::Ready(Progress::Done) => return Some(Ended::Finished),
+                Poll::Ready(Progress::Done) => return Some(SpliceEnd::Finished),
                 Poll::Ready(Progress::FromEnded(end)) => (from, end),
                 Poll::Ready(Progress::ToLost(end)) => (from.other(), end),
             };
             // Once both ends were passed on, the result is 1000 for both, whatever follows.
-            return Some(if both_ended { Ended::Finished } else { Ended::By(side, end) });
+            return Some(if both_ended { SpliceEnd::Finished } else { SpliceEnd::By(side, end) });
         }
-        (both_ended && !self.is_unflushed()).then_some(Ended::Finished)
+        (both_ended && !self.is_unflushed()).then_some(SpliceEnd::Finished)
     }
 
     /// Whether anything waits for delivery.
@@ -208,20 +231,20 @@ impl Run<'_> {
         self.device.reader.ended != self.caller.reader.ended
     }
 
-    fn on_tick(&mut self, rules: &Rules, orphaned: &impl Fn() -> bool, now: Instant, cx: &mut Context<'_>) -> Option<Ended> {
+    fn on_tick(&mut self, rules: &Rules, orphaned: &impl Fn() -> bool, now: Instant, cx: &mut Context<'_>) -> Option<SpliceEnd> {
         // A leg whose bytes the other one does not take is not being read.
         self.caller.reading &= !self.up.is_blocked;
         self.device.reading &= !self.down.is_blocked;
         if let Err(end) = self.device.on_tick(orphaned(), now, cx) {
-            return Some(Ended::By(Side::Device, end));
+            return Some(SpliceEnd::By(Side::Device, end));
         }
         if let Err(end) = self.caller.on_tick(false, now, cx) {
-            return Some(Ended::By(Side::Caller, end));
+            return Some(SpliceEnd::By(Side::Caller, end));
         }
         if self.is_unflushed() {
             self.last_byte = now;
         }
         let idle = self.is_half_closed() && now.duration_since(self.last_byte) >= rules.half_closed_idle;
-        idle.then_some(Ended::Idle)
+        idle.then_some(SpliceEnd::Idle)
     }
 }

@@ -1,224 +1,256 @@
-//! What one stream's task has in its hands, and what becomes of it once that is decided: the stream is carried or refused, and leaves its end
-//! record.
+//! One stream's task: one [`Phase`] at a time, and what it waits for there. What follows from what comes is in `step.rs` and `carry.rs`.
 
+use std::future::{pending, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use moorline_proto::bounds::CLOSE_WITHIN;
-use moorline_proto::close::CloseReason;
-use moorline_proto::control::{Accept, Cancel};
-use moorline_proto::id::Feature;
-use moorline_proto::leg::{LegText, Opened, Peer, Refused as RefusedText};
-use moorline_proto::problem::{Problem, Timeline};
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
+use moorline_proto::api::OpenStream;
+use moorline_proto::control::{Accept, Attempt};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
-use super::idempotency::Held;
-use super::refusal::Refused;
-use super::{Ask, Decision, Desk, Event, Via, first_steps, since};
-use crate::control::handle::{Command, DeviceHandle};
-use crate::directory::Place;
+use crate::access::revocation::Cut;
+use crate::control::handle::{ChannelClosed, DeviceHandle};
+use crate::core::Core;
 use crate::splice::leg_end::LegEnd;
-use crate::splice::{Ended, Leg, Rules, Side, splice};
-use crate::stream::join::Seat;
-use crate::stream::registry::{DevicePlace, Live, State};
+use crate::splice::{Leg, Side};
+use crate::stream::idempotency::Reservation;
+use crate::stream::refusal::Refusal;
+use crate::stream::registry::{Event, Listing};
+use crate::stream::setup::{Start, StreamRequest, Via};
+use crate::stream::slots::{DeviceSlot, StreamSlot, UndecidedSlot, WaitingSlot};
+use crate::stream::steps::Steps;
 
-/// A leg that was promised by a 101 comes within this, or not at all.
-const PROMISED_WITHIN: Duration = Duration::from_secs(10);
-/// The same, while the relay stops.
-const STOPPING_WITHIN: Duration = Duration::from_secs(1);
+/// A token that lives longer than this is not watched any closer: no stream waits so long.
+const WATCHED_EXPIRY: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// One stream, from asked to over.
-pub(super) struct Task {
-    pub desk: Arc<Desk>,
-    pub ask: Ask,
-    pub seat: Seat<Event>,
-    pub live: Live,
-    pub inbox: mpsc::Receiver<Event>,
-    pub decided: watch::Sender<Decision>,
-    pub key: Option<Held>,
-    pub timeline: Timeline,
-    /// The caller's leg, once it has joined.
-    pub caller: Option<Leg>,
-    /// The device's leg, once it has joined.
-    pub device: Option<Leg>,
-    /// What the device said yes with.
-    pub accepted: Option<Accept>,
-    /// Whom the offer went to, as long as it can be taken back there.
-    pub asked: Option<DeviceHandle>,
+/// One stream, from its setup until nothing of it is left.
+#[derive(Debug)]
+pub(super) struct Actor {
+    pub(super) core: Arc<Core>,
+    pub(super) open: OpenStream,
+    pub(super) via: Via,
+    pub(super) listing: Listing,
+    pub(super) events: mpsc::Receiver<Event>,
+    pub(super) key: Option<Reservation>,
+    pub(super) slot: StreamSlot,
+    pub(super) undecided: Option<UndecidedSlot>,
+    pub(super) legs: Legs,
+    pub(super) steps: Steps,
+    /// Which offer of the stream is out; answers and device legs of another one count for nothing.
+    pub(super) attempt: Attempt,
+    /// Until when a device that is offline is waited for.
+    pub(super) wait_until: Instant,
+    /// When the caller's token ends.
+    token_expires: Instant,
 }
 
-impl Task {
+/// Where a stream stands, with all that it has there and nowhere else.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// The device is offline and waited for.
+    Waiting(#[expect(dead_code, reason = "held for its drop")] WaitingSlot),
+    /// The device was asked.
+    Offered(Asked),
+    /// The device accepted; a leg is missing.
+    Accepted(Asked, Accept),
+    /// The device accepted and both legs are there.
+    Opened(Opened),
+}
+
+/// The legs of a stream that is not opened.
+#[derive(Debug, Default)]
+pub(super) struct Legs {
+    pub(super) caller: Option<Leg>,
+    pub(super) device: Option<Leg>,
+}
+
+/// An offer that is out.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) slot: DeviceSlot,
+    /// The channel that the answer comes from; none once that is lost and the device has accepted.
+    pub(super) channel: Option<DeviceHandle>,
+    /// The deadline.
+    pub(super) until: Instant,
+    /// Fires with the device's first frame after the offer.
+    pub(super) alive: Option<oneshot::Receiver<()>>,
+}
+
+/// What an opened stream has.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) slot: DeviceSlot,
+    pub(super) accept: Accept,
+    pub(super) caller: Leg,
+    pub(super) device: Leg,
+}
+
+/// Why a stream will not be.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) refusal: Refusal,
+    /// Where the offer can be taken back.
+    pub(super) channel: Option<DeviceHandle>,
+}
+
+/// What comes next for a stream that is not opened.
+pub(super) enum Turn {
+    Event(Option<Event>),
+    LegEnded(Side, LegEnd),
+    DeviceAlive(bool),
+    ChannelClosed(ChannelClosed),
+    DeviceOnline(DeviceHandle),
+    Deadline,
+    TokenExpired,
+    Ping,
+    Cut(Cut),
+    Draining,
+}
+
+impl Actor {
+    #[expect(clippy::too_many_arguments, reason = "the parts of one stream, brought together once")]
     pub(super) fn new(
-        desk: Arc<Desk>,
-        ask: Ask,
-        seat: Seat<Event>,
-        live: Live,
-        inbox: mpsc::Receiver<Event>,
-        decided: watch::Sender<Decision>,
-        key: Option<Held>,
+        core: Arc<Core>,
+        request: StreamRequest,
+        listing: Listing,
+        events: mpsc::Receiver<Event>,
+        key: Option<Reservation>,
+        (slot, undecided): (StreamSlot, UndecidedSlot),
+        steps: Steps,
+        wait: Duration,
     ) -> Self {
-        let timeline = first_steps(ask.since);
-        Self { desk, ask, seat, live, inbox, decided, key, timeline, caller: None, device: None, accepted: None, asked: None }
+        let left = request.permit.basis().expires_at.as_millis().saturating_sub(core.clock.now().as_millis());
+        let token_expires = Instant::now() + Duration::from_millis(left).min(WATCHED_EXPIRY);
+        let StreamRequest { open, via, since, .. } = request;
+        let (attempt, wait_until) = (Attempt::default(), since + wait);
+        let legs = Legs::default();
+        Self { core, open, via, listing, events, key, slot, undecided: Some(undecided), legs, steps, attempt, wait_until, token_expires }
     }
 
-    /// Says `opened` and moves bytes until the stream is over.
-    pub(super) async fn carry(mut self, _place: DevicePlace, stop: CancellationToken) {
-        let (Some(device), Some(caller)) = (self.device.take(), self.caller.take()) else { return };
-        self.seat.opened();
-        if let Some(key) = &self.key {
-            key.opened();
+    /// Runs until nothing of the stream is left.
+    pub(super) async fn run(mut self, start: Start) {
+        match Box::pin(self.negotiate(start)).await {
+            Ok(opened) => Box::pin(self.carry(opened)).await,
+            Err(failed) => Box::pin(self.refuse(failed)).await,
         }
-        self.live.is(State::Opened);
-        self.timeline.opened_ms = since(self.ask.since);
-        // A leg that was promised before this moment comes too late: it is closed here, or by whoever brings it.
-        self.inbox.close();
-        while let Ok(event) = self.inbox.try_recv() {
-            if let Event::Joined(_, leg) = event {
-                self.dismiss(*leg, "the stream was opened without it");
-            }
-        }
-        let ended = self.splice(device, caller, stop).await;
-        let lasted = u64::try_from(self.ask.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.live.record(ended.result(), &self.timeline, lasted);
     }
 
-    async fn splice(&self, mut device: Leg, mut caller: Leg, stop: CancellationToken) -> Ended {
-        let (to_device, to_caller) = (self.opened(Side::Device), self.opened(Side::Caller));
-        let said = tokio::join!(device.send(&to_device, CLOSE_WITHIN), caller.send(&to_caller, CLOSE_WITHIN));
-        let rules = Rules { half_closed_idle: self.desk.ground.times.half_closed_idle };
-        let (lost, remaining) = match said {
-            (Ok(()), Ok(())) => {
-                let (desk, name) = (&self.desk, self.ask.leave.device());
-                let cut = async {
-                    tokio::select! {
-                        reason = self.live.cut() => reason,
-                        () = stop.cancelled() => CloseReason::RelayDraining,
-                    }
-                };
-                let orphaned = || !matches!(desk.ground.directory.find(name), Place::Here(_));
-                return splice(device, caller, rules, self.live.traffic(), cut, orphaned).await;
-            }
-            (Err(_), _) => (Side::Device, caller),
-            (Ok(()), Err(_)) => (Side::Caller, device),
+    /// Runs until the device has accepted and both legs are there.
+    async fn negotiate(&mut self, start: Start) -> Result<Opened, Failed> {
+        let mut phase = match start {
+            Start::Wait(slot) => Phase::Waiting(slot),
+            Start::Offer(handle, slot) => self.offer(handle, slot)?,
         };
-        remaining.close(CloseReason::PeerLost, "", CLOSE_WITHIN).await;
-        Ended::By(lost, LegEnd::Lost)
-    }
-
-    fn opened(&self, side: Side) -> LegText {
-        let accepted = self.accepted.as_ref();
-        let offered = &self.ask.open.features;
-        let features: Vec<Feature> =
-            accepted.map_or_else(Vec::new, |accept| accept.features.iter().filter(|name| offered.contains(name)).cloned().collect());
-        let (peer, data) = match side {
-            Side::Device => (Peer::Caller(self.ask.caller.clone()), self.ask.open.data.clone()),
-            Side::Caller => (Peer::Device { device: self.ask.leave.device().clone() }, accepted.and_then(|accept| accept.data.clone())),
-        };
-        LegText::Opened(Box::new(Opened {
-            stream: self.live.facts().stream,
-            service: self.ask.open.service.clone(),
-            peer,
-            features,
-            data,
-            ping_ms: u64::try_from(self.desk.ground.times.ping.as_millis()).unwrap_or(u64::MAX),
-            timeline: self.timeline,
-        }))
-    }
-
-    /// Tells everybody why there is no stream.
-    pub(super) async fn refuse(mut self, refused: Refused, stop: CancellationToken) {
-        let refused = self.with_last_seen(refused).await;
-        let stream = self.live.facts().stream;
-        if let (Some(code), Some(handle)) = (refused.cancel(), &self.asked)
-            && let Err(error) = handle.send(Command::Cancel(Cancel { stream, code }))
-        {
-            debug!(%stream, %error, "the device could not be told that the offer is void");
-        }
-        // Refusals are not remembered.
-        self.key = None;
-        let mut problem = refused.problem();
-        problem.stream = Some(stream);
-        problem.timeline = Some(self.timeline);
-        let lasted = u64::try_from(self.ask.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.live.record(refused.result(), &self.timeline, lasted);
-        self.decided.send_replace(Decision::Refused(Box::new(problem.clone())));
-        if let Some(leg) = self.device.take() {
-            self.dismiss(leg, refused.result());
-        }
-        match (self.caller.take(), refused) {
-            (None, Refused::CallerGone | Refused::CallerBroke { .. }) => {}
-            (None, _) => self.tell_latecomers(problem, stop).await,
-            (Some(leg), refused) => {
-                // Both tokens die now, however long the goodbye takes.
-                drop((self.seat, self.live));
-                match refused {
-                    Refused::CallerBroke { reason, words } => leg.close(reason, &words, CLOSE_WITHIN).await,
-                    Refused::CallerGone => leg.close(CloseReason::Refused, "", CLOSE_WITHIN).await,
-                    _ => tell(leg, &problem).await,
-                }
-            }
-        }
-    }
-
-    async fn with_last_seen(&self, refused: Refused) -> Refused {
-        match refused {
-            Refused::Offline { device, .. } => {
-                let record = self.desk.ground.registry.device(&device).await;
-                let last_seen = record.ok().flatten().and_then(|record| record.last_seen);
-                Refused::Offline { device, last_seen }
-            }
-            other => other,
-        }
-    }
-
-    /// A caller whose leg is still on its way hears the refusal there: until its promised time, or its token's.
-    async fn tell_latecomers(&mut self, problem: Problem, stop: CancellationToken) {
-        let mut until = match self.ask.via {
-            Via::Connect => Instant::now() + PROMISED_WITHIN,
-            Via::Negotiation if !self.seat.caller_has_token() => return,
-            Via::Negotiation => self.ask.since + self.desk.deadline(&self.ask) + self.desk.wait(&self.ask),
-        };
-        let mut stopping = false;
         loop {
-            let event = tokio::select! {
-                event = timeout_at(until, self.inbox.recv()) => event,
-                () = stop.cancelled(), if !stopping => {
-                    // A leg that was promised is a moment away, and is told even now.
-                    let moment = if self.ask.via == Via::Connect { STOPPING_WITHIN } else { Duration::ZERO };
-                    (stopping, until) = (true, until.min(Instant::now() + moment));
-                    continue;
-                }
+            phase = match phase {
+                Phase::Opened(opened) => return Ok(opened),
+                undecided => undecided,
             };
-            match event {
-                Ok(Some(Event::Joined(Side::Caller, leg))) => {
-                    let problem = problem.clone();
-                    self.desk.ground.tasks.spawn("closing", |_stop| async move { tell(*leg, &problem).await });
-                    if self.ask.via == Via::Connect {
-                        return;
-                    }
-                }
-                Ok(Some(Event::Joined(Side::Device, leg))) => self.dismiss(*leg, &problem.code),
-                Ok(Some(Event::Answered(_))) => {}
-                Ok(Some(Event::CallerLost)) if self.ask.via == Via::Negotiation => {}
-                Ok(Some(Event::CallerLost) | None) | Err(_) => return,
+            match self.turn(&mut phase).await {
+                Turn::Ping => self.legs.ping().await,
+                turn => phase = self.step(phase, turn)?,
             }
         }
     }
 
-    /// Closes a device leg whose stream did not come about.
-    fn dismiss(&self, leg: Leg, words: &str) {
-        let words = words.to_owned();
-        self.desk.ground.tasks.spawn("closing", |_stop| async move { leg.close(CloseReason::Refused, &words, CLOSE_WITHIN).await });
+    /// All of these can be dropped half-way without loss: events stay queued, legs hold what they read, the rest is state elsewhere.
+    async fn turn(&mut self, phase: &mut Phase) -> Turn {
+        let asked = phase.asked();
+        let is_waiting = asked.is_none();
+        let (deadline, channel, alive) = match asked {
+            Some(asked) => (asked.until, asked.channel.as_ref(), asked.alive.as_mut()),
+            None => (self.wait_until, None, None),
+        };
+        let next_ping = self.legs.next_ping();
+        let Self { core, listing, events, token_expires, legs: Legs { caller, device }, .. } = self;
+        tokio::select! {
+            biased; // what was decided outside comes first: it is why a channel closes when the relay leaves or the device is removed
+            () = core.lifecycle.draining() => Turn::Draining,
+            cut = listing.cut() => Turn::Cut(cut),
+            event = events.recv() => Turn::Event(event),
+            end = watched(caller) => Turn::LegEnded(Side::Caller, end),
+            end = watched(device) => Turn::LegEnded(Side::Device, end),
+            alive = first_frame(alive) => Turn::DeviceAlive(alive),
+            closed = closed(channel) => Turn::ChannelClosed(closed),
+            handle = core.directory.arrival(&listing.facts().device), if is_waiting => Turn::DeviceOnline(handle),
+            () = sleep_until(*token_expires) => Turn::TokenExpired,
+            () = sleep_until(deadline) => Turn::Deadline,
+            () = sleep_until(next_ping.unwrap_or(deadline)), if next_ping.is_some() => Turn::Ping,
+        }
+    }
+
+    /// Whether the caller's token has ended by now.
+    pub(super) fn token_expired(&self) -> bool {
+        Instant::now() >= self.token_expires
+    }
+
+    /// Waits until the caller's token ends. Cancel safe.
+    pub(super) async fn token_ends(&self) {
+        loop {
+            let left = self.listing.facts().basis.expires_at.as_millis().saturating_sub(self.core.clock.now().as_millis());
+            if left == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(left).min(WATCHED_EXPIRY)).await;
+        }
     }
 }
 
-/// Says `refused` on a caller's leg and closes it.
-async fn tell(mut leg: Leg, problem: &Problem) {
-    let refused = LegText::Refused(Box::new(RefusedText { problem: problem.clone() }));
-    if leg.send(&refused, CLOSE_WITHIN).await.is_ok() {
-        leg.close(CloseReason::Refused, &problem.code, CLOSE_WITHIN).await;
+impl Phase {
+    /// The offer that is out, if there is one.
+    pub(super) fn asked(&mut self) -> Option<&mut Asked> {
+        match self {
+            Self::Waiting(_) | Self::Opened(_) => None,
+            Self::Offered(asked) | Self::Accepted(asked, _) => Some(asked),
+        }
+    }
+}
+
+impl Legs {
+    /// The leg of a side.
+    pub(super) fn side(&mut self, side: Side) -> &mut Option<Leg> {
+        match side {
+            Side::Caller => &mut self.caller,
+            Side::Device => &mut self.device,
+        }
+    }
+
+    fn next_ping(&self) -> Option<Instant> {
+        [&self.caller, &self.device].into_iter().flatten().map(Leg::next_tick).min()
+    }
+
+    /// Pings the legs that wait. One that is dead is found again by its watch.
+    async fn ping(&mut self) {
+        let now = Instant::now();
+        for leg in [&mut self.caller, &mut self.device].into_iter().flatten() {
+            let pinged = poll_fn(|cx| Poll::Ready(leg.on_tick(false, now, cx))).await;
+            if let Err(end) = pinged {
+                debug!(?end, "a leg that waits is dead");
+            }
+        }
+    }
+}
+
+async fn watched(leg: &mut Option<Leg>) -> LegEnd {
+    match leg {
+        Some(leg) => leg.watch().await,
+        None => pending().await,
+    }
+}
+
+async fn first_frame(alive: Option<&mut oneshot::Receiver<()>>) -> bool {
+    match alive {
+        Some(alive) => alive.await.is_ok(),
+        None => pending().await,
+    }
+}
+
+async fn closed(channel: Option<&DeviceHandle>) -> ChannelClosed {
+    match channel {
+        Some(channel) => channel.closed().await,
+        None => pending().await,
     }
 }

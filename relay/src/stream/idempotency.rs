@@ -1,110 +1,137 @@
-//! Idempotency keys: the same key of the same caller for the same device and service names the same stream, within its deadline.
+//! Idempotency keys: the same key of the same caller for the same device and service names the same stream, as long as that is not opened.
+//!
+//! A key is reserved before anything is asked, and no lock is held meanwhile: whoever repeats the key waits for what comes of the first
+//! request. After the stream, digests of key and request are remembered, nothing else.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use moorline_proto::api::OpenStream;
-use moorline_proto::id::{CallerId, DeviceId, ServiceName};
+use moorline_proto::id::{CallerId, DeviceId};
+use tokio::sync::watch;
 
-use crate::stream::Begun;
-use crate::stream::refusal::Refused;
-use crate::ttl_map::TtlMap;
-
-/// Keys of streams that were opened and are over, at most.
-const SPENT: usize = 20_000;
-
-/// A key as it is looked up.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
-    /// Whose.
-    pub caller: CallerId,
-    /// For which device.
-    pub device: DeviceId,
-    /// For which of its services.
-    pub service: ServiceName,
-    /// As the caller sent it.
-    pub text: String,
-}
+use crate::stream::digest::Digest;
+use crate::stream::recent::RecentMap;
+use crate::stream::refusal::Refusal;
+use crate::stream::registry::StreamHandle;
 
 /// All keys. Clones share them.
 #[derive(Clone, Debug)]
-pub(crate) struct Keys {
-    live: Arc<DashMap<Key, Known>>,
-    spent: Arc<TtlMap<Key, OpenStream>>,
+pub(super) struct Keys {
+    live: Arc<DashMap<Digest, Live>>,
+    spent: Arc<RecentMap<Digest, Digest>>,
 }
 
-#[derive(Clone, Debug)]
-struct Known {
-    asked: OpenStream,
-    begun: Begun,
-    opened: bool,
-}
-
-/// A key's stream lives as long as this is held; afterwards a key whose stream was opened is spent, and any other is forgotten.
-#[must_use = "the key is known only while this is held"]
+/// A key whose stream is set up, on its way, or open.
 #[derive(Debug)]
-pub(crate) struct Held {
+struct Live {
+    request: Digest,
+    stream: watch::Receiver<Option<StreamHandle>>,
+}
+
+/// A key and the request that came with it, as digests.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KeyedRequest {
+    key: Digest,
+    request: Digest,
+}
+
+impl KeyedRequest {
+    /// The request of a caller for a device, with the key's text.
+    pub(super) fn new(text: &str, caller: &CallerId, device: &DeviceId, open: &OpenStream) -> Self {
+        let caller = caller.to_string();
+        let parts = [caller.as_bytes(), device.as_str().as_bytes(), open.service.as_str().as_bytes(), text.as_bytes()];
+        let request = serde_json::to_vec(open).unwrap_or_default();
+        Self { key: Digest::of(&parts), request: Digest::of(&[&request]) }
+    }
+}
+
+/// What a key names.
+#[derive(Debug)]
+pub(super) enum Named {
+    /// Nothing yet: the stream is to be set up.
+    New(Reservation),
+    /// The stream of an earlier request.
+    Earlier(StreamHandle),
+}
+
+/// A key that is taken until this is dropped. A key whose stream was opened is spent then, and any other is free again.
+#[must_use = "the key is taken only while this is held"]
+#[derive(Debug)]
+pub(super) struct Reservation {
     keys: Keys,
-    key: Key,
+    keyed: KeyedRequest,
+    stream: watch::Sender<Option<StreamHandle>>,
+    opened: AtomicBool,
 }
 
 impl Keys {
-    /// Keys of opened streams are remembered for `keep` after their end.
-    pub(crate) fn new(keep: Duration) -> Self {
-        Self { live: Arc::default(), spent: Arc::new(TtlMap::new(keep, SPENT)) }
+    /// Keys of opened streams are remembered for `keep` after their end, `max` of them at most.
+    pub(super) fn new(keep: Duration, max: usize) -> Self {
+        Self { live: Arc::default(), spent: Arc::new(RecentMap::new(keep, max)) }
     }
 
-    /// The stream of the key, or what `begin` makes, if the key is new: it then [holds](Keys::hold) the key. Of two requests at the same
-    /// moment one begins.
+    /// Reserves the key, or finds what it names: of several requests at the same moment one begins, and the others wait for what comes of it.
     ///
     /// # Errors
-    /// [`Refused::Conflict`], [`Refused::Used`], or what `begin` gives; it must not hold the key then.
-    pub(crate) fn find_or(
-        &self,
-        key: Key,
-        asked: &OpenStream,
-        begin: impl FnOnce(Key) -> Result<Begun, Refused>,
-    ) -> Result<(Begun, bool), Refused> {
-        if let Some(before) = self.spent.get(&key) {
-            return Err(if before == *asked { Refused::Used } else { Refused::Conflict });
+    /// [`Refusal::Conflict`] where the key came with another request, [`Refusal::Used`] where its stream was opened.
+    ///
+    /// # Cancel safety
+    /// Nothing is reserved before it returns.
+    pub(super) async fn reserve(&self, keyed: KeyedRequest) -> Result<Named, Refusal> {
+        loop {
+            if let Some(request) = self.spent.get(&keyed.key) {
+                return Err(if request == keyed.request { Refusal::Used } else { Refusal::Conflict });
+            }
+            let mut earlier = match self.find_or_take(keyed)? {
+                Ok(reservation) => return Ok(Named::New(reservation)),
+                Err(earlier) => earlier,
+            };
+            // Where the first request failed before there was a stream, its reservation is gone, and the key is free again.
+            if let Ok(found) = earlier.wait_for(Option::is_some).await
+                && let Some(handle) = &*found
+            {
+                return if handle.status().was_opened() { Err(Refusal::Used) } else { Ok(Named::Earlier(handle.clone())) };
+            }
         }
-        match self.live.entry(key.clone()) {
-            Entry::Occupied(known) if known.get().asked != *asked => Err(Refused::Conflict),
-            Entry::Occupied(known) if known.get().opened => Err(Refused::Used),
-            Entry::Occupied(known) => Ok((known.get().begun.clone(), true)),
+    }
+
+    /// The reservation of a key that is free; where it is taken, what comes of that.
+    #[expect(clippy::type_complexity, reason = "two outcomes and an error, used in one place")]
+    fn find_or_take(&self, keyed: KeyedRequest) -> Result<Result<Reservation, watch::Receiver<Option<StreamHandle>>>, Refusal> {
+        match self.live.entry(keyed.key) {
+            Entry::Occupied(live) if live.get().request != keyed.request => Err(Refusal::Conflict),
+            Entry::Occupied(live) => Ok(Err(live.get().stream.clone())),
             Entry::Vacant(vacant) => {
-                let begun = begin(key)?;
-                vacant.insert(Known { asked: asked.clone(), begun: begun.clone(), opened: false });
-                Ok((begun, false))
+                let (sender, stream) = watch::channel(None);
+                vacant.insert(Live { request: keyed.request, stream });
+                Ok(Ok(Reservation { keys: self.clone(), keyed, stream: sender, opened: AtomicBool::new(false) }))
             }
         }
     }
 }
 
-impl Keys {
-    /// The key's stream has begun and lives as long as this is held.
-    pub(crate) fn hold(&self, key: Key) -> Held {
-        Held { keys: self.clone(), key }
+impl Reservation {
+    /// The stream is set up: whoever repeats the key gets it.
+    pub(super) fn names(&self, stream: &StreamHandle) {
+        self.stream.send_replace(Some(stream.clone()));
+    }
+
+    /// The stream was opened: repeating the key is too late.
+    pub(super) fn opened(&self) {
+        self.opened.store(true, Ordering::Relaxed);
     }
 }
 
-impl Held {
-    /// The stream was opened: asking again is too late.
-    pub(crate) fn opened(&self) {
-        if let Some(mut known) = self.keys.live.get_mut(&self.key) {
-            known.opened = true;
-        }
-    }
-}
-
-impl Drop for Held {
+impl Drop for Reservation {
     fn drop(&mut self) {
-        if let Some((key, known)) = self.keys.live.remove(&self.key)
-            && known.opened
-        {
-            self.keys.spent.put(key, known.asked);
+        // Remembered before it is forgotten: between the two it is known twice, and never unknown.
+        if *self.opened.get_mut() {
+            self.keys.spent.put(self.keyed.key, self.keyed.request);
         }
+        self.keys.live.remove(&self.keyed.key);
     }
 }

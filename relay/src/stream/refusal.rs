@@ -1,4 +1,4 @@
-//! Why a stream did not come about, and what everybody concerned is told: the caller, the device, the log.
+//! Why there is no stream, and what everybody concerned is told: the caller, the device, the record.
 
 use std::time::Duration;
 
@@ -8,9 +8,18 @@ use moorline_proto::id::{DeviceId, ServiceName};
 use moorline_proto::problem::{Problem, ProblemCode};
 use moorline_proto::timestamp::Timestamp;
 
-/// Why a stream did not come about.
+use crate::access::revocation::Cut;
+use crate::stream::slots::Exhausted;
+
+/// Bytes of a problem that is remembered for callers that join late.
+const REMEMBERED_BYTES: usize = 1024;
+
+/// Why there is no stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum Refusal {
+    /// The registry has no such device.
+    #[error("there is no device {0}")]
+    UnknownDevice(DeviceId),
     /// The device is not connected, or did not come in the time that was waited for it.
     #[error("{device} is not connected")]
     Offline {
@@ -27,12 +36,9 @@ pub enum Refused {
         /// What was asked for.
         service: String,
     },
-    /// The device has as many streams as it may.
-    #[error("{0} has as many streams as the relay lets a device have")]
-    TooManyStreams(DeviceId),
-    /// The relay has as many streams, or waits for as many devices, as it may.
-    #[error("the relay has as many {0} as it may")]
-    Overloaded(&'static str),
+    /// A limit is reached.
+    #[error("{0}")]
+    Exhausted(#[from] Exhausted),
     /// The device is connected and says nothing, or was lost while it was asked.
     #[error("{0} was asked and did not answer")]
     Unresponsive(DeviceId),
@@ -44,7 +50,7 @@ pub enum Refused {
         /// What had not happened by then.
         missing: &'static str,
     },
-    /// The device said no.
+    /// The device rejected.
     #[error("the device answered {code}")]
     Rejected {
         /// Its code.
@@ -63,10 +69,22 @@ pub enum Refused {
         /// How.
         words: String,
     },
-    /// Ended from outside.
-    #[error("the stream was cut: {0}")]
-    Cut(CloseReason),
-    /// The same key with another question.
+    /// Cut from outside.
+    #[error("the stream was cut: {}", .0.reason())]
+    Cut(Cut),
+    /// The caller's token ended before the stream was opened.
+    #[error("the token expired before the stream was opened; get a new one")]
+    TokenExpired,
+    /// The relay drains or closes.
+    #[error("the relay is leaving; ask again, at another node if there is one")]
+    Draining,
+    /// It cannot be found out where the device is.
+    #[error("the relay cannot find out where devices are")]
+    DirectoryUnavailable,
+    /// The registry failed.
+    #[error("the registry did not answer")]
+    RegistryFailed,
+    /// The same key with another request.
     #[error("this Idempotency-Key came with another request before")]
     Conflict,
     /// The same key after the stream was opened.
@@ -74,25 +92,31 @@ pub enum Refused {
     Used,
 }
 
-impl Refused {
+impl Refusal {
     /// A service that the device does not name.
-    pub fn not_exposed(device: &DeviceId, service: &ServiceName) -> Self {
+    pub(super) fn not_exposed(device: &DeviceId, service: &ServiceName) -> Self {
         Self::NotExposed { device: device.clone(), service: service.to_string() }
     }
 
     /// What the caller is told.
     pub fn code(&self) -> ProblemCode {
         match self {
+            Self::UnknownDevice(_) => ProblemCode::DeviceUnknown,
             Self::Offline { .. } => ProblemCode::DeviceOffline,
             Self::NotExposed { .. } => ProblemCode::ServiceNotExposed,
-            Self::TooManyStreams(_) => ProblemCode::TooManyStreams,
-            Self::Overloaded(_) => ProblemCode::Overloaded,
+            Self::Exhausted(Exhausted::Relay | Exhausted::Waiting) => ProblemCode::Overloaded,
+            Self::Exhausted(Exhausted::Device | Exhausted::Caller | Exhausted::CallerUndecided | Exhausted::CallerWaiting) => {
+                ProblemCode::TooManyStreams
+            }
             Self::Unresponsive(_) => ProblemCode::DeviceUnresponsive,
             Self::TimedOut { .. } | Self::CallerGone | Self::CallerBroke { .. } => ProblemCode::HandshakeTimeout,
             Self::Rejected { code, .. } => code.problem(),
-            Self::Cut(CloseReason::Killed) => ProblemCode::Killed,
-            Self::Cut(CloseReason::Revoked) => ProblemCode::Revoked,
-            Self::Cut(_) => ProblemCode::Draining,
+            Self::Cut(cut) if cut.reason() == CloseReason::Revoked => ProblemCode::Revoked,
+            Self::Cut(_) => ProblemCode::Killed,
+            Self::TokenExpired => ProblemCode::TokenExpired,
+            Self::Draining => ProblemCode::Draining,
+            Self::DirectoryUnavailable => ProblemCode::DirectoryUnavailable,
+            Self::RegistryFailed => ProblemCode::Internal,
             Self::Conflict => ProblemCode::Conflict,
             Self::Used => ProblemCode::TokenUsed,
         }
@@ -113,30 +137,42 @@ impl Refused {
     }
 
     /// What the device is told about an offer that it may still be busy with; nothing where it knows, or cannot be told.
-    pub fn cancel(&self) -> Option<CancelCode> {
+    pub(super) fn cancel(&self) -> Option<CancelCode> {
         match self {
             Self::TimedOut { .. } => Some(CancelCode::HandshakeTimeout),
             Self::CallerGone | Self::CallerBroke { .. } => Some(CancelCode::CallerGone),
-            Self::Cut(CloseReason::Killed) => Some(CancelCode::Killed),
-            Self::Cut(CloseReason::Revoked) => Some(CancelCode::Revoked),
-            Self::Cut(_) => Some(CancelCode::Draining),
-            Self::Offline { .. }
+            Self::Cut(cut) if cut.reason() == CloseReason::Revoked => Some(CancelCode::Revoked),
+            Self::Cut(_) => Some(CancelCode::Killed),
+            Self::TokenExpired => Some(CancelCode::Revoked),
+            Self::Draining => Some(CancelCode::Draining),
+            Self::UnknownDevice(_)
+            | Self::Offline { .. }
             | Self::NotExposed { .. }
-            | Self::TooManyStreams(_)
-            | Self::Overloaded(_)
+            | Self::Exhausted(_)
             | Self::Unresponsive(_)
             | Self::Rejected { .. }
+            | Self::DirectoryUnavailable
+            | Self::RegistryFailed
             | Self::Conflict
             | Self::Used => None,
         }
     }
 
-    /// The word for the log.
-    pub fn result(&self) -> &'static str {
+    /// The word for the record.
+    pub(super) fn result(&self) -> &'static str {
         match self {
             Self::CallerGone => "caller_gone",
             Self::CallerBroke { .. } => "caller_broke_protocol",
             other => other.code().as_str(),
         }
     }
+}
+
+/// A problem as it is remembered: where it is long, without the device's own words.
+pub(super) fn remembered(problem: &Problem) -> Problem {
+    let mut problem = problem.clone();
+    if serde_json::to_vec(&problem).is_ok_and(|bytes| bytes.len() > REMEMBERED_BYTES) {
+        problem.device_detail = None;
+    }
+    problem
 }

@@ -1,151 +1,217 @@
-//! Every stream from the moment it is asked for to its end record: listed, counted against the limits, cut.
+//! Every stream from its setup until nothing of it is left: listed, joined by leg tokens, answered by its device, cut. And what is remembered
+//! of those that are over.
+//!
+//! **Invariant:** whatever is here belongs to one task, the stream's actor; everybody else publishes events to it, or reads its status.
 
-use std::net::IpAddr;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use dashmap::DashMap;
 use moorline_proto::api::LiveStream;
-use moorline_proto::close::CloseReason;
-use moorline_proto::id::{CallerId, DeviceId, ServiceName, StreamId};
-use moorline_proto::problem::Timeline;
+use moorline_proto::control::{Accept, Reject};
+use moorline_proto::id::{DeviceId, StreamId};
+use moorline_proto::problem::Problem;
+use moorline_proto::proof::Thumbprint;
+use moorline_proto::secret::Secret;
 use moorline_proto::timestamp::Timestamp;
-use tokio::sync::watch;
-use tracing::info;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 
-use crate::limits::Limits;
-use crate::splice::Traffic;
+use crate::access::revocation::{Cut, Revocation};
+use crate::limits::{Limits, Times};
+use crate::splice::{Leg, Traffic};
+use crate::stream::digest::Digest;
+use crate::stream::idempotency::Keys;
+use crate::stream::join::{ClaimError, LegOf, LegTokens, token_digest};
+use crate::stream::recent::RecentMap;
+use crate::stream::record::Facts;
+use crate::stream::slots::Slots;
+use crate::stream::status::Status;
+use crate::sync::lock;
+use crate::ttl_map::TtlMap;
 
-/// How far a stream has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Its device is offline and waited for.
-    Waiting,
-    /// Its device was asked.
-    Offered,
-    /// Its device said yes.
-    Accepted,
-    /// Bytes flow.
-    Opened,
+/// Events that wait for a stream's actor: a few joins, an answer. Beyond, whoever brings a leg waits, and a device's answer is dropped.
+const EVENTS: usize = 8;
+/// Refusals that are remembered for callers that join late.
+const REFUSALS: usize = 1_000;
+
+/// What comes for a stream.
+#[derive(Debug)]
+pub enum Event {
+    /// A leg joined.
+    Joined(LegOf, Box<Leg>),
+    /// The caller's connection ended between the 101 and its leg.
+    CallerLost,
+    /// The device accepted.
+    Accepted(Accept),
+    /// The device rejected.
+    Rejected(Reject),
 }
 
-impl State {
-    /// The word in lists.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Offered => "offered",
-            Self::Accepted => "accepted",
-            Self::Opened => "opened",
-        }
+/// A stream that is on its way, for whoever asked for it.
+#[derive(Clone, Debug)]
+pub struct StreamHandle {
+    /// Its name.
+    pub stream: StreamId,
+    /// When it must be open: the deadline, and the wait before it.
+    pub expires_at: Timestamp,
+    events: mpsc::Sender<Event>,
+    status: watch::Receiver<Status>,
+}
+
+impl StreamHandle {
+    /// How far it has come.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Waits until the device has decided, or the stream is over. Cancel safe.
+    pub async fn decided(&mut self) -> Status {
+        // An error means that the stream is over: what was published last counts.
+        drop(self.status.wait_for(Status::is_decided).await);
+        self.status()
+    }
+
+    /// Where its legs are handed in.
+    pub fn events(&self) -> mpsc::Sender<Event> {
+        self.events.clone()
     }
 }
 
-/// What a stream is about; fixed from the start.
-#[derive(Clone, Debug)]
-pub struct Facts {
-    /// Its name.
-    pub stream: StreamId,
-    /// To which device.
-    pub device: DeviceId,
-    /// To which of its services.
-    pub service: ServiceName,
-    /// For whom.
-    pub caller: CallerId,
-    /// From which network address.
-    pub address: IpAddr,
-    /// Which rule allowed it.
-    pub rule: String,
-    /// When it was asked for.
-    pub since: Timestamp,
-}
-
-/// All streams of this relay. Clones share them.
+/// All streams of one relay. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Streams {
     live: Arc<DashMap<StreamId, Arc<Entry>>>,
-    of_devices: Arc<DashMap<DeviceId, u32>>,
-    streams: usize,
-    per_device: u32,
+    recent: Arc<Recent>,
+    ended: Arc<Notify>,
+    pub(super) slots: Slots,
+    pub(super) keys: Keys,
+}
+
+/// What is remembered of streams that are over.
+#[derive(Debug)]
+struct Recent {
+    /// Digests of their leg tokens.
+    tokens: RecentMap<Digest, ()>,
+    /// Refusals that the caller has not heard yet, with the digest of its token if it has one.
+    refusals: TtlMap<StreamId, Unheard>,
+}
+
+/// A refusal of which the caller has not heard.
+#[derive(Clone, Debug)]
+struct Unheard {
+    /// The caller's token; without one its leg is on its way already.
+    caller: Option<Digest>,
+    problem: Arc<Problem>,
+    /// Until when the token joins.
+    until: Instant,
 }
 
 #[derive(Debug)]
 struct Entry {
     facts: Facts,
-    state: Mutex<State>,
+    device_key: Mutex<Option<Thumbprint>>,
+    status: watch::Sender<Status>,
     traffic: Traffic,
-    cut: watch::Sender<Option<CloseReason>>,
+    cut: watch::Sender<Option<Cut>>,
+    tokens: Mutex<LegTokens>,
+    events: mpsc::Sender<Event>,
 }
 
-/// The relay or the device has as many streams as it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TooMany {
-    /// The device's limit.
-    #[error("the device has as many streams as it may")]
-    OfDevice,
-    /// The relay's limit.
-    #[error("the relay has as many streams as it may")]
-    OfRelay,
-}
-
-/// A stream's place in the list; dropping it takes the stream from the list.
+/// A stream's place in the list, held by its actor; dropping it takes the stream from the list.
 #[must_use = "the stream is listed only while this is held"]
 #[derive(Debug)]
-pub struct Live {
+pub(super) struct Listing {
     streams: Streams,
     entry: Arc<Entry>,
 }
 
-/// One of a device's places for streams, open and undecided; dropping it gives the place back.
-#[must_use = "the place is taken only while this is held"]
+/// What a good token leads to.
 #[derive(Debug)]
-pub struct DevicePlace {
-    of_devices: Arc<DashMap<DeviceId, u32>>,
-    device: DeviceId,
+pub enum Claim {
+    /// A stream that can be joined.
+    Join(LegOf, mpsc::Sender<Event>),
+    /// A stream that was refused, of which the caller has not heard yet.
+    Refused(Arc<Problem>),
 }
 
 impl Streams {
-    /// As many as the limits say.
-    pub fn new(limits: &Limits) -> Self {
+    /// None yet, within the limits.
+    pub fn new(limits: &Limits, times: &Times) -> Self {
+        let remembered = limits.streams.get().saturating_mul(2);
+        let recent = Recent {
+            tokens: RecentMap::new(times.closed_stream_retention, remembered.saturating_mul(2)),
+            refusals: TtlMap::new(times.closed_stream_retention, REFUSALS),
+        };
         Self {
             live: Arc::default(),
-            of_devices: Arc::default(),
-            streams: limits.streams.get(),
-            per_device: limits.streams_per_device.get(),
+            recent: Arc::new(recent),
+            ended: Arc::default(),
+            slots: Slots::new(limits),
+            keys: Keys::new(times.deadline_max, remembered),
         }
     }
 
-    /// Lists a stream.
-    ///
-    /// # Errors
-    /// [`TooMany::OfRelay`].
-    pub fn list(&self, facts: Facts) -> Result<Live, TooMany> {
-        // Two at the same moment may both pass: the bound is on memory, not on a count that somebody pays for.
-        if self.live.len() >= self.streams {
-            return Err(TooMany::OfRelay);
-        }
-        let entry =
-            Arc::new(Entry { facts, state: Mutex::new(State::Waiting), traffic: Traffic::default(), cut: watch::Sender::new(None) });
+    /// Lists a stream, and says where its events arrive.
+    pub(super) fn list(&self, facts: Facts, status: Status, expires_at: Timestamp) -> (Listing, StreamHandle, mpsc::Receiver<Event>) {
+        let (events, inbox) = mpsc::channel(EVENTS);
+        let status = watch::Sender::new(status);
+        let handle = StreamHandle { stream: facts.stream, expires_at, events: events.clone(), status: status.subscribe() };
+        let entry = Arc::new(Entry {
+            facts,
+            device_key: Mutex::default(),
+            status,
+            traffic: Traffic::default(),
+            cut: watch::Sender::new(None),
+            tokens: Mutex::default(),
+            events,
+        });
         self.live.insert(entry.facts.stream, Arc::clone(&entry));
-        Ok(Live { streams: self.clone(), entry })
+        (Listing { streams: self.clone(), entry }, handle, inbox)
     }
 
-    /// One of the device's places.
+    /// What a leg's token leads to.
     ///
     /// # Errors
-    /// [`TooMany::OfDevice`].
-    pub fn place(&self, device: &DeviceId) -> Result<DevicePlace, TooMany> {
-        let mut count = self.of_devices.entry(device.clone()).or_insert(0);
-        if *count >= self.per_device {
-            return Err(TooMany::OfDevice);
+    /// [`ClaimError`].
+    pub fn claim(&self, stream: StreamId, token: &Secret) -> Result<Claim, ClaimError> {
+        let token = token_digest(stream, token);
+        if let Some(entry) = self.find(stream) {
+            let leg = lock(&entry.tokens).find(&token).ok_or(ClaimError::Unknown)?;
+            let used = entry.status.borrow().was_opened();
+            return if used { Err(ClaimError::Used) } else { Ok(Claim::Join(leg, entry.events.clone())) };
         }
-        *count += 1;
-        Ok(DevicePlace { of_devices: Arc::clone(&self.of_devices), device: device.clone() })
+        let unheard = self.recent.refusals.get(&stream).filter(|unheard| Instant::now() < unheard.until);
+        if let Some(Unheard { caller: Some(of_caller), problem, .. }) = unheard
+            && of_caller.is(&token)
+        {
+            return Ok(Claim::Refused(problem));
+        }
+        Err(if self.recent.tokens.get(&token).is_some() { ClaimError::Over } else { ClaimError::Unknown })
+    }
+
+    /// Why the stream was refused, if its caller has not heard that and it was not long ago.
+    pub fn refusal(&self, stream: StreamId) -> Option<Arc<Problem>> {
+        self.recent.refusals.get(&stream).map(|unheard| unheard.problem)
+    }
+
+    /// A fresh caller token for a stream that was negotiated; nothing if it was opened or is over.
+    pub fn renew_caller_token(&self, stream: StreamId) -> Option<Secret> {
+        let entry = self.find(stream).filter(|entry| !entry.status.borrow().was_opened())?;
+        let token = lock(&entry.tokens).renew_caller(stream);
+        Some(token)
+    }
+
+    /// Hands on what a device answered. False if the stream is not that device's, or takes no more: answers race with cancels, and nobody
+    /// waits for a device's words.
+    pub fn answer(&self, device: &DeviceId, stream: StreamId, answer: Event) -> bool {
+        let entry = self.find(stream).filter(|entry| entry.facts.device == *device);
+        entry.is_some_and(|entry| entry.events.try_send(answer).is_ok())
     }
 
     /// How many streams the device has, open and undecided.
     pub fn of_device(&self, device: &DeviceId) -> u32 {
-        self.of_devices.get(device).map_or(0, |count| *count)
+        self.slots.of_device(device)
     }
 
     /// How many streams there are.
@@ -158,36 +224,57 @@ impl Streams {
         self.live.is_empty()
     }
 
+    /// Waits until there are none. Cancel safe.
+    pub async fn ended(&self) {
+        loop {
+            let mut ended = std::pin::pin!(self.ended.notified());
+            ended.as_mut().enable();
+            if self.is_empty() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
     /// Every stream that `shown` lets through.
     pub fn all(&self, shown: impl Fn(&Facts) -> bool) -> Vec<LiveStream> {
-        let entries: Vec<Arc<Entry>> = self.live.iter().map(|entry| Arc::clone(entry.value())).collect();
-        entries.iter().filter(|entry| shown(&entry.facts)).map(|entry| entry.row()).collect()
+        self.entries().iter().filter(|entry| shown(&entry.facts)).map(|entry| entry.row()).collect()
     }
 
     /// What a stream is about, if it lives.
     pub fn facts(&self, stream: StreamId) -> Option<Facts> {
-        self.live.get(&stream).map(|entry| entry.facts.clone())
+        self.find(stream).map(|entry| entry.facts.clone())
     }
 
-    /// Ends a stream with a reason; the first one stands. False if it is over.
-    pub fn cut(&self, stream: StreamId, reason: CloseReason) -> bool {
-        let entry = self.live.get(&stream).map(|entry| Arc::clone(entry.value()));
-        entry.is_some_and(|entry| {
-            entry.cut(reason);
-            true
-        })
+    /// Ends a stream; the first cut stands. False if it is over.
+    pub fn cut(&self, stream: StreamId, cut: Cut) -> bool {
+        self.find(stream).map(|entry| entry.cut(cut)).is_some()
     }
 
-    /// Ends every stream of a device.
-    pub fn cut_device(&self, device: &DeviceId, reason: CloseReason) {
-        let entries: Vec<Arc<Entry>> = self.live.iter().map(|entry| Arc::clone(entry.value())).collect();
-        entries.iter().filter(|entry| entry.facts.device == *device).for_each(|entry| entry.cut(reason));
+    /// Ends every stream of a device that stands on a key which is not among `kept`; with none kept, those that wait for the device too.
+    /// Says how many.
+    pub fn revoke_device(&self, device: &DeviceId, kept: &[Thumbprint], revocation: Revocation) -> usize {
+        let stands = |entry: &Entry| match *lock(&entry.device_key) {
+            Some(key) => kept.contains(&key),
+            None => !kept.is_empty(),
+        };
+        let entries = self.entries();
+        let revoked = entries.iter().filter(|entry| entry.facts.device == *device && !stands(entry));
+        revoked.map(|entry| entry.cut(Cut::revoked(revocation))).count()
+    }
+
+    fn find(&self, stream: StreamId) -> Option<Arc<Entry>> {
+        self.live.get(&stream).map(|entry| Arc::clone(entry.value()))
+    }
+
+    fn entries(&self) -> Vec<Arc<Entry>> {
+        self.live.iter().map(|entry| Arc::clone(entry.value())).collect()
     }
 }
 
 impl Entry {
-    fn cut(&self, reason: CloseReason) {
-        self.cut.send_if_modified(|was| was.is_none() && was.replace(reason).is_none());
+    fn cut(&self, cut: Cut) {
+        self.cut.send_if_modified(|was| was.is_none() && was.replace(cut).is_none());
     }
 
     fn row(&self) -> LiveStream {
@@ -195,8 +282,8 @@ impl Entry {
             stream: self.facts.stream,
             device: self.facts.device.clone(),
             service: self.facts.service.clone(),
-            caller: self.facts.caller.to_string(),
-            state: self.state.lock().unwrap_or_else(PoisonError::into_inner).as_str().to_owned(),
+            caller: self.facts.caller().to_string(),
+            state: self.status.borrow().as_str().to_owned(),
             since: self.facts.since,
             to_device_bytes: self.traffic.to_device.load(Ordering::Relaxed),
             to_caller_bytes: self.traffic.to_caller.load(Ordering::Relaxed),
@@ -204,69 +291,65 @@ impl Entry {
     }
 }
 
-impl Live {
+impl Listing {
     /// What the stream is about.
-    pub fn facts(&self) -> &Facts {
+    pub(super) fn facts(&self) -> &Facts {
         &self.entry.facts
     }
 
     /// Bytes that went each way.
-    pub fn traffic(&self) -> &Traffic {
+    pub(super) fn traffic(&self) -> &Traffic {
         &self.entry.traffic
     }
 
-    /// Waits until somebody ends the stream, and says with which reason. Cancel safe.
-    pub async fn cut(&self) -> CloseReason {
+    /// The key of the channel on which the device is asked; none while it is waited for. From here on the stream stands on that key.
+    pub(super) fn set_device_key(&self, key: Option<Thumbprint>) {
+        *lock(&self.entry.device_key) = key;
+    }
+
+    /// The key of the channel on which the device was asked.
+    pub(super) fn device_key(&self) -> Option<Thumbprint> {
+        *lock(&self.entry.device_key)
+    }
+
+    /// Publishes how far the stream has come.
+    pub(super) fn publish(&self, status: Status) {
+        self.entry.status.send_replace(status);
+    }
+
+    /// A new token for the device leg of an attempt.
+    pub(super) fn renew_device_token(&self, attempt: moorline_proto::control::Attempt) -> Secret {
+        lock(&self.entry.tokens).renew_device(self.entry.facts.stream, attempt)
+    }
+
+    /// Remembers a refusal for a caller that joins late: one whose token is good until then, or one whose leg is on its way.
+    pub(super) fn remember_refusal(&self, problem: Arc<Problem>, until: Instant) {
+        let caller = lock(&self.entry.tokens).caller();
+        self.streams.recent.refusals.put(self.entry.facts.stream, Unheard { caller, problem, until });
+    }
+
+    /// Whether somebody has a token for the caller leg.
+    pub(super) fn caller_has_token(&self) -> bool {
+        lock(&self.entry.tokens).has_caller()
+    }
+
+    /// Waits until somebody cuts the stream. Cancel safe.
+    pub(super) async fn cut(&self) -> Cut {
         let mut cut = self.entry.cut.subscribe();
-        match cut.wait_for(Option::is_some).await.ok().and_then(|reason| *reason) {
-            Some(reason) => reason,
+        match cut.wait_for(Option::is_some).await.ok().and_then(|cut| *cut) {
+            Some(cut) => cut,
             None => std::future::pending().await,
         }
     }
-
-    /// The reason, if somebody has ended the stream already.
-    pub fn was_cut(&self) -> Option<CloseReason> {
-        *self.entry.cut.borrow()
-    }
-
-    /// It has come this far.
-    pub fn is(&self, state: State) {
-        *self.entry.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
-    }
-
-    /// The end record: one line for each stream, when it ends.
-    pub fn record(&self, result: &str, timeline: &Timeline, lasted_ms: u64) {
-        let Facts { stream, device, service, caller, address, rule, .. } = self.facts();
-        let row = self.entry.row();
-        let timeline = serde_json::to_string(timeline).unwrap_or_default();
-        info!(
-            %stream,
-            %device,
-            %service,
-            %caller,
-            %address,
-            rule,
-            result,
-            to_device_bytes = row.to_device_bytes,
-            to_caller_bytes = row.to_caller_bytes,
-            lasted_ms,
-            timeline,
-            "stream ended"
-        );
-    }
 }
 
-impl Drop for Live {
+impl Drop for Listing {
     fn drop(&mut self) {
-        self.streams.live.remove(&self.entry.facts.stream);
-    }
-}
-
-impl Drop for DevicePlace {
-    fn drop(&mut self) {
-        if let Some(mut count) = self.of_devices.get_mut(&self.device) {
-            *count = count.saturating_sub(1);
+        let stream = self.entry.facts.stream;
+        for digest in lock(&self.entry.tokens).digests() {
+            self.streams.recent.tokens.put(digest, ());
         }
-        self.of_devices.remove_if(&self.device, |_, count| *count == 0);
+        self.streams.live.remove(&stream);
+        self.streams.ended.notify_waiters();
     }
 }

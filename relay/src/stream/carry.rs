@@ -1,0 +1,189 @@
+//! What becomes of a stream once that is decided: it is carried or refused, leaves its end record, and gives its slots back before anybody says
+//! goodbye.
+
+use std::sync::Arc;
+
+use moorline_proto::bounds::CLOSE_WITHIN;
+use moorline_proto::close::CloseReason;
+use moorline_proto::control::{CallerInfo, Cancel};
+use moorline_proto::id::Feature;
+use moorline_proto::leg::{LegText, Opened as OpenedText, Peer};
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+use crate::control::handle::Command;
+use crate::directory::Location;
+use crate::splice::leg_end::LegEnd;
+use crate::splice::{Farewell, Rules, Side, SpliceEnd, splice};
+use crate::stream::actor::{Actor, Failed, Opened};
+use crate::stream::record::EndRecord;
+use crate::stream::refusal::{Refusal, remembered};
+use crate::stream::registry::Event;
+use crate::stream::setup::Via;
+use crate::stream::status::Status;
+use crate::stream::tell;
+
+/// A record that is only informative is waited for so long.
+const LAST_SEEN_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
+
+impl Actor {
+    /// Says `opened` and moves bytes until the stream is over.
+    pub(super) async fn carry(mut self, opened: Opened) {
+        if let Some(key) = &self.key {
+            key.opened();
+        }
+        self.undecided = None;
+        self.steps.set(|timeline, now| timeline.opened_ms = now);
+        self.listing.publish(Status::Opened);
+        // A leg that was promised before this moment comes too late: it is closed here, or by whoever brings it.
+        self.events.close();
+        while let Ok(event) = self.events.try_recv() {
+            if let Event::Joined(_, leg) = event {
+                tell::dismiss(&self.core.tasks, *leg, CloseReason::Refused, "the stream was opened without it");
+            }
+        }
+        let Opened { slot, accept, caller, device } = opened;
+        let texts = (self.opened_text(Side::Device, &accept), self.opened_text(Side::Caller, &accept));
+        let (end, farewell) = self.splice(device, caller, texts).await;
+        self.record(end.result());
+        let Self { core, listing, key, slot: of_stream, .. } = self;
+        // The stream is over: what is left is a goodbye, which takes nobody's place and can be cut short.
+        drop((slot, of_stream, key));
+        listing.publish(Status::Closing);
+        tokio::select! {
+            () = farewell.say(core.times.half_closed_idle) => {}
+            _ = listing.cut() => debug!(stream = %listing.facts().stream, "the goodbye of a stream was cut short"),
+            () = async { core.lifecycle.closing().await; sleep(CLOSE_WITHIN).await } => {}
+        }
+    }
+
+    async fn splice(
+        &self,
+        mut device: crate::splice::Leg,
+        mut caller: crate::splice::Leg,
+        (to_device, to_caller): (LegText, LegText),
+    ) -> (SpliceEnd, Farewell) {
+        let said = tokio::join!(device.send(&to_device, CLOSE_WITHIN), caller.send(&to_caller, CLOSE_WITHIN));
+        let lost = match said {
+            (Ok(()), Ok(())) => {
+                let rules = Rules { half_closed_idle: self.core.times.half_closed_idle };
+                let (directory, name) = (&self.core.directory, &self.listing.facts().device);
+                let orphaned = || !matches!(directory.find(name), Location::Here(_));
+                return splice(device, caller, rules, self.listing.traffic(), self.ended_from_outside(), orphaned).await;
+            }
+            (Err(_), _) => Side::Device,
+            (Ok(()), Err(_)) => Side::Caller,
+        };
+        let end = SpliceEnd::By(lost, LegEnd::Lost);
+        let farewell = Farewell::new(device, caller, end.clone());
+        (end, farewell)
+    }
+
+    /// Waits until the stream is ended from outside: cut, with the relay, or with the token of its caller where streams do not outlive that.
+    async fn ended_from_outside(&self) -> CloseReason {
+        let outlives = self.core.streams_outlive_tokens;
+        tokio::select! {
+            cut = self.listing.cut() => cut.reason(),
+            () = self.core.lifecycle.closing() => CloseReason::RelayDraining,
+            () = self.token_ends(), if !outlives => CloseReason::Expired,
+        }
+    }
+
+    /// The caller, as the device is told.
+    pub(super) fn caller_info(&self) -> CallerInfo {
+        let basis = &self.listing.facts().basis;
+        CallerInfo {
+            issuer: basis.caller.issuer.clone(),
+            subject: basis.caller.subject.clone(),
+            groups: Vec::new(),
+            address: basis.address,
+            reason: self.open.reason.clone(),
+        }
+    }
+
+    fn opened_text(&self, side: Side, accept: &moorline_proto::control::Accept) -> LegText {
+        let offered = &self.open.features;
+        let features: Vec<Feature> = accept.features.iter().filter(|name| offered.contains(name)).cloned().collect();
+        let facts = self.listing.facts();
+        let (peer, data) = match side {
+            Side::Device => (Peer::Caller(self.caller_info()), self.open.data.clone()),
+            Side::Caller => (Peer::Device { device: facts.device.clone() }, accept.data.clone()),
+        };
+        LegText::Opened(Box::new(OpenedText {
+            stream: facts.stream,
+            service: facts.service.clone(),
+            peer,
+            features,
+            data,
+            ping_ms: u64::try_from(self.core.times.ping.as_millis()).unwrap_or(u64::MAX),
+            timeline: *self.steps.timeline(),
+        }))
+    }
+
+    /// Tells everybody why there is no stream. Its slots are free before anybody has heard it.
+    pub(super) async fn refuse(self, failed: Failed) {
+        let Failed { refusal, channel } = failed;
+        let stream = self.listing.facts().stream;
+        if let (Some(code), Some(handle)) = (refusal.cancel(), channel)
+            && let Err(error) = handle.send(Command::Cancel(Cancel { stream, code }))
+        {
+            debug!(%stream, %error, "the device could not be told that the offer is void");
+        }
+        self.record(refusal.result());
+        let joins_until = self.wait_until + self.core.deadline(&self.open);
+        let Self { core, via, listing, mut events, key, slot, undecided, mut legs, steps, .. } = self;
+        drop((slot, undecided, key));
+        if let Some(leg) = legs.device.take() {
+            tell::dismiss(&core.tasks, leg, CloseReason::Refused, refusal.result());
+        }
+        let mut problem = match &refusal {
+            Refusal::Offline { device, .. } => {
+                Refusal::Offline { device: device.clone(), last_seen: last_seen(&core, device).await }.problem()
+            }
+            other => other.problem(),
+        };
+        (problem.stream, problem.timeline) = (Some(stream), Some(*steps.timeline()));
+        let problem = Arc::new(problem);
+        let is_gone = matches!(refusal, Refusal::CallerGone | Refusal::CallerBroke { .. });
+        let comes_late = legs.caller.is_none() && !is_gone && (via == Via::Connect || listing.caller_has_token());
+        if comes_late {
+            listing.remember_refusal(Arc::new(remembered(&problem)), joins_until);
+        }
+        listing.publish(Status::Refused(Arc::clone(&problem)));
+        events.close();
+        while let Ok(event) = events.try_recv() {
+            if let Event::Joined(of, leg) = event {
+                let problem = Some(Arc::clone(&problem));
+                core.tasks.spawn("closing", move |_stop| tell::late(problem, of, *leg));
+            }
+        }
+        drop(listing);
+        match (legs.caller.take(), refusal) {
+            (None, _) => {}
+            (Some(leg), Refusal::CallerBroke { reason, words }) => leg.close(reason, &words, CLOSE_WITHIN).await,
+            (Some(leg), Refusal::CallerGone) => leg.close(CloseReason::Refused, "", CLOSE_WITHIN).await,
+            (Some(leg), _) => tell::refuse(leg, &problem).await,
+        }
+    }
+
+    fn record(&self, result: &str) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let traffic = self.listing.traffic();
+        let record = EndRecord {
+            facts: self.listing.facts(),
+            device_key: self.listing.device_key(),
+            result,
+            to_device_bytes: traffic.to_device.load(Relaxed),
+            to_caller_bytes: traffic.to_caller.load(Relaxed),
+            lasted: self.steps.elapsed(),
+            timeline: self.steps.timeline(),
+        };
+        record.log();
+    }
+}
+
+/// When the device was last seen, as far as the registry says so soon.
+async fn last_seen(core: &crate::core::Core, device: &moorline_proto::id::DeviceId) -> Option<moorline_proto::timestamp::Timestamp> {
+    let record = timeout(LAST_SEEN_WITHIN, core.registry.device(device)).await;
+    record.ok()?.ok()??.last_seen
+}
