@@ -60,8 +60,37 @@ pub const HELD_BEFORE_OPENED_BYTES: usize = 64 * 1024;
 /// Bytes of the body of a request.
 pub const REQUEST_BODY_BYTES: usize = 16 * 1024;
 
-/// When a device dials again after `go_away`, in milliseconds: from, to.
+/// Characters of a problem's `type` and `code`; longer ones are cut.
+pub const PROBLEM_WORD_CHARS: usize = 128;
+/// Characters of a problem's texts for people; longer ones are cut.
+pub const PROBLEM_TEXT_CHARS: usize = 1_024;
+/// Characters of a token's `iss`.
+pub const ISS_CHARS: usize = 2_048;
+/// Characters of a token's `jti`.
+pub const JTI_CHARS: usize = 256;
+/// Devices on one page of their list.
+pub const DEVICES_PER_PAGE: usize = 500;
+/// Entries of each list in `about`.
+pub const ABOUT_ENTRIES: usize = 64;
+
+/// When a device dials again after `go_away`, in milliseconds: from, to. This and what follows is clamped where it is read.
 pub const RECONNECT_IN_MS: (u64, u64) = (100, 300_000);
+/// Interval of the pings that the relay sends or asks for, on control channels and legs, in milliseconds: from, to.
+pub const PING_MS: (u64, u64) = (50, 3_600_000);
+/// Interval of the pings that a device announces, in milliseconds: from, to.
+pub const ANNOUNCED_MS: (u64, u64) = (5_000, 3_600_000);
+/// Streams that a device may have at once, as the relay says: from, to.
+pub const MAX_STREAMS: (u32, u32) = (1, 100_000);
+/// What is left of a deadline, in milliseconds, at most.
+pub const EXPIRES_IN_MAX_MS: u64 = 86_400_000;
+/// A deadline that a caller asks for or a relay announces, in seconds, at most.
+pub const DEADLINE_MAX_S: u64 = 86_400;
+/// A wait for an offline device that a caller asks for or a relay announces, in seconds, at most.
+pub const WAIT_MAX_S: u64 = 604_800;
+/// A problem's `retry_after_s`, at most.
+pub const RETRY_AFTER_MAX_S: u64 = 86_400;
+/// Moments in tokens, in seconds since 1970, at most: the end of the year 9999.
+pub const EPOCH_MAX_S: u64 = 253_402_300_799;
 
 /// From the 101 of a control channel to the device's `hello`.
 pub const HELLO_WITHIN: Duration = Duration::from_secs(10);

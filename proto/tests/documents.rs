@@ -255,7 +255,7 @@ fn addresses_headers_and_subprotocols() {
 }
 
 /// 65536 as `65,536`.
-fn grouped(number: usize) -> String {
+fn grouped(number: impl Display) -> String {
     let digits = number.to_string();
     let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap()).collect();
     groups.join(",")
@@ -280,6 +280,12 @@ fn sizes() {
         ("name of a group", bounds::GROUP_CHARS, "characters"),
         ("Idempotency-Key", bounds::IDEMPOTENCY_KEY_CHARS, "characters"),
         ("cursor of a page of devices", bounds::CURSOR_CHARS, "characters"),
+        ("type, code of a problem; longer ones are cut", bounds::PROBLEM_WORD_CHARS, "characters"),
+        ("texts of a problem; longer ones are cut", bounds::PROBLEM_TEXT_CHARS, "characters"),
+        ("iss of a token", bounds::ISS_CHARS, "characters"),
+        ("jti of a token", bounds::JTI_CHARS, "characters"),
+        ("each list in about", bounds::ABOUT_ENTRIES, "entries"),
+        ("devices on a page", bounds::DEVICES_PER_PAGE, "entries"),
         ("services of a device", bounds::SERVICES, "entries"),
         ("features in a list", bounds::FEATURES, "entries"),
         ("groups of a caller", bounds::GROUPS, "entries"),
@@ -287,6 +293,30 @@ fn sizes() {
     ];
     let known = known.map(|(what, most, unit)| (what.to_owned(), format!("{} {unit}", grouped(most))));
     assert_eq!(pairs(&table("## 12 Sizes and times", "size")), BTreeMap::from(known));
+}
+
+/// The form of each number that is clamped, in the tables of fields and members.
+#[test]
+fn ranges() {
+    let range = |(from, to): (u64, u64)| format!("whole number, {} to {}", grouped(from), grouped(to));
+    let up_to = |to: u64| format!("whole number, to {}", grouped(to));
+    let max_streams = (u64::from(bounds::MAX_STREAMS.0), u64::from(bounds::MAX_STREAMS.1));
+    for (heading, first, name, form) in [
+        ("#### `welcome`", "field", "heartbeat_ms", range(bounds::PING_MS)),
+        ("#### `welcome`", "field", "heartbeat_max_ms", range(bounds::PING_MS)),
+        ("#### `welcome`", "field", "max_streams", range(max_streams)),
+        ("#### `offer`", "field", "expires_in_ms", range((0, bounds::EXPIRES_IN_MAX_MS))),
+        ("#### `go_away`", "field", "reconnect_in_ms", range(bounds::RECONNECT_IN_MS)),
+        ("#### `heartbeat`", "field", "interval_ms", range(bounds::ANNOUNCED_MS)),
+        ("#### `opened`", "field", "ping_ms", range(bounds::PING_MS)),
+        ("### 7.3 `POST`: negotiate here, join elsewhere", "member", "deadline_s", up_to(bounds::DEADLINE_MAX_S)),
+        ("### 7.3 `POST`: negotiate here, join elsewhere", "member", "wait_s", up_to(bounds::WAIT_MAX_S)),
+        ("### 9.1 The problem", "member", "retry_after_s", up_to(bounds::RETRY_AFTER_MAX_S)),
+    ] {
+        let rows = table(heading, first);
+        let row = rows.iter().find(|row| row[0] == name).unwrap_or_else(|| panic!("no row {name}"));
+        assert_eq!(row[2], form, "{name} under {heading}");
+    }
 }
 
 #[test]

@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod support;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
+use data_encoding::BASE64URL_NOPAD;
 use moorline_proto::bounds::{DATA_BYTES, FEATURES, INFO_CHARS, REASON_CHARS, SERVICES};
 use moorline_proto::claims::{CallerClaims, Pattern};
 use moorline_proto::close::fitting_reason;
@@ -20,10 +23,11 @@ use moorline_proto::millis::Millis;
 use moorline_proto::problem::{Problem, ProblemCode, Timeline};
 use moorline_proto::proof::{PublicKey, Thumbprint};
 use moorline_proto::secret::Secret;
-use moorline_proto::text::{Data, Text};
+use moorline_proto::text::{Data, Text, printable};
 use moorline_proto::timestamp::Timestamp;
 use proptest::prelude::*;
 use proptest::sample::select;
+use serde_json::Value;
 
 fn parsed<T: std::str::FromStr<Err: std::fmt::Debug>>(text: impl AsRef<str>) -> T {
     text.as_ref().parse().unwrap()
@@ -92,12 +96,20 @@ fn millis() -> impl Strategy<Value = Millis> {
 
 fn to_device() -> impl Strategy<Value = ToDevice> {
     let challenge = (any::<[u8; 32]>(), moment()).prop_map(|(nonce, time)| Challenge { nonce: Nonce(nonce), time }.into());
-    let welcome = (text(), node_id(), any::<[u64; 2]>(), any::<u32>(), features(), moment());
-    let welcome = welcome.prop_map(|(session, node, [heartbeat_ms, heartbeat_max_ms], max_streams, features, time)| {
+    let welcome = (text(), node_id(), (50..=3_600_000_u64, 50..=3_600_000_u64), 1..=100_000_u32, features(), moment());
+    let welcome = welcome.prop_map(|(session, node, (heartbeat_ms, heartbeat_max_ms), max_streams, features, time)| {
         Welcome { session, node, heartbeat_ms, heartbeat_max_ms, max_streams, features, time }.into()
     });
-    let offer =
-        ((stream_id(), attempt()), service_name(), text(), any::<String>(), any::<u64>(), caller(), prop::option::of(data()), features());
+    let offer = (
+        (stream_id(), attempt()),
+        service_name(),
+        text(),
+        any::<String>(),
+        0..=86_400_000_u64,
+        caller(),
+        prop::option::of(data()),
+        features(),
+    );
     let offer = offer.prop_map(|((stream, attempt), service, url, token, expires_in_ms, caller, data, features)| {
         Offer { stream, attempt, service, url, token: Secret::new(token), expires_in_ms, caller, data, features }.into()
     });
@@ -117,7 +129,7 @@ fn from_device() -> impl Strategy<Value = FromDevice> {
     let reject = (stream_id(), attempt(), select(RejectCode::ALL), prop::option::of(text()));
     let reject = reject.prop_map(|(stream, attempt, code, detail)| Reject { stream, attempt, code, detail }.into());
     let list = services().prop_map(|services| Services { services }.into());
-    let heartbeat = any::<u64>().prop_map(|interval_ms| Heartbeat { interval_ms }.into());
+    let heartbeat = (5_000..=3_600_000_u64).prop_map(|interval_ms| Heartbeat { interval_ms }.into());
     prop_oneof![hello, accept, reject, list, heartbeat]
 }
 
@@ -140,7 +152,8 @@ fn timeline() -> impl Strategy<Value = Timeline> {
 }
 
 fn problem() -> impl Strategy<Value = Problem> {
-    let more = (any::<Option<String>>(), any::<Option<u64>>(), prop::option::of(moment()), prop::option::of(timeline()));
+    let words = any::<String>().prop_map(|text| printable(&text, 1_024));
+    let more = (prop::option::of(words), prop::option::of(0..=86_400_u64), prop::option::of(moment()), prop::option::of(timeline()));
     let parts = (select(ProblemCode::ALL), any::<String>(), prop::option::of(stream_id()), more);
     parts.prop_map(|(code, detail, stream, (device_detail, retry_after_s, last_seen, timeline))| Problem {
         stream,
@@ -154,12 +167,19 @@ fn problem() -> impl Strategy<Value = Problem> {
 
 fn leg_text() -> impl Strategy<Value = LegText> {
     let peer = prop_oneof![device_id().prop_map(|device| Peer::Device { device }), caller().prop_map(Peer::Caller)];
-    let opened = (stream_id(), service_name(), peer, features(), prop::option::of(data()), any::<u64>(), timeline());
+    let opened = (stream_id(), service_name(), peer, features(), prop::option::of(data()), 50..=3_600_000_u64, timeline());
     let opened = opened.prop_map(|(stream, service, peer, features, data, ping_ms, timeline)| {
         LegText::Opened(Box::new(Opened { stream, service, peer, features, data, ping_ms, timeline }))
     });
     let refused = problem().prop_map(|problem| LegText::Refused(Box::new(Refused { problem })));
     prop_oneof![opened, refused, Just(LegText::End(End {}))]
+}
+
+/// The certificate of a join string that is a vector.
+fn a_certificate() -> Vec<u8> {
+    let joins: Value = support::vectors("join.json");
+    let join = joins["valid"].as_array().unwrap().iter().find_map(|vector| vector["ca"].as_str()).unwrap();
+    BASE64URL_NOPAD.decode(join.as_bytes()).unwrap()
 }
 
 /// JSON that is close to a message: a good one with something cut out, put in, or changed.
@@ -228,8 +248,8 @@ proptest! {
     }
 
     #[test]
-    fn a_join_string_is_read_as_it_is_printed(host in "[a-z0-9]{1,12}(\\.[a-z0-9]{1,12}){0,3}", port in 1_u16.., ca in any::<Option<[u8; 40]>>()) {
-        let join = Join { url: parsed(format!("https://{host}:{port}")), ca: ca.map(Vec::from) };
+    fn a_join_string_is_read_as_it_is_printed(host in "[a-z0-9]{1,12}(\\.[a-z0-9]{1,12}){0,3}", port in 1_u16.., with_ca in any::<bool>()) {
+        let join = Join { url: parsed(format!("https://{host}:{port}")), ca: with_ca.then(a_certificate) };
         prop_assert_eq!(parsed::<Join>(join.to_string()), join);
     }
 
