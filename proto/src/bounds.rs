@@ -56,7 +56,7 @@ pub const LEG_TEXT_FROM_RELAY_BYTES: usize = 16 * 1024;
 /// Bytes of frames that one message on a leg may take. The longest one takes 448 KiB where each frame carries a single byte.
 pub const LEG_MESSAGE_FRAME_BYTES: usize = 1 << 20;
 /// Bytes that the relay holds for a leg before `opened`; the message that crosses the mark is still taken.
-pub const HELD_BEFORE_OPENED_BYTES: usize = 64 * 1024;
+pub const EARLY_DATA_BYTES: usize = 64 * 1024;
 /// Bytes of the body of a request.
 pub const REQUEST_BODY_BYTES: usize = 16 * 1024;
 
@@ -93,20 +93,20 @@ pub const RETRY_AFTER_MAX_S: u64 = 86_400;
 pub const EPOCH_MAX_S: u64 = 253_402_300_799;
 
 /// From the 101 of a control channel to the device's `hello`.
-pub const HELLO_WITHIN: Duration = Duration::from_secs(10);
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// A device waits this long for `challenge`, and then for `welcome`.
-pub const WELCOME_WITHIN: Duration = Duration::from_secs(20);
+pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(20);
 /// A device that sends no frame at all for this long after an offer is dead.
-pub const HEARD_WITHIN: Duration = Duration::from_secs(10);
+pub const OFFER_ACK_TIMEOUT: Duration = Duration::from_secs(10);
 /// The handshake's deadline where the caller names none.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
 /// What a device gives its target to answer, at most.
-pub const TARGET_WITHIN: Duration = Duration::from_secs(10);
+pub const TARGET_TIMEOUT: Duration = Duration::from_secs(10);
 /// `POST …/streams` is answered after this long at the latest (`Prefer: wait=N` may ask for less).
-pub const PREFER_WAIT: Duration = Duration::from_secs(20);
+pub const PREFER_WAIT_MAX: Duration = Duration::from_secs(20);
 /// The shortest heartbeat that a device may announce.
 pub const HEARTBEAT_MIN: Duration = Duration::from_secs(5);
 /// An end that does not read its leg sends an unasked pong this often.
-pub const UNASKED_PONG_EVERY: Duration = Duration::from_secs(20);
+pub const UNSOLICITED_PONG_INTERVAL: Duration = Duration::from_secs(20);
 /// For a Close other than 1000 to be sent and answered; then the connection is reset.
-pub const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -85,7 +85,7 @@ pub struct Pattern(String);
 /// Text that is no pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a pattern has 1 to 128 characters of a-z 0-9 - _ . and *")]
-pub struct NoPattern;
+pub struct PatternError;
 
 impl Pattern {
     /// Matches every name.
@@ -118,12 +118,12 @@ impl Pattern {
 }
 
 impl FromStr for Pattern {
-    type Err = NoPattern;
+    type Err = PatternError;
 
-    fn from_str(text: &str) -> Result<Self, NoPattern> {
+    fn from_str(text: &str) -> Result<Self, PatternError> {
         let ok = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'*');
         if text.is_empty() || text.len() > crate::bounds::DEVICE_ID_CHARS || !text.bytes().all(ok) {
-            return Err(NoPattern);
+            return Err(PatternError);
         }
         Ok(Self(text.to_owned()))
     }

@@ -9,7 +9,7 @@ use crate::text::{QUOTED_CHARS, printable};
 
 /// A message as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard<T> {
+pub enum Decoded<T> {
     /// A type of this version.
     Known(T),
     /// A type of a later version, to be ignored and counted. Holds at most 64 characters of its name, all of them printable.
@@ -156,8 +156,8 @@ fn shortened(detail: &str) -> String {
     text
 }
 
-pub(crate) fn unknown<T>(kind: &str) -> Heard<T> {
-    Heard::Unknown(printable(kind, QUOTED_CHARS))
+pub(crate) fn unknown<T>(kind: &str) -> Decoded<T> {
+    Decoded::Unknown(printable(kind, QUOTED_CHARS))
 }
 
 /// Makes an enum of messages tagged by `type`, with `encode` and `decode`.
@@ -186,10 +186,10 @@ macro_rules! messages {
             ///
             /// # Errors
             /// [`crate::message::MessageError`]: text that is too large or no message, or a known type with a wrong or missing field.
-            pub fn decode(text: &str) -> Result<crate::message::Heard<Self>, crate::message::MessageError> {
+            pub fn decode(text: &str) -> Result<crate::message::Decoded<Self>, crate::message::MessageError> {
                 let kind = crate::message::type_of(text, $max)?;
                 match kind.as_str() {
-                    $($tag => crate::message::fields::<$body>($tag, text).map(|body| crate::message::Heard::Known(Self::$variant(body))),)+
+                    $($tag => crate::message::fields::<$body>($tag, text).map(|body| crate::message::Decoded::Known(Self::$variant(body))),)+
                     other => Ok(crate::message::unknown(other)),
                 }
             }

@@ -221,14 +221,14 @@ pub struct Thumbprint([u8; 32]);
 /// Text that is no thumbprint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a thumbprint is 32 bytes in base64url without padding")]
-pub struct NoThumbprint;
+pub struct ThumbprintError;
 
 impl FromStr for Thumbprint {
-    type Err = NoThumbprint;
+    type Err = ThumbprintError;
 
-    fn from_str(text: &str) -> Result<Self, NoThumbprint> {
-        let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| NoThumbprint)?;
-        bytes.try_into().map(Self).map_err(|_| NoThumbprint)
+    fn from_str(text: &str) -> Result<Self, ThumbprintError> {
+        let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| ThumbprintError)?;
+        bytes.try_into().map(Self).map_err(|_| ThumbprintError)
     }
 }
 

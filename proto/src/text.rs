@@ -50,7 +50,7 @@ impl UnknownWord {
 
 /// Text of at most `MAX` characters, all of them printable: others are replaced as [`printable`] does.
 ///
-/// Longer text is refused when it is read, and cut by [`Text::cut`] when it is made here.
+/// Longer text is refused when it is read, and cut by [`Text::truncated`] when it is made here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Text<const MAX: usize>(String);
 
@@ -73,13 +73,13 @@ impl<const MAX: usize> Text<MAX> {
         let text = text.into();
         match text.chars().count() {
             got if got > MAX => Err(TooLong { got, max: MAX }),
-            _ if text.contains(is_replaced) => Ok(Self::cut(&text)),
+            _ if text.contains(is_replaced) => Ok(Self::truncated(&text)),
             _ => Ok(Self(text)),
         }
     }
 
     /// The first `MAX` characters of the text.
-    pub fn cut(text: &str) -> Self {
+    pub fn truncated(text: &str) -> Self {
         Self(printable(text, MAX))
     }
 
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn text_is_sanitised_however_it_is_made() {
-        let made = [Text::<9>::new("a\nb").unwrap(), Text::cut("a\nb"), serde_json::from_str(r#""a\nb""#).unwrap()];
+        let made = [Text::<9>::new("a\nb").unwrap(), Text::truncated("a\nb"), serde_json::from_str(r#""a\nb""#).unwrap()];
         for text in made {
             assert_eq!(text.as_str(), "a\u{fffd}b");
         }

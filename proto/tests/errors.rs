@@ -12,7 +12,7 @@ use moorline_proto::control::{FromDevice, ToDevice};
 use moorline_proto::id::{DeviceId, Feature, Instance, ServiceName, StreamId, Subject};
 use moorline_proto::join::{Join, RelayUrl};
 use moorline_proto::leg::LegText;
-use moorline_proto::message::{Heard, decode_body};
+use moorline_proto::message::{Decoded, decode_body};
 use moorline_proto::problem::{Problem, ProblemCode};
 use moorline_proto::proof::{ProofClaims, PublicKey, Thumbprint};
 use moorline_proto::text::{Data, QUOTED_CHARS, is_replaced};
@@ -43,10 +43,10 @@ fn check_body<T: DeserializeOwned>(text: &str) {
     decode_body::<T>(text.as_bytes()).err().into_iter().for_each(check);
 }
 
-fn check_message<T>(decoded: Result<Heard<T>, impl Display>) {
+fn check_message<T>(decoded: Result<Decoded<T>, impl Display>) {
     match decoded {
-        Ok(Heard::Known(_)) => {}
-        Ok(Heard::Unknown(kind)) => check(kind),
+        Ok(Decoded::Known(_)) => {}
+        Ok(Decoded::Unknown(kind)) => check(kind),
         Err(error) => check(error),
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use data_encoding::BASE64URL_NOPAD;
 use moorline_proto::bounds::{DATA_BYTES, FEATURES, INFO_CHARS, REASON_CHARS, SERVICES};
 use moorline_proto::claims::{CallerClaims, Pattern};
-use moorline_proto::close::fitting_reason;
+use moorline_proto::close::truncated_reason;
 use moorline_proto::control::{
     Accept, Attempt, CallerInfo, Cancel, CancelCode, Challenge, FromDevice, GoAway, Heartbeat, Hello, Nonce, Offer, Reject, RejectCode,
     Service, Services, ToDevice, Welcome,
@@ -18,7 +18,7 @@ use moorline_proto::control::{
 use moorline_proto::id::{DeviceId, Feature, Instance, Issuer, NodeId, ServiceName, StreamId, Subject};
 use moorline_proto::join::{Join, RelayUrl};
 use moorline_proto::leg::{End, LegText, Opened, Peer, Refused};
-use moorline_proto::message::Heard;
+use moorline_proto::message::Decoded;
 use moorline_proto::millis::Millis;
 use moorline_proto::problem::{Problem, ProblemCode, Timeline};
 use moorline_proto::proof::{PublicKey, Thumbprint};
@@ -58,7 +58,7 @@ fn instance() -> impl Strategy<Value = Instance> {
 }
 
 fn text<const MAX: usize>() -> impl Strategy<Value = Text<MAX>> {
-    any::<String>().prop_map(|text| Text::cut(&text))
+    any::<String>().prop_map(|text| Text::truncated(&text))
 }
 
 fn data() -> impl Strategy<Value = Data> {
@@ -199,7 +199,7 @@ fn read_as_everything(text: &str) {
     drop((text.parse::<StreamId>(), text.parse::<Feature>(), text.parse::<Timestamp>(), text.parse::<Thumbprint>()));
     drop((text.parse::<Join>(), text.parse::<RelayUrl>(), Data::from_base64(text), PublicKey::from_pem(text)));
     drop((serde_json::from_str::<CallerClaims>(text), serde_json::from_str::<Problem>(text)));
-    assert!(fitting_reason(text).len() <= 123 && text.starts_with(fitting_reason(text)));
+    assert!(truncated_reason(text).len() <= 123 && text.starts_with(truncated_reason(text)));
     if let Ok(pattern) = text.parse::<Pattern>() {
         pattern.matches(text);
     }
@@ -210,7 +210,7 @@ proptest! {
 
     #[test]
     fn what_the_relay_says_to_a_device_is_read_as_it_was_meant(message in to_device()) {
-        prop_assert_eq!(ToDevice::decode(&message.encode()), Ok(Heard::Known(message)));
+        prop_assert_eq!(ToDevice::decode(&message.encode()), Ok(Decoded::Known(message)));
     }
 
     #[test]
@@ -218,14 +218,14 @@ proptest! {
         let text = message.encode();
         // Sixty-four long descriptions in wide characters are the one thing that does not fit.
         prop_assume!(text.len() <= moorline_proto::bounds::CONTROL_MESSAGE_BYTES);
-        prop_assert_eq!(FromDevice::decode(&text), Ok(Heard::Known(message)));
+        prop_assert_eq!(FromDevice::decode(&text), Ok(Decoded::Known(message)));
     }
 
     #[test]
     fn what_is_said_on_a_leg_is_read_as_it_was_meant(message in leg_text()) {
         let text = message.encode();
         prop_assume!(text.len() <= moorline_proto::bounds::LEG_TEXT_FROM_RELAY_BYTES);
-        prop_assert_eq!(LegText::decode(&text), Ok(Heard::Known(message)));
+        prop_assert_eq!(LegText::decode(&text), Ok(Decoded::Known(message)));
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use moorline_proto::bounds::CLOSE_WITHIN;
+use moorline_proto::bounds::CLOSE_TIMEOUT;
 use moorline_proto::close::CloseReason;
 use moorline_proto::control::{Accept, FromDevice, GoAway, Reject, ToDevice};
 use moorline_proto::id::Instance;
-use moorline_proto::message::Heard;
+use moorline_proto::message::Decoded;
 use moorline_proto::text::Text;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -88,7 +88,7 @@ impl Session {
         match &ended {
             Ended::Closed(_) => {
                 answer(&mut self.socket).await;
-                self.socket.into_inner().close(CLOSE_WITHIN).await;
+                self.socket.into_inner().close(CLOSE_TIMEOUT).await;
             }
             Ended::Lost => {}
             Ended::Dead => self.socket.into_inner().reset(),
@@ -98,7 +98,7 @@ impl Session {
             Ended::Leaving => {
                 let away = GoAway {
                     reconnect_in_ms: u64::try_from(self.reconnect_in.as_millis()).unwrap_or(u64::MAX),
-                    reason: Text::cut("the relay stops"),
+                    reason: Text::truncated("the relay stops"),
                 };
                 if self.say(away.into()).await.is_ok() {
                     close(self.socket, CloseReason::RelayDraining, "").await;
@@ -116,15 +116,15 @@ impl Session {
             while let Some(message) = self.socket.next().await {
                 let Message::Text(text) = message? else { continue };
                 match FromDevice::decode(&text) {
-                    Ok(Heard::Known(FromDevice::Accept(accept))) => hear(Answer::Accept(accept)),
-                    Ok(Heard::Known(FromDevice::Reject(reject))) => hear(Answer::Reject(reject)),
+                    Ok(Decoded::Known(FromDevice::Accept(accept))) => hear(Answer::Accept(accept)),
+                    Ok(Decoded::Known(FromDevice::Reject(reject))) => hear(Answer::Reject(reject)),
                     Ok(_) | Err(_) => {}
                 }
             }
             Ok::<_, WsError>(())
         };
-        match timeout(CLOSE_WITHIN, goodbye).await {
-            Ok(_) => self.socket.into_inner().close(CLOSE_WITHIN).await,
+        match timeout(CLOSE_TIMEOUT, goodbye).await {
+            Ok(_) => self.socket.into_inner().close(CLOSE_TIMEOUT).await,
             Err(_) => self.socket.into_inner().reset(),
         }
     }
@@ -212,8 +212,8 @@ impl Session {
         }
         match message {
             Message::Text(text) => match FromDevice::decode(&text) {
-                Ok(Heard::Known(message)) => self.understand(message, hear),
-                Ok(Heard::Unknown(kind)) => {
+                Ok(Decoded::Known(message)) => self.understand(message, hear),
+                Ok(Decoded::Unknown(kind)) => {
                     debug!(session = self.handle.about().session, kind, "a message of an unknown type was passed over");
                     Ok(())
                 }

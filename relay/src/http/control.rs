@@ -78,7 +78,7 @@ async fn serve(edge: &Arc<Edge>, known: Known, visitor: &Peer, stop: Cancellatio
 
     let listed = edge.directory.list(handle.clone());
     let welcome = Welcome {
-        session: Text::cut(&session),
+        session: Text::truncated(&session),
         node: edge.node.clone(),
         heartbeat_ms: millis(edge.times.heartbeat),
         heartbeat_max_ms: millis(edge.times.heartbeat_max),

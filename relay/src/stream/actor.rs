@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_proto::bounds::CLOSE_WITHIN;
+use moorline_proto::bounds::CLOSE_TIMEOUT;
 use moorline_proto::close::CloseReason;
 use moorline_proto::control::{Accept, Cancel};
 use moorline_proto::id::Feature;
@@ -87,7 +87,7 @@ impl Task {
 
     async fn splice(&self, mut device: Leg, mut caller: Leg, stop: CancellationToken) -> Ended {
         let (to_device, to_caller) = (self.opened(Side::Device), self.opened(Side::Caller));
-        let said = tokio::join!(device.send(&to_device, CLOSE_WITHIN), caller.send(&to_caller, CLOSE_WITHIN));
+        let said = tokio::join!(device.send(&to_device, CLOSE_TIMEOUT), caller.send(&to_caller, CLOSE_TIMEOUT));
         let rules = Rules { half_closed_idle: self.desk.ground.times.half_closed_idle };
         let (lost, remaining) = match said {
             (Ok(()), Ok(())) => {
@@ -104,7 +104,7 @@ impl Task {
             (Err(_), _) => (Side::Device, caller),
             (Ok(()), Err(_)) => (Side::Caller, device),
         };
-        remaining.close(CloseReason::PeerLost, "", CLOSE_WITHIN).await;
+        remaining.close(CloseReason::PeerLost, "", CLOSE_TIMEOUT).await;
         Ended::By(lost, LegEnd::Lost)
     }
 
@@ -155,8 +155,8 @@ impl Task {
                 // Both tokens die now, however long the goodbye takes.
                 drop((self.seat, self.live));
                 match refused {
-                    Refused::CallerBroke { reason, words } => leg.close(reason, &words, CLOSE_WITHIN).await,
-                    Refused::CallerGone => leg.close(CloseReason::Refused, "", CLOSE_WITHIN).await,
+                    Refused::CallerBroke { reason, words } => leg.close(reason, &words, CLOSE_TIMEOUT).await,
+                    Refused::CallerGone => leg.close(CloseReason::Refused, "", CLOSE_TIMEOUT).await,
                     _ => tell(leg, &problem).await,
                 }
             }
@@ -211,14 +211,14 @@ impl Task {
     /// Closes a device leg whose stream did not come about.
     fn dismiss(&self, leg: Leg, words: &str) {
         let words = words.to_owned();
-        self.desk.ground.tasks.spawn("closing", |_stop| async move { leg.close(CloseReason::Refused, &words, CLOSE_WITHIN).await });
+        self.desk.ground.tasks.spawn("closing", |_stop| async move { leg.close(CloseReason::Refused, &words, CLOSE_TIMEOUT).await });
     }
 }
 
 /// Says `refused` on a caller's leg and closes it.
 async fn tell(mut leg: Leg, problem: &Problem) {
     let refused = LegText::Refused(Box::new(RefusedText { problem: problem.clone() }));
-    if leg.send(&refused, CLOSE_WITHIN).await.is_ok() {
-        leg.close(CloseReason::Refused, &problem.code, CLOSE_WITHIN).await;
+    if leg.send(&refused, CLOSE_TIMEOUT).await.is_ok() {
+        leg.close(CloseReason::Refused, &problem.code, CLOSE_TIMEOUT).await;
     }
 }

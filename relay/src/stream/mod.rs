@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_proto::api::OpenStream;
-use moorline_proto::bounds::CLOSE_WITHIN;
+use moorline_proto::bounds::CLOSE_TIMEOUT;
 use moorline_proto::close::CloseReason;
 use moorline_proto::control::CallerInfo;
 use moorline_proto::id::{NodeId, ServiceName, StreamId};
@@ -65,7 +65,7 @@ pub async fn hand_in(mail: mpsc::Sender<Event>, side: Side, leg: Leg) {
     if let Err(unsent) = mail.send(Event::Joined(side, Box::new(leg))).await
         && let Event::Joined(_, leg) = unsent.0
     {
-        leg.close(CloseReason::Refused, "the stream is over", CLOSE_WITHIN).await;
+        leg.close(CloseReason::Refused, "the stream is over", CLOSE_TIMEOUT).await;
     }
 }
 

@@ -183,7 +183,7 @@ impl Task {
             stream,
             attempt: Default::default(),
             service,
-            url: Text::cut(&leg_path(&self.desk.ground.node, &stream)),
+            url: Text::truncated(&leg_path(&self.desk.ground.node, &stream)),
             token: self.seat.token(TokenOf::Device),
             expires_in_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
             caller: self.ask.caller.clone(),
@@ -241,7 +241,7 @@ impl Task {
             Side::Device => self.device.replace(leg),
         };
         if let Some(before) = before {
-            let close = before.close(CloseReason::Superseded, "a newer join took its place", moorline_proto::bounds::CLOSE_WITHIN);
+            let close = before.close(CloseReason::Superseded, "a newer join took its place", moorline_proto::bounds::CLOSE_TIMEOUT);
             self.desk.ground.tasks.spawn("closing", |_stop| close);
         }
     }
@@ -278,7 +278,7 @@ impl Task {
             LegEnd::Broke(reason, words) => (*reason, words.clone()),
             LegEnd::Done | LegEnd::Reset(_) | LegEnd::Lost => (CloseReason::Reset, String::new()),
         };
-        let close = async move { leg.close(reason, &words, moorline_proto::bounds::CLOSE_WITHIN).await };
+        let close = async move { leg.close(reason, &words, moorline_proto::bounds::CLOSE_TIMEOUT).await };
         self.desk.ground.tasks.spawn("closing", |_stop| close);
     }
 
