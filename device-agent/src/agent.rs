@@ -271,7 +271,7 @@ impl Inside {
             }
         };
         let Some(place) = place else {
-            let detail = Some(Text::cut("the device has as many streams as it may"));
+            let detail = Some(Text::truncated("the device has as many streams as it may"));
             // Not waited for here: this is who empties the queue of answers. The relay keeps to `max_streams`, so there are few of these.
             let voice = self.desk.voice.clone();
             self.tasks

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use moorline_proto::close::{CloseReason, ComeBack};
+use moorline_proto::close::{CloseReason, ReconnectPolicy};
 use rand::{Rng, RngExt};
 use tokio::time::Instant;
 
@@ -92,10 +92,12 @@ impl Backoff {
             Trouble::Busy(None) => ordinary(self.jitter(rng)),
             Trouble::Mistake => ordinary(MISTAKE),
             Trouble::SupersededByAnother => self.superseded(now, rng),
-            Trouble::Closed(code) => match CloseReason::from_code(*code).map(CloseReason::come_back) {
-                Some(ComeBack::After(wait)) => ordinary(wait),
-                Some(ComeBack::Seldom(wait)) => Pause { wait: wait.mul_f64(rng.random_range(0.5..=1.5)), because: Because::NotAdmitted },
-                Some(ComeBack::WithBackoff | ComeBack::NotWhileSuperseded) | None => ordinary(self.jitter(rng)),
+            Trouble::Closed(code) => match CloseReason::from_code(*code).map(CloseReason::reconnect_policy) {
+                Some(ReconnectPolicy::After(wait)) => ordinary(wait),
+                Some(ReconnectPolicy::Rarely(wait)) => {
+                    Pause { wait: wait.mul_f64(rng.random_range(0.5..=1.5)), because: Because::NotAdmitted }
+                }
+                Some(ReconnectPolicy::Backoff | ReconnectPolicy::UnlessSuperseded) | None => ordinary(self.jitter(rng)),
             },
         }
     }

@@ -95,12 +95,21 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
+    const JOIN: &str = concat!(
+        "https://relay.test:8443#ca=",
+        "MIIBMjCB2KADAgECAgEBMAoGCCqGSM49BAMCMBgxFjAUBgNVBAMMDWFuIGV4YW1wbGUgQ0EwHhcNMjYwMTAxMDAwMDAwWhcNMzYw",
+        "MTAxMDAwMDAwWjAYMRYwFAYDVQQDDA1hbiBleGFtcGxlIENBMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEf83OJ3D2xF1Bg8vu",
+        "b9tLe1gHMzV76e8Tus9uPHvRVEXH8UTNG72bfocs3-257rn0s2ldbqkLJK2KRiMohYjlraMTMBEwDwYDVR0TAQH_BAUwAwEB_zAK",
+        "BggqhkjOPQQDAgNJADBGAiEAusGZpnXEdvpxcQO_Bup6Q_o1-DwoP1ZPt3q33ml1b9ECIQD1SUJJ-Pmm8y-pIoTUh0O1LAPsQT-2",
+        "oBzYZalVUb4Z_g",
+    );
+
     #[test]
     fn what_is_made_is_a_good_configuration_and_is_made_once() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("lamp-1");
         let new = NewDevice {
-            join: "https://relay.test:8443#ca=MAA".parse().unwrap(),
+            join: JOIN.parse().unwrap(),
             device: "lamp-1".parse().unwrap(),
             services: vec![
                 ("ssh".parse().unwrap(), "127.0.0.1:22".parse().unwrap()),

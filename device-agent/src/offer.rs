@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
-use moorline_proto::bounds::TARGET_WITHIN;
+use moorline_proto::bounds::TARGET_TIMEOUT;
 use moorline_proto::causes::Causes;
 use moorline_proto::control::{Accept, CallerInfo, Offer, Reject, RejectCode};
 use moorline_proto::id::{Feature, ServiceName, StreamId};
@@ -201,7 +201,7 @@ async fn agree(desk: &Desk, offer: &Offer, door: &Door, deadline: Instant) -> Re
         caller: offer.caller.clone(),
         data: offer.data.clone(),
         features: offer.features.clone(),
-        target_within: TARGET_WITHIN.min(left),
+        target_within: TARGET_TIMEOUT.min(left),
     };
     let unanswered = Unanswered(Some(desk), offer.stream);
     let mut deciding = pin!(timeout_at(deadline, desk.handler.decide(info)));
@@ -263,7 +263,7 @@ impl Drop for Unanswered<'_> {
 
 impl Desk {
     async fn say_no(&self, stream: StreamId, code: RejectCode, detail: &str) {
-        self.voice.say(Reject { stream, attempt: Default::default(), code, detail: Some(Text::cut(detail)) }).await;
+        self.voice.say(Reject { stream, attempt: Default::default(), code, detail: Some(Text::truncated(detail)) }).await;
     }
 }
 

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use moorline_proto::bounds::{CLOSE_WITHIN, WELCOME_WITHIN};
-use moorline_proto::close::{CloseReason, fitting_reason};
+use moorline_proto::bounds::{CLOSE_TIMEOUT, WELCOME_TIMEOUT};
+use moorline_proto::close::{CloseReason, truncated_reason};
 use moorline_proto::control::{Cancel, FromDevice, Hello, Offer, ToDevice, Welcome};
 use moorline_proto::id::Instance;
-use moorline_proto::message::Heard;
+use moorline_proto::message::Decoded;
 use moorline_proto::names::{CONTROL, HEARTBEAT_FEATURE};
 use moorline_proto::proof::ProofClaims;
 use moorline_proto::text::Text;
@@ -239,11 +239,11 @@ impl Session {
         self.last_frame = Instant::now();
         match message {
             Some(Ok(Message::Text(text))) => match ToDevice::decode(&text) {
-                Ok(Heard::Known(ToDevice::Offer(offer))) => Ok(Some(Event::Offer(Box::new(offer)))),
-                Ok(Heard::Known(ToDevice::Cancel(cancel))) => Ok(Some(Event::Cancel(cancel))),
-                Ok(Heard::Known(ToDevice::GoAway(away))) => Ok(Some(Event::GoAway(Duration::from_millis(away.reconnect_in_ms)))),
-                Ok(Heard::Known(ToDevice::Challenge(_) | ToDevice::Welcome(_))) => Ok(None),
-                Ok(Heard::Unknown(kind)) => {
+                Ok(Decoded::Known(ToDevice::Offer(offer))) => Ok(Some(Event::Offer(Box::new(offer)))),
+                Ok(Decoded::Known(ToDevice::Cancel(cancel))) => Ok(Some(Event::Cancel(cancel))),
+                Ok(Decoded::Known(ToDevice::GoAway(away))) => Ok(Some(Event::GoAway(Duration::from_millis(away.reconnect_in_ms)))),
+                Ok(Decoded::Known(ToDevice::Challenge(_) | ToDevice::Welcome(_))) => Ok(None),
+                Ok(Decoded::Unknown(kind)) => {
                     debug!(kind, "a message of an unknown type was passed over");
                     Ok(None)
                 }
@@ -263,7 +263,7 @@ impl Session {
     /// Closes the channel: with 1000 where the device stops on purpose. Five seconds at most.
     pub async fn close(mut self, reason: CloseReason, words: &str) {
         let text = if words.is_empty() { reason.name().to_owned() } else { format!("{}: {words}", reason.name()) };
-        let frame = CloseFrame { code: reason.code().into(), reason: fitting_reason(&text).into() };
+        let frame = CloseFrame { code: reason.code().into(), reason: truncated_reason(&text).into() };
         let goodbye = async {
             self.socket.send(Message::Close(Some(frame))).await?;
             while let Some(message) = self.socket.next().await {
@@ -272,18 +272,18 @@ impl Session {
             Ok::<_, WsError>(())
         };
         // Whatever goes wrong here, the channel is over.
-        timeout(CLOSE_WITHIN, goodbye).await.ok();
+        timeout(CLOSE_TIMEOUT, goodbye).await.ok();
     }
 }
 
 async fn expect(socket: &mut WebSocket, what: &'static str) -> Result<ToDevice, ConnectError> {
-    let deadline = Instant::now() + WELCOME_WITHIN;
+    let deadline = Instant::now() + WELCOME_TIMEOUT;
     loop {
         let message = timeout_at(deadline, socket.next()).await.map_err(|_| ConnectError::TooLate(what))?;
         match message {
             Some(Ok(Message::Text(text))) => match ToDevice::decode(&text) {
-                Ok(Heard::Known(message)) => return Ok(message),
-                Ok(Heard::Unknown(_)) => {}
+                Ok(Decoded::Known(message)) => return Ok(message),
+                Ok(Decoded::Unknown(_)) => {}
                 Err(error) => return Err(ConnectError::Broke(error.to_string())),
             },
             Some(Ok(Message::Close(frame))) => {
@@ -300,11 +300,11 @@ fn hello(settings: &Settings, instance: &Instance, proof: &str) -> Hello {
     Hello {
         device: settings.device.clone(),
         instance: instance.clone(),
-        proof: Text::cut(proof),
-        agent: Text::cut(concat!("moorline-agent/", env!("CARGO_PKG_VERSION"))),
+        proof: Text::truncated(proof),
+        agent: Text::truncated(concat!("moorline-agent/", env!("CARGO_PKG_VERSION"))),
         services: settings.services.clone(),
         features: HEARTBEAT_FEATURE.parse().into_iter().collect(),
-        hostname: std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| Text::cut(name.trim())),
-        os: Some(Text::cut(std::env::consts::OS)),
+        hostname: std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| Text::truncated(name.trim())),
+        os: Some(Text::truncated(std::env::consts::OS)),
     }
 }

@@ -33,7 +33,7 @@ impl Settings {
     #[must_use]
     pub fn exposing(mut self, name: &str, description: &str) -> Self {
         match name.parse() {
-            Ok(name) => self.services.push(Service { name, description: Some(Text::cut(description)) }),
+            Ok(name) => self.services.push(Service { name, description: Some(Text::truncated(description)) }),
             Err(error) => {
                 let error: NameError = error;
                 error!(%error, "a service is not exposed");

@@ -2,29 +2,38 @@
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-use crate::bounds::{CURSOR_CHARS, DEVICE_KEYS, FEATURES, INFO_CHARS, REASON_CHARS};
+use crate::bounds::{
+    ABOUT_ENTRIES, CURSOR_CHARS, DEADLINE_MAX_S, DEVICE_KEYS, DEVICES_PER_PAGE, FEATURES, INFO_CHARS, MAX_STREAMS, REASON_CHARS, SERVICES,
+    SHORT_NAME_CHARS, SUBJECT_CHARS, URL_CHARS, WAIT_MAX_S,
+};
+use crate::clamp::{between, between_if_any, count};
 use crate::code::codes;
 use crate::control::Service;
 use crate::id::{DeviceId, Feature, NodeId, ServiceName, StreamId};
 use crate::proof::{Jwk, KeyAlgorithm, PublicKey, Thumbprint};
 use crate::secret::Secret;
-use crate::text::{Data, Text, list_of_at_most};
+use crate::text::{Data, Text, bounded, list_of_at_most, shown};
 use crate::timestamp::Timestamp;
 
 /// Answer to `GET /v1/about`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
     /// The program's version.
+    #[serde(deserialize_with = "shown::<_, INFO_CHARS>")]
     pub version: String,
     /// Versions of the protocol that it speaks.
+    #[serde(deserialize_with = "list_of_at_most::<_, _, ABOUT_ENTRIES>")]
     pub protocol: Vec<u32>,
     /// The node that answered.
     pub node: NodeId,
     /// What it knows beyond version 1.
+    #[serde(deserialize_with = "list_of_at_most::<_, _, ABOUT_ENTRIES>")]
     pub features: Vec<Feature>,
     /// Host names and addresses to let through a firewall.
+    #[serde(deserialize_with = "hosts")]
     pub hosts: Vec<String>,
     /// Ports to let through a firewall.
+    #[serde(deserialize_with = "list_of_at_most::<_, _, ABOUT_ENTRIES>")]
     pub ports: Vec<u16>,
     /// What one may ask for at most.
     pub limits: AboutLimits,
@@ -35,11 +44,14 @@ pub struct About {
 /// What one may ask for at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AboutLimits {
-    /// The handshake's deadline.
+    /// The handshake's deadline, in seconds; clamped to [`DEADLINE_MAX_S`].
+    #[serde(deserialize_with = "between::<_, 0, DEADLINE_MAX_S>")]
     pub deadline_max_s: u64,
-    /// Waiting for an offline device.
+    /// Waiting for an offline device, in seconds; clamped to [`WAIT_MAX_S`].
+    #[serde(deserialize_with = "between::<_, 0, WAIT_MAX_S>")]
     pub wait_max_s: u64,
-    /// Streams of one device, open and undecided.
+    /// Streams of one device, open and undecided; clamped to [`MAX_STREAMS`].
+    #[serde(deserialize_with = "count::<_, { MAX_STREAMS.0 }, { MAX_STREAMS.1 }>")]
     pub streams_per_device: u32,
 }
 
@@ -48,11 +60,11 @@ pub struct AboutLimits {
 pub struct OpenStream {
     /// What to reach.
     pub service: ServiceName,
-    /// The handshake's deadline: 1 to the operator's most; 60 by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The handshake's deadline in seconds: 1 to the operator's maximum, 60 by default. Clamped to [`DEADLINE_MAX_S`]; the relay refuses 0.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "between_if_any::<_, 0, DEADLINE_MAX_S>")]
     pub deadline_s: Option<u64>,
-    /// How long to wait for an offline device: 0 by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// How long to wait for an offline device, in seconds: 0 by default. Clamped to [`WAIT_MAX_S`].
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "between_if_any::<_, 0, WAIT_MAX_S>")]
     pub wait_s: Option<u64>,
     /// Shown to the device and in the audit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -85,6 +97,7 @@ pub struct StreamTicket {
     /// How far it has come.
     pub state: NegotiationState,
     /// Where the caller joins its leg: a path, or an absolute address of the host that it dialled.
+    #[serde(deserialize_with = "bounded::<_, URL_CHARS>")]
     pub url: String,
     /// Opens the caller leg, once.
     #[serde(serialize_with = "reveal")]
@@ -101,6 +114,12 @@ impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(Self::new)
     }
+}
+
+/// Reads the hosts of [`About`].
+fn hosts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let hosts: Vec<Text<INFO_CHARS>> = list_of_at_most::<_, _, ABOUT_ENTRIES>(deserializer)?;
+    Ok(hosts.into_iter().map(Into::into).collect())
 }
 
 /// A public key as it is registered: SPKI in PEM as a string, or a JWK as an object.
@@ -145,6 +164,7 @@ pub struct Device {
     /// Its name.
     pub device: DeviceId,
     /// Its public keys.
+    #[serde(deserialize_with = "list_of_at_most::<_, _, DEVICE_KEYS>")]
     pub keys: Vec<DeviceKey>,
     /// When it was added.
     pub created: Timestamp,
@@ -184,6 +204,7 @@ pub struct Online {
     /// Program and version.
     pub agent: Text<INFO_CHARS>,
     /// What it exposes.
+    #[serde(deserialize_with = "list_of_at_most::<_, _, SERVICES>")]
     pub services: Vec<Service>,
     /// What the machine calls itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -199,6 +220,7 @@ pub struct Online {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceList {
     /// By device id, those that the caller may see.
+    #[serde(deserialize_with = "list_of_at_most::<_, _, DEVICES_PER_PAGE>")]
     pub devices: Vec<Device>,
     /// Ask again with `?after=` this for the rest. Opaque: it names no device, since the next one may be one that the caller must not see.
     /// At most [`CURSOR_CHARS`] letters, digits, `-`, `.`, `_` and `~`, so that it stands in a query as it is.
@@ -223,6 +245,9 @@ pub fn is_cursor(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~'))
 }
 
+/// Characters of a caller as it is printed: issuer, colon, subject.
+const CALLER_CHARS: usize = SHORT_NAME_CHARS + 1 + SUBJECT_CHARS;
+
 /// One live stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveStream {
@@ -233,8 +258,10 @@ pub struct LiveStream {
     /// The service.
     pub service: ServiceName,
     /// The caller, `issuer:subject`.
+    #[serde(deserialize_with = "shown::<_, CALLER_CHARS>")]
     pub caller: String,
     /// `waiting`, `offered`, `accepted` or `opened`.
+    #[serde(deserialize_with = "shown::<_, SHORT_NAME_CHARS>")]
     pub state: String,
     /// When it was asked for.
     pub since: Timestamp,

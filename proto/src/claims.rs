@@ -5,27 +5,33 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
+use crate::bounds::{EPOCH_MAX_S, ISS_CHARS, JTI_CHARS};
+use crate::clamp::{between, between_if_any};
 use crate::code::codes;
 use crate::id::Subject;
+use crate::text::{bounded, bounded_if_any};
 
 /// The claims of a caller's token (RFC 7519).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallerClaims {
     /// Who vouches: the issuer's own identifier, which the relay's configuration maps to a short name.
+    #[serde(deserialize_with = "bounded::<_, ISS_CHARS>")]
     pub iss: String,
     /// Who it is.
     pub sub: Subject,
     /// Whom it is for: one of the relay's names.
     pub aud: Audience,
-    /// When it ends, in seconds since 1970.
+    /// When it ends, in seconds since 1970; clamped to the year 9999, as the other two are.
+    #[serde(deserialize_with = "between::<_, 0, EPOCH_MAX_S>")]
     pub exp: u64,
     /// When it was made.
+    #[serde(deserialize_with = "between::<_, 0, EPOCH_MAX_S>")]
     pub iat: u64,
     /// When it begins.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "between_if_any::<_, 0, EPOCH_MAX_S>")]
     pub nbf: Option<u64>,
     /// Names the token, so that it can be found in the audit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "bounded_if_any::<_, JTI_CHARS>")]
     pub jti: Option<String>,
     /// What it may do, in a token that the relay minted: this and nothing else.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -79,7 +85,7 @@ pub struct Pattern(String);
 /// Text that is no pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a pattern has 1 to 128 characters of a-z 0-9 - _ . and *")]
-pub struct NoPattern;
+pub struct PatternError;
 
 impl Pattern {
     /// Matches every name.
@@ -112,12 +118,12 @@ impl Pattern {
 }
 
 impl FromStr for Pattern {
-    type Err = NoPattern;
+    type Err = PatternError;
 
-    fn from_str(text: &str) -> Result<Self, NoPattern> {
+    fn from_str(text: &str) -> Result<Self, PatternError> {
         let ok = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'*');
         if text.is_empty() || text.len() > crate::bounds::DEVICE_ID_CHARS || !text.bytes().all(ok) {
-            return Err(NoPattern);
+            return Err(PatternError);
         }
         Ok(Self(text.to_owned()))
     }

@@ -43,15 +43,15 @@ pub enum CloseReason {
 
 /// What a device does after its control channel was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ComeBack {
+pub enum ReconnectPolicy {
     /// Full jitter from 1 s doubling to 60 s.
-    WithBackoff,
+    Backoff,
     /// A bug or a wrong address: after this long.
     After(Duration),
     /// It needs an operator: after this long, half more or less, saying so.
-    Seldom(Duration),
+    Rarely(Duration),
     /// A newer channel of the same device is up.
-    NotWhileSuperseded,
+    UnlessSuperseded,
 }
 
 impl CloseReason {
@@ -128,11 +128,11 @@ impl CloseReason {
     }
 
     /// What a device does whose control channel was closed so; any code that is not listed is like a lost connection.
-    pub const fn come_back(self) -> ComeBack {
+    pub const fn reconnect_policy(self) -> ReconnectPolicy {
         match self {
-            Self::Protocol => ComeBack::After(Duration::from_secs(60)),
-            Self::Unauthenticated | Self::Forbidden | Self::Revoked => ComeBack::Seldom(Duration::from_secs(300)),
-            Self::Superseded => ComeBack::NotWhileSuperseded,
+            Self::Protocol => ReconnectPolicy::After(Duration::from_secs(60)),
+            Self::Unauthenticated | Self::Forbidden | Self::Revoked => ReconnectPolicy::Rarely(Duration::from_secs(300)),
+            Self::Superseded => ReconnectPolicy::UnlessSuperseded,
             Self::Finished
             | Self::Framing
             | Self::BadUtf8
@@ -144,7 +144,7 @@ impl CloseReason {
             | Self::Expired
             | Self::Killed
             | Self::Limit
-            | Self::Refused => ComeBack::WithBackoff,
+            | Self::Refused => ReconnectPolicy::Backoff,
         }
     }
 }
@@ -156,7 +156,7 @@ impl std::fmt::Display for CloseReason {
 }
 
 /// A Close frame's reason holds 123 bytes (RFC 6455, 5.5): the text, cut at a character where it is longer.
-pub fn fitting_reason(text: &str) -> &str {
+pub fn truncated_reason(text: &str) -> &str {
     const MOST: usize = 123;
     if text.len() <= MOST {
         return text;

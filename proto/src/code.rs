@@ -5,7 +5,7 @@
 /// With `else Variant` at the end, an unknown word is taken as that variant; without it, an unknown word is an error.
 macro_rules! codes {
     (@parse $name:ident, $text:ident, else $other:ident) => { Ok($name::$other) };
-    (@parse $name:ident, $text:ident,) => { Err(crate::text::UnknownWord($text.chars().take(64).collect())) };
+    (@parse $name:ident, $text:ident,) => { Err(crate::text::UnknownWord::new($text)) };
     ($(#[$meta:meta])* pub enum $name:ident { $($(#[$vmeta:meta])* $variant:ident = $word:literal,)+ } $(else $other:ident)?) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -7,10 +7,10 @@ use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::bounds::{
-    CONTROL_MESSAGE_BYTES, DESCRIPTION_CHARS, DETAIL_CHARS, FEATURES, GROUP_CHARS, GROUPS, INFO_CHARS, PROOF_CHARS, REASON_CHARS,
-    RECONNECT_IN_MS, SERVICES, URL_CHARS,
+    ANNOUNCED_MS, CONTROL_MESSAGE_BYTES, DESCRIPTION_CHARS, DETAIL_CHARS, EXPIRES_IN_MAX_MS, FEATURES, GROUP_CHARS, GROUPS, INFO_CHARS,
+    MAX_STREAMS, PING_MS, PROOF_CHARS, REASON_CHARS, RECONNECT_IN_MS, SERVICES, URL_CHARS,
 };
-use crate::clamp::between;
+use crate::clamp::{between, count};
 use crate::code::codes;
 use crate::id::{CallerId, DeviceId, Feature, Instance, Issuer, NodeId, ServiceName, StreamId, Subject};
 use crate::message::messages;
@@ -93,11 +93,14 @@ pub struct Welcome {
     pub session: Text<64>,
     /// The node that holds it.
     pub node: NodeId,
-    /// How often the device pings, or is pinged.
+    /// How often the device pings, or is pinged, in milliseconds; clamped to [`PING_MS`].
+    #[serde(deserialize_with = "between::<_, { PING_MS.0 }, { PING_MS.1 }>")]
     pub heartbeat_ms: u64,
-    /// The longest interval that the device may announce.
+    /// The longest interval that the device may announce, in milliseconds; clamped to [`PING_MS`].
+    #[serde(deserialize_with = "between::<_, { PING_MS.0 }, { PING_MS.1 }>")]
     pub heartbeat_max_ms: u64,
-    /// Open and undecided streams that the device may have at once; the relay keeps it.
+    /// Open and undecided streams that the device may have at once; the relay enforces it. Clamped to [`MAX_STREAMS`].
+    #[serde(deserialize_with = "count::<_, { MAX_STREAMS.0 }, { MAX_STREAMS.1 }>")]
     pub max_streams: u32,
     /// Those of `hello` that the relay knows too.
     #[serde(default, deserialize_with = "list_of_at_most::<_, _, FEATURES>")]
@@ -173,7 +176,8 @@ pub struct Offer {
     /// Opens the device leg, and nothing else.
     #[serde(with = "leg_token")]
     pub token: Secret,
-    /// What is left of the handshake's deadline.
+    /// What is left of the handshake's deadline, in milliseconds; at most [`EXPIRES_IN_MAX_MS`], more is clamped.
+    #[serde(deserialize_with = "between::<_, 0, EXPIRES_IN_MAX_MS>")]
     pub expires_in_ms: u64,
     /// Who asks.
     pub caller: CallerInfo,
@@ -238,7 +242,7 @@ codes! {
 /// See [`ToDevice::GoAway`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoAway {
-    /// When to dial again, in milliseconds: 100 to 300,000, other values are clamped. The relay has spread it over its devices.
+    /// When to dial again, in milliseconds; clamped to [`RECONNECT_IN_MS`]. The relay has spread it over its devices.
     #[serde(deserialize_with = "between::<_, { RECONNECT_IN_MS.0 }, { RECONNECT_IN_MS.1 }>")]
     pub reconnect_in_ms: u64,
     /// For the device's log.
@@ -361,7 +365,8 @@ pub struct Services {
 /// See [`FromDevice::Heartbeat`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// Clamped to 5 s … `heartbeat_max_ms`.
+    /// In milliseconds; clamped to [`ANNOUNCED_MS`] where it is read, and by the relay to its `heartbeat_max_ms`.
+    #[serde(deserialize_with = "between::<_, { ANNOUNCED_MS.0 }, { ANNOUNCED_MS.1 }>")]
     pub interval_ms: u64,
 }
 

@@ -273,7 +273,7 @@ pub struct StreamId([u8; 16]);
 /// Text that is no stream id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a stream id is 32 lower-case hex digits")]
-pub struct NoStreamId;
+pub struct StreamIdError;
 
 impl StreamId {
     /// From the bits, which whoever calls has drawn at random.
@@ -283,22 +283,22 @@ impl StreamId {
 }
 
 impl FromStr for StreamId {
-    type Err = NoStreamId;
+    type Err = StreamIdError;
 
-    fn from_str(text: &str) -> Result<Self, NoStreamId> {
+    fn from_str(text: &str) -> Result<Self, StreamIdError> {
         let mut bits = [0; 16];
         if text.len() != 32 {
-            return Err(NoStreamId);
+            return Err(StreamIdError);
         }
-        HEXLOWER.decode_mut(text.as_bytes(), &mut bits).map_err(|_| NoStreamId)?;
+        HEXLOWER.decode_mut(text.as_bytes(), &mut bits).map_err(|_| StreamIdError)?;
         Ok(Self(bits))
     }
 }
 
 impl TryFrom<String> for StreamId {
-    type Error = NoStreamId;
+    type Error = StreamIdError;
 
-    fn try_from(text: String) -> Result<Self, NoStreamId> {
+    fn try_from(text: String) -> Result<Self, StreamIdError> {
         text.parse()
     }
 }

@@ -14,6 +14,9 @@ use std::str::FromStr;
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 
+use crate::certificate::{self, CertificateError};
+use crate::text::{QUOTED_CHARS, printable};
+
 /// A relay's address: scheme, host and port, always with TLS.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -32,14 +35,17 @@ pub enum RelayUrlError {
     #[error("a relay's address is https://host:port, without user, path or query")]
     Extra,
     /// No host name and no IP address.
-    #[error("{0:?} is neither a host name nor an IP address")]
+    #[error("\"{0}\" is neither a host name nor an IP address")]
     Host(String),
     /// No port number.
-    #[error("{0:?} is no port from 1 to 65535")]
+    #[error("\"{0}\" is not a port from 1 to 65535")]
     Port(String),
-    /// What follows `#` is not `ca=` and a certificate in base64url.
+    /// What follows `#` is not `ca=` and base64url.
     #[error("after '#' comes ca= and the CA certificate in base64url without padding")]
     Ca,
+    /// What follows `#ca=` is base64url, but not of a certificate: the line was cut, or something else was pasted.
+    #[error("what follows '#ca=' is not a CA certificate; copy the whole line")]
+    Certificate(#[source] CertificateError),
 }
 
 impl RelayUrl {
@@ -64,7 +70,7 @@ impl RelayUrl {
     /// # Errors
     /// [`ForeignUrl`]: another host, no TLS, or no address.
     pub fn resolve(&self, handed_out: &str, suffix: Option<&str>) -> Result<(Self, String), ForeignUrl> {
-        let foreign = || ForeignUrl(handed_out.chars().take(200).collect());
+        let foreign = || ForeignUrl(printable(handed_out, QUOTED_CHARS));
         if !handed_out.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(foreign());
         }
@@ -84,7 +90,7 @@ impl RelayUrl {
 
 /// The relay handed out an address that this peer must not dial. A stolen relay must not send devices knocking about their own networks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the relay handed out {0:?}, which is neither a path nor an address of the host that was dialled")]
+#[error("the relay handed out \"{0}\", which is neither a path nor an address of the host that was dialled")]
 pub struct ForeignUrl(pub String);
 
 fn is_host_name(text: &str) -> bool {
@@ -113,18 +119,18 @@ impl FromStr for RelayUrl {
         }
         let (host, port) = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             Some((host, "")) => (host, None),
-            Some((host, port)) => (host, Some(port.strip_prefix(':').ok_or_else(|| RelayUrlError::Port(port.to_owned()))?)),
+            Some((host, port)) => (host, Some(port.strip_prefix(':').ok_or_else(|| RelayUrlError::Port(printable(port, QUOTED_CHARS)))?)),
             None => rest.rsplit_once(':').map_or((rest, None), |(host, port)| (host, Some(port))),
         };
         let port = match port {
             None => 443,
-            Some(text) => port_number(text).ok_or_else(|| RelayUrlError::Port(text.to_owned()))?,
+            Some(text) => port_number(text).ok_or_else(|| RelayUrlError::Port(printable(text, QUOTED_CHARS)))?,
         };
         let is_v6 = rest.starts_with('[');
         let host = match host.parse::<IpAddr>() {
             Ok(address) if address.is_ipv6() == is_v6 => address.to_string(),
             Err(_) if !is_v6 && is_host_name(host) => host.to_ascii_lowercase(),
-            Ok(_) | Err(_) => return Err(RelayUrlError::Host(host.to_owned())),
+            Ok(_) | Err(_) => return Err(RelayUrlError::Host(printable(host, QUOTED_CHARS))),
         };
         Ok(Self { host, port })
     }
@@ -155,7 +161,8 @@ impl From<RelayUrl> for String {
 pub struct Join {
     /// Where it is.
     pub url: RelayUrl,
-    /// DER of the CA certificate to trust, and no other; without it the machine's own trust store is used.
+    /// DER of the CA certificate to trust, and no other; without it the machine's own trust store is used. One that was read has the
+    /// form of an X.509 certificate.
     pub ca: Option<Vec<u8>>,
 }
 
@@ -166,7 +173,9 @@ impl FromStr for Join {
         let (url, fragment) = text.trim().split_once('#').map_or((text.trim(), None), |(url, fragment)| (url, Some(fragment)));
         let ca = fragment.map(|fragment| {
             let packed = fragment.strip_prefix("ca=").filter(|packed| !packed.is_empty()).ok_or(RelayUrlError::Ca)?;
-            BASE64URL_NOPAD.decode(packed.as_bytes()).map_err(|_| RelayUrlError::Ca)
+            let der = BASE64URL_NOPAD.decode(packed.as_bytes()).map_err(|_| RelayUrlError::Ca)?;
+            certificate::check(&der).map_err(RelayUrlError::Certificate)?;
+            Ok(der)
         });
         Ok(Self { url: url.parse()?, ca: ca.transpose()? })
     }

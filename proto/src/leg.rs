@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bounds::{FEATURES, LEG_TEXT_FROM_RELAY_BYTES};
+use crate::bounds::{FEATURES, LEG_TEXT_FROM_RELAY_BYTES, PING_MS};
+use crate::clamp::between;
 use crate::control::CallerInfo;
 use crate::id::{DeviceId, Feature, ServiceName, StreamId};
 use crate::message::messages;
@@ -36,7 +37,9 @@ pub struct Opened {
     /// From the other end, opaque to the relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<Data>,
-    /// How often the relay pings an idle leg: silence for 2.5 times as long means that the relay is dead.
+    /// How often the relay pings an idle leg, in milliseconds; clamped to [`PING_MS`]. Silence for 2.5 times as long means that the relay
+    /// is dead.
+    #[serde(deserialize_with = "between::<_, { PING_MS.0 }, { PING_MS.1 }>")]
     pub ping_ms: u64,
     /// Where the time went until now.
     pub timeline: Timeline,

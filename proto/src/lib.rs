@@ -28,11 +28,13 @@
 pub mod api;
 pub mod bounds;
 pub mod causes;
+pub mod certificate;
 pub mod claims;
 mod clamp;
 pub mod close;
 mod code;
 pub mod control;
+mod ed25519;
 pub mod frame;
 pub mod id;
 pub mod join;

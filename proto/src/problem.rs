@@ -2,9 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bounds::{PROBLEM_TEXT_CHARS, PROBLEM_WORD_CHARS, RETRY_AFTER_MAX_S};
+use crate::clamp::between_if_any;
 use crate::code::codes;
 use crate::id::StreamId;
 use crate::millis::Millis;
+use crate::text::{printable, shown, shown_if_any};
 use crate::timestamp::Timestamp;
 
 codes! {
@@ -149,26 +152,32 @@ impl ProblemCode {
 }
 
 /// The body of a refusal, `application/problem+json`; the same object stands in `refused`.
+///
+/// Its texts are for people and are shown in any case: where they are read, they are cut to their bounds and made printable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// `urn:moorline:problem:` and the code.
+    #[serde(deserialize_with = "shown::<_, PROBLEM_WORD_CHARS>")]
     pub r#type: String,
     /// For people, the same for every problem of the code.
+    #[serde(deserialize_with = "shown::<_, PROBLEM_TEXT_CHARS>")]
     pub title: String,
     /// The HTTP status, also where the problem did not come by HTTP.
     pub status: u16,
     /// What programs decide by. A code of a later version is kept as text, see [`Problem::known_code`].
+    #[serde(deserialize_with = "shown::<_, PROBLEM_WORD_CHARS>")]
     pub code: String,
     /// For people, about this one case.
+    #[serde(deserialize_with = "shown::<_, PROBLEM_TEXT_CHARS>")]
     pub detail: String,
     /// The stream, if it came to have a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<StreamId>,
     /// The device's own words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "shown_if_any::<_, PROBLEM_TEXT_CHARS>")]
     pub device_detail: Option<String>,
-    /// Asking again makes sense after this many seconds; equal to the Retry-After header.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Asking again makes sense after this many seconds, at most [`RETRY_AFTER_MAX_S`]; equal to the Retry-After header.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "between_if_any::<_, 0, RETRY_AFTER_MAX_S>")]
     pub retry_after_s: Option<u64>,
     /// When the device was last online.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -179,14 +188,14 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with nothing but its code and the words about this case.
+    /// A problem with nothing but its code and the words about this case, which are cut to their bound and made printable.
     pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
         Self {
             r#type: code.urn(),
             title: code.title().to_owned(),
             status: code.status(),
             code: code.as_str().to_owned(),
-            detail: detail.into(),
+            detail: printable(&detail.into(), PROBLEM_TEXT_CHARS),
             stream: None,
             device_detail: None,
             retry_after_s: None,

@@ -39,7 +39,7 @@ codes! {
 /// A device's public key.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum PublicKey {
-    /// The 32 bytes of RFC 8032.
+    /// The 32 bytes of RFC 8032. Those that were read are canonical and not of small order.
     Ed25519([u8; 32]),
     /// x and y, 32 bytes each. That the point is on the curve shows when a signature is checked.
     P256([u8; 64]),
@@ -57,6 +57,12 @@ pub enum PublicKeyError {
     /// SPKI of another algorithm, or no SPKI.
     #[error("neither an Ed25519 nor a P-256 key")]
     Algorithm,
+    /// An Ed25519 key of small order, zero among them: signatures of anybody verify with it.
+    #[error("this Ed25519 key is a point of small order, with which anybody can sign; make a new pair")]
+    SmallOrder,
+    /// An Ed25519 key whose y is not below 2^255 - 19 (RFC 8032, 5.1.3).
+    #[error("this Ed25519 key is not in its canonical form (RFC 8032): y must be below 2^255 - 19")]
+    NotCanonical,
     /// A JWK that lacks something; names it.
     #[error("not a JWK of kty OKP with crv Ed25519, or of kty EC with crv P-256: {0}")]
     Jwk(&'static str),
@@ -74,7 +80,7 @@ impl PublicKey {
     /// Reads SPKI in PEM.
     ///
     /// # Errors
-    /// [`PublicKeyError`]: a private key, no PEM, another algorithm.
+    /// [`PublicKeyError`]: a private key, no PEM, another algorithm, a key that must not be used.
     pub fn from_pem(text: &str) -> Result<Self, PublicKeyError> {
         if text.contains("PRIVATE KEY-----") {
             return Err(PublicKeyError::Private);
@@ -88,11 +94,17 @@ impl PublicKey {
     /// Reads SPKI in DER.
     ///
     /// # Errors
-    /// [`PublicKeyError::Algorithm`].
+    /// [`PublicKeyError::Algorithm`], [`PublicKeyError::SmallOrder`], [`PublicKeyError::NotCanonical`].
     pub fn from_spki(der: &[u8]) -> Result<Self, PublicKeyError> {
-        let ed25519 = der.strip_prefix(ED25519_SPKI).and_then(|raw| raw.try_into().ok()).map(Self::Ed25519);
-        let p256 = || der.strip_prefix(P256_SPKI).and_then(|raw| raw.try_into().ok()).map(Self::P256);
-        ed25519.or_else(p256).ok_or(PublicKeyError::Algorithm)
+        if let Some(raw) = der.strip_prefix(ED25519_SPKI).and_then(|raw| raw.try_into().ok()) {
+            return Self::ed25519(raw);
+        }
+        let p256 = der.strip_prefix(P256_SPKI).and_then(|raw| raw.try_into().ok()).map(Self::P256);
+        p256.ok_or(PublicKeyError::Algorithm)
+    }
+
+    fn ed25519(raw: [u8; 32]) -> Result<Self, PublicKeyError> {
+        crate::ed25519::check(&raw).map(|()| Self::Ed25519(raw))
     }
 
     /// Reads a JWK. Members beyond those of a public key are ignored; a `d` is refused.
@@ -109,7 +121,7 @@ impl PublicKey {
         }
         let x = coordinate(jwk.x.as_deref(), "x must be 32 bytes in base64url");
         match (jwk.kty.as_str(), jwk.crv.as_deref()) {
-            ("OKP", Some("Ed25519")) => x.map(Self::Ed25519),
+            ("OKP", Some("Ed25519")) => x.and_then(Self::ed25519),
             ("EC", Some("P-256")) => {
                 let mut point = [0; 64];
                 point[..32].copy_from_slice(&x?);
@@ -209,14 +221,14 @@ pub struct Thumbprint([u8; 32]);
 /// Text that is no thumbprint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a thumbprint is 32 bytes in base64url without padding")]
-pub struct NoThumbprint;
+pub struct ThumbprintError;
 
 impl FromStr for Thumbprint {
-    type Err = NoThumbprint;
+    type Err = ThumbprintError;
 
-    fn from_str(text: &str) -> Result<Self, NoThumbprint> {
-        let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| NoThumbprint)?;
-        bytes.try_into().map(Self).map_err(|_| NoThumbprint)
+    fn from_str(text: &str) -> Result<Self, ThumbprintError> {
+        let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| ThumbprintError)?;
+        bytes.try_into().map(Self).map_err(|_| ThumbprintError)
     }
 }
 

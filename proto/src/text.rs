@@ -1,18 +1,56 @@
 //! Texts and lists with a bound, and opaque data: the small shapes that messages are made of.
+//!
+//! Text of a peer ends up in logs and on terminals. So it is sanitised where it is read: what could begin a new line, drive a terminal
+//! or show characters in another order than they stand is replaced. [`Text`] does so by itself; [`printable`] does it for any other text.
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use data_encoding::BASE64;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::bounds::DATA_BYTES;
 
-/// A word that is not in the list it should be from. Shows at most 64 characters of it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown word {0:?}")]
-pub struct UnknownWord(pub String);
+/// How many characters of a peer's text an error shows.
+pub const QUOTED_CHARS: usize = 64;
 
-/// Text of at most `MAX` characters. Longer text is refused when it is read, and cut by [`Text::cut`] when it is made here.
+/// Whether a character is replaced in text of a peer: control characters (C0, DEL, C1), the line and paragraph separators, and the
+/// characters that change the direction of text.
+pub const fn is_replaced(character: char) -> bool {
+    matches!(
+        character,
+        '\0'..='\x1f'
+            | '\x7f'..='\u{9f}'
+            | '\u{61c}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}'
+    )
+}
+
+/// The first `max_chars` characters of a peer's text, fit to be logged and printed: what [`is_replaced`] names becomes U+FFFD.
+///
+/// For text that is not read as [`Text`]: reasons of Close frames, bodies of foreign servers.
+pub fn printable(text: &str, max_chars: usize) -> String {
+    text.chars().take(max_chars).map(|character| if is_replaced(character) { char::REPLACEMENT_CHARACTER } else { character }).collect()
+}
+
+/// A word that is not in the list it should be from. Shows at most [`QUOTED_CHARS`] characters of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown word \"{0}\"")]
+pub struct UnknownWord(String);
+
+impl UnknownWord {
+    pub(crate) fn new(word: &str) -> Self {
+        Self(printable(word, QUOTED_CHARS))
+    }
+}
+
+/// Text of at most `MAX` characters, all of them printable: others are replaced as [`printable`] does.
+///
+/// Longer text is refused when it is read, and cut by [`Text::truncated`] when it is made here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Text<const MAX: usize>(String);
 
@@ -35,18 +73,25 @@ impl<const MAX: usize> Text<MAX> {
         let text = text.into();
         match text.chars().count() {
             got if got > MAX => Err(TooLong { got, max: MAX }),
+            _ if text.contains(is_replaced) => Ok(Self::truncated(&text)),
             _ => Ok(Self(text)),
         }
     }
 
     /// The first `MAX` characters of the text.
-    pub fn cut(text: &str) -> Self {
-        Self(text.chars().take(MAX).collect())
+    pub fn truncated(text: &str) -> Self {
+        Self(printable(text, MAX))
     }
 
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl<const MAX: usize> From<Text<MAX>> for String {
+    fn from(text: Text<MAX>) -> Self {
+        text.0
     }
 }
 
@@ -73,11 +118,49 @@ impl<'de, const MAX: usize> Deserialize<'de> for Text<MAX> {
 /// # Errors
 /// More items than that, or an item that is none.
 pub fn list_of_at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    let list = Vec::<T>::deserialize(deserializer)?;
-    if list.len() > MAX {
-        return Err(D::Error::custom(format_args!("{} items, at most {MAX} are allowed", list.len())));
+    struct ListVisitor<T, const MAX: usize>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for ListVisitor<T, MAX> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {MAX} items")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(item) = items.next_element()? {
+                if list.len() == MAX {
+                    return Err(A::Error::custom(format_args!("at most {MAX} items are allowed")));
+                }
+                list.push(item);
+            }
+            Ok(list)
+        }
     }
-    Ok(list)
+
+    deserializer.deserialize_seq(ListVisitor::<T, MAX>(PhantomData))
+}
+
+/// Reads text as [`Text`] does, for a member that is kept as a `String`; for `#[serde(deserialize_with)]`.
+pub(crate) fn bounded<'de, D: Deserializer<'de>, const MAX: usize>(deserializer: D) -> Result<String, D::Error> {
+    Text::<MAX>::deserialize(deserializer).map(Into::into)
+}
+
+/// As [`bounded`], where there may be none.
+pub(crate) fn bounded_if_any<'de, D: Deserializer<'de>, const MAX: usize>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<Text<MAX>>::deserialize(deserializer)?.map(Into::into))
+}
+
+/// Reads text that is cut to `MAX` characters and sanitised, as [`printable`] does; for `#[serde(deserialize_with)]`. For what must be
+/// shown in any case, such as the words of a refusal.
+pub(crate) fn shown<'de, D: Deserializer<'de>, const MAX: usize>(deserializer: D) -> Result<String, D::Error> {
+    String::deserialize(deserializer).map(|text| printable(&text, MAX))
+}
+
+/// As [`shown`], where there may be none.
+pub(crate) fn shown_if_any<'de, D: Deserializer<'de>, const MAX: usize>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.map(|text| printable(&text, MAX)))
 }
 
 /// Opaque bytes that one side has for the other: at most 4 KiB, standard padded base64 in messages and headers.
@@ -142,5 +225,55 @@ impl Serialize for Data {
 impl<'de> Deserialize<'de> for Data {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::from_base64(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_drives_a_terminal_breaks_a_line_or_turns_text_round_is_replaced() {
+        let hostile = "a\0\u{7}\t\n\r\u{1b}[2J\u{7f}\u{85}\u{9b}\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{2066}\u{2069}z";
+        let shown = printable(hostile, usize::MAX);
+        assert_eq!(shown, format!("a{0}{0}{0}{0}{0}{0}[2J{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}z", '\u{fffd}'));
+        assert!(!shown.contains(char::is_control));
+    }
+
+    #[test]
+    fn other_text_stays_as_it_is() {
+        for text in ["", "größe 💡", "日本語", "\u{a0}\u{2027}\u{202f}\u{2065}\u{206a}\u{fffd}", "שלום"] {
+            assert_eq!(printable(text, 100), text);
+            assert_eq!(Text::<100>::new(text).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn text_is_cut_at_a_character() {
+        assert_eq!(printable("ä💡z", 2), "ä💡");
+        assert_eq!(printable("z", 0), "");
+    }
+
+    #[test]
+    fn text_is_sanitised_however_it_is_made() {
+        let made = [Text::<9>::new("a\nb").unwrap(), Text::truncated("a\nb"), serde_json::from_str(r#""a\nb""#).unwrap()];
+        for text in made {
+            assert_eq!(text.as_str(), "a\u{fffd}b");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_too_long_is_refused_at_the_first_item_too_many() {
+        let read =
+            |text: &str| list_of_at_most::<_, u8, 2>(&mut serde_json::Deserializer::from_str(text)).map_err(|error| error.to_string());
+        assert_eq!(read("[1,2]"), Ok(vec![1, 2]));
+        assert!(read("[1,2,3,").unwrap_err().starts_with("at most 2 items are allowed"));
+        assert!(read("null").unwrap_err().contains("expected a list of at most 2 items"));
+    }
+
+    #[test]
+    fn an_unknown_word_is_shown_in_part() {
+        let shown = UnknownWord::new(&"\n".repeat(100)).to_string();
+        assert_eq!(shown, format!("unknown word \"{}\"", "\u{fffd}".repeat(QUOTED_CHARS)));
     }
 }

@@ -16,7 +16,7 @@ const LAST_MS: u64 = 253_402_300_799_999;
 /// Text that is no RFC 3339 moment in UTC since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a moment in UTC as RFC 3339 writes it, like 2026-11-21T09:30:00Z")]
-pub struct NoTimestamp;
+pub struct TimestampError;
 
 impl Timestamp {
     /// From milliseconds since 1970; what lies past the year 9999 becomes its end.
@@ -51,10 +51,10 @@ impl fmt::Display for Timestamp {
 }
 
 impl FromStr for Timestamp {
-    type Err = NoTimestamp;
+    type Err = TimestampError;
 
-    fn from_str(text: &str) -> Result<Self, NoTimestamp> {
-        humantime::parse_rfc3339(text).map(Self::from).map_err(|_| NoTimestamp)
+    fn from_str(text: &str) -> Result<Self, TimestampError> {
+        humantime::parse_rfc3339(text).map(Self::from).map_err(|_| TimestampError)
     }
 }
 

@@ -11,11 +11,11 @@ use std::time::Duration;
 use moorline_proto::api::{About, Device, NegotiationState, OpenStream};
 use moorline_proto::bounds;
 use moorline_proto::claims::{Action, CallerClaims};
-use moorline_proto::close::{CloseReason, ComeBack};
+use moorline_proto::close::{CloseReason, ReconnectPolicy};
 use moorline_proto::control::{CancelCode, FromDevice, RejectCode, ToDevice};
 use moorline_proto::id::StreamId;
 use moorline_proto::leg::LegText;
-use moorline_proto::message::{Heard, MessageError};
+use moorline_proto::message::{Decoded, MessageError};
 use moorline_proto::millis::Millis;
 use moorline_proto::names;
 use moorline_proto::problem::{Problem, ProblemCode, Timeline};
@@ -107,7 +107,7 @@ fn example(file: &Messages, name: &str) -> Value {
     serde_json::from_str(&vector.text.to_string()).unwrap()
 }
 
-fn check_messages<T>(file: &str, decode: fn(&str) -> Result<Heard<T>, MessageError>, messages: &[(&str, &str)]) {
+fn check_messages<T>(file: &str, decode: fn(&str) -> Result<Decoded<T>, MessageError>, messages: &[(&str, &str)]) {
     let file: Messages = vectors(file);
     for (kind, vector) in messages {
         let rows = table(&format!("#### `{kind}`"), "field");
@@ -170,14 +170,14 @@ fn codes() {
     let known: Vec<_> = ProblemCode::ALL.iter().map(|code| (code.status().to_string(), code.to_string())).collect();
     assert_eq!(problems.iter().map(|row| (row[0].clone(), row[1].clone())).collect::<Vec<_>>(), known);
 
-    let come_back = |reason: &CloseReason| match reason.come_back() {
-        ComeBack::WithBackoff => "backoff".to_owned(),
-        ComeBack::After(wait) => format!("after {} s", wait.as_secs()),
-        ComeBack::Seldom(wait) => {
+    let come_back = |reason: &CloseReason| match reason.reconnect_policy() {
+        ReconnectPolicy::Backoff => "backoff".to_owned(),
+        ReconnectPolicy::After(wait) => format!("after {} s", wait.as_secs()),
+        ReconnectPolicy::Rarely(wait) => {
             assert_eq!(wait, Duration::from_secs(300));
             "seldom".to_owned()
         }
-        ComeBack::NotWhileSuperseded => "superseded".to_owned(),
+        ReconnectPolicy::UnlessSuperseded => "superseded".to_owned(),
     };
     let known: Vec<_> =
         CloseReason::ALL.iter().map(|code| vec![code.code().to_string(), code.name().to_owned(), come_back(code)]).collect();
@@ -255,7 +255,7 @@ fn addresses_headers_and_subprotocols() {
 }
 
 /// 65536 as `65,536`.
-fn grouped(number: usize) -> String {
+fn grouped(number: impl Display) -> String {
     let digits = number.to_string();
     let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap()).collect();
     groups.join(",")
@@ -268,7 +268,7 @@ fn sizes() {
         ("binary message on a leg, and one frame of it", bounds::LEG_BINARY_BYTES, "bytes"),
         ("text message from a side on a leg", bounds::LEG_TEXT_BYTES, "bytes"),
         ("text message from the relay on a leg", bounds::LEG_TEXT_FROM_RELAY_BYTES, "bytes"),
-        ("held for a leg before opened; the message that crosses the mark is still taken", bounds::HELD_BEFORE_OPENED_BYTES, "bytes"),
+        ("held for a leg before opened; the message that crosses the mark is still taken", bounds::EARLY_DATA_BYTES, "bytes"),
         ("body of a request", bounds::REQUEST_BODY_BYTES, "bytes"),
         ("opaque data, decoded", bounds::DATA_BYTES, "bytes"),
         ("proof", bounds::PROOF_CHARS, "characters"),
@@ -280,6 +280,12 @@ fn sizes() {
         ("name of a group", bounds::GROUP_CHARS, "characters"),
         ("Idempotency-Key", bounds::IDEMPOTENCY_KEY_CHARS, "characters"),
         ("cursor of a page of devices", bounds::CURSOR_CHARS, "characters"),
+        ("type, code of a problem; longer ones are cut", bounds::PROBLEM_WORD_CHARS, "characters"),
+        ("texts of a problem; longer ones are cut", bounds::PROBLEM_TEXT_CHARS, "characters"),
+        ("iss of a token", bounds::ISS_CHARS, "characters"),
+        ("jti of a token", bounds::JTI_CHARS, "characters"),
+        ("each list in about", bounds::ABOUT_ENTRIES, "entries"),
+        ("devices on a page", bounds::DEVICES_PER_PAGE, "entries"),
         ("services of a device", bounds::SERVICES, "entries"),
         ("features in a list", bounds::FEATURES, "entries"),
         ("groups of a caller", bounds::GROUPS, "entries"),
@@ -289,18 +295,42 @@ fn sizes() {
     assert_eq!(pairs(&table("## 12 Sizes and times", "size")), BTreeMap::from(known));
 }
 
+/// The form of each number that is clamped, in the tables of fields and members.
+#[test]
+fn ranges() {
+    let range = |(from, to): (u64, u64)| format!("whole number, {} to {}", grouped(from), grouped(to));
+    let up_to = |to: u64| format!("whole number, to {}", grouped(to));
+    let max_streams = (u64::from(bounds::MAX_STREAMS.0), u64::from(bounds::MAX_STREAMS.1));
+    for (heading, first, name, form) in [
+        ("#### `welcome`", "field", "heartbeat_ms", range(bounds::PING_MS)),
+        ("#### `welcome`", "field", "heartbeat_max_ms", range(bounds::PING_MS)),
+        ("#### `welcome`", "field", "max_streams", range(max_streams)),
+        ("#### `offer`", "field", "expires_in_ms", range((0, bounds::EXPIRES_IN_MAX_MS))),
+        ("#### `go_away`", "field", "reconnect_in_ms", range(bounds::RECONNECT_IN_MS)),
+        ("#### `heartbeat`", "field", "interval_ms", range(bounds::ANNOUNCED_MS)),
+        ("#### `opened`", "field", "ping_ms", range(bounds::PING_MS)),
+        ("### 7.3 `POST`: negotiate here, join elsewhere", "member", "deadline_s", up_to(bounds::DEADLINE_MAX_S)),
+        ("### 7.3 `POST`: negotiate here, join elsewhere", "member", "wait_s", up_to(bounds::WAIT_MAX_S)),
+        ("### 9.1 The problem", "member", "retry_after_s", up_to(bounds::RETRY_AFTER_MAX_S)),
+    ] {
+        let rows = table(heading, first);
+        let row = rows.iter().find(|row| row[0] == name).unwrap_or_else(|| panic!("no row {name}"));
+        assert_eq!(row[2], form, "{name} under {heading}");
+    }
+}
+
 #[test]
 fn times() {
     let known = [
-        ("from the 101 of a control channel to hello", bounds::HELLO_WITHIN),
-        ("a device waits for challenge, and then for welcome", bounds::WELCOME_WITHIN),
-        ("for any frame of the device after an offer", bounds::HEARD_WITHIN),
-        ("deadline, where the caller names none", bounds::DEADLINE),
-        ("a device gives its target, at most", bounds::TARGET_WITHIN),
-        ("a POST is held for the device's answer, at most", bounds::PREFER_WAIT),
+        ("from the 101 of a control channel to hello", bounds::HELLO_TIMEOUT),
+        ("a device waits for challenge, and then for welcome", bounds::WELCOME_TIMEOUT),
+        ("for any frame of the device after an offer", bounds::OFFER_ACK_TIMEOUT),
+        ("deadline, where the caller names none", bounds::DEFAULT_DEADLINE),
+        ("a device gives its target, at most", bounds::TARGET_TIMEOUT),
+        ("a POST is held for the device's answer, at most", bounds::PREFER_WAIT_MAX),
         ("shortest heartbeat interval", bounds::HEARTBEAT_MIN),
-        ("unasked Pong of an end that does not read", bounds::UNASKED_PONG_EVERY),
-        ("answer to a Close other than 1000", bounds::CLOSE_WITHIN),
+        ("unasked Pong of an end that does not read", bounds::UNSOLICITED_PONG_INTERVAL),
+        ("answer to a Close other than 1000", bounds::CLOSE_TIMEOUT),
     ];
     let known = known.map(|(what, time)| (what.to_owned(), format!("{} s", time.as_secs())));
     assert_eq!(pairs(&table("## 12 Sizes and times", "time")), BTreeMap::from(known));

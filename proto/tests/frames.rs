@@ -93,17 +93,17 @@ proptest! {
     #[test]
     fn frames_are_understood_alike_however_they_are_cut(frames in vec(frame(), 1..12), cuts in vec(any::<Index>(), 0..20)) {
         let all = frames.concat();
-        let whole = understood(Decoder::of_side(), &[&all]);
-        prop_assert_eq!(&understood(Decoder::of_side(), &cut(&all, &cuts)), &whole);
+        let whole = understood(Decoder::from_side(), &[&all]);
+        prop_assert_eq!(&understood(Decoder::from_side(), &cut(&all, &cuts)), &whole);
         let single: Vec<&[u8]> = all.chunks(1).collect();
-        prop_assert_eq!(&understood(Decoder::of_side(), &single), &whole);
+        prop_assert_eq!(&understood(Decoder::from_side(), &single), &whole);
     }
 
     #[test]
     fn what_a_side_said_is_what_the_other_one_hears(frames in vec(frame(), 1..12), cuts in vec(any::<Index>(), 0..20)) {
         let all = frames.concat();
-        let (mut decoder, mut batch) = (Decoder::of_side(), Batch::new());
-        let mut expected = understood(Decoder::of_side(), &[&all]);
+        let (mut decoder, mut batch) = (Decoder::from_side(), Batch::new());
+        let mut expected = understood(Decoder::from_side(), &[&all]);
         for piece in cut(&all, &cuts) {
             let mut input = piece;
             while let Ok(Some(event)) = decoder.next(&mut input) {
@@ -119,12 +119,12 @@ proptest! {
         if let Some(Said::Broke(_)) = expected.last() {
             expected.pop();
         }
-        prop_assert_eq!(understood(Decoder::of_relay(), &[&batch.into_bytes()]), expected);
+        prop_assert_eq!(understood(Decoder::from_relay(), &[&batch.into_bytes()]), expected);
     }
 
     #[test]
     fn no_bytes_panic(bytes in vec(any::<u8>(), 0..200)) {
-        understood(Decoder::of_side(), &[&bytes]);
-        understood(Decoder::of_relay(), &[&bytes]);
+        understood(Decoder::from_side(), &[&bytes]);
+        understood(Decoder::from_relay(), &[&bytes]);
     }
 }

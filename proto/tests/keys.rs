@@ -68,6 +68,8 @@ fn public_keys_and_their_thumbprints() {
                 Err(PublicKeyError::NotPem) => "not_pem",
                 Err(PublicKeyError::Algorithm) => "algorithm",
                 Err(PublicKeyError::Jwk(_)) => "jwk",
+                Err(PublicKeyError::SmallOrder) => "small_order",
+                Err(PublicKeyError::NotCanonical) => "not_canonical",
                 Ok(key) => panic!("{}: {key:?}", vector.name),
             };
             assert_eq!(error, vector.error, "{}", vector.name);

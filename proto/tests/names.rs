@@ -193,6 +193,7 @@ fn join_strings_and_what_a_relay_hands_out() {
             Err(RelayUrlError::Host(_)) => "host",
             Err(RelayUrlError::Port(_)) => "port",
             Err(RelayUrlError::Ca) => "ca",
+            Err(RelayUrlError::Certificate(_)) => "certificate",
             Ok(join) => panic!("{}: {join:?}", vector.text),
         };
         assert_eq!(error, vector.error, "{}", vector.text);

@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod support;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
+use data_encoding::BASE64URL_NOPAD;
 use moorline_proto::bounds::{DATA_BYTES, FEATURES, INFO_CHARS, REASON_CHARS, SERVICES};
 use moorline_proto::claims::{CallerClaims, Pattern};
-use moorline_proto::close::fitting_reason;
+use moorline_proto::close::truncated_reason;
 use moorline_proto::control::{
     Accept, Attempt, CallerInfo, Cancel, CancelCode, Challenge, FromDevice, GoAway, Heartbeat, Hello, Nonce, Offer, Reject, RejectCode,
     Service, Services, ToDevice, Welcome,
@@ -15,15 +18,16 @@ use moorline_proto::control::{
 use moorline_proto::id::{DeviceId, Feature, Instance, Issuer, NodeId, ServiceName, StreamId, Subject};
 use moorline_proto::join::{Join, RelayUrl};
 use moorline_proto::leg::{End, LegText, Opened, Peer, Refused};
-use moorline_proto::message::Heard;
+use moorline_proto::message::Decoded;
 use moorline_proto::millis::Millis;
 use moorline_proto::problem::{Problem, ProblemCode, Timeline};
 use moorline_proto::proof::{PublicKey, Thumbprint};
 use moorline_proto::secret::Secret;
-use moorline_proto::text::{Data, Text};
+use moorline_proto::text::{Data, Text, printable};
 use moorline_proto::timestamp::Timestamp;
 use proptest::prelude::*;
 use proptest::sample::select;
+use serde_json::Value;
 
 fn parsed<T: std::str::FromStr<Err: std::fmt::Debug>>(text: impl AsRef<str>) -> T {
     text.as_ref().parse().unwrap()
@@ -54,7 +58,7 @@ fn instance() -> impl Strategy<Value = Instance> {
 }
 
 fn text<const MAX: usize>() -> impl Strategy<Value = Text<MAX>> {
-    any::<String>().prop_map(|text| Text::cut(&text))
+    any::<String>().prop_map(|text| Text::truncated(&text))
 }
 
 fn data() -> impl Strategy<Value = Data> {
@@ -92,12 +96,20 @@ fn millis() -> impl Strategy<Value = Millis> {
 
 fn to_device() -> impl Strategy<Value = ToDevice> {
     let challenge = (any::<[u8; 32]>(), moment()).prop_map(|(nonce, time)| Challenge { nonce: Nonce(nonce), time }.into());
-    let welcome = (text(), node_id(), any::<[u64; 2]>(), any::<u32>(), features(), moment());
-    let welcome = welcome.prop_map(|(session, node, [heartbeat_ms, heartbeat_max_ms], max_streams, features, time)| {
+    let welcome = (text(), node_id(), (50..=3_600_000_u64, 50..=3_600_000_u64), 1..=100_000_u32, features(), moment());
+    let welcome = welcome.prop_map(|(session, node, (heartbeat_ms, heartbeat_max_ms), max_streams, features, time)| {
         Welcome { session, node, heartbeat_ms, heartbeat_max_ms, max_streams, features, time }.into()
     });
-    let offer =
-        ((stream_id(), attempt()), service_name(), text(), any::<String>(), any::<u64>(), caller(), prop::option::of(data()), features());
+    let offer = (
+        (stream_id(), attempt()),
+        service_name(),
+        text(),
+        any::<String>(),
+        0..=86_400_000_u64,
+        caller(),
+        prop::option::of(data()),
+        features(),
+    );
     let offer = offer.prop_map(|((stream, attempt), service, url, token, expires_in_ms, caller, data, features)| {
         Offer { stream, attempt, service, url, token: Secret::new(token), expires_in_ms, caller, data, features }.into()
     });
@@ -117,7 +129,7 @@ fn from_device() -> impl Strategy<Value = FromDevice> {
     let reject = (stream_id(), attempt(), select(RejectCode::ALL), prop::option::of(text()));
     let reject = reject.prop_map(|(stream, attempt, code, detail)| Reject { stream, attempt, code, detail }.into());
     let list = services().prop_map(|services| Services { services }.into());
-    let heartbeat = any::<u64>().prop_map(|interval_ms| Heartbeat { interval_ms }.into());
+    let heartbeat = (5_000..=3_600_000_u64).prop_map(|interval_ms| Heartbeat { interval_ms }.into());
     prop_oneof![hello, accept, reject, list, heartbeat]
 }
 
@@ -140,7 +152,8 @@ fn timeline() -> impl Strategy<Value = Timeline> {
 }
 
 fn problem() -> impl Strategy<Value = Problem> {
-    let more = (any::<Option<String>>(), any::<Option<u64>>(), prop::option::of(moment()), prop::option::of(timeline()));
+    let words = any::<String>().prop_map(|text| printable(&text, 1_024));
+    let more = (prop::option::of(words), prop::option::of(0..=86_400_u64), prop::option::of(moment()), prop::option::of(timeline()));
     let parts = (select(ProblemCode::ALL), any::<String>(), prop::option::of(stream_id()), more);
     parts.prop_map(|(code, detail, stream, (device_detail, retry_after_s, last_seen, timeline))| Problem {
         stream,
@@ -154,12 +167,19 @@ fn problem() -> impl Strategy<Value = Problem> {
 
 fn leg_text() -> impl Strategy<Value = LegText> {
     let peer = prop_oneof![device_id().prop_map(|device| Peer::Device { device }), caller().prop_map(Peer::Caller)];
-    let opened = (stream_id(), service_name(), peer, features(), prop::option::of(data()), any::<u64>(), timeline());
+    let opened = (stream_id(), service_name(), peer, features(), prop::option::of(data()), 50..=3_600_000_u64, timeline());
     let opened = opened.prop_map(|(stream, service, peer, features, data, ping_ms, timeline)| {
         LegText::Opened(Box::new(Opened { stream, service, peer, features, data, ping_ms, timeline }))
     });
     let refused = problem().prop_map(|problem| LegText::Refused(Box::new(Refused { problem })));
     prop_oneof![opened, refused, Just(LegText::End(End {}))]
+}
+
+/// The certificate of a join string that is a vector.
+fn a_certificate() -> Vec<u8> {
+    let joins: Value = support::vectors("join.json");
+    let join = joins["valid"].as_array().unwrap().iter().find_map(|vector| vector["ca"].as_str()).unwrap();
+    BASE64URL_NOPAD.decode(join.as_bytes()).unwrap()
 }
 
 /// JSON that is close to a message: a good one with something cut out, put in, or changed.
@@ -179,7 +199,7 @@ fn read_as_everything(text: &str) {
     drop((text.parse::<StreamId>(), text.parse::<Feature>(), text.parse::<Timestamp>(), text.parse::<Thumbprint>()));
     drop((text.parse::<Join>(), text.parse::<RelayUrl>(), Data::from_base64(text), PublicKey::from_pem(text)));
     drop((serde_json::from_str::<CallerClaims>(text), serde_json::from_str::<Problem>(text)));
-    assert!(fitting_reason(text).len() <= 123 && text.starts_with(fitting_reason(text)));
+    assert!(truncated_reason(text).len() <= 123 && text.starts_with(truncated_reason(text)));
     if let Ok(pattern) = text.parse::<Pattern>() {
         pattern.matches(text);
     }
@@ -190,7 +210,7 @@ proptest! {
 
     #[test]
     fn what_the_relay_says_to_a_device_is_read_as_it_was_meant(message in to_device()) {
-        prop_assert_eq!(ToDevice::decode(&message.encode()), Ok(Heard::Known(message)));
+        prop_assert_eq!(ToDevice::decode(&message.encode()), Ok(Decoded::Known(message)));
     }
 
     #[test]
@@ -198,14 +218,14 @@ proptest! {
         let text = message.encode();
         // Sixty-four long descriptions in wide characters are the one thing that does not fit.
         prop_assume!(text.len() <= moorline_proto::bounds::CONTROL_MESSAGE_BYTES);
-        prop_assert_eq!(FromDevice::decode(&text), Ok(Heard::Known(message)));
+        prop_assert_eq!(FromDevice::decode(&text), Ok(Decoded::Known(message)));
     }
 
     #[test]
     fn what_is_said_on_a_leg_is_read_as_it_was_meant(message in leg_text()) {
         let text = message.encode();
         prop_assume!(text.len() <= moorline_proto::bounds::LEG_TEXT_FROM_RELAY_BYTES);
-        prop_assert_eq!(LegText::decode(&text), Ok(Heard::Known(message)));
+        prop_assert_eq!(LegText::decode(&text), Ok(Decoded::Known(message)));
     }
 
     #[test]
@@ -228,8 +248,8 @@ proptest! {
     }
 
     #[test]
-    fn a_join_string_is_read_as_it_is_printed(host in "[a-z0-9]{1,12}(\\.[a-z0-9]{1,12}){0,3}", port in 1_u16.., ca in any::<Option<[u8; 40]>>()) {
-        let join = Join { url: parsed(format!("https://{host}:{port}")), ca: ca.map(Vec::from) };
+    fn a_join_string_is_read_as_it_is_printed(host in "[a-z0-9]{1,12}(\\.[a-z0-9]{1,12}){0,3}", port in 1_u16.., with_ca in any::<bool>()) {
+        let join = Join { url: parsed(format!("https://{host}:{port}")), ca: with_ca.then(a_certificate) };
         prop_assert_eq!(parsed::<Join>(join.to_string()), join);
     }
 

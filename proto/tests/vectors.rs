@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use moorline_proto::api::{About, Device, DeviceList, OpenStream, PutDevice, StreamList, StreamTicket};
 use moorline_proto::claims::CallerClaims;
-use moorline_proto::close::{CloseReason, ComeBack, fitting_reason};
+use moorline_proto::close::{CloseReason, ReconnectPolicy, truncated_reason};
 use moorline_proto::control::{CancelCode, FromDevice, RejectCode, ToDevice};
 use moorline_proto::leg::LegText;
-use moorline_proto::message::Heard;
+use moorline_proto::message::Decoded;
 use moorline_proto::problem::{Problem, ProblemCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -25,18 +25,18 @@ macro_rules! messages_keep_their_meaning {
             let mut seen = BTreeSet::new();
             for Valid { name, text, .. } in &file.valid {
                 let heard = <$messages>::decode(&text.to_string()).unwrap_or_else(|error| panic!("{name}: {error}"));
-                let Heard::Known(message) = heard else { panic!("{name}: of unknown type") };
+                let Decoded::Known(message) = heard else { panic!("{name}: of unknown type") };
                 seen.insert(message.kind());
             }
             for vector in &file.valid {
-                let Ok(Heard::Known(message)) = <$messages>::decode(&vector.text.to_string()) else { panic!("{}", vector.name) };
+                let Ok(Decoded::Known(message)) = <$messages>::decode(&vector.text.to_string()) else { panic!("{}", vector.name) };
                 assert_eq!(message.encode(), vector.canonical(), "{}", vector.name);
                 let again = <$messages>::decode(&message.encode());
-                assert_eq!(again, Ok(Heard::Known(message)), "{}: read again", vector.name);
+                assert_eq!(again, Ok(Decoded::Known(message)), "{}: read again", vector.name);
             }
             assert!(seen.iter().eq(&BTreeSet::from_iter(<$messages>::TYPES.iter().copied())), "every type has a vector: {seen:?}");
             for vector in &file.unknown {
-                let expected = Ok(Heard::Unknown(vector.r#type.clone()));
+                let expected = Ok(Decoded::Unknown(vector.r#type.clone()));
                 assert_eq!(<$messages>::decode(&vector.text.to_string()), expected, "{}", vector.name);
             }
             for vector in &file.invalid {
@@ -138,11 +138,11 @@ struct ReasonVector {
 
 #[test]
 fn close_codes() {
-    let come_back = |reason: CloseReason| match reason.come_back() {
-        ComeBack::WithBackoff => "backoff".to_owned(),
-        ComeBack::After(wait) => format!("after {} s", wait.as_secs()),
-        ComeBack::Seldom(_) => "seldom".to_owned(),
-        ComeBack::NotWhileSuperseded => "superseded".to_owned(),
+    let come_back = |reason: CloseReason| match reason.reconnect_policy() {
+        ReconnectPolicy::Backoff => "backoff".to_owned(),
+        ReconnectPolicy::After(wait) => format!("after {} s", wait.as_secs()),
+        ReconnectPolicy::Rarely(_) => "seldom".to_owned(),
+        ReconnectPolicy::UnlessSuperseded => "superseded".to_owned(),
     };
     let file: CloseCodes = vectors("close_codes.json");
     let known: Vec<_> = CloseReason::ALL.iter().map(|reason| (reason.code(), reason.name().to_owned(), come_back(*reason))).collect();
@@ -155,6 +155,6 @@ fn close_codes() {
         assert_eq!(CloseReason::from_code(code), None, "{code}");
     }
     for vector in file.reasons {
-        assert_eq!(fitting_reason(&vector.text.to_string()), vector.fits.to_string(), "{}", vector.name);
+        assert_eq!(truncated_reason(&vector.text.to_string()), vector.fits.to_string(), "{}", vector.name);
     }
 }

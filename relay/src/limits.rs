@@ -65,7 +65,7 @@ pub struct Limits {
 impl Default for Times {
     fn default() -> Self {
         Self {
-            deadline: bounds::DEADLINE,
+            deadline: bounds::DEFAULT_DEADLINE,
             deadline_max: Duration::from_secs(5 * 60),
             wait_max: Duration::from_secs(60 * 60),
             ping: Duration::from_secs(25),
@@ -74,9 +74,9 @@ impl Default for Times {
             half_closed_idle: Duration::from_secs(10 * 60),
             closed_stream_retention: Duration::from_secs(5 * 60),
             tls_handshake_timeout: Duration::from_secs(10),
-            hello_timeout: bounds::HELLO_WITHIN,
-            offer_ack_timeout: bounds::HEARD_WITHIN,
-            prefer_wait_max: bounds::PREFER_WAIT,
+            hello_timeout: bounds::HELLO_TIMEOUT,
+            offer_ack_timeout: bounds::OFFER_ACK_TIMEOUT,
+            prefer_wait_max: bounds::PREFER_WAIT_MAX,
         }
     }
 }

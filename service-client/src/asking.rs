@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use moorline_proto::api::OpenStream;
-use moorline_proto::bounds::{DEADLINE, IDEMPOTENCY_KEY_CHARS, REASON_CHARS};
+use moorline_proto::bounds::{DEFAULT_DEADLINE, IDEMPOTENCY_KEY_CHARS, REASON_CHARS};
 use moorline_proto::id::{Feature, ServiceName};
 use moorline_proto::names::{DATA_HEADER, DEADLINE_HEADER, FEATURES_HEADER, IDEMPOTENCY_KEY_HEADER, REASON_HEADER, WAIT_HEADER};
 use moorline_proto::text::{Data, Text};
@@ -62,7 +62,7 @@ impl Key {
 impl Asking {
     /// After this long, the relay has answered or never will.
     pub(crate) fn limit(&self) -> Duration {
-        let waiting = self.wait.unwrap_or_default().saturating_add(self.deadline.unwrap_or(DEADLINE));
+        let waiting = self.wait.unwrap_or_default().saturating_add(self.deadline.unwrap_or(DEFAULT_DEADLINE));
         waiting.saturating_add(ANSWER_WITHIN)
     }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use moorline_proto::api::StreamTicket;
-use moorline_proto::bounds::{DEADLINE, PREFER_WAIT, REASON_CHARS};
+use moorline_proto::bounds::{DEFAULT_DEADLINE, PREFER_WAIT_MAX, REASON_CHARS};
 use moorline_proto::close::CloseReason;
 use moorline_proto::id::{DeviceId, Feature, ServiceName};
 use moorline_proto::join::ForeignUrl;
@@ -163,7 +163,7 @@ impl Open {
             headers.insert("prefer", value);
         }
         let body = serde_json::to_string(&self.asking.body(&self.service)).expect("the body has string keys and no values that JSON lacks");
-        let deadline = Instant::now() + self.prefer_wait.unwrap_or(PREFER_WAIT) + ANSWER_WITHIN;
+        let deadline = Instant::now() + self.prefer_wait.unwrap_or(PREFER_WAIT_MAX) + ANSWER_WITHIN;
         let path = device_streams_path(&self.device);
         let inner = &self.client.inner;
         let asked = inner.dialer.request(Method::POST, &path, &headers, inner.token.as_ref(), Some(body), deadline).await;
@@ -216,7 +216,7 @@ impl JoinTicket {
     #[allow(clippy::disallowed_methods, reason = "a ticket's end is wall time; what comes of it is bounded on both sides")]
     fn time_left(&self) -> Duration {
         let left = SystemTime::from(self.ticket.expires_at).duration_since(SystemTime::now()).unwrap_or_default();
-        left.clamp(DEADLINE, LONGEST_TICKET)
+        left.clamp(DEFAULT_DEADLINE, LONGEST_TICKET)
     }
 }
 

@@ -218,8 +218,17 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    const JOIN: &str = concat!(
+        "https://relay.example.com:8443#ca=",
+        "MIIBMjCB2KADAgECAgEBMAoGCCqGSM49BAMCMBgxFjAUBgNVBAMMDWFuIGV4YW1wbGUgQ0EwHhcNMjYwMTAxMDAwMDAwWhcNMzYw",
+        "MTAxMDAwMDAwWjAYMRYwFAYDVQQDDA1hbiBleGFtcGxlIENBMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEf83OJ3D2xF1Bg8vu",
+        "b9tLe1gHMzV76e8Tus9uPHvRVEXH8UTNG72bfocs3-257rn0s2ldbqkLJK2KRiMohYjlraMTMBEwDwYDVR0TAQH_BAUwAwEB_zAK",
+        "BggqhkjOPQQDAgNJADBGAiEAusGZpnXEdvpxcQO_Bup6Q_o1-DwoP1ZPt3q33ml1b9ECIQD1SUJJ-Pmm8y-pIoTUh0O1LAPsQT-2",
+        "oBzYZalVUb4Z_g",
+    );
+
     fn profile() -> Profile {
-        Profile { join: "https://relay.example.com:8443#ca=AAEC".parse().unwrap(), token: Secret::new("eyJ.very.secret") }
+        Profile { join: JOIN.parse().unwrap(), token: Secret::new("eyJ.very.secret") }
     }
 
     fn mode(path: &Path) -> u32 {

@@ -119,7 +119,7 @@ fn the_relay_understands_a_side_as_tungstenite_does_and_is_understood_by_it() {
     let ran = runner.run(&vec(any::<u8>(), 0..400), |bytes| {
         let frames = script(&bytes);
         let theirs = by_tungstenite(&frames, Role::Server);
-        let (ours, again) = by_us(&frames, Decoder::of_side());
+        let (ours, again) = by_us(&frames, Decoder::from_side());
         // Theirs sees bad text as soon as it comes, ours once it is whole; and ours has no need of a whole message of bytes.
         prop_assert!(ours.said.starts_with(&theirs.said) && ours.bytes.starts_with(&theirs.bytes), "{ours:?} {theirs:?}");
         if theirs.ended != Some(CloseReason::BadUtf8) {

@@ -187,7 +187,7 @@ async fn challenged(world: &MemoryWorld) -> (WebSocketStream<DuplexStream>, Proo
     let mut socket = upgrade(world.dial(), HOST, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.unwrap();
     let nonce = match futures_util::StreamExt::next(&mut socket).await {
         Some(Ok(Message::Text(text))) => match ToDevice::decode(&text) {
-            Ok(moorline_proto::message::Heard::Known(ToDevice::Challenge(challenge))) => challenge.nonce,
+            Ok(moorline_proto::message::Decoded::Known(ToDevice::Challenge(challenge))) => challenge.nonce,
             other => panic!("{other:?}"),
         },
         other => panic!("{other:?}"),
@@ -211,8 +211,8 @@ fn hello(claims: &ProofClaims, key: &SigningKey) -> Hello {
     Hello {
         device: claims.sub.clone(),
         instance: claims.instance.clone(),
-        proof: Text::cut(&proof(key, claims)),
-        agent: Text::cut("wire"),
+        proof: Text::truncated(&proof(key, claims)),
+        agent: Text::truncated("wire"),
         services: Vec::new(),
         features: Vec::new(),
         hostname: None,
@@ -239,7 +239,7 @@ async fn a_proof_is_good_for_this_device_this_relay_and_this_connection_only() {
         let mut other = claims.clone();
         change(&mut other, &stale);
         let signer = if number == 4 { &foreign } else { key.as_ref() };
-        said.proof = Text::cut(&proof(signer, &other));
+        said.proof = Text::truncated(&proof(signer, &other));
         let (code, reason) = closed_after(&mut socket, Message::text(FromDevice::from(said).encode())).await;
         assert_eq!(code, 4401, "change {number}: {reason}");
     }

@@ -10,7 +10,7 @@ use moorline_proto::control::{FromDevice, Nonce, ToDevice};
 use moorline_proto::frame::{Batch, Decoder as FrameDecoder, Event};
 use moorline_proto::join::{Join, RelayUrl};
 use moorline_proto::leg::LegText;
-use moorline_proto::message::Heard;
+use moorline_proto::message::Decoded;
 use moorline_proto::problem::Problem;
 use moorline_proto::proof::PublicKey;
 use moorline_relay::access::proof::{Expected, verify_proof};
@@ -45,18 +45,18 @@ fn text(bytes: &[u8]) -> Option<&str> {
 /// Messages of the control channel, both directions.
 pub fn control(bytes: &[u8]) {
     let Some(text) = text(bytes) else { return };
-    if let Ok(Heard::Known(message)) = ToDevice::decode(text) {
-        assert_eq!(ToDevice::decode(&message.encode()), Ok(Heard::Known(message)));
+    if let Ok(Decoded::Known(message)) = ToDevice::decode(text) {
+        assert_eq!(ToDevice::decode(&message.encode()), Ok(Decoded::Known(message)));
     }
-    if let Ok(Heard::Known(message)) = FromDevice::decode(text) {
-        assert_eq!(FromDevice::decode(&message.encode()), Ok(Heard::Known(message)));
+    if let Ok(Decoded::Known(message)) = FromDevice::decode(text) {
+        assert_eq!(FromDevice::decode(&message.encode()), Ok(Decoded::Known(message)));
     }
 }
 
 /// Text messages of a leg.
 pub fn leg(bytes: &[u8]) {
-    if let Some(Ok(Heard::Known(message))) = text(bytes).map(LegText::decode) {
-        assert_eq!(LegText::decode(&message.encode()), Ok(Heard::Known(message)));
+    if let Some(Ok(Decoded::Known(message))) = text(bytes).map(LegText::decode) {
+        assert_eq!(LegText::decode(&message.encode()), Ok(Decoded::Known(message)));
     }
 }
 
@@ -85,12 +85,12 @@ pub fn frames(bytes: &[u8]) {
             (payload, said, batch.into_bytes())
         };
         let (half, rest) = frames.split_at(frames.len() / 2);
-        let (payload, heard, again) = said(&[frames], FrameDecoder::of_side());
-        let (same_payload, same, _) = said(&[half, rest], FrameDecoder::of_side());
+        let (payload, heard, again) = said(&[frames], FrameDecoder::from_side());
+        let (same_payload, same, _) = said(&[half, rest], FrameDecoder::from_side());
         assert!(payload == same_payload && heard == same, "a cut changes nothing");
-        let (same_payload, same, _) = said(&[&again], FrameDecoder::of_relay());
+        let (same_payload, same, _) = said(&[&again], FrameDecoder::from_relay());
         assert!(payload == same_payload && heard == same, "what is said again is heard as it was meant");
-        said(&[frames], FrameDecoder::of_relay());
+        said(&[frames], FrameDecoder::from_relay());
     }
 }
 

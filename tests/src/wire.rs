@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use moorline_proto::control::{Accept, FromDevice, Hello, Offer, Reject, RejectCode, Service, ToDevice, Welcome};
 use moorline_proto::id::{DeviceId, Instance, StreamId};
 use moorline_proto::leg::{END_TEXT, LegText, Opened};
-use moorline_proto::message::Heard;
+use moorline_proto::message::Decoded;
 use moorline_proto::millis::Millis;
 use moorline_proto::names::{CONTROL, CONTROL_SUBPROTOCOL, PROOF_TYP, STREAM_SUBPROTOCOL};
 use moorline_proto::problem::Problem;
@@ -133,8 +133,8 @@ impl<S: Pipe> WireDevice<S> {
         let hello = Hello {
             device: persona.device.clone(),
             instance: persona.instance.clone(),
-            proof: Text::cut(&proof(persona.key, &claims)),
-            agent: Text::cut("wire"),
+            proof: Text::truncated(&proof(persona.key, &claims)),
+            agent: Text::truncated("wire"),
             services: persona.services.iter().map(|name| Service { name: name.parse().expect("a service"), description: None }).collect(),
             features: persona.features.iter().map(|name| name.parse().expect("a feature")).collect(),
             hostname: None,
@@ -184,7 +184,7 @@ impl<S: Pipe> WireDevice<S> {
 
     /// Says no to an offer.
     pub async fn reject(&mut self, stream: StreamId, code: RejectCode, detail: &str) {
-        self.say(Reject { stream, attempt: Default::default(), code, detail: Some(Text::cut(detail)) }).await;
+        self.say(Reject { stream, attempt: Default::default(), code, detail: Some(Text::truncated(detail)) }).await;
     }
 }
 
@@ -193,7 +193,7 @@ async fn said<S: Pipe>(socket: &mut WebSocketStream<S>) -> Result<ToDevice, NotA
         loop {
             match socket.next().await {
                 Some(Ok(Message::Text(text))) => match ToDevice::decode(&text) {
-                    Ok(Heard::Known(message)) => return Ok(message),
+                    Ok(Decoded::Known(message)) => return Ok(message),
                     other => panic!("the relay says {text}: {other:?}"),
                 },
                 Some(Ok(Message::Close(frame))) => {
@@ -325,9 +325,9 @@ impl<S: Pipe> WireLeg<S> {
 
 fn text_of(text: &str) -> Said {
     match LegText::decode(text) {
-        Ok(Heard::Known(LegText::Opened(opened))) => Said::Opened(opened),
-        Ok(Heard::Known(LegText::Refused(refused))) => Said::Refused(Box::new(refused.problem)),
-        Ok(Heard::Known(LegText::End(_))) => Said::End,
-        Ok(Heard::Unknown(_)) | Err(_) => Said::Text(text.to_owned()),
+        Ok(Decoded::Known(LegText::Opened(opened))) => Said::Opened(opened),
+        Ok(Decoded::Known(LegText::Refused(refused))) => Said::Refused(Box::new(refused.problem)),
+        Ok(Decoded::Known(LegText::End(_))) => Said::End,
+        Ok(Decoded::Unknown(_)) | Err(_) => Said::Text(text.to_owned()),
     }
 }

@@ -65,11 +65,11 @@ impl Batch {
         self.frame(bits::PONG, &[fitting(payload)]);
     }
 
-    /// Adds a Close with a code and words, which [`fit`](crate::close::fitting_reason); or without.
+    /// Adds a Close with a code and words, which [`fit`](crate::close::truncated_reason); or without.
     pub fn close(&mut self, close: Option<(u16, &str)>) {
         match close {
             Some((code, reason)) => {
-                let reason = crate::close::fitting_reason(reason);
+                let reason = crate::close::truncated_reason(reason);
                 self.frame(bits::CLOSE, &[&code.to_be_bytes(), reason.as_bytes()]);
             }
             None => self.frame(bits::CLOSE, &[]),

@@ -51,7 +51,7 @@ pub fn client_frame(kind: Kind, room: &mut [u8], mask: [u8; 4]) -> usize {
 /// The payload of a Close.
 pub fn close_payload(code: u16, words: &str) -> Vec<u8> {
     let mut payload = code.to_be_bytes().to_vec();
-    payload.extend_from_slice(crate::close::fitting_reason(words).as_bytes());
+    payload.extend_from_slice(crate::close::truncated_reason(words).as_bytes());
     payload
 }
 

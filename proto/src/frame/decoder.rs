@@ -72,12 +72,12 @@ pub struct Run<'a> {
 
 impl Decoder {
     /// Of what a side sends: a device or a caller.
-    pub fn of_side() -> Self {
+    pub fn from_side() -> Self {
         Self::new(true, LEG_TEXT_BYTES)
     }
 
     /// Of what the relay sends.
-    pub fn of_relay() -> Self {
+    pub fn from_relay() -> Self {
         Self::new(false, LEG_TEXT_FROM_RELAY_BYTES)
     }
 

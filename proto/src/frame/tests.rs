@@ -41,7 +41,7 @@ fn read(mut decoder: Decoder, mut input: &[u8]) -> (Vec<String>, Option<FrameErr
 }
 
 fn error(bytes: &[u8]) -> FrameError {
-    read(Decoder::of_side(), bytes).1.unwrap_or_else(|| panic!("{bytes:?} is no error"))
+    read(Decoder::from_side(), bytes).1.unwrap_or_else(|| panic!("{bytes:?} is no error"))
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn bytes_are_given_out_before_their_message_is_whole_and_control_frames_come_ins
     let ping = masked(0x89, b"?", [9, 8, 7, 6]);
     let more = masked(0x80, b"world", [5, 6, 7, 8]);
     let input = [&all[..], &ping, &more[..9]].concat();
-    let (events, error) = read(Decoder::of_side(), &input);
+    let (events, error) = read(Decoder::from_side(), &input);
     assert_eq!((events, error), (vec!["bytes hello".into(), "Ping([63])".into(), "bytes wor".into()], None));
 }
 
@@ -58,13 +58,13 @@ fn bytes_are_given_out_before_their_message_is_whole_and_control_frames_come_ins
 fn text_is_whole_and_empty_messages_of_bytes_are_nothing() {
     let input =
         [frame(0x82, b""), frame(0x01, b"{\xc3"), frame(0x8a, b""), frame(0x00, b"\xa4"), frame(0x80, b"}"), frame(0x81, b"")].concat();
-    let (events, error) = read(Decoder::of_side(), &input);
+    let (events, error) = read(Decoder::from_side(), &input);
     assert_eq!((events, error), (vec!["Pong([])".into(), "Text(\"{ä}\")".into(), "Text(\"\")".into()], None));
 }
 
 #[test]
 fn a_close_may_have_nothing_a_code_or_words() {
-    let (events, _) = read(Decoder::of_side(), &[frame(0x88, b""), frame(0x88, b"\x03\xe8"), frame(0x88, b"\x0f\xa1bye")].concat());
+    let (events, _) = read(Decoder::from_side(), &[frame(0x88, b""), frame(0x88, b"\x03\xe8"), frame(0x88, b"\x0f\xa1bye")].concat());
     assert_eq!(
         events,
         ["Close(None)", r#"Close(Some(Close { code: 1000, reason: "" }))"#, r#"Close(Some(Close { code: 4001, reason: "bye" }))"#]
@@ -92,9 +92,9 @@ fn what_breaks_the_framing_is_named() {
     for (bytes, expected) in cases {
         assert_eq!(error(bytes), expected, "{bytes:?}");
     }
-    let (_, from_relay) = read(Decoder::of_relay(), &frame(0x82, b"x"));
+    let (_, from_relay) = read(Decoder::from_relay(), &frame(0x82, b"x"));
     assert_eq!(from_relay, Some(FrameError::Masked));
-    assert_eq!(read(Decoder::of_relay(), b"\x82\x01x"), (vec!["bytes x".into()], None));
+    assert_eq!(read(Decoder::from_relay(), b"\x82\x01x"), (vec!["bytes x".into()], None));
 }
 
 #[test]
@@ -102,11 +102,11 @@ fn sizes_are_judged_by_headers_and_over_all_fragments() {
     let too_big = |bytes: &[u8]| matches!(error(bytes), FrameError::TooBig { .. });
     let huge = |first: u8, claims: u64| [&[first, 0xff][..], &claims.to_be_bytes(), &[0; 4]].concat();
     assert!(too_big(&huge(0x82, 65_537)) && too_big(&huge(0x81, u64::MAX)) && too_big(&huge(0x89, 1 << 63)));
-    assert_eq!(read(Decoder::of_side(), &huge(0x82, 65_536)), (vec![], None));
+    assert_eq!(read(Decoder::from_side(), &huge(0x82, 65_536)), (vec![], None));
     assert!(too_big(&[frame(0x02, &[7; 65_536]), frame(0x80, b"x")].concat()));
     assert!(too_big(&frame(0x81, &[b'x'; 4_097])));
-    assert_eq!(read(Decoder::of_side(), &frame(0x81, &[b'x'; 4_096])).1, None);
-    assert_eq!(read(Decoder::of_relay(), &[&[0x81, 126, 0x40, 0][..], &[b'x'; 16_384]].concat()).1, None);
+    assert_eq!(read(Decoder::from_side(), &frame(0x81, &[b'x'; 4_096])).1, None);
+    assert_eq!(read(Decoder::from_relay(), &[&[0x81, 126, 0x40, 0][..], &[b'x'; 16_384]].concat()).1, None);
 }
 
 #[test]
@@ -115,14 +115,14 @@ fn a_message_of_nothing_is_over_some_time() {
     assert_eq!(error(&endless), FrameError::Endless(1 << 20));
     assert_eq!(error(&endless).reason(), CloseReason::Protocol);
     let crumbs = [frame(0x02, b"x"), frame(0x00, b"x").repeat(65_535), frame(0x80, b"")].concat();
-    assert_eq!(read(Decoder::of_side(), &crumbs.repeat(3)).1, None, "a byte in each frame is slow, and no more than that");
+    assert_eq!(read(Decoder::from_side(), &crumbs.repeat(3)).1, None, "a byte in each frame is slow, and no more than that");
 }
 
 #[test]
 fn bytes_that_follow_one_another_leave_in_one_frame_and_all_else_keeps_its_place() {
     let mut batch = Batch::new();
     let add = |batch: &mut Batch, bytes: &[u8]| {
-        let mut decoder = Decoder::of_side();
+        let mut decoder = Decoder::from_side();
         let framed = masked(0x82, bytes, [3, 1, 4, 1]);
         let mut input = &framed[..];
         while let Some(Event::Bytes(run)) = decoder.next(&mut input).unwrap() {
@@ -177,18 +177,18 @@ fn a_clients_frames_are_read_by_the_relay_whatever_their_length() {
                 Kind::Bytes => vec![format!("{name}{said}")],
                 _ => vec![format!("{name}({said:?})")],
             };
-            assert_eq!(read(Decoder::of_side(), &room[begins..]), (expected, None), "{size}");
+            assert_eq!(read(Decoder::from_side(), &room[begins..]), (expected, None), "{size}");
         }
     }
     for (size, header) in [(125, 6), (126, 8), (65_535, 8), (65_536, 14)] {
         let mut room = vec![0; HEADER_ROOM + size];
         assert_eq!(client_frame(Kind::Bytes, &mut room, [9; 4]), HEADER_ROOM - header, "the shortest header");
         let frame = &room[HEADER_ROOM - header..];
-        assert!(matches!(Decoder::of_side().next(&mut &frame[..]), Ok(Some(Event::Bytes(run))) if run.len() == size));
+        assert!(matches!(Decoder::from_side().next(&mut &frame[..]), Ok(Some(Event::Bytes(run))) if run.len() == size));
     }
     let mut room = [vec![0; HEADER_ROOM], close_payload(4001, "reset")].concat();
     let begins = client_frame(Kind::Close, &mut room, [3, 1, 4, 1]);
     let expected = vec![r#"Close(Some(Close { code: 4001, reason: "reset" }))"#.to_owned()];
-    assert_eq!(read(Decoder::of_side(), &room[begins..]), (expected, None));
+    assert_eq!(read(Decoder::from_side(), &room[begins..]), (expected, None));
     assert_eq!(close_payload(4000, &"x".repeat(200)).len(), CONTROL_PAYLOAD_BYTES);
 }

@@ -14,7 +14,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use moorline_proto::bounds::UNASKED_PONG_EVERY;
+use moorline_proto::bounds::UNSOLICITED_PONG_INTERVAL;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Join};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::select;
@@ -314,9 +314,9 @@ impl Run {
 
     /// The leg is not read now, so its pings are not answered: a frame that nobody asked for says that this end lives.
     fn poll_pong(&mut self, leg: &mut Leg, cx: &mut Context<'_>) {
-        let timer = self.pong.get_or_insert_with(|| Box::pin(sleep(UNASKED_PONG_EVERY)));
+        let timer = self.pong.get_or_insert_with(|| Box::pin(sleep(UNSOLICITED_PONG_INTERVAL)));
         while timer.as_mut().poll(cx).is_ready() {
-            timer.as_mut().reset(Instant::now() + UNASKED_PONG_EVERY);
+            timer.as_mut().reset(Instant::now() + UNSOLICITED_PONG_INTERVAL);
             leg.poll_pong(cx);
         }
         drop(leg.poll_flushed(cx)); // a failure is seen when the leg is read again

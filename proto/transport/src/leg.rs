@@ -24,11 +24,11 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use ::bytes::Bytes;
-use moorline_proto::bounds::CLOSE_WITHIN;
+use moorline_proto::bounds::CLOSE_TIMEOUT;
 use moorline_proto::close::CloseReason;
 use moorline_proto::frame::{Close, Kind};
 use moorline_proto::leg::{LegText, Opened};
-use moorline_proto::message::{Heard, MessageError};
+use moorline_proto::message::{Decoded, MessageError};
 use moorline_proto::problem::Problem;
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -143,7 +143,7 @@ impl Leg {
     pub async fn reset(mut self) {
         self.send_close(CloseReason::Reset, "");
         let answered = async { poll_fn(|cx| self.frames.poll_flush(cx)).await.is_ok() && poll_fn(|cx| self.poll_answer(cx)).await };
-        if !matches!(timeout(CLOSE_WITHIN, answered).await, Ok(true)) {
+        if !matches!(timeout(CLOSE_TIMEOUT, answered).await, Ok(true)) {
             self.frames.connection().reset_on_drop();
         }
     }
@@ -151,7 +151,7 @@ impl Leg {
     /// The last of a leg whose end is known: its answer, or its accusation, goes out within 5 s.
     pub(crate) async fn part(mut self) {
         let is_gone = matches!(self.end, Some(EndReason::Lost(_)));
-        if is_gone || timeout(CLOSE_WITHIN, self.last_words()).await.is_err() {
+        if is_gone || timeout(CLOSE_TIMEOUT, self.last_words()).await.is_err() {
             self.frames.connection().reset_on_drop();
         }
     }
@@ -201,10 +201,10 @@ impl Leg {
             match ready!(self.poll_found(cx)) {
                 Found::Bytes => self.broke(CloseReason::Protocol, "bytes before opened", cx),
                 Found::Text(text) => match LegText::decode(&text) {
-                    Ok(Heard::Known(LegText::Opened(opened))) => return Poll::Ready(Ok(First::Opened(opened))),
-                    Ok(Heard::Known(LegText::Refused(refused))) => return Poll::Ready(Ok(First::Refused(Box::new(refused.problem)))),
-                    Ok(Heard::Known(LegText::End(_))) => self.broke(CloseReason::Protocol, "end before opened", cx),
-                    Ok(Heard::Unknown(_)) => {}
+                    Ok(Decoded::Known(LegText::Opened(opened))) => return Poll::Ready(Ok(First::Opened(opened))),
+                    Ok(Decoded::Known(LegText::Refused(refused))) => return Poll::Ready(Ok(First::Refused(Box::new(refused.problem)))),
+                    Ok(Decoded::Known(LegText::End(_))) => self.broke(CloseReason::Protocol, "end before opened", cx),
+                    Ok(Decoded::Unknown(_)) => {}
                     Err(error) => self.broke_text(&error, cx),
                 },
                 end @ (Found::Close(_) | Found::Broken(_) | Found::Gone(_)) => self.found_end(end, cx),
@@ -230,12 +230,12 @@ impl Leg {
                 Found::Bytes if self.far_ended => self.broke(CloseReason::Protocol, "bytes after end", cx),
                 Found::Bytes => return Poll::Ready(Event::Bytes),
                 Found::Text(text) => match LegText::decode(&text) {
-                    Ok(Heard::Known(LegText::End(_))) if !self.far_ended => {
+                    Ok(Decoded::Known(LegText::End(_))) if !self.far_ended => {
                         self.far_ended = true;
                         return Poll::Ready(Event::End);
                     }
-                    Ok(Heard::Known(LegText::End(_)) | Heard::Unknown(_)) => {}
-                    Ok(Heard::Known(LegText::Opened(_) | LegText::Refused(_))) => {
+                    Ok(Decoded::Known(LegText::End(_)) | Decoded::Unknown(_)) => {}
+                    Ok(Decoded::Known(LegText::Opened(_) | LegText::Refused(_))) => {
                         self.broke(CloseReason::Protocol, "a second verdict", cx);
                     }
                     Err(error) => self.broke_text(&error, cx),

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use moorline_proto::close::{CloseReason, fitting_reason};
+use moorline_proto::close::{CloseReason, truncated_reason};
 use moorline_proto::control::{Challenge, FromDevice, Hello, Nonce, ToDevice, Welcome};
-use moorline_proto::message::Heard;
+use moorline_proto::message::Decoded;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -150,8 +150,8 @@ impl Unauthenticated {
             }
             match message {
                 Some(Ok(Message::Text(text))) => match FromDevice::decode(&text) {
-                    Ok(Heard::Known(FromDevice::Hello(hello))) => return Ok(hello),
-                    Ok(Heard::Known(_) | Heard::Unknown(_)) => {}
+                    Ok(Decoded::Known(FromDevice::Hello(hello))) => return Ok(hello),
+                    Ok(Decoded::Known(_) | Decoded::Unknown(_)) => {}
                     Err(error) => return Err(HandshakeError::Protocol(error.to_string())),
                 },
                 Some(Ok(Message::Binary(_))) => return Err(HandshakeError::Protocol("binary on a control channel".to_owned())),
@@ -200,13 +200,13 @@ impl Authenticated {
 pub(super) async fn answer_close(socket: &mut WebSocketStream<Socket>) {
     let answered = async { while let Some(Ok(_)) = socket.next().await {} };
     // Whoever does not take the answer has gone without it.
-    timeout(moorline_proto::bounds::CLOSE_WITHIN, answered).await.ok();
+    timeout(moorline_proto::bounds::CLOSE_TIMEOUT, answered).await.ok();
 }
 
 /// Closes a control channel with a code and words, within five seconds; then the connection is reset.
 pub(super) async fn close(mut socket: WebSocketStream<Socket>, reason: CloseReason, words: &str) {
     let text = if words.is_empty() { reason.name().to_owned() } else { format!("{}: {words}", reason.name()) };
-    let frame = CloseFrame { code: reason.code().into(), reason: fitting_reason(&text).into() };
+    let frame = CloseFrame { code: reason.code().into(), reason: truncated_reason(&text).into() };
     let answered = async {
         socket.send(Message::Close(Some(frame))).await?;
         while let Some(message) = socket.next().await {
@@ -214,8 +214,8 @@ pub(super) async fn close(mut socket: WebSocketStream<Socket>, reason: CloseReas
         }
         Ok::<_, WsError>(())
     };
-    match timeout(moorline_proto::bounds::CLOSE_WITHIN, answered).await {
-        Ok(_) => socket.into_inner().close(moorline_proto::bounds::CLOSE_WITHIN).await,
+    match timeout(moorline_proto::bounds::CLOSE_TIMEOUT, answered).await {
+        Ok(_) => socket.into_inner().close(moorline_proto::bounds::CLOSE_TIMEOUT).await,
         Err(_) => socket.into_inner().reset(),
     }
 }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use moorline_proto::bounds::CLOSE_WITHIN;
+use moorline_proto::bounds::CLOSE_TIMEOUT;
 use moorline_proto::close::CloseReason;
 use moorline_proto::control::{Accept, FromDevice, GoAway, Reject, ToDevice};
 use moorline_proto::id::Instance;
-use moorline_proto::message::Heard;
+use moorline_proto::message::Decoded;
 use moorline_proto::text::Text;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -90,7 +90,7 @@ impl Session {
         match &cause {
             CloseCause::Closed(_) => {
                 answer_close(&mut self.socket).await;
-                self.socket.into_inner().close(CLOSE_WITHIN).await;
+                self.socket.into_inner().close(CLOSE_TIMEOUT).await;
             }
             CloseCause::Lost => {}
             CloseCause::Dead => self.socket.into_inner().reset(),
@@ -114,15 +114,15 @@ impl Session {
             while let Some(message) = self.socket.next().await {
                 let Message::Text(text) = message? else { continue };
                 match FromDevice::decode(&text) {
-                    Ok(Heard::Known(FromDevice::Accept(accept))) => on_answer(Answer::Accept(accept)),
-                    Ok(Heard::Known(FromDevice::Reject(reject))) => on_answer(Answer::Reject(reject)),
+                    Ok(Decoded::Known(FromDevice::Accept(accept))) => on_answer(Answer::Accept(accept)),
+                    Ok(Decoded::Known(FromDevice::Reject(reject))) => on_answer(Answer::Reject(reject)),
                     Ok(_) | Err(_) => {}
                 }
             }
             Ok::<_, WsError>(())
         };
-        match timeout(CLOSE_WITHIN, goodbye).await {
-            Ok(_) => self.socket.into_inner().close(CLOSE_WITHIN).await,
+        match timeout(CLOSE_TIMEOUT, goodbye).await {
+            Ok(_) => self.socket.into_inner().close(CLOSE_TIMEOUT).await,
             Err(_) => self.socket.into_inner().reset(),
         }
     }
@@ -179,7 +179,7 @@ impl Session {
             return Ok(());
         }
         let reconnect_in_ms = u64::try_from(self.reconnect_in.as_millis()).unwrap_or(u64::MAX);
-        self.send(GoAway { reconnect_in_ms, reason: Text::cut("the relay stops") }.into()).await
+        self.send(GoAway { reconnect_in_ms, reason: Text::truncated("the relay stops") }.into()).await
     }
 
     async fn send(&mut self, message: ToDevice) -> Result<(), CloseCause> {
@@ -216,8 +216,8 @@ impl Session {
         }
         match message {
             Message::Text(text) => match FromDevice::decode(&text) {
-                Ok(Heard::Known(message)) => self.on_text(message, on_answer),
-                Ok(Heard::Unknown(kind)) => {
+                Ok(Decoded::Known(message)) => self.on_text(message, on_answer),
+                Ok(Decoded::Unknown(kind)) => {
                     debug!(session = self.handle.about().session, kind, "ignored a message of an unknown type");
                     Ok(())
                 }

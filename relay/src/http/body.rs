@@ -6,6 +6,7 @@ use axum::body::{Body, HttpBody as _};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use moorline_proto::bounds::REQUEST_BODY_BYTES;
+use moorline_proto::message::decode_body;
 use moorline_proto::problem::ProblemCode;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -22,17 +23,7 @@ const BODY_WITHIN: Duration = Duration::from_secs(10);
 pub async fn json<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
     let bytes = read(body).await?;
     let malformed = |detail: String| Refusal::new(ProblemCode::Malformed, format!("the body: {detail}"));
-    // serde would take `["ssh"]` for an object, field by field.
-    if !bytes.trim_ascii_start().starts_with(b"{") {
-        return Err(malformed("not a JSON object".to_owned()));
-    }
-    let mut json = serde_json::Deserializer::from_slice(&bytes);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| match (error.path().to_string(), error.inner()) {
-        (path, inner) if path == "." => malformed(inner.to_string()),
-        (path, inner) => malformed(format!("{path}: {inner}")),
-    })?;
-    json.end().map_err(|error| malformed(error.to_string()))?;
-    Ok(value)
+    decode_body(&bytes).map_err(|error| malformed(error.to_string()))
 }
 
 async fn read(body: Body) -> Result<Bytes, Refusal> {

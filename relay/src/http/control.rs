@@ -85,7 +85,7 @@ async fn serve(core: &Arc<Core>, device: Authenticated, peer: &Peer, revision: u
         revoke_unregistered(core, &handle).await;
     }
     let welcome = Welcome {
-        session: Text::cut(&session),
+        session: Text::truncated(&session),
         node: core.node.clone(),
         heartbeat_ms: millis(core.times.heartbeat),
         heartbeat_max_ms: millis(core.times.heartbeat_max),

@@ -5,7 +5,7 @@ use std::mem::take;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use moorline_proto::bounds::{CLOSE_WITHIN, HELD_BEFORE_OPENED_BYTES, LEG_BINARY_BYTES};
+use moorline_proto::bounds::{CLOSE_TIMEOUT, EARLY_DATA_BYTES, LEG_BINARY_BYTES};
 use moorline_proto::close::CloseReason;
 use moorline_proto::frame::Batch;
 use moorline_proto::leg::LegText;
@@ -93,8 +93,8 @@ impl Leg {
                 return Poll::Ready(Some(end.clone()));
             }
             let early = self.early.taken.bytes + self.early.taken.text;
-            let crosses = self.reader.is_inside_message() && early < HELD_BEFORE_OPENED_BYTES + LEG_BINARY_BYTES;
-            if early >= HELD_BEFORE_OPENED_BYTES && !crosses {
+            let crosses = self.reader.is_inside_message() && early < EARLY_DATA_BYTES + LEG_BINARY_BYTES;
+            if early >= EARLY_DATA_BYTES && !crosses {
                 self.reading = false;
                 return Poll::Ready(None);
             }
@@ -281,18 +281,18 @@ impl Leg {
                     let peer_close = self.reader.peer_close.take();
                     self.push(|batch| batch.close(peer_close.as_ref().map(|close| (close.code, &*close.reason))));
                 }
-                timeout(CLOSE_WITHIN, self.exchange_closes()).await.is_ok()
+                timeout(CLOSE_TIMEOUT, self.exchange_closes()).await.is_ok()
             }
             Some(LegEnd::Broke(..)) | None => {
                 if !self.closing {
                     let text = if words.is_empty() { reason.name().to_owned() } else { format!("{}: {words}", reason.name()) };
                     self.push(|batch| batch.close(Some((reason.code(), &text))));
                 }
-                let within = if reason == CloseReason::Finished { patience } else { CLOSE_WITHIN };
+                let within = if reason == CloseReason::Finished { patience } else { CLOSE_TIMEOUT };
                 timeout(within, self.exchange_closes()).await.is_ok()
             }
         };
-        if answered || reason == CloseReason::Finished { self.socket.close(CLOSE_WITHIN).await } else { self.socket.reset() }
+        if answered || reason == CloseReason::Finished { self.socket.close(CLOSE_TIMEOUT).await } else { self.socket.reset() }
     }
 
     /// Has the Close written that was handed over, and reads and drops until the other one is there too, or will never be. Reads while it

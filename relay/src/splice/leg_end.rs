@@ -3,7 +3,7 @@
 use moorline_proto::close::CloseReason;
 use moorline_proto::frame::FrameError;
 use moorline_proto::leg::LegText;
-use moorline_proto::message::{Heard, MessageError};
+use moorline_proto::message::{Decoded, MessageError};
 
 /// How a leg came to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,11 +46,11 @@ pub enum TextMeaning {
 /// [`LegEnd::Broke`].
 pub fn read(text: &str) -> Result<TextMeaning, LegEnd> {
     match LegText::decode(text) {
-        Ok(Heard::Known(LegText::End(_))) => Ok(TextMeaning::End),
-        Ok(Heard::Known(LegText::Opened(_) | LegText::Refused(_))) | Err(MessageError::Field { .. }) => {
+        Ok(Decoded::Known(LegText::End(_))) => Ok(TextMeaning::End),
+        Ok(Decoded::Known(LegText::Opened(_) | LegText::Refused(_))) | Err(MessageError::Field { .. }) => {
             Err(LegEnd::protocol("only the relay says opened and refused"))
         }
-        Ok(Heard::Unknown(_)) => Ok(TextMeaning::Forward),
+        Ok(Decoded::Unknown(_)) => Ok(TextMeaning::Forward),
         Err(MessageError::NoType | MessageError::TooLarge { .. }) => Err(LegEnd::protocol("text that is no JSON object with a type")),
     }
 }

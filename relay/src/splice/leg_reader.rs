@@ -33,7 +33,7 @@ pub(super) struct Taken {
 impl LegReader {
     pub(super) fn new(keepalive: LegKeepalive, now: Instant) -> Self {
         Self {
-            decoder: Decoder::of_side(),
+            decoder: Decoder::from_side(),
             ping_limiter: PingLimiter::new(now),
             keepalive,
             ended: false,

@@ -113,7 +113,7 @@ async fn a_reader_that_stops_stops_the_writer_and_misses_nothing() {
         timeout(Duration::from_secs(600), writing).await.unwrap_err();
         assert!(sent < 5, "{sent} messages found room");
         let taken = usize::try_from(traffic.to_device.load(Ordering::Relaxed)).unwrap();
-        let (mut payload, mut decoder) = (Vec::new(), Decoder::of_relay());
+        let (mut payload, mut decoder) = (Vec::new(), Decoder::from_relay());
         while payload.len() < taken {
             let bytes = burst(&mut far).await;
             let mut input = &bytes[..];
@@ -165,10 +165,7 @@ async fn past_the_mark_only_the_rest_of_a_message_is_taken() {
     far.write_all(&[first, crossing, frame(BYTES, &[3; 60_000]).repeat(10)].concat()).await.unwrap();
     timeout(Duration::from_secs(1), leg.watch()).await.unwrap_err();
     let early = leg.early.taken.bytes;
-    assert!(
-        (120_000..HELD_BEFORE_OPENED_BYTES + LEG_BINARY_BYTES + READ_TO_HOLD).contains(&early) && !leg.reading,
-        "{early} bytes are held"
-    );
+    assert!((120_000..EARLY_DATA_BYTES + LEG_BINARY_BYTES + READ_TO_HOLD).contains(&early) && !leg.reading, "{early} bytes are held");
 }
 
 #[tokio::test(start_paused = true)]
@@ -201,6 +198,6 @@ async fn frames_that_nobody_can_read_are_drained_while_the_close_is_said() {
         far.shutdown().await.unwrap();
         burst(&mut far).await
     };
-    let (_, heard) = tokio::join!(leg.close(CloseReason::Framing, "a reserved bit is set", CLOSE_WITHIN), ends);
+    let (_, heard) = tokio::join!(leg.close(CloseReason::Framing, "a reserved bit is set", CLOSE_TIMEOUT), ends);
     assert_eq!(heard, said(CLOSE, b"\x03\xeaframing: a reserved bit is set"));
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use moorline_proto::bounds::CLOSE_WITHIN;
+use moorline_proto::bounds::CLOSE_TIMEOUT;
 use moorline_proto::close::CloseReason;
 use moorline_proto::control::{CallerInfo, Cancel};
 use moorline_proto::id::Feature;
@@ -53,7 +53,7 @@ impl Actor {
         tokio::select! {
             () = farewell.say(core.times.half_closed_idle) => {}
             _ = listing.cut() => debug!(stream = %listing.facts().stream, "the goodbye of a stream was cut short"),
-            () = async { core.lifecycle.closing().await; sleep(CLOSE_WITHIN).await } => {}
+            () = async { core.lifecycle.closing().await; sleep(CLOSE_TIMEOUT).await } => {}
         }
     }
 
@@ -63,7 +63,7 @@ impl Actor {
         mut caller: crate::splice::Leg,
         (to_device, to_caller): (LegText, LegText),
     ) -> (SpliceEnd, Farewell) {
-        let said = tokio::join!(device.send(&to_device, CLOSE_WITHIN), caller.send(&to_caller, CLOSE_WITHIN));
+        let said = tokio::join!(device.send(&to_device, CLOSE_TIMEOUT), caller.send(&to_caller, CLOSE_TIMEOUT));
         let lost = match said {
             (Ok(()), Ok(())) => {
                 let rules = Rules { half_closed_idle: self.core.times.half_closed_idle };
@@ -160,8 +160,8 @@ impl Actor {
         drop(listing);
         match (legs.caller.take(), refusal) {
             (None, _) => {}
-            (Some(leg), Refusal::CallerBroke { reason, words }) => leg.close(reason, &words, CLOSE_WITHIN).await,
-            (Some(leg), Refusal::CallerGone) => leg.close(CloseReason::Refused, "", CLOSE_WITHIN).await,
+            (Some(leg), Refusal::CallerBroke { reason, words }) => leg.close(reason, &words, CLOSE_TIMEOUT).await,
+            (Some(leg), Refusal::CallerGone) => leg.close(CloseReason::Refused, "", CLOSE_TIMEOUT).await,
             (Some(leg), _) => tell::refuse(leg, &problem).await,
         }
     }

@@ -63,7 +63,7 @@ impl Actor {
             stream: facts.stream,
             attempt: self.attempt,
             service: facts.service.clone(),
-            url: Text::cut(&leg_path(&self.core.node, &facts.stream)),
+            url: Text::truncated(&leg_path(&self.core.node, &facts.stream)),
             token: self.listing.renew_device_token(self.attempt),
             expires_in_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
             caller: self.caller_info(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use moorline_proto::bounds::CLOSE_WITHIN;
+use moorline_proto::bounds::CLOSE_TIMEOUT;
 use moorline_proto::close::CloseReason;
 use moorline_proto::id::StreamId;
 use moorline_proto::leg::{LegText, Refused};
@@ -26,8 +26,8 @@ pub async fn hand_in(streams: &Streams, stream: StreamId, events: mpsc::Sender<E
 /// Tells a caller's leg why there is no stream, and closes it.
 pub async fn refuse(mut leg: Leg, problem: &Problem) {
     let refused = LegText::Refused(Box::new(Refused { problem: problem.clone() }));
-    if leg.send(&refused, CLOSE_WITHIN).await.is_ok() {
-        leg.close(CloseReason::Refused, &problem.code, CLOSE_WITHIN).await;
+    if leg.send(&refused, CLOSE_TIMEOUT).await.is_ok() {
+        leg.close(CloseReason::Refused, &problem.code, CLOSE_TIMEOUT).await;
     }
 }
 
@@ -35,12 +35,12 @@ pub async fn refuse(mut leg: Leg, problem: &Problem) {
 pub(super) async fn late(problem: Option<Arc<Problem>>, of: LegOf, leg: Leg) {
     match (of.side(), problem) {
         (Side::Caller, Some(problem)) => refuse(leg, &problem).await,
-        (Side::Caller | Side::Device, _) => leg.close(CloseReason::Refused, "the stream is over", CLOSE_WITHIN).await,
+        (Side::Caller | Side::Device, _) => leg.close(CloseReason::Refused, "the stream is over", CLOSE_TIMEOUT).await,
     }
 }
 
 /// Closes a leg that the stream does without.
 pub(super) fn dismiss(tasks: &Tasks, leg: Leg, reason: CloseReason, words: &str) {
     let words = words.to_owned();
-    tasks.spawn("closing", |_stop| async move { leg.close(reason, &words, CLOSE_WITHIN).await });
+    tasks.spawn("closing", |_stop| async move { leg.close(reason, &words, CLOSE_TIMEOUT).await });
 }

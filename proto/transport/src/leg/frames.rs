@@ -78,7 +78,7 @@ pub(crate) struct Incoming {
 
 impl Frames {
     pub(super) fn new(connection: Connection, unread: Bytes) -> Self {
-        Self { connection, decoder: Decoder::of_relay(), unread, kept: Vec::new(), sent: 0, unflushed: false, unsaid: false }
+        Self { connection, decoder: Decoder::from_relay(), unread, kept: Vec::new(), sent: 0, unflushed: false, unsaid: false }
     }
 
     pub(super) fn connection(&mut self) -> &mut Connection {

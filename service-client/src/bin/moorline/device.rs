@@ -65,6 +65,9 @@ fn parse_key(text: &str) -> Result<PublicKey, Failure> {
         let failure = Failure::new(Exit::Usage, "this is no device's public key").caused_by(&error);
         match error {
             PublicKeyError::Private => failure.next("`moorline-agent key --config FILE` prints the public key, on the device"),
+            PublicKeyError::SmallOrder | PublicKeyError::NotCanonical => {
+                failure.next("make a new key on the device with `moorline-agent init`: this one proves nothing")
+            }
             PublicKeyError::NotPem | PublicKeyError::Algorithm | PublicKeyError::Jwk(_) => {
                 failure.next("take what `moorline-agent init` or `moorline-agent key` printed on the device")
             }

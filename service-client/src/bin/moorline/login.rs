@@ -43,14 +43,23 @@ mod tests {
         Credentials { sources, environment: Environment::default() }
     }
 
+    const JOIN: &str = concat!(
+        "https://relay.example.com#ca=",
+        "MIIBMjCB2KADAgECAgEBMAoGCCqGSM49BAMCMBgxFjAUBgNVBAMMDWFuIGV4YW1wbGUgQ0EwHhcNMjYwMTAxMDAwMDAwWhcNMzYw",
+        "MTAxMDAwMDAwWjAYMRYwFAYDVQQDDA1hbiBleGFtcGxlIENBMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEf83OJ3D2xF1Bg8vu",
+        "b9tLe1gHMzV76e8Tus9uPHvRVEXH8UTNG72bfocs3-257rn0s2ldbqkLJK2KRiMohYjlraMTMBEwDwYDVR0TAQH_BAUwAwEB_zAK",
+        "BggqhkjOPQQDAgNJADBGAiEAusGZpnXEdvpxcQO_Bup6Q_o1-DwoP1ZPt3q33ml1b9ECIQD1SUJJ-Pmm8y-pIoTUh0O1LAPsQT-2",
+        "oBzYZalVUb4Z_g",
+    );
+
     #[test]
     fn login_writes_a_profile_that_can_be_loaded() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("join"), "https://relay.example.com#ca=AAEC\n").unwrap();
+        fs::write(folder.path().join("join"), format!("{JOIN}\n")).unwrap();
         fs::write(folder.path().join("token"), "word\n").unwrap();
         let login = Login { join: folder.path().join("join") };
         run(&login, &credentials(folder.path()), Output::new(true)).unwrap();
-        assert_eq!(Profile::load(&folder.path().join("p.toml")).unwrap().join.to_string(), "https://relay.example.com#ca=AAEC");
+        assert_eq!(Profile::load(&folder.path().join("p.toml")).unwrap().join.to_string(), JOIN);
     }
 
     #[test]

@@ -1,0 +1,100 @@
+//! Which 32 bytes are not taken as an Ed25519 public key, although signatures may verify with them. Pure comparisons, no arithmetic on
+//! the curve: whether the point is on the curve shows where the key is used.
+
+use crate::proof::PublicKeyError;
+
+/// p = 2^255 - 19, little-endian. A y that is not below it has a second, shorter encoding.
+const P: [u8; 32] = {
+    let mut p = [0xff; 32];
+    p[0] = 0xed;
+    p[31] = 0x7f;
+    p
+};
+
+/// The y of the points whose order divides 8, little-endian; x has either sign. Whoever registers one of them lets anybody sign.
+///
+/// The list is libsodium's (`ge25519_has_small_order`), with p and p + 1, which are other ways to write 0 and 1.
+const SMALL_ORDER_Y: [[u8; 32]; 7] = [
+    // 0, order 4
+    [0; 32],
+    // 1, order 1
+    {
+        let mut one = [0; 32];
+        one[0] = 1;
+        one
+    },
+    // order 8
+    [
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6,
+        0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+    ],
+    // order 8
+    [
+        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39,
+        0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+    ],
+    // p - 1, order 2
+    low_byte(0xec),
+    // p, order 4
+    low_byte(0xed),
+    // p + 1, order 1
+    low_byte(0xee),
+];
+
+/// p with another lowest byte.
+const fn low_byte(byte: u8) -> [u8; 32] {
+    let mut y = P;
+    y[0] = byte;
+    y
+}
+
+/// Refuses keys that prove nothing, and second encodings of a key, which would have a thumbprint of their own.
+pub(crate) fn check(key: &[u8; 32]) -> Result<(), PublicKeyError> {
+    let mut y = *key;
+    y[31] &= 0x7f; // the highest bit is the sign of x
+    if SMALL_ORDER_Y.contains(&y) {
+        return Err(PublicKeyError::SmallOrder);
+    }
+    if y.iter().rev().ge(P.iter().rev()) {
+        return Err(PublicKeyError::NotCanonical);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_of_small_order_are_refused_with_either_sign() {
+        for y in SMALL_ORDER_Y {
+            let mut negative = y;
+            negative[31] |= 0x80;
+            for key in [y, negative] {
+                assert_eq!(check(&key), Err(PublicKeyError::SmallOrder), "{key:02x?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_y_that_is_not_reduced_is_refused_with_either_sign() {
+        // p + 2 to 2^255 - 1: all there are besides p and p + 1.
+        for byte in 0xef..=0xff {
+            let mut key = low_byte(byte);
+            assert_eq!(check(&key), Err(PublicKeyError::NotCanonical), "{byte:02x}");
+            key[31] |= 0x80;
+            assert_eq!(check(&key), Err(PublicKeyError::NotCanonical), "{byte:02x}");
+        }
+    }
+
+    #[test]
+    fn keys_next_to_those_are_taken() {
+        let mut two = [0; 32];
+        two[0] = 2;
+        let mut below = low_byte(0xff);
+        below[30] = 0xfe;
+        for key in [two, low_byte(0xeb), below, [1; 32]] {
+            assert_eq!(check(&key), Ok(()), "{key:02x?}");
+        }
+    }
+}
