@@ -12,10 +12,10 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::client::Client;
-use crate::open::{ANSWER_WITHIN, problem_of};
+use crate::open::{RESPONSE_TIMEOUT, problem_of};
 
 /// Pages of the list that are followed: a relay that always has one more does not keep us for ever.
-const PAGES: usize = 100_000;
+const MAX_PAGES: usize = 100_000;
 
 /// Why something about a device was not done or not told.
 #[derive(Debug, thiserror::Error)]
@@ -40,8 +40,8 @@ impl Client {
         let mut devices = Vec::new();
         let mut path = DEVICES.to_owned();
         let mut last = None;
-        for _ in 0..PAGES {
-            let page: DeviceList = self.ask(Method::GET, &path, None::<&()>).await?;
+        for _ in 0..MAX_PAGES {
+            let page: DeviceList = self.request_json(Method::GET, &path, None::<&()>).await?;
             devices.extend(page.devices);
             match page.next {
                 None => return Ok(devices),
@@ -60,7 +60,7 @@ impl Client {
     /// # Errors
     /// [`DeviceError`]: `device_unknown` also for one that the caller may not see.
     pub async fn device(&self, device: &DeviceId) -> Result<Device, DeviceError> {
-        self.ask(Method::GET, &device_path(device), None::<&()>).await
+        self.request_json(Method::GET, &device_path(device), None::<&()>).await
     }
 
     /// Adds a device with 1 to 3 public keys. One that is there has these keys from then on, and no others.
@@ -69,7 +69,7 @@ impl Client {
     /// [`DeviceError`]: `conflict` for a key that another device has.
     pub async fn put_device(&self, device: &DeviceId, keys: Vec<PublicKey>) -> Result<Device, DeviceError> {
         let body = PutDevice { keys: keys.into_iter().map(RegisteredKey).collect() };
-        self.ask(Method::PUT, &device_path(device), Some(&body)).await
+        self.request_json(Method::PUT, &device_path(device), Some(&body)).await
     }
 
     /// Removes a device and its keys; it is disconnected and does not come back.
@@ -77,18 +77,18 @@ impl Client {
     /// # Errors
     /// [`DeviceError`].
     pub async fn remove_device(&self, device: &DeviceId) -> Result<(), DeviceError> {
-        self.answer(Method::DELETE, &device_path(device), None::<&()>).await.map(drop)
+        self.request(Method::DELETE, &device_path(device), None::<&()>).await.map(drop)
     }
 
-    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<T, DeviceError> {
-        self.answer(method, path, body).await?.json().map_err(|error| DeviceError::Answer(error.to_string()))
+    async fn request_json<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<T, DeviceError> {
+        self.request(method, path, body).await?.json().map_err(|error| DeviceError::Answer(error.to_string()))
     }
 
-    async fn answer(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<Response, DeviceError> {
+    async fn request(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<Response, DeviceError> {
         let body = body.map(|body| serde_json::to_string(body).expect("bodies have string keys and no values that JSON lacks"));
-        let (inner, deadline) = (&self.inner, Instant::now() + ANSWER_WITHIN);
-        let asked = inner.dialer.request(method, path, &HeaderMap::new(), inner.token.as_ref(), body, deadline).await;
-        asked.and_then(Response::accepted).map_err(|error| match problem_of(error) {
+        let (inner, deadline) = (&self.inner, Instant::now() + RESPONSE_TIMEOUT);
+        let request = inner.dialer.request(method, path, &HeaderMap::new(), inner.token.as_ref(), body, deadline).await;
+        request.and_then(Response::accepted).map_err(|error| match problem_of(error) {
             Ok(problem) => DeviceError::Refused(problem),
             Err(error) => DeviceError::Unreachable(error),
         })
@@ -102,7 +102,7 @@ mod tests {
     use tokio::join;
 
     use super::*;
-    use crate::scripted::relay;
+    use crate::scripted_relay::relay;
 
     fn row(device: &str) -> serde_json::Value {
         json!({"device": device, "keys": [], "created": "2026-11-21T09:30:00Z"})
@@ -112,13 +112,13 @@ mod tests {
     async fn the_list_goes_on_where_the_page_ends() {
         let (mut relay, client) = relay();
         let (devices, ()) = join!(client.devices(), async {
-            let asked = relay.asked().await;
-            assert_eq!((asked.line.as_str(), asked.header("authorization")), ("GET /v1/devices HTTP/1.1", "Bearer caller-token"));
-            asked.answer(200, &json!({"devices": [row("a"), row("b")], "next": "b"})).await;
-            let asked = relay.asked().await;
-            assert_eq!(asked.line, "GET /v1/devices?after=b HTTP/1.1");
-            asked.answer(200, &json!({"devices": [], "next": "c"})).await;
-            relay.asked().await.answer(200, &json!({"devices": [row("d")]})).await;
+            let request = relay.request().await;
+            assert_eq!((request.line.as_str(), request.header("authorization")), ("GET /v1/devices HTTP/1.1", "Bearer caller-token"));
+            request.respond(200, &json!({"devices": [row("a"), row("b")], "next": "b"})).await;
+            let request = relay.request().await;
+            assert_eq!(request.line, "GET /v1/devices?after=b HTTP/1.1");
+            request.respond(200, &json!({"devices": [], "next": "c"})).await;
+            relay.request().await.respond(200, &json!({"devices": [row("d")]})).await;
         });
         let ids: Vec<String> = devices.unwrap().iter().map(|device| device.device.to_string()).collect();
         assert_eq!(ids, ["a", "b", "d"]);
@@ -129,7 +129,7 @@ mod tests {
         let (mut relay, client) = relay();
         let (devices, ()) = join!(client.devices(), async {
             for _ in 0..2 {
-                relay.asked().await.answer(200, &json!({"devices": [], "next": "b"})).await;
+                relay.request().await.respond(200, &json!({"devices": [], "next": "b"})).await;
             }
         });
         assert!(matches!(devices, Err(DeviceError::Answer(_))), "{devices:?}");
@@ -140,18 +140,18 @@ mod tests {
         let (mut relay, client) = relay();
         let id = "lamp-1".parse().unwrap();
         let (device, ()) = join!(client.put_device(&id, vec![PublicKey::Ed25519([7; 32])]), async {
-            let asked = relay.asked().await;
-            assert_eq!(asked.line, "PUT /v1/devices/lamp-1 HTTP/1.1");
-            assert_eq!(asked.body["keys"][0]["crv"], "Ed25519");
-            asked.answer(201, &row("lamp-1")).await;
+            let request = relay.request().await;
+            assert_eq!(request.line, "PUT /v1/devices/lamp-1 HTTP/1.1");
+            assert_eq!(request.body["keys"][0]["crv"], "Ed25519");
+            request.respond(201, &row("lamp-1")).await;
         });
         assert_eq!(device.unwrap().device, id);
 
         let problem = Problem::new(ProblemCode::DeviceUnknown, "there is no device lamp-1");
         let (removed, ()) = join!(client.remove_device(&id), async {
-            let asked = relay.asked().await;
-            assert_eq!(asked.line, "DELETE /v1/devices/lamp-1 HTTP/1.1");
-            asked.refuse(&problem).await;
+            let request = relay.request().await;
+            assert_eq!(request.line, "DELETE /v1/devices/lamp-1 HTTP/1.1");
+            request.refuse(&problem).await;
         });
         assert!(matches!(removed, Err(DeviceError::Refused(refused)) if *refused == problem));
     }

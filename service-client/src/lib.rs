@@ -17,20 +17,19 @@
 //! Reading order: [`Client`] (a relay and a token), [`Open`] (asking for a stream, and why there is none), [`Stream`] (the bytes, and how they
 //! end), [`devices`] (the registry), [`profile`] (where programs keep their credentials). The program `moorline` is built on the same.
 
-mod asking;
 mod client;
 pub mod devices;
 mod open;
 pub mod profile;
 mod retry;
 mod stream;
+mod stream_options;
 
 #[cfg(test)]
 mod open_tests;
 #[cfg(test)]
-mod scripted;
+mod scripted_relay;
 
-pub use asking::{Key, KeyError};
 pub use client::Client;
 pub use devices::DeviceError;
 pub use moorline_proto::api::{Device, NegotiationState, StreamTicket};
@@ -41,9 +40,10 @@ pub use moorline_proto::problem::{Problem, ProblemCode, Timeline};
 pub use moorline_proto::proof::{PublicKey, PublicKeyError};
 pub use moorline_proto::secret::Secret;
 pub use moorline_proto::text::{Data, Text};
-pub use moorline_transport::bridge::{Bridged, Ended, LocalSide, Plain};
+pub use moorline_transport::bridge::{BridgeEnd, Bridged, LocalSide, Plain};
 pub use moorline_transport::dial::{DialError, Dialer, TrustError};
 pub use moorline_transport::leg::EndReason;
 pub use open::{JoinTicket, Open, OpenError};
 pub use profile::Profile;
 pub use stream::Stream;
+pub use stream_options::{Key, KeyError};

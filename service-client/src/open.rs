@@ -1,4 +1,4 @@
-//! Opening a stream: what is asked for, asked again while its leg is lost, until the relay says `opened` or why not.
+//! Opening a stream: what is response for, response again while its leg is lost, until the relay says `opened` or why not.
 //!
 //! ```text
 //!   open ──── connect ────▶ 101 … opened ─▶ Stream          one request: what programs want as a rule
@@ -26,19 +26,19 @@ use moorline_transport::leg::{self, EndReason};
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::asking::{Asking, Key};
 use crate::client::Client;
-use crate::retry::{Failed, GaveUp, until_opened};
+use crate::retry::{AttemptError, RetryError, retry_until};
 use crate::stream::Stream;
+use crate::stream_options::{Key, StreamOptions};
 
 /// For the relay's answer to an ordinary request, on top of what the request itself allows it.
-pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 /// To reach the relay and hear its 101, which it never delays.
-const DIAL_WITHIN: Duration = Duration::from_secs(20);
+const DIAL_TIMEOUT: Duration = Duration::from_secs(20);
 /// A ticket of a device that is waited for lasts as long as an operator may allow, whatever this machine's clock says.
-const LONGEST_TICKET: Duration = Duration::from_secs(2 * 3_600);
+const MAX_TICKET_LIFETIME: Duration = Duration::from_secs(2 * 3_600);
 
-type Opening = Pin<Box<dyn Future<Output = Result<Stream, OpenError>> + Send>>;
+type OpenFuture = Pin<Box<dyn Future<Output = Result<Stream, OpenError>> + Send>>;
 
 /// Why a stream was not opened.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +80,7 @@ impl Client {
     /// Asks for a stream to a service of a device. `.await` the answer to open it, after saying more about it where needed.
     pub fn open(&self, device: &DeviceId, service: &ServiceName) -> Open {
         let (client, device, service) = (self.clone(), device.clone(), service.clone());
-        Open { client, device, service, asking: Asking::default(), prefer_wait: None }
+        Open { client, device, service, options: StreamOptions::default(), prefer_wait: None }
     }
 
     /// Joins a stream that was negotiated, perhaps by another program ([`Open::negotiate`]).
@@ -89,55 +89,55 @@ impl Client {
     }
 }
 
-/// A question for a stream: made by [`Client::open`], asked by `.await`.
+/// A question for a stream: made by [`Client::open`], response by `.await`.
 ///
 /// # Cancel safety
 /// Dropping the future hangs up: a stream that is not open then never will be, and the device is told. Where the relay's 101 had not even
 /// come yet, it is the stream's deadline that tells.
 #[derive(Clone, Debug)]
-#[must_use = "nothing is asked before it is awaited"]
+#[must_use = "nothing is response before it is awaited"]
 pub struct Open {
     client: Client,
     device: DeviceId,
     service: ServiceName,
-    asking: Asking,
+    options: StreamOptions,
     prefer_wait: Option<Duration>,
 }
 
 impl Open {
     /// Waits this long for a device that is offline, in whole seconds. Zero, as when nothing is said: not at all.
     pub fn wait(mut self, wait: Duration) -> Self {
-        self.asking.wait = Some(wait);
+        self.options.wait = Some(wait);
         self
     }
 
     /// Opening may take this long once the device is online, in whole seconds from 1; the relay has a most. When nothing is said: 60 s.
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.asking.deadline = Some(deadline);
+        self.options.deadline = Some(deadline);
         self
     }
 
     /// Why; shown to the device and kept in the relay's records.
     pub fn reason(mut self, reason: Text<REASON_CHARS>) -> Self {
-        self.asking.reason = Some(reason);
+        self.options.reason = Some(reason);
         self
     }
 
     /// Opaque bytes for the device.
     pub fn data(mut self, data: Data) -> Self {
-        self.asking.data = Some(data);
+        self.options.data = Some(data);
         self
     }
 
     /// Features to use if the device knows them too; at most 16.
     pub fn features(mut self, features: impl IntoIterator<Item = Feature>) -> Self {
-        self.asking.features = features.into_iter().collect();
+        self.options.features = features.into_iter().collect();
         self
     }
 
     /// The request's name: within the deadline, the same name from the same caller is the same stream. When nothing is said: a random one.
     pub fn key(mut self, key: Key) -> Self {
-        self.asking.key = Some(key);
+        self.options.key = Some(key);
         self
     }
 
@@ -155,40 +155,41 @@ impl Open {
     /// # Cancel safety
     /// Dropping the future may leave a negotiated stream behind, which ends at its deadline. The same key finds it.
     pub async fn negotiate(self) -> Result<StreamTicket, OpenError> {
-        let key = self.asking.key.clone().unwrap_or_else(Key::random);
+        let key = self.options.key.clone().unwrap_or_else(Key::random);
         let mut headers = HeaderMap::new();
         headers.insert(HeaderName::from_static(IDEMPOTENCY_KEY_HEADER), key.header());
         if let Some(wait) = self.prefer_wait {
             let value = HeaderValue::from_str(&format!("wait={}", wait.as_secs())).expect("digits are visible ASCII");
             headers.insert("prefer", value);
         }
-        let body = serde_json::to_string(&self.asking.body(&self.service)).expect("the body has string keys and no values that JSON lacks");
-        let deadline = Instant::now() + self.prefer_wait.unwrap_or(PREFER_WAIT) + ANSWER_WITHIN;
+        let body =
+            serde_json::to_string(&self.options.body(&self.service)).expect("the body has string keys and no values that JSON lacks");
+        let deadline = Instant::now() + self.prefer_wait.unwrap_or(PREFER_WAIT) + RESPONSE_TIMEOUT;
         let path = device_streams_path(&self.device);
         let inner = &self.client.inner;
-        let asked = inner.dialer.request(Method::POST, &path, &headers, inner.token.as_ref(), Some(body), deadline).await;
-        let answer = asked.and_then(Response::accepted).map_err(unreachable_or_refused)?;
+        let response = inner.dialer.request(Method::POST, &path, &headers, inner.token.as_ref(), Some(body), deadline).await;
+        let answer = response.and_then(Response::accepted).map_err(unreachable_or_refused)?;
         answer.json().map_err(|error| OpenError::Answer(error.to_string()))
     }
 
     async fn open(self) -> Result<Stream, OpenError> {
-        let key = self.asking.key.clone().unwrap_or_else(Key::random);
+        let key = self.options.key.clone().unwrap_or_else(Key::random);
         let inner = &self.client.inner;
         let leg = LegRequest {
             dialer: inner.dialer.clone(),
             path: connect_path(&self.device, &self.service),
-            headers: self.asking.headers(&key),
+            headers: self.options.headers(&key),
             bearer: inner.token.clone(),
         };
-        leg.join_within(self.asking.limit()).await
+        leg.join(self.options.limit()).await
     }
 }
 
 impl IntoFuture for Open {
     type Output = Result<Stream, OpenError>;
-    type IntoFuture = Opening;
+    type IntoFuture = OpenFuture;
 
-    fn into_future(self) -> Opening {
+    fn into_future(self) -> OpenFuture {
         Box::pin(self.open())
     }
 }
@@ -209,22 +210,22 @@ impl JoinTicket {
         let home = &self.client.inner.dialer;
         let (url, path) = home.url().resolve(&self.ticket.url, None)?;
         let leg = LegRequest { dialer: home.at(url), path, headers: HeaderMap::new(), bearer: Some(self.ticket.token.clone()) };
-        leg.join_within(self.time_left() + ANSWER_WITHIN).await
+        leg.join(self.time_left() + RESPONSE_TIMEOUT).await
     }
 
     /// The relay ends it on time by its own clock; this machine's clock may be wrong, so it only chooses how long to listen.
     #[allow(clippy::disallowed_methods, reason = "a ticket's end is wall time; what comes of it is bounded on both sides")]
     fn time_left(&self) -> Duration {
         let left = SystemTime::from(self.ticket.expires_at).duration_since(SystemTime::now()).unwrap_or_default();
-        left.clamp(DEADLINE, LONGEST_TICKET)
+        left.clamp(DEADLINE, MAX_TICKET_LIFETIME)
     }
 }
 
 impl IntoFuture for JoinTicket {
     type Output = Result<Stream, OpenError>;
-    type IntoFuture = Opening;
+    type IntoFuture = OpenFuture;
 
-    fn into_future(self) -> Opening {
+    fn into_future(self) -> OpenFuture {
         Box::pin(self.join())
     }
 }
@@ -238,43 +239,43 @@ struct LegRequest {
 }
 
 impl LegRequest {
-    async fn join_within(self, waited: Duration) -> Result<Stream, OpenError> {
+    async fn join(self, waited: Duration) -> Result<Stream, OpenError> {
         let deadline = Instant::now() + waited;
-        let opened = until_opened(deadline, || async {
-            let tried = self.once(deadline).await;
+        let opened = retry_until(deadline, || async {
+            let tried = self.attempt(deadline).await;
             if let Err(failed) = &tried {
                 debug!(?failed, path = self.path, "no stream yet");
             }
             tried
         });
-        opened.await.map_err(|gave_up| match gave_up {
-            GaveUp::On(error) | GaveUp::OutOfTime(Some(error)) => error,
-            GaveUp::OutOfTime(None) => OpenError::TimedOut { waited },
+        opened.await.map_err(|error| match error {
+            RetryError::Attempt(error) | RetryError::TimedOut(Some(error)) => error,
+            RetryError::TimedOut(None) => OpenError::TimedOut { waited },
         })
     }
 
-    async fn once(&self, deadline: Instant) -> Result<Stream, Failed<OpenError>> {
-        let dialled = deadline.min(Instant::now() + DIAL_WITHIN);
-        let mut leg = self.dialer.leg(&self.path, &self.headers, self.bearer.as_ref(), dialled).await.map_err(|error| {
-            let is_passing = error.refusal().is_none_or(|refusal| refusal.status == 503);
+    async fn attempt(&self, deadline: Instant) -> Result<Stream, AttemptError<OpenError>> {
+        let dial_deadline = deadline.min(Instant::now() + DIAL_TIMEOUT);
+        let mut leg = self.dialer.leg(&self.path, &self.headers, self.bearer.as_ref(), dial_deadline).await.map_err(|error| {
+            let is_transient = error.refusal().is_none_or(|refusal| refusal.status == 503);
             let error = unreachable_or_refused(error);
-            if is_passing { Failed::Unreachable(error) } else { Failed::ForGood(error) }
+            if is_transient { AttemptError::Unreachable(error) } else { AttemptError::Final(error) }
         })?;
         match leg.opened().await {
             Ok(opened) if matches!(opened.peer, Peer::Device { .. }) => Ok(Stream::new(leg, opened)),
-            Ok(_) => Err(Failed::ForGood(OpenError::Answer("`opened` names no device as the peer".to_owned()))),
-            Err(leg::OpenError::Refused(problem)) => Err(Failed::ForGood(OpenError::Refused(problem))),
-            Err(leg::OpenError::Ended(end)) if may_come_again(&end) => Err(Failed::Lost(OpenError::Ended(end))),
-            Err(leg::OpenError::Ended(end)) => Err(Failed::ForGood(OpenError::Ended(end))),
+            Ok(_) => Err(AttemptError::Final(OpenError::Answer("`opened` names no device as the peer".to_owned()))),
+            Err(leg::OpenError::Refused(problem)) => Err(AttemptError::Final(OpenError::Refused(problem))),
+            Err(leg::OpenError::Ended(end)) if is_recoverable(&end) => Err(AttemptError::Lost(OpenError::Ended(end))),
+            Err(leg::OpenError::Ended(end)) => Err(AttemptError::Final(OpenError::Ended(end))),
         }
     }
 }
 
 /// Whether a leg that ended so before `opened` was only lost, and the stream may still wait for it.
-fn may_come_again(end: &EndReason) -> bool {
+fn is_recoverable(end: &EndReason) -> bool {
     match end {
         EndReason::Lost(_) | EndReason::Silent(_) => true,
-        EndReason::Finished | EndReason::CutShort | EndReason::Broke { .. } => false,
+        EndReason::Finished | EndReason::CutShort | EndReason::ProtocolError { .. } => false,
         // A code that is none of the protocol's comes from something in between.
         EndReason::Closed { code, .. } => CloseReason::from_code(*code).is_none_or(|reason| match reason {
             CloseReason::RelayDraining | CloseReason::PeerLost => true,

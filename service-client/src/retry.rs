@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// The pause before the first repetition; doubled for each further one.
+/// The pause before the first retry; doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// How one attempt failed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Failed<E> {
+pub(crate) enum AttemptError<E> {
     /// Asking again cannot help.
-    ForGood(E),
+    Final(E),
     /// The request may have reached the relay and the connection is gone: the same request names the same stream.
     Lost(E),
     /// There was no way to the relay. Worth repeating only once a request of ours may be waiting there.
@@ -22,42 +22,44 @@ pub(crate) enum Failed<E> {
 
 /// How a series of attempts failed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum GaveUp<E> {
+pub(crate) enum RetryError<E> {
     /// The attempt that ended it.
-    On(E),
+    Attempt(E),
     /// The time was over: while asking, or after the failure that is told.
-    OutOfTime(Option<E>),
+    TimedOut(Option<E>),
 }
 
 /// Runs `attempt` until it succeeds, fails for good, or `deadline` has come; pauses in between, spread at random.
 ///
 /// # Cancel safety
 /// Dropping it drops the attempt that runs.
-pub(crate) async fn until_opened<T, E, F>(deadline: Instant, mut attempt: impl FnMut() -> F) -> Result<T, GaveUp<E>>
+pub(crate) async fn retry_until<T, E, F>(deadline: Instant, mut attempt: impl FnMut() -> F) -> Result<T, RetryError<E>>
 where
-    F: Future<Output = Result<T, Failed<E>>>,
+    F: Future<Output = Result<T, AttemptError<E>>>,
 {
     let mut last = None;
-    for repetition in 0.. {
+    for retry in 0.. {
         let error = match (timeout_at(deadline, attempt()).await, &last) {
             (Err(_), _) => break,
             (Ok(Ok(opened)), _) => return Ok(opened),
-            (Ok(Err(Failed::ForGood(error))), _) | (Ok(Err(Failed::Unreachable(error))), None) => return Err(GaveUp::On(error)),
-            (Ok(Err(Failed::Lost(error))), _) | (Ok(Err(Failed::Unreachable(error))), Some(_)) => error,
+            (Ok(Err(AttemptError::Final(error))), _) | (Ok(Err(AttemptError::Unreachable(error))), None) => {
+                return Err(RetryError::Attempt(error));
+            }
+            (Ok(Err(AttemptError::Lost(error))), _) | (Ok(Err(AttemptError::Unreachable(error))), Some(_)) => error,
         };
         last = Some(error);
-        let again = Instant::now() + pause(repetition);
+        let again = Instant::now() + pause(retry);
         if again >= deadline {
             break;
         }
         sleep_until(again).await;
     }
-    Err(GaveUp::OutOfTime(last))
+    Err(RetryError::TimedOut(last))
 }
 
 /// Half to all of a span that doubles: many callers of one relay that restarts do not come back as one.
-fn pause(repetition: u32) -> Duration {
-    let ceiling = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(repetition)).min(LONGEST_PAUSE);
+fn pause(retry: u32) -> Duration {
+    let ceiling = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(retry)).min(LONGEST_PAUSE);
     ceiling.mul_f64(rand::random_range(0.5..=1.0))
 }
 
@@ -71,10 +73,12 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     /// Attempts that go as the script says, and how many there were.
-    async fn scripted(script: impl IntoIterator<Item = Result<u8, Failed<&'static str>>>) -> (Result<u8, GaveUp<&'static str>>, usize) {
+    async fn scripted(
+        script: impl IntoIterator<Item = Result<u8, AttemptError<&'static str>>>,
+    ) -> (Result<u8, RetryError<&'static str>>, usize) {
         let mut script: VecDeque<_> = script.into_iter().collect();
         let all = script.len();
-        let result = until_opened(Instant::now() + MINUTE, || {
+        let result = retry_until(Instant::now() + MINUTE, || {
             let next = script.pop_front();
             async move {
                 match next {
@@ -89,43 +93,46 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lost_leg_is_dialled_again() {
-        let lost = || Err(Failed::Lost("cut"));
+        let lost = || Err(AttemptError::Lost("cut"));
         assert_eq!(scripted([lost(), lost(), Ok(7)]).await, (Ok(7), 3));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_relay_that_was_never_reached_is_told_at_once() {
-        assert_eq!(scripted([Err(Failed::Unreachable("no route")), Ok(7)]).await, (Err(GaveUp::On("no route")), 1));
+        assert_eq!(scripted([Err(AttemptError::Unreachable("no route")), Ok(7)]).await, (Err(RetryError::Attempt("no route")), 1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_relay_that_restarts_is_waited_for_once_it_was_asked() {
-        let gone = || Err(Failed::Unreachable("refused"));
-        assert_eq!(scripted([Err(Failed::Lost("cut")), gone(), gone(), Ok(7)]).await, (Ok(7), 4));
+        let gone = || Err(AttemptError::Unreachable("refused"));
+        assert_eq!(scripted([Err(AttemptError::Lost("cut")), gone(), gone(), Ok(7)]).await, (Ok(7), 4));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_ends_it() {
-        assert_eq!(scripted([Err(Failed::Lost("cut")), Err(Failed::ForGood("no")), Ok(7)]).await, (Err(GaveUp::On("no")), 2));
+        assert_eq!(
+            scripted([Err(AttemptError::Lost("cut")), Err(AttemptError::Final("no")), Ok(7)]).await,
+            (Err(RetryError::Attempt("no")), 2)
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_ends_at_the_deadline_with_what_went_wrong_before() {
         let begun = Instant::now();
-        assert_eq!(scripted([]).await.0, Err(GaveUp::OutOfTime(None)));
+        assert_eq!(scripted([]).await.0, Err(RetryError::TimedOut(None)));
         assert_eq!(begun.elapsed(), MINUTE);
-        assert_eq!(scripted([Err(Failed::Lost("cut"))]).await.0, Err(GaveUp::OutOfTime(Some("cut"))));
+        assert_eq!(scripted([Err(AttemptError::Lost("cut"))]).await.0, Err(RetryError::TimedOut(Some("cut"))));
 
         let begun = Instant::now();
-        let always = until_opened::<(), _, _>(begun + MINUTE, || async { Err(Failed::Lost("cut")) }).await;
-        assert_eq!(always, Err(GaveUp::OutOfTime(Some("cut"))));
+        let always = retry_until::<(), _, _>(begun + MINUTE, || async { Err(AttemptError::Lost("cut")) }).await;
+        assert_eq!(always, Err(RetryError::TimedOut(Some("cut"))));
         assert!(begun.elapsed() <= MINUTE);
     }
 
     #[test]
     fn pauses_grow_to_a_bound() {
-        for repetition in [0, 1, 5, 40, u32::MAX] {
-            assert!((FIRST_PAUSE / 2..=LONGEST_PAUSE).contains(&pause(repetition)));
+        for retry in [0, 1, 5, 40, u32::MAX] {
+            assert!((FIRST_PAUSE / 2..=LONGEST_PAUSE).contains(&pause(retry)));
         }
     }
 }

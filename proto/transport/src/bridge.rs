@@ -20,7 +20,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::select;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::leg::{EndReason, Event, Leg, Unsent};
+use crate::leg::{EndReason, Leg, LegEvent, SendError};
 
 /// The near end of a stream, which a leg is bridged with.
 pub trait LocalSide: AsyncRead + AsyncWrite + Unpin + Send {
@@ -97,12 +97,12 @@ pub struct Bridged {
     /// Bytes from the leg that were handed to the local side.
     pub from_leg_bytes: u64,
     /// How it ended.
-    pub ended: Ended,
+    pub ended: BridgeEnd,
 }
 
 /// How a bridge ended. In every case but `Finished` and `CutShort` the local side was reset and the far side learns that it was cut.
 #[derive(Debug, thiserror::Error)]
-pub enum Ended {
+pub enum BridgeEnd {
     /// Both directions came to their end.
     #[error("finished")]
     Finished,
@@ -120,7 +120,7 @@ pub enum Ended {
     Stopped,
 }
 
-impl Ended {
+impl BridgeEnd {
     /// One word for logs.
     pub fn name(&self) -> &'static str {
         match self {
@@ -129,7 +129,7 @@ impl Ended {
             Self::Leg(reason) => match reason {
                 EndReason::Lost(_) => "lost",
                 EndReason::Silent(_) => "silent",
-                EndReason::Finished | EndReason::CutShort | EndReason::Closed { .. } | EndReason::Broke { .. } => {
+                EndReason::Finished | EndReason::CutShort | EndReason::Closed { .. } | EndReason::ProtocolError { .. } => {
                     reason.close_reason().map_or("closed", moorline_proto::close::CloseReason::name)
                 }
             },
@@ -149,30 +149,30 @@ impl Ended {
 pub async fn bridge<L: LocalSide>(mut local: L, mut leg: Leg, stop: impl Future<Output = ()>) -> Bridged {
     // Until all is well: a process that is killed says nothing more, and what it leaves must not look like an end.
     local.reset_on_drop();
-    let mut run = Run::default();
+    let mut copier = Copier::default();
     let ended = select! {
         biased; // a stream that has ended is not one that was stopped
-        ended = poll_fn(|cx| run.poll(&mut local, &mut leg, cx)) => ended,
-        () = stop => Ended::Stopped,
+        ended = poll_fn(|cx| copier.poll(&mut local, &mut leg, cx)) => ended,
+        () = stop => BridgeEnd::Stopped,
     };
     let is_whole = match &ended {
-        Ended::Finished => true,
-        Ended::CutShort => !leg.is_unsaid(),
-        Ended::Leg(_) | Ended::Local(_) | Ended::Stopped => false,
+        BridgeEnd::Finished => true,
+        BridgeEnd::CutShort => !leg.has_unsent_data(),
+        BridgeEnd::Leg(_) | BridgeEnd::Local(_) | BridgeEnd::Stopped => false,
     };
     if is_whole {
         local.end_on_drop();
     }
     drop(local); // whoever waits there does not wait for the relay
     match &ended {
-        Ended::Leg(EndReason::Silent(_)) | Ended::Local(_) | Ended::Stopped => leg.reset().await,
-        Ended::Finished | Ended::CutShort | Ended::Leg(_) => leg.part().await,
+        BridgeEnd::Leg(EndReason::Silent(_)) | BridgeEnd::Local(_) | BridgeEnd::Stopped => leg.reset().await,
+        BridgeEnd::Finished | BridgeEnd::CutShort | BridgeEnd::Leg(_) => leg.complete_close().await,
     }
-    Bridged { to_leg_bytes: run.to_leg_bytes, from_leg_bytes: run.from_leg_bytes, ended }
+    Bridged { to_leg_bytes: copier.to_leg_bytes, from_leg_bytes: copier.from_leg_bytes, ended }
 }
 
 /// From the local side to the leg.
-enum Up {
+enum ToLeg {
     Copying,
     /// The local side ended: `end` is on its way.
     Ending,
@@ -182,42 +182,49 @@ enum Up {
 }
 
 /// From the leg to the local side.
-enum Down {
+enum ToLocal {
     Copying,
     /// The far side ended: the local side is being told.
     Ending,
     Ended,
 }
 
-struct Run {
-    up: Up,
-    down: Down,
+struct Copier {
+    to_leg: ToLeg,
+    to_local: ToLocal,
     local_unflushed: bool,
     /// Runs while the local side takes nothing, so that the leg is not read.
-    pong: Option<Pin<Box<Sleep>>>,
+    pong_timer: Option<Pin<Box<Sleep>>>,
     to_leg_bytes: u64,
     from_leg_bytes: u64,
 }
 
-impl Default for Run {
+impl Default for Copier {
     fn default() -> Self {
-        Self { up: Up::Copying, down: Down::Copying, local_unflushed: false, pong: None, to_leg_bytes: 0, from_leg_bytes: 0 }
+        Self {
+            to_leg: ToLeg::Copying,
+            to_local: ToLocal::Copying,
+            local_unflushed: false,
+            pong_timer: None,
+            to_leg_bytes: 0,
+            from_leg_bytes: 0,
+        }
     }
 }
 
-impl Run {
-    fn poll<L: LocalSide>(&mut self, local: &mut L, leg: &mut Leg, cx: &mut Context<'_>) -> Poll<Ended> {
-        let moved = self.poll_down(local, leg, cx).and_then(|()| self.poll_up(local, leg, cx));
+impl Copier {
+    fn poll<L: LocalSide>(&mut self, local: &mut L, leg: &mut Leg, cx: &mut Context<'_>) -> Poll<BridgeEnd> {
+        let moved = self.poll_to_local(local, leg, cx).and_then(|()| self.poll_to_leg(local, leg, cx));
         match (leg.end_reason(), moved) {
             // A leg that was cut tells more than what came of it here.
-            (Some(reason), _) if !reason.is_clean() => Poll::Ready(Ended::Leg(reason.clone())),
-            (_, Err(error)) => Poll::Ready(Ended::Local(error)),
-            (Some(EndReason::CutShort), Ok(())) if matches!(self.down, Down::Ended) => Poll::Ready(Ended::CutShort),
-            (Some(_), Ok(())) if matches!(self.down, Down::Ended) => Poll::Ready(Ended::Finished),
+            (Some(reason), _) if !reason.is_clean() => Poll::Ready(BridgeEnd::Leg(reason.clone())),
+            (_, Err(error)) => Poll::Ready(BridgeEnd::Local(error)),
+            (Some(EndReason::CutShort), Ok(())) if matches!(self.to_local, ToLocal::Ended) => Poll::Ready(BridgeEnd::CutShort),
+            (Some(_), Ok(())) if matches!(self.to_local, ToLocal::Ended) => Poll::Ready(BridgeEnd::Finished),
             (end, Ok(())) => {
                 // The local side is slow: the relay does not wait for it.
                 if end.is_some() {
-                    leg.say_last(cx);
+                    leg.try_flush(cx);
                 }
                 Poll::Pending
             }
@@ -225,54 +232,54 @@ impl Run {
     }
 
     /// # Errors
-    /// The local side's. The leg's are read from it by `poll_down`.
-    fn poll_up<L: LocalSide>(&mut self, local: &mut L, leg: &mut Leg, cx: &mut Context<'_>) -> io::Result<()> {
+    /// The local side's. The leg's are read from it by `poll_to_local`.
+    fn poll_to_leg<L: LocalSide>(&mut self, local: &mut L, leg: &mut Leg, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
-            match self.up {
-                Up::Copying => {
-                    match leg.poll_room(cx) {
+            match self.to_leg {
+                ToLeg::Copying => {
+                    match leg.poll_writable(cx) {
                         Poll::Ready(Ok(())) => {}
                         Poll::Ready(Err(_)) => {
-                            self.up = Up::Cut;
+                            self.to_leg = ToLeg::Cut;
                             return Ok(());
                         }
                         Poll::Pending => return Ok(()),
                     }
                     match leg.poll_send_from(local, cx) {
-                        Poll::Ready(Ok(0)) => self.up = Up::Ending,
+                        Poll::Ready(Ok(0)) => self.to_leg = ToLeg::Ending,
                         Poll::Ready(Ok(count)) => self.to_leg_bytes += count as u64,
-                        Poll::Ready(Err(Unsent::Leg)) => self.up = Up::Cut,
-                        Poll::Ready(Err(Unsent::Source(error))) => return Err(error),
+                        Poll::Ready(Err(SendError::Connection)) => self.to_leg = ToLeg::Cut,
+                        Poll::Ready(Err(SendError::Source(error))) => return Err(error),
                         Poll::Pending => {
                             if let Poll::Ready(Err(_)) = leg.poll_flushed(cx) {
-                                self.up = Up::Cut;
+                                self.to_leg = ToLeg::Cut;
                             }
                             return Ok(());
                         }
                     }
                 }
-                Up::Ending => match Pin::new(&mut *leg).poll_shutdown(cx) {
-                    Poll::Ready(Ok(())) => self.up = Up::Ended,
-                    Poll::Ready(Err(_)) => self.up = Up::Cut,
+                ToLeg::Ending => match Pin::new(&mut *leg).poll_shutdown(cx) {
+                    Poll::Ready(Ok(())) => self.to_leg = ToLeg::Ended,
+                    Poll::Ready(Err(_)) => self.to_leg = ToLeg::Cut,
                     Poll::Pending => return Ok(()),
                 },
-                Up::Ended | Up::Cut => return Ok(()),
+                ToLeg::Ended | ToLeg::Cut => return Ok(()),
             }
         }
     }
 
     /// # Errors
     /// The local side's.
-    fn poll_down<L: LocalSide>(&mut self, local: &mut L, leg: &mut Leg, cx: &mut Context<'_>) -> io::Result<()> {
+    fn poll_to_local<L: LocalSide>(&mut self, local: &mut L, leg: &mut Leg, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
-            match self.down {
-                Down::Copying if !leg.incoming.is_empty() => match Pin::new(&mut *local).poll_write(cx, leg.incoming.as_slice()) {
+            match self.to_local {
+                ToLocal::Copying if !leg.incoming.is_empty() => match Pin::new(&mut *local).poll_write(cx, leg.incoming.as_slice()) {
                     Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                     Poll::Ready(Ok(count)) => {
                         leg.incoming.advance(count);
                         self.from_leg_bytes += count as u64;
                         self.local_unflushed = true;
-                        self.pong = None;
+                        self.pong_timer = None;
                     }
                     Poll::Ready(Err(error)) => return Err(error),
                     Poll::Pending => {
@@ -280,22 +287,22 @@ impl Run {
                         return Ok(());
                     }
                 },
-                Down::Copying => match leg.poll_event(cx) {
-                    Poll::Ready(Event::Bytes) => {}
-                    Poll::Ready(Event::End | Event::Over) => self.down = Down::Ending,
+                ToLocal::Copying => match leg.poll_event(cx) {
+                    Poll::Ready(LegEvent::Bytes) => {}
+                    Poll::Ready(LegEvent::End | LegEvent::Over) => self.to_local = ToLocal::Ending,
                     Poll::Pending => return self.poll_local_flush(local, cx),
                 },
-                Down::Ending if leg.end_reason().is_some_and(|end| !end.is_clean()) => return Ok(()),
-                Down::Ending => match Pin::new(&mut *local).poll_shutdown(cx) {
-                    Poll::Ready(Ok(())) => self.down = Down::Ended,
+                ToLocal::Ending if leg.end_reason().is_some_and(|end| !end.is_clean()) => return Ok(()),
+                ToLocal::Ending => match Pin::new(&mut *local).poll_shutdown(cx) {
+                    Poll::Ready(Ok(())) => self.to_local = ToLocal::Ended,
                     Poll::Ready(Err(error)) => return Err(error),
                     Poll::Pending => {
-                        drop(leg.poll_over(cx));
+                        drop(leg.poll_drain(cx));
                         return Ok(());
                     }
                 },
-                Down::Ended => {
-                    drop(leg.poll_over(cx));
+                ToLocal::Ended => {
+                    drop(leg.poll_drain(cx));
                     return Ok(());
                 }
             }
@@ -314,7 +321,7 @@ impl Run {
 
     /// The leg is not read now, so its pings are not answered: a frame that nobody asked for says that this end lives.
     fn poll_pong(&mut self, leg: &mut Leg, cx: &mut Context<'_>) {
-        let timer = self.pong.get_or_insert_with(|| Box::pin(sleep(UNASKED_PONG_EVERY)));
+        let timer = self.pong_timer.get_or_insert_with(|| Box::pin(sleep(UNASKED_PONG_EVERY)));
         while timer.as_mut().poll(cx).is_ready() {
             timer.as_mut().reset(Instant::now() + UNASKED_PONG_EVERY);
             leg.poll_pong(cx);

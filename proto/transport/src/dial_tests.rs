@@ -90,7 +90,7 @@ async fn the_request_carries_what_an_upgrade_needs_and_bytes_behind_the_101_are_
         // The first message stands right behind the head, in one write.
         let (mut shown, pipe) = duplex(1 << 16);
         let mut relay = WebSocketStream::from_raw_socket(pipe, Role::Server, None).await;
-        let opened = LegText::Opened(Box::new(crate::scripted::opened())).encode();
+        let opened = LegText::Opened(Box::new(crate::scripted_relay::opened())).encode();
         futures_util::SinkExt::send(&mut relay, Message::text(opened)).await.unwrap();
         drop(relay);
         let mut frames = Vec::new();
@@ -158,7 +158,7 @@ async fn the_deadline_says_where_the_time_went() {
     let headers = HeaderMap::new();
     let ask = dialer.request(Method::GET, "/v1/about", &headers, None, None, within(3));
     let (result, _silent) = tokio::join!(ask, far_ends.recv());
-    assert!(matches!(result, Err(DialError::Deadline { step: Step::Asking })));
+    assert!(matches!(result, Err(DialError::Deadline { step: Step::Request })));
     assert_eq!(begun.elapsed(), Duration::from_secs(3));
 }
 

@@ -11,22 +11,22 @@ use moorline_proto::problem::Problem;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Asking for the addresses of the host's name.
-    Resolving,
+    Resolve,
     /// Connecting by TCP to this address.
-    Connecting(SocketAddr),
+    Connect(SocketAddr),
     /// The TLS handshake.
-    Securing,
+    TlsHandshake,
     /// Waiting for the answer to the HTTP request.
-    Asking,
+    Request,
 }
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Resolving => f.write_str("resolving the relay's name"),
-            Self::Connecting(address) => write!(f, "connecting to {address}"),
-            Self::Securing => f.write_str("the TLS handshake"),
-            Self::Asking => f.write_str("waiting for the relay's answer"),
+            Self::Resolve => f.write_str("resolving the relay's name"),
+            Self::Connect(address) => write!(f, "connecting to {address}"),
+            Self::TlsHandshake => f.write_str("the TLS handshake"),
+            Self::Request => f.write_str("waiting for the relay's answer"),
         }
     }
 }

@@ -30,13 +30,13 @@ use crate::connection::Connection;
 use crate::error::{DialError, Refusal};
 
 /// Bytes of a refusal's body that are read. The relay's own have a few hundred.
-const REFUSAL_BYTES: usize = 64 * 1024;
+const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 /// The status of a refusal is worth more than its words: those are waited for no longer than this.
-const REFUSAL_WITHIN: Duration = Duration::from_secs(2);
+const REFUSAL_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of an answer's body that are read: enough for lists of tens of thousands of devices.
-const ANSWER_BYTES: usize = 32 * 1024 * 1024;
+const MAX_RESPONSE_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes of an answer's head; the rest of what hyper buffers is the body's.
-const HEAD_BYTES: usize = 64 * 1024;
+const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 /// What a WebSocket to the relay is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub(crate) fn control_config() -> WebSocketConfig {
 
 /// What is asked.
 #[derive(Debug)]
-pub(crate) struct Ask<'a> {
+pub(crate) struct RequestParts<'a> {
     pub(crate) method: Method,
     pub(crate) path: &'a str,
     pub(crate) headers: &'a HeaderMap,
@@ -116,11 +116,11 @@ impl Response {
 }
 
 /// Asks and reads the answer.
-pub(crate) async fn exchange(connection: Connection, url: &RelayUrl, ask: Ask<'_>) -> Result<Response, DialError> {
-    let request = request(url, ask)?;
-    match send(connection, request, ANSWER_BYTES).await? {
-        Answer::Response(response) => Ok(response),
-        Answer::Switched(..) => Err(DialError::Upgrade("nobody asked for it")),
+pub(crate) async fn exchange(connection: Connection, url: &RelayUrl, parts: RequestParts<'_>) -> Result<Response, DialError> {
+    let request = request(url, parts)?;
+    match send(connection, request, MAX_RESPONSE_BYTES).await? {
+        Exchange::Response(response) => Ok(response),
+        Exchange::Upgraded(..) => Err(DialError::Upgrade("nobody asked for it")),
     }
 }
 
@@ -128,10 +128,10 @@ pub(crate) async fn exchange(connection: Connection, url: &RelayUrl, ask: Ask<'_
 pub(crate) async fn upgrade(
     connection: Connection,
     url: &RelayUrl,
-    ask: Ask<'_>,
+    parts: RequestParts<'_>,
     subprotocol: Subprotocol,
 ) -> Result<(Connection, Bytes), DialError> {
-    let mut request = request(url, ask)?;
+    let mut request = request(url, parts)?;
     let key = generate_key();
     let mut set = |name: HeaderName, value: &'static str| request.headers_mut().insert(name, HeaderValue::from_static(value));
     set(CONNECTION, "Upgrade");
@@ -141,46 +141,46 @@ pub(crate) async fn upgrade(
     let key_value = HeaderValue::from_str(&key).map_err(|error| DialError::Request(error.into()))?;
     request.headers_mut().insert(SEC_WEBSOCKET_KEY, key_value);
 
-    match send(connection, request, REFUSAL_BYTES).await? {
-        Answer::Response(response) => Err(DialError::Refused(Box::new(response.refusal()))),
-        Answer::Switched(headers, parts) => {
-            check_switch(&headers, &key, subprotocol)?;
+    match send(connection, request, MAX_REFUSAL_BYTES).await? {
+        Exchange::Response(response) => Err(DialError::Refused(Box::new(response.refusal()))),
+        Exchange::Upgraded(headers, parts) => {
+            check_upgrade(&headers, &key, subprotocol)?;
             // A view of hyper's buffer: copied, so that the buffer goes.
             Ok((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
         }
     }
 }
 
-fn request(url: &RelayUrl, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, DialError> {
-    let mut request = Request::builder().method(ask.method).uri(ask.path);
+fn request(url: &RelayUrl, parts: RequestParts<'_>) -> Result<Request<Full<Bytes>>, DialError> {
+    let mut request = Request::builder().method(parts.method).uri(parts.path);
     if let Some(headers) = request.headers_mut() {
-        headers.clone_from(ask.headers);
+        headers.clone_from(parts.headers);
         headers.entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
         headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(concat!("moorline/", env!("CARGO_PKG_VERSION"))));
-        if ask.body.is_some() {
+        if parts.body.is_some() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         let authority = HeaderValue::from_str(&url.authority()).map_err(|error| DialError::Request(error.into()))?;
         headers.insert(HOST, authority);
-        if let Some(token) = ask.bearer {
+        if let Some(token) = parts.bearer {
             let bearer = format!("Bearer {}", token.reveal()); // to the relay that it is for, over TLS
             let mut bearer = HeaderValue::from_str(&bearer).map_err(|error| DialError::Request(error.into()))?;
             bearer.set_sensitive(true);
             headers.insert(AUTHORIZATION, bearer);
         }
     }
-    request.body(ask.body.map(Full::from).unwrap_or_default()).map_err(DialError::Request)
+    request.body(parts.body.map(Full::from).unwrap_or_default()).map_err(DialError::Request)
 }
 
 /// What came of a request.
-enum Answer {
+enum Exchange {
     Response(Response),
-    Switched(HeaderMap, Parts<TokioIo<Connection>>),
+    Upgraded(HeaderMap, Parts<TokioIo<Connection>>),
 }
 
 /// Sends the request and drives the connection until the answer is whole, or is 101. Of a body larger than `most` nothing is kept.
-async fn send(connection: Connection, request: Request<Full<Bytes>>, most: usize) -> Result<Answer, DialError> {
-    let builder = Builder::new().max_buf_size(HEAD_BYTES).handshake(TokioIo::new(connection));
+async fn send(connection: Connection, request: Request<Full<Bytes>>, max_body: usize) -> Result<Exchange, DialError> {
+    let builder = Builder::new().max_buf_size(MAX_HEAD_BYTES).handshake(TokioIo::new(connection));
     let (mut sender, driver) = builder.await.map_err(DialError::Http)?;
     let mut driver = pin!(driver.without_shutdown());
     let mut driven = None;
@@ -205,19 +205,19 @@ async fn send(connection: Connection, request: Request<Full<Bytes>>, most: usize
             Some(parts) => parts,
             None => driver.await,
         };
-        return Ok(Answer::Switched(head.headers, parts.map_err(DialError::Http)?));
+        return Ok(Exchange::Upgraded(head.headers, parts.map_err(DialError::Http)?));
     }
     let body = if head.status.is_success() {
-        let read = drive!(Limited::new(body, most).collect());
+        let read = drive!(Limited::new(body, max_body).collect());
         read.map_err(|error| DialError::Body(error.to_string()))?.to_bytes()
     } else {
-        let read = drive!(timeout(REFUSAL_WITHIN, Limited::new(body, REFUSAL_BYTES).collect()));
+        let read = drive!(timeout(REFUSAL_BODY_TIMEOUT, Limited::new(body, MAX_REFUSAL_BYTES).collect()));
         read.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default()
     };
-    Ok(Answer::Response(Response { status: head.status, headers: head.headers, body }))
+    Ok(Exchange::Response(Response { status: head.status, headers: head.headers, body }))
 }
 
-fn check_switch(headers: &HeaderMap, key: &str, subprotocol: Subprotocol) -> Result<(), DialError> {
+fn check_upgrade(headers: &HeaderMap, key: &str, subprotocol: Subprotocol) -> Result<(), DialError> {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let is_websocket = text(UPGRADE).is_some_and(|value| value.eq_ignore_ascii_case("websocket"));
     let lists_upgrade = |value: &str| value.split(',').any(|word| word.trim().eq_ignore_ascii_case("upgrade"));

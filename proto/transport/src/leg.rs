@@ -40,24 +40,24 @@ mod end;
 mod frames;
 
 pub use end::{EndReason, OpenError};
-pub(crate) use frames::Unsent;
-use frames::{Found, Frames, Incoming};
+pub(crate) use frames::SendError;
+use frames::{FrameStream, ReceiveBuffer, Received};
 
 /// One side's WebSocket of a stream, as bytes.
 #[derive(Debug)]
 pub struct Leg {
-    frames: Frames,
+    frames: FrameStream,
     /// What came and nobody has read yet.
-    pub(crate) incoming: Incoming,
+    pub(crate) incoming: ReceiveBuffer,
     /// What came behind it.
-    next: Option<Found>,
+    next: Option<Received>,
     /// Armed at `opened`; before that the handshake's deadline is the limit.
     silence: Option<Silence>,
     is_opened: bool,
     far_ended: bool,
     own_ended: bool,
     /// A Close 1000 was sent: the relay answers it when the far side has everything, however long that takes.
-    is_closing: bool,
+    close_sent: bool,
     end: Option<EndReason>,
 }
 
@@ -70,7 +70,7 @@ struct Silence {
 
 /// What comes next on a leg. Bytes are in [`Leg::incoming`] by then.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum LegEvent {
     Bytes,
     /// `end`, once.
     End,
@@ -78,7 +78,7 @@ pub(crate) enum Event {
     Over,
 }
 
-enum First {
+enum Verdict {
     Opened(Box<Opened>),
     Refused(Box<Problem>),
 }
@@ -87,14 +87,14 @@ impl Leg {
     /// The leg behind a 101, and what was read behind that.
     pub fn new(connection: Connection, ahead: Bytes) -> Self {
         Self {
-            frames: Frames::new(connection, ahead),
-            incoming: Incoming::default(),
+            frames: FrameStream::new(connection, ahead),
+            incoming: ReceiveBuffer::default(),
             next: None,
             silence: None,
             is_opened: false,
             far_ended: false,
             own_ended: false,
-            is_closing: false,
+            close_sent: false,
             end: None,
         }
     }
@@ -108,15 +108,15 @@ impl Leg {
     /// # Cancel safety
     /// Nothing is lost; it may be called again.
     pub async fn opened(&mut self) -> Result<Opened, OpenError> {
-        let first = poll_fn(|cx| self.poll_first(cx)).await?;
+        let first = poll_fn(|cx| self.poll_verdict(cx)).await?;
         match first {
-            First::Opened(opened) => {
+            Verdict::Opened(opened) => {
                 let limit = Duration::from_millis(opened.ping_ms.saturating_mul(5) / 2);
                 self.is_opened = true;
                 self.silence = Some(Silence { limit, timer: Box::pin(sleep_until(Instant::now() + limit)) });
                 Ok(*opened)
             }
-            First::Refused(problem) => Err(OpenError::Refused(problem)),
+            Verdict::Refused(problem) => Err(OpenError::Refused(problem)),
         }
     }
 
@@ -132,59 +132,59 @@ impl Leg {
     /// all that a slow far side has not read yet. Dropping the future is the way to give up.
     pub async fn finish(mut self) -> EndReason {
         if self.end.is_none() && !(self.own_ended && self.far_ended) {
-            self.end_this_side().await;
+            self.send_end().await;
         }
-        let end = poll_fn(|cx| self.poll_over(cx)).await;
-        self.part().await;
+        let end = poll_fn(|cx| self.poll_drain(cx)).await;
+        self.complete_close().await;
         end
     }
 
     /// Resets the stream: the far side learns that it was cut. Waits for the relay's answer, 5 s at most.
     pub async fn reset(mut self) {
         self.send_close(CloseReason::Reset, "");
-        let answered = async { poll_fn(|cx| self.frames.poll_flush(cx)).await.is_ok() && poll_fn(|cx| self.poll_answer(cx)).await };
+        let answered = async { poll_fn(|cx| self.frames.poll_flush(cx)).await.is_ok() && poll_fn(|cx| self.poll_close(cx)).await };
         if !matches!(timeout(CLOSE_WITHIN, answered).await, Ok(true)) {
             self.frames.connection().reset_on_drop();
         }
     }
 
     /// The last of a leg whose end is known: its answer, or its accusation, goes out within 5 s.
-    pub(crate) async fn part(mut self) {
+    pub(crate) async fn complete_close(mut self) {
         let is_gone = matches!(self.end, Some(EndReason::Lost(_)));
-        if is_gone || timeout(CLOSE_WITHIN, self.last_words()).await.is_err() {
+        if is_gone || timeout(CLOSE_WITHIN, self.write_close()).await.is_err() {
             self.frames.connection().reset_on_drop();
         }
     }
 
-    async fn last_words(&mut self) {
+    async fn write_close(&mut self) {
         // The leg is over: what cannot be said now does not matter.
-        self.frames.connection().part_together();
+        self.frames.connection().coalesce_with_fin();
         let said = poll_fn(|cx| self.frames.poll_flush(cx)).await.is_ok() && self.frames.connection().shutdown().await.is_ok();
-        if said && matches!(self.end, Some(EndReason::Broke { .. })) {
-            // Closing with unread bytes is a TCP reset, which would eat what was just said.
+        if said && matches!(self.end, Some(EndReason::ProtocolError { .. })) {
+            // Closing with undecoded bytes is a TCP reset, which would eat what was just said.
             drop(tokio::io::copy(self.frames.connection(), &mut tokio::io::sink()).await);
         }
     }
 
     /// Reads and drops until the relay's Close is there: true; or will never be.
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         loop {
-            match ready!(self.frames.poll_take(&mut self.incoming, cx)) {
-                Found::Bytes | Found::Text(_) => self.incoming.clear(),
-                Found::Close(_) => return Poll::Ready(true),
-                Found::Broken(_) | Found::Gone(_) => return Poll::Ready(false),
+            match ready!(self.frames.poll_receive(&mut self.incoming, cx)) {
+                Received::Bytes | Received::Text(_) => self.incoming.clear(),
+                Received::Close(_) => return Poll::Ready(true),
+                Received::Invalid(_) | Received::Disconnected(_) => return Poll::Ready(false),
             }
         }
     }
 
-    async fn end_this_side(&mut self) {
+    async fn send_end(&mut self) {
         let done = async {
             if self.far_ended {
                 return self.shutdown().await;
             }
-            poll_fn(|cx| self.frames.poll_room(cx)).await?;
+            poll_fn(|cx| self.frames.poll_writable(cx)).await?;
             self.send_close(CloseReason::Finished, "");
-            (self.own_ended, self.is_closing) = (true, true);
+            (self.own_ended, self.close_sent) = (true, true);
             poll_fn(|cx| self.frames.poll_flush(cx)).await
         };
         if let Err(error) = done.await {
@@ -192,97 +192,97 @@ impl Leg {
         }
     }
 
-    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<Result<First, EndReason>> {
+    fn poll_verdict(&mut self, cx: &mut Context<'_>) -> Poll<Result<Verdict, EndReason>> {
         loop {
             if let Some(end) = self.end.clone() {
-                self.say_last(cx);
+                self.try_flush(cx);
                 return Poll::Ready(Err(end));
             }
-            match ready!(self.poll_found(cx)) {
-                Found::Bytes => self.broke(CloseReason::Protocol, "bytes before opened", cx),
-                Found::Text(text) => match LegText::decode(&text) {
-                    Ok(Heard::Known(LegText::Opened(opened))) => return Poll::Ready(Ok(First::Opened(opened))),
-                    Ok(Heard::Known(LegText::Refused(refused))) => return Poll::Ready(Ok(First::Refused(Box::new(refused.problem)))),
-                    Ok(Heard::Known(LegText::End(_))) => self.broke(CloseReason::Protocol, "end before opened", cx),
+            match ready!(self.poll_received(cx)) {
+                Received::Bytes => self.protocol_error(CloseReason::Protocol, "bytes before opened", cx),
+                Received::Text(text) => match LegText::decode(&text) {
+                    Ok(Heard::Known(LegText::Opened(opened))) => return Poll::Ready(Ok(Verdict::Opened(opened))),
+                    Ok(Heard::Known(LegText::Refused(refused))) => return Poll::Ready(Ok(Verdict::Refused(Box::new(refused.problem)))),
+                    Ok(Heard::Known(LegText::End(_))) => self.protocol_error(CloseReason::Protocol, "end before opened", cx),
                     Ok(Heard::Unknown(_)) => {}
-                    Err(error) => self.broke_text(&error, cx),
+                    Err(error) => self.invalid_text(&error, cx),
                 },
-                end @ (Found::Close(_) | Found::Broken(_) | Found::Gone(_)) => self.found_end(end, cx),
+                end @ (Received::Close(_) | Received::Invalid(_) | Received::Disconnected(_)) => self.on_end(end, cx),
             }
         }
     }
 
     /// What comes next. Pending registers the waker for frames and for the relay's silence.
-    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<LegEvent> {
         loop {
             if self.end.is_some() {
-                return Poll::Ready(Event::Over);
+                return Poll::Ready(LegEvent::Over);
             }
-            let found = match self.poll_found(cx) {
-                Poll::Ready(found) => found,
+            let received = match self.poll_received(cx) {
+                Poll::Ready(received) => received,
                 Poll::Pending => {
                     ready!(self.poll_silence(cx));
                     continue;
                 }
             };
-            match found {
-                Found::Bytes if self.is_closing => self.incoming.clear(),
-                Found::Bytes if self.far_ended => self.broke(CloseReason::Protocol, "bytes after end", cx),
-                Found::Bytes => return Poll::Ready(Event::Bytes),
-                Found::Text(text) => match LegText::decode(&text) {
+            match received {
+                Received::Bytes if self.close_sent => self.incoming.clear(),
+                Received::Bytes if self.far_ended => self.protocol_error(CloseReason::Protocol, "bytes after end", cx),
+                Received::Bytes => return Poll::Ready(LegEvent::Bytes),
+                Received::Text(text) => match LegText::decode(&text) {
                     Ok(Heard::Known(LegText::End(_))) if !self.far_ended => {
                         self.far_ended = true;
-                        return Poll::Ready(Event::End);
+                        return Poll::Ready(LegEvent::End);
                     }
                     Ok(Heard::Known(LegText::End(_)) | Heard::Unknown(_)) => {}
                     Ok(Heard::Known(LegText::Opened(_) | LegText::Refused(_))) => {
-                        self.broke(CloseReason::Protocol, "a second verdict", cx);
+                        self.protocol_error(CloseReason::Protocol, "a second verdict", cx);
                     }
-                    Err(error) => self.broke_text(&error, cx),
+                    Err(error) => self.invalid_text(&error, cx),
                 },
-                end @ (Found::Close(_) | Found::Broken(_) | Found::Gone(_)) => self.found_end(end, cx),
+                end @ (Received::Close(_) | Received::Invalid(_) | Received::Disconnected(_)) => self.on_end(end, cx),
             }
         }
     }
 
     /// Reads on to the end of the leg; bytes are dropped.
-    pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<EndReason> {
+    pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<EndReason> {
         loop {
             match ready!(self.poll_event(cx)) {
-                Event::Bytes => self.incoming.clear(),
-                Event::End => {}
-                Event::Over => return Poll::Ready(self.end.clone().unwrap_or(EndReason::Finished)),
+                LegEvent::Bytes => self.incoming.clear(),
+                LegEvent::End => {}
+                LegEvent::Over => return Poll::Ready(self.end.clone().unwrap_or(EndReason::Finished)),
             }
         }
     }
 
     /// What comes next; bytes before anything that stands behind them.
-    fn poll_found(&mut self, cx: &mut Context<'_>) -> Poll<Found> {
-        let found = match self.next.take() {
-            Some(found) => found,
-            None => ready!(self.frames.poll_take(&mut self.incoming, cx)),
+    fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        let received = match self.next.take() {
+            Some(received) => received,
+            None => ready!(self.frames.poll_receive(&mut self.incoming, cx)),
         };
-        if self.incoming.is_empty() || matches!(found, Found::Bytes) {
-            return Poll::Ready(found);
+        if self.incoming.is_empty() || matches!(received, Received::Bytes) {
+            return Poll::Ready(received);
         }
-        self.next = Some(found);
-        Poll::Ready(Found::Bytes)
+        self.next = Some(received);
+        Poll::Ready(Received::Bytes)
     }
 
     /// Notes what ends the leg.
-    fn found_end(&mut self, end: Found, cx: &mut Context<'_>) {
+    fn on_end(&mut self, end: Received, cx: &mut Context<'_>) {
         match end {
-            Found::Close(close) => {
+            Received::Close(close) => {
                 self.end = Some(self.end_by(close.as_ref()));
-                // The answer waits until `say_last`, or until the leg is parted with.
+                // The answer waits until `try_flush`, or until the leg is parted with.
                 match &close {
                     Some(close) => self.frames.push_close(close.code, &close.reason),
                     None => self.frames.push(Kind::Close, &[]),
                 }
             }
-            Found::Broken(error) => self.broke(error.reason(), &error.to_string(), cx),
-            Found::Gone(error) => self.end = Some(EndReason::lost(error.as_ref())),
-            Found::Bytes | Found::Text(_) => {}
+            Received::Invalid(error) => self.protocol_error(error.reason(), &error.to_string(), cx),
+            Received::Disconnected(error) => self.end = Some(EndReason::lost(error.as_ref())),
+            Received::Bytes | Received::Text(_) => {}
         }
     }
 
@@ -291,19 +291,19 @@ impl Leg {
         match code {
             1000 | 1005 if !self.is_opened => EndReason::Closed { code, reason },
             // An `end` that is still in a buffer here was not sent.
-            1000 | 1005 if self.own_ended && !self.is_unsaid() => EndReason::Finished,
+            1000 | 1005 if self.own_ended && !self.has_unsent_data() => EndReason::Finished,
             1000 | 1005 => EndReason::CutShort,
             code => EndReason::Closed { code, reason },
         }
     }
 
-    /// Judges only when nothing can be read: what waits unread in the machine's buffers is life.
+    /// Judges only when nothing can be read: what waits undecoded in the machine's buffers is life.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let heard = self.frames.connection().heard();
-        let Some(silence) = self.silence.as_mut().filter(|_| !self.is_closing) else { return Poll::Pending };
+        let last_read = self.frames.connection().last_read();
+        let Some(silence) = self.silence.as_mut().filter(|_| !self.close_sent) else { return Poll::Pending };
         loop {
             ready!(silence.timer.as_mut().poll(cx));
-            let due = heard + silence.limit;
+            let due = last_read + silence.limit;
             if due <= Instant::now() {
                 self.end = Some(EndReason::Silent(silence.limit));
                 return Poll::Ready(());
@@ -314,22 +314,22 @@ impl Leg {
 
     /// Has what the socket still has to say written, as far as it takes it: above all the answer to a Close, where nobody is about to part
     /// with the leg.
-    pub(crate) fn say_last(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn try_flush(&mut self, cx: &mut Context<'_>) {
         drop(self.frames.poll_flush(cx));
     }
 
-    fn broke_text(&mut self, error: &MessageError, cx: &mut Context<'_>) {
+    fn invalid_text(&mut self, error: &MessageError, cx: &mut Context<'_>) {
         let close = match error {
             MessageError::TooLarge { .. } => CloseReason::TooBig,
             MessageError::NoType | MessageError::Field { .. } => CloseReason::Protocol,
         };
-        self.broke(close, &error.to_string(), cx);
+        self.protocol_error(close, &error.to_string(), cx);
     }
 
-    fn broke(&mut self, close: CloseReason, detail: &str, cx: &mut Context<'_>) {
+    fn protocol_error(&mut self, close: CloseReason, detail: &str, cx: &mut Context<'_>) {
         self.send_close(close, detail);
-        self.end = Some(EndReason::Broke { close, detail: detail.to_owned() });
-        self.say_last(cx); // the rest goes when the leg is parted with
+        self.end = Some(EndReason::ProtocolError { close, detail: detail.to_owned() });
+        self.try_flush(cx); // the rest goes when the leg is parted with
     }
 
     fn send_close(&mut self, close: CloseReason, detail: &str) {
@@ -338,38 +338,38 @@ impl Leg {
     }
 
     /// Waits until bytes can be sent.
-    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.own_ended {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, "this side of the leg was ended")));
         }
         if let Some(end) = &self.end {
             return Poll::Ready(Err(end.to_error()));
         }
-        self.frames.poll_room(cx)
+        self.frames.poll_writable(cx)
     }
 
-    /// Sends what `source` has to say, at most 64 KiB, after [`Leg::poll_room`] was ready. Zero is its end.
-    pub(crate) fn poll_send_from<S: AsyncRead + Unpin>(&mut self, source: &mut S, cx: &mut Context<'_>) -> Poll<Result<usize, Unsent>> {
+    /// Sends what `source` has to say, at most 64 KiB, after [`Leg::poll_writable`] was ready. Zero is its end.
+    pub(crate) fn poll_send_from<S: AsyncRead + Unpin>(&mut self, source: &mut S, cx: &mut Context<'_>) -> Poll<Result<usize, SendError>> {
         self.frames.poll_send(cx, |cx, payload| Pin::new(source).poll_read(cx, payload))
     }
 
     /// Sends a pong that nobody asked for, if there is room; where there is none, the bytes that are in its way say the same.
     pub(crate) fn poll_pong(&mut self, cx: &mut Context<'_>) {
-        if let Poll::Ready(Ok(())) = self.frames.poll_room(cx) {
+        if let Poll::Ready(Ok(())) = self.frames.poll_writable(cx) {
             self.frames.push(Kind::Pong, &[]);
             drop(self.frames.poll_flush(cx)); // the rest goes with what is said next
         }
     }
 
     /// Whether something of the stream was handed to the connection that it may not have written yet.
-    pub(crate) fn is_unsaid(&self) -> bool {
-        self.frames.is_unsaid()
+    pub(crate) fn has_unsent_data(&self) -> bool {
+        self.frames.has_unsent_data()
     }
 
     /// Writes out all that was sent.
     pub(crate) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.end {
-            Some(end) if self.is_unsaid() => Poll::Ready(Err(end.to_error())),
+            Some(end) if self.has_unsent_data() => Poll::Ready(Err(end.to_error())),
             Some(_) | None => self.frames.poll_flush(cx),
         }
     }
@@ -380,7 +380,7 @@ impl Drop for Leg {
     fn drop(&mut self) {
         if !self.is_opened && self.end.is_none() {
             self.send_close(CloseReason::Reset, "");
-            self.say_last(&mut Context::from_waker(Waker::noop()));
+            self.try_flush(&mut Context::from_waker(Waker::noop()));
         }
     }
 }

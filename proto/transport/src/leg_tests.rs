@@ -13,7 +13,7 @@ use tokio::time::{Instant, advance, sleep};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::leg::{EndReason, OpenError};
-use crate::scripted::{PING, Said, joined, open, opened, pattern};
+use crate::scripted_relay::{PING, Received, joined, open, opened, pattern};
 
 const PIPE: usize = 1021;
 const ROOMY: usize = 1 << 21;
@@ -22,7 +22,7 @@ const ROOMY: usize = 1 << 21;
 async fn opened_says_who_is_there_and_bytes_may_be_behind_it() {
     let (mut leg, mut relay) = joined(ROOMY).await;
     relay.open().await;
-    relay.say(b"hello").await;
+    relay.send_bytes(b"hello").await;
     assert_eq!(leg.opened().await, Ok(opened()));
     let mut heard = [0; 5];
     leg.read_exact(&mut heard).await.unwrap();
@@ -66,10 +66,10 @@ async fn a_leg_that_is_dropped_before_it_is_opened_says_that_it_does_not_come_ag
 async fn the_far_side_ends_first_and_this_side_goes_on() {
     let (mut leg, mut relay) = open(PIPE).await;
     let far = async {
-        relay.say(b"all I have").await;
+        relay.send_bytes(b"all I have").await;
         relay.end().await;
         assert_eq!(relay.bytes(100_000).await, pattern(100_000));
-        relay.hears_end().await;
+        relay.expect_end().await;
         relay.close(1000).await;
         assert_eq!(relay.closed().await, Some(1000));
     };
@@ -88,8 +88,8 @@ async fn the_far_side_ends_first_and_this_side_goes_on() {
 async fn this_side_ends_first_and_the_far_side_goes_on() {
     let (mut leg, mut relay) = open(PIPE).await;
     let far = async {
-        relay.hears_end().await;
-        relay.say(&pattern(60_000)).await;
+        relay.expect_end().await;
+        relay.send_bytes(&pattern(60_000)).await;
         relay.end().await;
         relay.end().await; // a second one is ignored
         relay.close(1000).await;
@@ -110,7 +110,7 @@ async fn this_side_ends_first_and_the_far_side_goes_on() {
 #[tokio::test(start_paused = true)]
 async fn a_simple_far_side_that_is_done_cuts_this_side_short() {
     let (mut leg, mut relay) = open(ROOMY).await;
-    relay.say(b"bye").await;
+    relay.send_bytes(b"bye").await;
     relay.close(1000).await;
     let mut heard = Vec::new();
     leg.read_to_end(&mut heard).await.unwrap();
@@ -168,7 +168,7 @@ async fn writes_are_cut_into_messages_of_64_kib_and_need_no_flush() {
     leg.write_all(&pattern(200_000)).await.unwrap();
     let mut sizes = Vec::new();
     while sizes.iter().sum::<usize>() < 200_000 {
-        let Said::Bytes(bytes) = relay.next().await else { panic!("bytes") };
+        let Received::Bytes(bytes) = relay.next().await else { panic!("bytes") };
         sizes.push(bytes.len());
     }
     assert_eq!(sizes, [65_536, 65_536, 65_536, 3_392]);
@@ -178,8 +178,8 @@ async fn writes_are_cut_into_messages_of_64_kib_and_need_no_flush() {
 async fn unknown_texts_and_empty_messages_are_ignored() {
     let (mut leg, mut relay) = open(ROOMY).await;
     relay.text(r#"{"type":"later","x":1}"#).await;
-    relay.say(b"").await;
-    relay.say(b"x").await;
+    relay.send_bytes(b"").await;
+    relay.send_bytes(b"x").await;
     assert_eq!(leg.read_u8().await.unwrap(), b'x');
 }
 
@@ -203,7 +203,7 @@ async fn a_relay_that_breaks_the_protocol_is_told_how() {
             let mut heard = Vec::new();
             drop(leg.read_to_end(&mut heard).await);
             leg.shutdown().await.ok();
-            assert!(matches!(leg.finish().await, EndReason::Broke { .. }), "{code}");
+            assert!(matches!(leg.finish().await, EndReason::ProtocolError { .. }), "{code}");
         };
         let far = async {
             assert_eq!(relay.closed().await, Some(code));
@@ -212,8 +212,8 @@ async fn a_relay_that_breaks_the_protocol_is_told_how() {
         tokio::join!(near, far);
     }
     let (mut leg, mut relay) = joined(ROOMY).await;
-    relay.say(b"early").await;
-    assert!(matches!(leg.opened().await, Err(OpenError::Ended(EndReason::Broke { .. }))));
+    relay.send_bytes(b"early").await;
+    assert!(matches!(leg.opened().await, Err(OpenError::Ended(EndReason::ProtocolError { .. }))));
     assert_eq!(relay.closed().await, Some(4400));
 }
 
@@ -233,9 +233,9 @@ async fn a_relay_that_pings_lives_and_is_answered() {
         for turn in 0..100u8 {
             sleep(PING).await;
             relay.send(Message::Ping(vec![turn].into())).await;
-            assert_eq!(relay.next().await, Said::Pong(vec![turn].into()));
+            assert_eq!(relay.next().await, Received::Pong(vec![turn].into()));
         }
-        relay.say(b"x").await;
+        relay.send_bytes(b"x").await;
     };
     let (heard, ()) = tokio::join!(leg.read_u8(), far);
     assert_eq!(heard.unwrap(), b'x');
@@ -245,7 +245,7 @@ async fn a_relay_that_pings_lives_and_is_answered() {
 async fn a_reader_that_paused_for_long_does_not_take_the_relay_for_dead() {
     let (mut leg, mut relay) = open(ROOMY).await;
     drop(tokio::time::timeout(Duration::from_secs(1), leg.read_u8()).await);
-    relay.say(b"x").await;
+    relay.send_bytes(b"x").await;
     advance(Duration::from_secs(3600)).await;
     assert_eq!(leg.read_u8().await.unwrap(), b'x');
     let begun = Instant::now();
@@ -259,8 +259,8 @@ async fn who_is_done_drops_what_still_comes_and_waits_without_a_limit() {
     leg.write_all(b"hello").await.unwrap();
     let late = async {
         assert_eq!(relay.bytes(5).await, b"hello");
-        relay.say(&pattern(50_000)).await;
-        assert_eq!(relay.next().await, Said::Close(1000));
+        relay.send_bytes(&pattern(50_000)).await;
+        assert_eq!(relay.next().await, Received::Close(1000));
         sleep(Duration::from_secs(7_200)).await; // a far side that takes its time
         relay.0.flush().await.ok(); // the answer
     };
@@ -284,7 +284,7 @@ async fn a_reset_is_told_and_does_not_wait_for_ever() {
 async fn reads_and_writes_that_are_dropped_lose_nothing() {
     let (mut leg, mut relay) = open(7).await;
     let far = async {
-        relay.say(&pattern(20_000)).await;
+        relay.send_bytes(&pattern(20_000)).await;
         relay.end().await;
         relay.bytes(20_000).await
     };

@@ -10,16 +10,16 @@
 //! local socket tied together). What is said is in `moorline_proto`; what a device or a caller does with it is in their own crates.
 
 pub mod bridge;
+mod buffered_tcp;
 pub mod connection;
 pub mod descriptors;
 pub mod dial;
 mod error;
 mod exchange;
 pub mod leg;
-mod reach;
-mod sessions;
+mod tcp;
+mod tls_sessions;
 mod trust;
-mod under_tls;
 
 #[cfg(test)]
 mod bridge_tests;
@@ -28,4 +28,4 @@ mod dial_tests;
 #[cfg(test)]
 mod leg_tests;
 #[cfg(test)]
-mod scripted;
+mod scripted_relay;

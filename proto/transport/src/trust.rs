@@ -8,7 +8,7 @@ use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::sessions::Sessions;
+use crate::tls_sessions::TlsSessionStore;
 
 /// Why nobody can be trusted.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +34,7 @@ pub(crate) fn client_config(ca: Option<&[u8]>) -> Result<Arc<ClientConfig>, Trus
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(TrustError::Tls)?;
     let mut config = config.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config.resumption = Resumption::store(Arc::new(Sessions::default()));
+    config.resumption = Resumption::store(Arc::new(TlsSessionStore::default()));
     Ok(Arc::new(config))
 }
 

@@ -8,7 +8,7 @@ use moorline_proto::frame::Kind;
 use moorline_proto::leg::END_TEXT;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Leg, Unsent};
+use super::{Leg, SendError};
 
 impl AsyncRead for Leg {
     /// EOF at the far side's `end`; [`io::ErrorKind::ConnectionReset`] with the [`EndReason`](super::EndReason) inside where the leg was cut.
@@ -27,7 +27,7 @@ impl AsyncRead for Leg {
             }
             match leg.end.clone() {
                 Some(end) => {
-                    leg.say_last(cx);
+                    leg.try_flush(cx);
                     return Poll::Ready(if end.is_clean() { Ok(()) } else { Err(end.to_error()) });
                 }
                 None if leg.far_ended => return Poll::Ready(Ok(())),
@@ -48,12 +48,12 @@ impl AsyncWrite for Leg {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        ready!(leg.poll_room(cx))?;
+        ready!(leg.poll_writable(cx))?;
         let mut source = buf;
         let some = match ready!(leg.poll_send_from(&mut source, cx)) {
             Ok(some) => some,
-            Err(Unsent::Source(error)) => return Poll::Ready(Err(error)),
-            Err(Unsent::Leg) => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            Err(SendError::Source(error)) => return Poll::Ready(Err(error)),
+            Err(SendError::Connection) => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
         };
         // As with a socket, what was written is on its way without a flush, as far as there is room.
         drop(leg.poll_flushed(cx));
@@ -68,7 +68,7 @@ impl AsyncWrite for Leg {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let leg = self.get_mut();
         if !leg.own_ended {
-            ready!(leg.poll_room(cx))?;
+            ready!(leg.poll_writable(cx))?;
             leg.own_ended = true;
             leg.frames.push(Kind::Text, END_TEXT.as_bytes());
         }

@@ -31,7 +31,7 @@ pub enum EndReason {
     Silent(Duration),
     /// The relay broke the protocol; it was told so with this close reason.
     #[error("the relay broke the protocol: {detail}")]
-    Broke {
+    ProtocolError {
         /// What the leg was closed with.
         close: CloseReason,
         /// What was wrong.
@@ -54,7 +54,7 @@ impl EndReason {
     pub const fn is_clean(&self) -> bool {
         match self {
             Self::Finished | Self::CutShort => true,
-            Self::Closed { .. } | Self::Lost(_) | Self::Silent(_) | Self::Broke { .. } => false,
+            Self::Closed { .. } | Self::Lost(_) | Self::Silent(_) | Self::ProtocolError { .. } => false,
         }
     }
 
@@ -64,7 +64,7 @@ impl EndReason {
             Self::Finished | Self::CutShort => Some(CloseReason::Finished),
             Self::Closed { code, .. } => CloseReason::from_code(*code),
             Self::Lost(_) | Self::Silent(_) => None,
-            Self::Broke { close, .. } => Some(*close),
+            Self::ProtocolError { close, .. } => Some(*close),
         }
     }
 

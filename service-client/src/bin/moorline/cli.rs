@@ -158,9 +158,9 @@ pub(crate) enum DeviceAction {
     },
 }
 
-/// What one may say when asking for a stream.
+/// What one may say when stream_args for a stream.
 #[derive(Args, Clone, Debug, Default)]
-pub(crate) struct Asking {
+pub(crate) struct StreamArgs {
     /// How long to wait for a device that is offline, like 30s or 10m [default: not at all]
     #[arg(long, value_name = "DURATION", value_parser = whole_seconds)]
     pub(crate) wait: Option<Duration>,
@@ -184,7 +184,7 @@ pub(crate) struct Forward {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) asking: Asking,
+    pub(crate) stream_args: StreamArgs,
 }
 
 /// `moorline connect`.
@@ -195,7 +195,7 @@ pub(crate) struct Connect {
     /// The service's name
     pub(crate) service: ServiceName,
     #[command(flatten)]
-    pub(crate) asking: Asking,
+    pub(crate) stream_args: StreamArgs,
 }
 
 /// `moorline ssh`.
@@ -205,7 +205,7 @@ pub(crate) struct Ssh {
     #[arg(long, value_name = "NAME", default_value = "ssh")]
     pub(crate) service: ServiceName,
     #[command(flatten)]
-    pub(crate) asking: Asking,
+    pub(crate) stream_args: StreamArgs,
     /// The device's id, with the user to log in as where it is not yours
     #[arg(value_name = "[USER@]DEVICE")]
     pub(crate) login: SshLogin,
@@ -340,7 +340,7 @@ mod tests {
     #[test]
     fn forward_takes_several_pairs() {
         let Command::Forward(forward) = parse("forward lamp-1 8080:http 2222:ssh --json --wait 10m").unwrap().command else { panic!() };
-        assert_eq!((forward.pairs.len(), forward.json, forward.asking.wait), (2, true, Some(Duration::from_secs(600))));
+        assert_eq!((forward.pairs.len(), forward.json, forward.stream_args.wait), (2, true, Some(Duration::from_secs(600))));
         parse("forward lamp-1").unwrap_err();
         parse("forward Lamp-1 8080:http").unwrap_err();
     }
@@ -366,7 +366,7 @@ mod tests {
         assert_eq!(words(&plain), ["-v", "-L", "1:localhost:2", "ls", "--all", "--service", "x"]);
 
         let ours = ssh("--profile p ssh lamp-1 --service admin --wait 5m -t top");
-        assert_eq!((ours.service.as_str(), ours.asking.wait), ("admin", Some(Duration::from_secs(300))));
+        assert_eq!((ours.service.as_str(), ours.stream_args.wait), ("admin", Some(Duration::from_secs(300))));
         assert_eq!(words(&ours), ["-t", "top"]);
         for wrong in ["ssh", "ssh Lamp", "ssh @lamp-1"] {
             parse(wrong).unwrap_err();

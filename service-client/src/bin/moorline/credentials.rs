@@ -52,12 +52,12 @@ impl Credentials {
     pub(crate) fn given_token(&self) -> Result<Option<Secret>, Failure> {
         if let Some(path) = &self.sources.token_file {
             let text = read(path)?;
-            let token = parse_token(&text).map_err(|error| bad(&format!("{} holds no token", path.display()), &error))?;
+            let token = parse_token(&text).map_err(|error| credentials_failure(&format!("{} holds no token", path.display()), &error))?;
             return Ok(Some(token));
         }
         let Some(text) = &self.environment.token else { return Ok(None) };
         // Text that is no UTF-8 becomes text that is no token.
-        parse_token(&text.to_string_lossy()).map(Some).map_err(|error| bad("MOORLINE_TOKEN holds no token", &error))
+        parse_token(&text.to_string_lossy()).map(Some).map_err(|error| credentials_failure("MOORLINE_TOKEN holds no token", &error))
     }
 
     fn profile(&self) -> Result<Profile, Failure> {
@@ -69,8 +69,10 @@ impl Credentials {
             let profile = self.load()?;
             return Ok(Profile { token: token.unwrap_or(profile.token), ..profile });
         };
-        let join: Join =
-            join.to_string_lossy().parse().map_err(|error: moorline::RelayUrlError| bad("MOORLINE_JOIN holds no join string", &error))?;
+        let join: Join = join
+            .to_string_lossy()
+            .parse()
+            .map_err(|error: moorline::RelayUrlError| credentials_failure("MOORLINE_JOIN holds no join string", &error))?;
         // The profile's token is for the profile's relay, and is shown to no other.
         let token = token.ok_or_else(|| {
             Failure::new(Exit::Credentials, "MOORLINE_JOIN is set, but no token for that relay")
@@ -92,12 +94,12 @@ impl Credentials {
                     "write it anew with `moorline login`".to_owned()
                 }
             };
-            bad("no credentials", &error).next(next)
+            credentials_failure("no credentials", &error).next(next)
         })
     }
 }
 
-fn bad(what: &str, error: &dyn std::error::Error) -> Failure {
+fn credentials_failure(what: &str, error: &dyn std::error::Error) -> Failure {
     Failure::new(Exit::Credentials, what).caused_by(error)
 }
 

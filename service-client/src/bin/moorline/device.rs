@@ -18,46 +18,46 @@ pub(crate) async fn run(action: DeviceAction, credentials: &Credentials, output:
             let key = parse_key(&read(&key)?)?;
             let (algorithm, kid) = (key.algorithm(), key.thumbprint());
             let what = match add(&client, &id, key).await? {
-                Added::Now => format!("added {id} with its {algorithm} key {kid}"),
-                Added::Before => format!("{id} is there already, with this {algorithm} key {kid}"),
+                AddOutcome::Created => format!("added {id} with its {algorithm} key {kid}"),
+                AddOutcome::AlreadyRegistered => format!("{id} is there already, with this {algorithm} key {kid}"),
             };
             output.note(&format!("{what}\nnext: start moorline-agent on it, then `moorline device list`"));
             Ok(())
         }
         DeviceAction::List { json } => {
-            let devices = client.devices().await.map_err(|error| failed("cannot list the devices", &error))?;
-            if json { output.json(&devices) } else { output.print(&list(&devices)) }.map_err(|error| unwritten(&error))
+            let devices = client.devices().await.map_err(|error| device_failure("cannot list the devices", &error))?;
+            if json { output.json(&devices) } else { output.print(&list(&devices)) }.map_err(|error| write_failure(&error))
         }
         DeviceAction::Show { id, json } => {
-            let device = client.device(&id).await.map_err(|error| failed(&format!("cannot show {id}"), &error))?;
-            if json { output.json(&device) } else { output.print(&page(&device)) }.map_err(|error| unwritten(&error))
+            let device = client.device(&id).await.map_err(|error| device_failure(&format!("cannot show {id}"), &error))?;
+            if json { output.json(&device) } else { output.print(&page(&device)) }.map_err(|error| write_failure(&error))
         }
         DeviceAction::Remove { id } => {
-            client.remove_device(&id).await.map_err(|error| failed(&format!("cannot remove {id}"), &error))?;
+            client.remove_device(&id).await.map_err(|error| device_failure(&format!("cannot remove {id}"), &error))?;
             output.note(&format!("removed {id}"));
             Ok(())
         }
     }
 }
 
-enum Added {
-    Now,
-    Before,
+enum AddOutcome {
+    Created,
+    AlreadyRegistered,
 }
 
 /// Adding a device anew with the key it has is no mistake; putting another key in its place by `add` would be.
-async fn add(client: &Client, id: &DeviceId, key: PublicKey) -> Result<Added, Failure> {
+async fn add(client: &Client, id: &DeviceId, key: PublicKey) -> Result<AddOutcome, Failure> {
     let what = format!("cannot add {id}");
     match client.device(id).await {
-        Ok(there) if there.keys.iter().any(|known| known.kid == key.thumbprint()) => return Ok(Added::Before),
+        Ok(there) if there.keys.iter().any(|known| known.kid == key.thumbprint()) => return Ok(AddOutcome::AlreadyRegistered),
         Ok(_) => {
             let failure = Failure::new(Exit::Refused, what).because("there is a device of this id, with another key");
             return Err(failure.next(format!("if it shall be replaced: `moorline device remove {id}`, then add it again")));
         }
         Err(DeviceError::Refused(problem)) if problem.status == 404 => {}
-        Err(error) => return Err(failed(&what, &error)),
+        Err(error) => return Err(device_failure(&what, &error)),
     }
-    client.put_device(id, vec![key]).await.map(|_| Added::Now).map_err(|error| failed(&what, &error))
+    client.put_device(id, vec![key]).await.map(|_| AddOutcome::Created).map_err(|error| device_failure(&what, &error))
 }
 
 fn parse_key(text: &str) -> Result<PublicKey, Failure> {
@@ -124,7 +124,7 @@ fn page(device: &Device) -> String {
     table(["device", device.device.as_str()], &rows)
 }
 
-fn failed(what: &str, error: &DeviceError) -> Failure {
+fn device_failure(what: &str, error: &DeviceError) -> Failure {
     match error {
         DeviceError::Refused(problem) => Failure::refused(what, problem),
         DeviceError::Unreachable(error) => Failure::unreachable(what, error),
@@ -134,7 +134,7 @@ fn failed(what: &str, error: &DeviceError) -> Failure {
     }
 }
 
-fn unwritten(error: &std::io::Error) -> Failure {
+fn write_failure(error: &std::io::Error) -> Failure {
     Failure::new(Exit::Failed, "cannot write to standard output").caused_by(error)
 }
 

@@ -48,7 +48,7 @@ impl Failure {
     }
 
     /// A failure that nobody wants to be told of.
-    pub(crate) fn quiet() -> Self {
+    pub(crate) fn silent() -> Self {
         Self::new(Exit::Failed, "")
     }
 
@@ -115,7 +115,7 @@ impl Failure {
         if let Some(last_seen) = problem.last_seen {
             failure = failure.because(format!("the device was last seen at {last_seen}"));
         }
-        if let Some(timeline) = problem.timeline.as_ref().and_then(spoken) {
+        if let Some(timeline) = problem.timeline.as_ref().and_then(describe_timeline) {
             failure = failure.because(format!("it went as far as: {timeline}"));
         }
         if let Some(stream) = problem.stream {
@@ -132,7 +132,7 @@ impl Failure {
 }
 
 /// The steps that a stream reached, as a person reads them.
-fn spoken(timeline: &Timeline) -> Option<String> {
+fn describe_timeline(timeline: &Timeline) -> Option<String> {
     let steps = [
         ("authorized", timeline.authorized_ms),
         ("device found", timeline.found_ms),

@@ -22,22 +22,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use crate::asked::{asked, ended, is_everyday, not_opened};
-use crate::cli::{Asking, Forward};
+use crate::cli::{Forward, StreamArgs};
 use crate::credentials::Credentials;
 use crate::exit::{Exit, Failure};
+use crate::open_stream::{end_failure, is_routine, open_failure, open_stream};
 use crate::output::Output;
 use crate::pair::Pair;
 use crate::signals::Signals;
 
 /// Connections at once, over all ports. Beyond: reset at once, and told.
-const CONNECTIONS: usize = 1_024;
+const MAX_CONNECTIONS: usize = 1_024;
 /// After an accept that failed, as it does when there are no descriptors left: going on at once would only spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(200);
 /// A trouble with accepting that comes back within this is the same one, and is not told again.
-const CALM: Duration = Duration::from_secs(60);
+const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// For streams to say that they are cut, when asked to end.
-const END_WITHIN: Duration = Duration::from_secs(3);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Forwards until it is told to end.
 ///
@@ -54,9 +54,9 @@ pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Out
     let shared = Arc::new(Shared {
         client,
         device: forward.device,
-        asking: forward.asking,
+        stream_args: forward.stream_args,
         output,
-        slots: Arc::new(Semaphore::new(CONNECTIONS)),
+        permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
     });
@@ -71,8 +71,8 @@ pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Out
     shared.tasks.close();
     tokio::select! {
         // Late ones end with the process: their connections are reset by the system.
-        _ = timeout(END_WITHIN, shared.tasks.wait()) => Ok(()),
-        asked = signals.next() => Err(Failure::new(Exit::Failed, "ended at once").because(format!("a second signal came ({asked:?})"))),
+        _ = timeout(SHUTDOWN_TIMEOUT, shared.tasks.wait()) => Ok(()),
+        signal = signals.next() => Err(Failure::new(Exit::Failed, "ended at once").because(format!("a second signal came ({signal:?})"))),
     }
 }
 
@@ -80,9 +80,9 @@ pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Out
 struct Shared {
     client: Client,
     device: DeviceId,
-    asking: Asking,
+    stream_args: StreamArgs,
     output: Output,
-    slots: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -125,37 +125,37 @@ async fn accept(listener: TcpListener, service: ServiceName, shared: Arc<Shared>
         let (local, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                if failed.replace(Instant::now()).is_none_or(|before| before.elapsed() > CALM) {
+                if failed.replace(Instant::now()).is_none_or(|before| before.elapsed() > ACCEPT_WARNING_INTERVAL) {
                     let failure = Failure::new(Exit::Failed, "connections have to wait before they are accepted").caused_by(&error);
                     shared.output.failure(&failure.next("raise the limit of this shell (`ulimit -n`), or close some connections"));
                 }
                 tokio::select! {
-                    () = sleep(ACCEPT_PAUSE) => continue,
+                    () = sleep(ACCEPT_BACKOFF) => continue,
                     () = shared.stop.cancelled() => return,
                 }
             }
         };
-        let Ok(slot) = Arc::clone(&shared.slots).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&shared.permits).try_acquire_owned() else {
             local.reset_on_drop();
-            let failure = Failure::new(Exit::Failed, format!("{from} was reset: {CONNECTIONS} connections are open"));
+            let failure = Failure::new(Exit::Failed, format!("{from} was reset: {MAX_CONNECTIONS} connections are open"));
             shared.output.failure(&failure.next("close some of them, or run a second `moorline forward` on another port"));
             continue;
         };
-        shared.tasks.spawn(carry(local, from, service.clone(), slot, Arc::clone(&shared)));
+        shared.tasks.spawn(carry(local, from, service.clone(), permit, Arc::clone(&shared)));
     }
 }
 
-/// Carries one connection from accepted to ended. `_slot` is its place among [`CONNECTIONS`].
-async fn carry(local: TcpStream, from: SocketAddr, service: ServiceName, _slot: OwnedSemaphorePermit, shared: Arc<Shared>) {
+/// Carries one connection from accepted to ended. `_permit` is its place among [`MAX_CONNECTIONS`].
+async fn carry(local: TcpStream, from: SocketAddr, service: ServiceName, _permit: OwnedSemaphorePermit, shared: Arc<Shared>) {
     local.reset_on_drop(); // until a stream has ended well: no byte was carried, and none may look as if it had been
     if let Err(error) = local.set_nodelay(true) {
         debug!(%from, %error, "a socket option is not taken"); // slower, not wrong
     }
-    let opening = asked(shared.client.open(&shared.device, &service), &shared.asking);
+    let opening = open_stream(shared.client.open(&shared.device, &service), &shared.stream_args);
     let opened = tokio::select! {
         biased; // an answer that is there is taken first: hanging up is said on it
         opened = opening => opened,
-        () = hung_up(&local) => {
+        () = local_reset(&local) => {
             debug!(%from, %service, "the local connection was reset before the stream was open");
             return;
         }
@@ -165,21 +165,21 @@ async fn carry(local: TcpStream, from: SocketAddr, service: ServiceName, _slot: 
     let stream = match opened {
         Ok(stream) => stream,
         Err(error) => {
-            return shared.output.failure(&not_opened(&format!("{from} was reset, no stream to {to}"), &error));
+            return shared.output.failure(&open_failure(&format!("{from} was reset, no stream to {to}"), &error));
         }
     };
     debug!(%from, %to, stream = %stream.id(), timeline = ?stream.timeline(), "opened");
     let bridged = stream.bridge(local, shared.stop.cancelled()).await;
     debug!(%from, %to, to_device = bridged.to_leg_bytes, from_device = bridged.from_leg_bytes, ended = bridged.ended.name(), "ended");
-    if !is_everyday(&bridged.ended)
-        && let Err(failure) = ended(&format!("{from} to {to}"), &bridged.ended)
+    if !is_routine(&bridged.ended)
+        && let Err(failure) = end_failure(&format!("{from} to {to}"), &bridged.ended)
     {
         shared.output.failure(&failure);
     }
 }
 
 /// Ends when the local program has reset its connection. One that has only sent all it had may still wait for the answer.
-async fn hung_up(local: &TcpStream) {
+async fn local_reset(local: &TcpStream) {
     match local.ready(Interest::ERROR).await {
         Ok(_) | Err(_) => (),
     }

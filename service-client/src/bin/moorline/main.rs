@@ -1,10 +1,9 @@
 //! `moorline`: the services of devices behind a relay, from the shell.
 //!
 //! One file per command ([`login`], [`device`], [`forward`], [`connect`], [`ssh`]); [`cli`] is what may be written, [`credentials`]
-//! which relay and token are meant, [`asked`] how a stream is asked for, [`output`] what is printed, [`exit`] how it ends and what to do
+//! which relay and token are meant, [`open_stream`] how a stream is asked for, [`output`] what is printed, [`exit`] how it ends and what to do
 //! about it.
 
-mod asked;
 mod cli;
 mod connect;
 mod credentials;
@@ -12,6 +11,7 @@ mod device;
 mod exit;
 mod forward;
 mod login;
+mod open_stream;
 mod output;
 mod pair;
 mod signals;

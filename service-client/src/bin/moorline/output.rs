@@ -53,22 +53,22 @@ impl Output {
 
     /// Tells a person something, on standard error. Where nobody can read it, it is lost.
     pub(crate) fn note(self, text: &str) {
-        self.tell(&format!("{text}\n"));
+        self.write_stderr(&format!("{text}\n"));
     }
 
     /// Tells a person what went wrong, why, and what to do next.
     pub(crate) fn failure(self, failure: &Failure) {
         if !failure.what.is_empty() {
-            self.tell(&rendered(failure, self.style));
+            self.write_stderr(&render(failure, self.style));
         }
     }
 
-    fn tell(self, text: &str) {
+    fn write_stderr(self, text: &str) {
         drop(io::stderr().lock().write_all(text.as_bytes())); // there is nowhere left to complain
     }
 }
 
-fn rendered(failure: &Failure, style: Style) -> String {
+fn render(failure: &Failure, style: Style) -> String {
     let (name, label, plain) = match style {
         Style::Colour => ("\x1b[1;31m", "\x1b[1m", "\x1b[0m"),
         Style::Plain => ("", "", ""),
@@ -117,16 +117,13 @@ mod tests {
     #[test]
     fn a_failure_says_what_why_and_what_next() {
         let failure = Failure::new(Exit::Refused, "no stream to lamp-1/ssh").because("the device is off").next("switch it on");
-        assert_eq!(
-            rendered(&failure, Style::Plain),
-            "moorline: no stream to lamp-1/ssh\n  why:  the device is off\n  next: switch it on\n"
-        );
-        assert!(rendered(&failure, Style::Colour).contains("\x1b[1;31m"));
+        assert_eq!(render(&failure, Style::Plain), "moorline: no stream to lamp-1/ssh\n  why:  the device is off\n  next: switch it on\n");
+        assert!(render(&failure, Style::Colour).contains("\x1b[1;31m"));
     }
 
     #[test]
     fn a_devices_words_cannot_command_the_terminal() {
         let failure = Failure::new(Exit::Refused, "refused").because("the device says: \x1b]0;owned\x07");
-        assert!(!rendered(&failure, Style::Plain).contains('\x1b'));
+        assert!(!render(&failure, Style::Plain).contains('\x1b'));
     }
 }

@@ -7,9 +7,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit::{Exit, Failure};
 
-/// Which signal came.
+/// Which signal received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum ShutdownSignal {
     /// SIGINT: Ctrl-C.
     Interrupt,
     /// SIGTERM.
@@ -41,15 +41,15 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one. Cancel-safe: a signal that came is told at the next call.
-    pub(crate) async fn next(&mut self) -> Asked {
-        let (asked, came) = tokio::select! {
-            came = self.interrupt.recv() => (Asked::Interrupt, came),
-            came = self.terminate.recv() => (Asked::Terminate, came),
-            came = recv(self.hang_up.as_mut()) => (Asked::HangUp, came),
+    /// Waits for the next one. Cancel-safe: a signal that received is told at the next call.
+    pub(crate) async fn next(&mut self) -> ShutdownSignal {
+        let (signal, received) = tokio::select! {
+            received = self.interrupt.recv() => (ShutdownSignal::Interrupt, received),
+            received = self.terminate.recv() => (ShutdownSignal::Terminate, received),
+            received = recv(self.hang_up.as_mut()) => (ShutdownSignal::HangUp, received),
         };
-        match came {
-            Some(()) => asked,
+        match received {
+            Some(()) => signal,
             None => pending().await, // no more signals can come; nothing to wait for
         }
     }

@@ -48,12 +48,12 @@ fn proxy_command(ssh: &Ssh, sources: &Sources, program: &Path) -> OsString {
     }
     words.push("connect".into());
     let mut option = |name: &str, value: OsString| words.extend([name.into(), value]);
-    for (name, duration) in [("--wait", ssh.asking.wait), ("--deadline", ssh.asking.deadline)] {
+    for (name, duration) in [("--wait", ssh.stream_args.wait), ("--deadline", ssh.stream_args.deadline)] {
         if let Some(duration) = duration {
             option(name, format!("{}s", duration.as_secs()).into());
         }
     }
-    if let Some(reason) = &ssh.asking.reason {
+    if let Some(reason) = &ssh.stream_args.reason {
         // One word, so that a reason that begins with a dash is no option.
         words.push(format!("--reason={reason}").into());
     }
@@ -86,10 +86,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::cli::Asking;
+    use crate::cli::StreamArgs;
 
     fn ssh(login: &str) -> Ssh {
-        Ssh { service: "ssh".parse().unwrap(), asking: Asking::default(), login: login.parse().unwrap(), args: Vec::new() }
+        Ssh { service: "ssh".parse().unwrap(), stream_args: StreamArgs::default(), login: login.parse().unwrap(), args: Vec::new() }
     }
 
     fn none() -> Sources {
@@ -98,25 +98,25 @@ mod tests {
 
     #[test]
     fn ssh_is_given_the_proxy_command_and_the_devices_own_name() {
-        let mut asked = ssh("root@lamp-1");
-        asked.args = vec!["-v".into(), "uptime".into()];
+        let mut ssh_args = ssh("root@lamp-1");
+        ssh_args.args = vec!["-v".into(), "uptime".into()];
         assert_eq!(
-            arguments(&asked, &none(), Path::new("/usr/bin/moorline")),
+            arguments(&ssh_args, &none(), Path::new("/usr/bin/moorline")),
             ["-o", "ProxyCommand=/usr/bin/moorline connect lamp-1 ssh", "-o", "HostKeyAlias=lamp-1", "root@lamp-1", "-v", "uptime"]
         );
     }
 
     #[test]
     fn options_of_ours_go_on_to_connect() {
-        let mut asked = ssh("lamp-1");
-        asked.asking = Asking {
+        let mut ssh_args = ssh("lamp-1");
+        ssh_args.stream_args = StreamArgs {
             wait: Some(Duration::from_secs(600)),
             deadline: Some(Duration::from_secs(5)),
             reason: Some(moorline_proto::text::Text::new("Bob's 50% job").unwrap()),
         };
         let sources = Sources { profile: Some("/etc/my profile".into()), token_file: Some("/run/token".into()) };
         assert_eq!(
-            proxy_command(&asked, &sources, Path::new("/opt/m")),
+            proxy_command(&ssh_args, &sources, Path::new("/opt/m")),
             r"/opt/m --profile '/etc/my profile' --token-file /run/token connect --wait 600s --deadline 5s '--reason=Bob'\''s 50%% job' lamp-1 ssh"
         );
     }

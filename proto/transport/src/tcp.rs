@@ -15,65 +15,71 @@ use crate::descriptors;
 use crate::error::{DialError, Step};
 
 /// An address that does not answer keeps the later ones waiting no longer than its share of the time, but has at least this.
-const ADDRESS_AT_LEAST: Duration = Duration::from_secs(2);
+const MIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a name resolved to is believed this long: less than any balancer by DNS asks for.
-const GOOD_FOR: Duration = Duration::from_secs(10);
+const CACHE_TTL: Duration = Duration::from_secs(10);
 
 /// Whether a name must be resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Name {
+pub(crate) enum AddressSource {
     /// Yes: who comes back after a loss must find where the relay is now.
-    Resolved,
+    Resolve,
     /// Not where it was a moment ago, and the address still takes connections.
-    Remembered,
+    CacheFirst,
 }
 
 /// Reaches hosts, and remembers the last one's address.
 #[derive(Debug, Default)]
-pub(crate) struct Reach(Mutex<Option<Good>>);
+pub(crate) struct TcpConnector(Mutex<Option<CachedAddress>>);
 
 #[derive(Clone, Debug)]
-struct Good {
+struct CachedAddress {
     host: String,
     address: SocketAddr,
     resolved: Instant,
 }
 
-impl Reach {
+impl TcpConnector {
     /// A TCP connection to the host of `url`.
     ///
     /// # Errors
     /// [`DialError::Resolve`], [`DialError::Connect`] of the last address, [`DialError::NoDescriptors`].
-    pub(crate) async fn tcp(&self, url: &RelayUrl, name: Name, step: &mut Step, deadline: Instant) -> Result<TcpStream, DialError> {
-        if name == Name::Remembered
-            && let Some(address) = self.good(url)
+    pub(crate) async fn connect(
+        &self,
+        url: &RelayUrl,
+        source: AddressSource,
+        step: &mut Step,
+        deadline: Instant,
+    ) -> Result<TcpStream, DialError> {
+        if source == AddressSource::CacheFirst
+            && let Some(address) = self.cached(url)
         {
-            *step = Step::Connecting(address);
-            match connect(address, deadline.min(Instant::now() + ADDRESS_AT_LEAST)).await {
+            *step = Step::Connect(address);
+            match connect(address, deadline.min(Instant::now() + MIN_CONNECT_TIMEOUT)).await {
                 Ok(tcp) => return Ok(tcp),
                 Err(error) => tracing::debug!(%address, %error, "the relay is not where it was: its name is resolved again"),
             }
-            *step = Step::Resolving;
+            *step = Step::Resolve;
         }
-        self.resolved(url, step, deadline).await
+        self.resolve_and_connect(url, step, deadline).await
     }
 
     /// Tries every address of the name in the resolver's order.
-    async fn resolved(&self, url: &RelayUrl, step: &mut Step, deadline: Instant) -> Result<TcpStream, DialError> {
-        let unresolved = |source| match descriptors::is_shortage_of_resolver(&source) {
+    async fn resolve_and_connect(&self, url: &RelayUrl, step: &mut Step, deadline: Instant) -> Result<TcpStream, DialError> {
+        let resolve_error = |source| match descriptors::is_shortage_of_resolver(&source) {
             true => DialError::NoDescriptors,
             false => DialError::Resolve { host: url.host().to_owned(), source },
         };
         let resolved = Instant::now();
-        let addresses: Vec<SocketAddr> = lookup_host((url.host(), url.port())).await.map_err(unresolved)?.collect();
-        let mut failed = unresolved(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+        let addresses: Vec<SocketAddr> = lookup_host((url.host(), url.port())).await.map_err(resolve_error)?.collect();
+        let mut failed = resolve_error(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
         for (tried, &address) in addresses.iter().enumerate() {
-            *step = Step::Connecting(address);
+            *step = Step::Connect(address);
             let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-            let share = (deadline.saturating_duration_since(Instant::now()) / left).max(ADDRESS_AT_LEAST);
+            let share = (deadline.saturating_duration_since(Instant::now()) / left).max(MIN_CONNECT_TIMEOUT);
             let source = match connect(address, Instant::now() + share).await {
                 Ok(tcp) => {
-                    self.remember(Good { host: url.host().to_owned(), address, resolved });
+                    self.cache(CachedAddress { host: url.host().to_owned(), address, resolved });
                     return Ok(tcp);
                 }
                 Err(error) if descriptors::is_shortage(&error) => return Err(DialError::NoDescriptors),
@@ -85,25 +91,25 @@ impl Reach {
         Err(failed)
     }
 
-    fn good(&self, url: &RelayUrl) -> Option<SocketAddr> {
-        let good = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let fits = good.host == url.host() && good.address.port() == url.port() && good.resolved.elapsed() < GOOD_FOR;
-        fits.then_some(good.address)
+    fn cached(&self, url: &RelayUrl) -> Option<SocketAddr> {
+        let cached = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let fits = cached.host == url.host() && cached.address.port() == url.port() && cached.resolved.elapsed() < CACHE_TTL;
+        fits.then_some(cached.address)
     }
 
-    fn remember(&self, good: Good) {
+    fn cache(&self, good: CachedAddress) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(good);
     }
 }
 
 async fn connect(address: SocketAddr, by: Instant) -> io::Result<TcpStream> {
     match timeout_at(by, TcpStream::connect(address)).await {
-        Ok(connected) => connected.map(ready_for_use),
+        Ok(connected) => connected.map(with_nodelay),
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 
-fn ready_for_use(tcp: TcpStream) -> TcpStream {
+fn with_nodelay(tcp: TcpStream) -> TcpStream {
     if let Err(error) = tcp.set_nodelay(true) {
         tracing::debug!(%error, "a socket option is not taken"); // slower, not wrong
     }
@@ -116,10 +122,10 @@ mod tests {
 
     use super::*;
 
-    async fn reached(reach: &Reach, url: &RelayUrl, name: Name) -> (Result<TcpStream, DialError>, bool) {
-        let mut step = Step::Resolving;
-        let before = reach.good(url);
-        let tcp = reach.tcp(url, name, &mut step, Instant::now() + Duration::from_secs(5)).await;
+    async fn connect_with(connector: &TcpConnector, url: &RelayUrl, source: AddressSource) -> (Result<TcpStream, DialError>, bool) {
+        let mut step = Step::Resolve;
+        let before = connector.cached(url);
+        let tcp = connector.connect(url, source, &mut step, Instant::now() + Duration::from_secs(5)).await;
         (tcp, before.is_some())
     }
 
@@ -130,22 +136,22 @@ mod tests {
     #[tokio::test]
     async fn an_address_is_remembered_for_its_host_and_port_and_for_a_while() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (reach, url) = (Reach::default(), at_port(listener.local_addr().unwrap().port()));
-        assert!(reached(&reach, &url, Name::Remembered).await.0.is_ok());
-        assert_eq!(reach.good(&url), Some(listener.local_addr().unwrap()));
-        assert_eq!(reach.good(&at_port(1)), None);
-        reach.0.lock().unwrap().as_mut().unwrap().resolved -= GOOD_FOR;
-        assert_eq!(reach.good(&url), None);
+        let (connector, url) = (TcpConnector::default(), at_port(listener.local_addr().unwrap().port()));
+        assert!(connect_with(&connector, &url, AddressSource::CacheFirst).await.0.is_ok());
+        assert_eq!(connector.cached(&url), Some(listener.local_addr().unwrap()));
+        assert_eq!(connector.cached(&at_port(1)), None);
+        connector.0.lock().unwrap().as_mut().unwrap().resolved -= CACHE_TTL;
+        assert_eq!(connector.cached(&url), None);
     }
 
     #[tokio::test]
     async fn a_relay_that_has_moved_is_found_by_its_name() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (reach, url) = (Reach::default(), at_port(listener.local_addr().unwrap().port()));
+        let (connector, url) = (TcpConnector::default(), at_port(listener.local_addr().unwrap().port()));
         let nobody: SocketAddr = format!("127.0.0.2:{}", url.port()).parse().unwrap();
-        reach.remember(Good { host: "localhost".to_owned(), address: nobody, resolved: Instant::now() });
-        let (tcp, remembered) = reached(&reach, &url, Name::Remembered).await;
+        connector.cache(CachedAddress { host: "localhost".to_owned(), address: nobody, resolved: Instant::now() });
+        let (tcp, remembered) = connect_with(&connector, &url, AddressSource::CacheFirst).await;
         assert!(remembered && tcp.is_ok());
-        assert_eq!(reach.good(&url), Some(listener.local_addr().unwrap()), "and that is where it is next time");
+        assert_eq!(connector.cached(&url), Some(listener.local_addr().unwrap()), "and that is where it is next time");
     }
 }

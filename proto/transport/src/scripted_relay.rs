@@ -26,7 +26,7 @@ pub(crate) const PING: Duration = Duration::from_secs(25);
 
 /// What comes on a leg at the relay's end.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Said {
+pub(crate) enum Received {
     Bytes(Bytes),
     Text(String),
     Pong(Bytes),
@@ -85,7 +85,7 @@ impl Relay {
         self.send(Message::text(text.into())).await;
     }
 
-    pub(crate) async fn say(&mut self, bytes: &[u8]) {
+    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
         self.send(Message::binary(bytes.to_vec())).await;
     }
 
@@ -98,15 +98,15 @@ impl Relay {
     }
 
     /// What comes next; pings are left out.
-    pub(crate) async fn next(&mut self) -> Said {
+    pub(crate) async fn next(&mut self) -> Received {
         loop {
             return match self.0.next().await {
-                Some(Ok(Message::Binary(bytes))) => Said::Bytes(bytes),
-                Some(Ok(Message::Text(text))) => Said::Text(text.to_string()),
-                Some(Ok(Message::Pong(payload))) => Said::Pong(payload),
-                Some(Ok(Message::Close(frame))) => Said::Close(frame.map_or(1005, |frame| frame.code.into())),
+                Some(Ok(Message::Binary(bytes))) => Received::Bytes(bytes),
+                Some(Ok(Message::Text(text))) => Received::Text(text.to_string()),
+                Some(Ok(Message::Pong(payload))) => Received::Pong(payload),
+                Some(Ok(Message::Close(frame))) => Received::Close(frame.map_or(1005, |frame| frame.code.into())),
                 Some(Ok(_)) => continue,
-                Some(Err(_)) | None => Said::Gone,
+                Some(Err(_)) | None => Received::Gone,
             };
         }
     }
@@ -116,7 +116,7 @@ impl Relay {
         let mut all = Vec::new();
         while all.len() < count {
             match self.next().await {
-                Said::Bytes(bytes) => all.extend_from_slice(&bytes),
+                Received::Bytes(bytes) => all.extend_from_slice(&bytes),
                 other => panic!("{other:?} after {} of {count} bytes", all.len()),
             }
         }
@@ -124,17 +124,17 @@ impl Relay {
         all
     }
 
-    pub(crate) async fn hears_end(&mut self) {
-        assert_eq!(self.next().await, Said::Text(END_TEXT.to_owned()));
+    pub(crate) async fn expect_end(&mut self) {
+        assert_eq!(self.next().await, Received::Text(END_TEXT.to_owned()));
     }
 
     /// The code that the leg is closed with; whatever comes before it is dropped.
     pub(crate) async fn closed(&mut self) -> Option<u16> {
         loop {
             match self.next().await {
-                Said::Close(code) => return Some(code),
-                Said::Gone => return None,
-                Said::Bytes(_) | Said::Text(_) | Said::Pong(_) => {}
+                Received::Close(code) => return Some(code),
+                Received::Gone => return None,
+                Received::Bytes(_) | Received::Text(_) | Received::Pong(_) => {}
             }
         }
     }
@@ -162,7 +162,7 @@ pub(crate) struct Program {
 }
 
 /// A local side, and the program behind it.
-pub(crate) fn local(pipe: usize) -> (Local, Program) {
+pub(crate) fn local_side(pipe: usize) -> (Local, Program) {
     let (near, far) = duplex(pipe);
     let (was_reset, broken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let local = Local { stream: near, was_reset: Arc::clone(&was_reset), broken: Arc::clone(&broken) };

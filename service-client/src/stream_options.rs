@@ -11,11 +11,11 @@ use moorline_proto::text::{Data, Text};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// The relay's own answer to a deadline that is over should arrive before this side gives up by itself.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const RESPONSE_MARGIN: Duration = Duration::from_secs(10);
 
 /// Everything but device and service; nothing of it is required.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Asking {
+pub(crate) struct StreamOptions {
     pub(crate) deadline: Option<Duration>,
     pub(crate) wait: Option<Duration>,
     pub(crate) reason: Option<Text<REASON_CHARS>>,
@@ -59,11 +59,11 @@ impl Key {
     }
 }
 
-impl Asking {
+impl StreamOptions {
     /// After this long, the relay has answered or never will.
     pub(crate) fn limit(&self) -> Duration {
         let waiting = self.wait.unwrap_or_default().saturating_add(self.deadline.unwrap_or(DEADLINE));
-        waiting.saturating_add(ANSWER_WITHIN)
+        waiting.saturating_add(RESPONSE_MARGIN)
     }
 
     /// The headers of `connect`.
@@ -110,8 +110,8 @@ impl Asking {
 mod tests {
     use super::*;
 
-    fn full() -> Asking {
-        Asking {
+    fn full() -> StreamOptions {
+        StreamOptions {
             deadline: Some(Duration::from_secs(30)),
             wait: Some(Duration::from_secs(600)),
             reason: Some(Text::new("größer, 50%").unwrap()),
@@ -133,10 +133,10 @@ mod tests {
 
     #[test]
     fn what_was_not_said_is_left_to_the_relay() {
-        let asking = Asking::default();
-        assert_eq!(asking.headers(&Key::random()).len(), 1);
-        assert_eq!(serde_json::to_string(&asking.body(&"ssh".parse().unwrap())).unwrap(), r#"{"service":"ssh"}"#);
-        assert_eq!(asking.limit(), Duration::from_secs(70));
+        let options = StreamOptions::default();
+        assert_eq!(options.headers(&Key::random()).len(), 1);
+        assert_eq!(serde_json::to_string(&options.body(&"ssh".parse().unwrap())).unwrap(), r#"{"service":"ssh"}"#);
+        assert_eq!(options.limit(), Duration::from_secs(70));
         assert_eq!(full().limit(), Duration::from_secs(640));
     }
 

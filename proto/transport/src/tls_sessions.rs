@@ -16,7 +16,7 @@ const SERVERS: usize = 8;
 
 /// What is remembered, in memory alone: the tickets of TLS 1.3 here, all else by rustls' own store.
 #[derive(Debug)]
-pub(crate) struct Sessions {
+pub(crate) struct TlsSessionStore {
     rest: ClientSessionMemoryCache,
     tickets: Mutex<VecDeque<Tickets>>,
 }
@@ -28,13 +28,13 @@ struct Tickets {
     tickets: VecDeque<Tls13ClientSessionValue>,
 }
 
-impl Default for Sessions {
+impl Default for TlsSessionStore {
     fn default() -> Self {
         Self { rest: ClientSessionMemoryCache::new(8 * SERVERS), tickets: Mutex::default() }
     }
 }
 
-impl ClientSessionStore for Sessions {
+impl ClientSessionStore for TlsSessionStore {
     fn set_kx_hint(&self, server: ServerName<'static>, group: NamedGroup) {
         self.rest.set_kx_hint(server, group);
     }

@@ -25,7 +25,7 @@ pub(crate) struct Relay {
 }
 
 /// A request as it arrived.
-pub(crate) struct Asked {
+pub(crate) struct Request {
     pub(crate) line: String,
     headers: HashMap<String, String>,
     pub(crate) body: Value,
@@ -47,7 +47,7 @@ pub(crate) fn relay() -> (Relay, Client) {
 
 impl Relay {
     /// The next request.
-    pub(crate) async fn asked(&mut self) -> Asked {
+    pub(crate) async fn request(&mut self) -> Request {
         let mut pipe = self.dials.recv().await.unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -63,32 +63,32 @@ impl Relay {
         let mut body = vec![0; headers.get("content-length").map_or(0, |length| length.parse().unwrap())];
         pipe.read_exact(&mut body).await.unwrap();
         let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
-        Asked { line: line.to_owned(), headers, body, pipe }
+        Request { line: line.to_owned(), headers, body, pipe }
     }
 
-    /// Whether nobody has asked anything that was not looked at.
+    /// Whether nobody has request anything that was not looked at.
     pub(crate) fn is_idle(&self) -> bool {
         self.dials.is_empty()
     }
 }
 
-impl Asked {
+impl Request {
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
 
-    pub(crate) async fn answer(mut self, status: u16, body: &impl serde::Serialize) {
+    pub(crate) async fn respond(mut self, status: u16, body: &impl serde::Serialize) {
         let body = serde_json::to_string(body).unwrap();
         let head = format!("HTTP/1.1 {status} x\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
         self.pipe.write_all((head + &body).as_bytes()).await.unwrap();
     }
 
     pub(crate) async fn refuse(self, problem: &Problem) {
-        self.answer(problem.status, problem).await;
+        self.respond(problem.status, problem).await;
     }
 
     /// 101.
-    pub(crate) async fn switch(mut self) -> Leg {
+    pub(crate) async fn upgrade(mut self) -> Leg {
         let accept = derive_accept_key(self.header("sec-websocket-key").as_bytes());
         let head = format!(
             "HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\
@@ -101,13 +101,13 @@ impl Asked {
 
     /// 101, and `opened`.
     pub(crate) async fn open(self) -> Leg {
-        let mut leg = self.switch().await;
-        say(&mut leg, OPENED).await;
+        let mut leg = self.upgrade().await;
+        send_text(&mut leg, OPENED).await;
         leg
     }
 }
 
-pub(crate) async fn say(leg: &mut Leg, text: &str) {
+pub(crate) async fn send_text(leg: &mut Leg, text: &str) {
     leg.send(Message::text(text)).await.unwrap();
 }
 
@@ -116,7 +116,7 @@ pub(crate) async fn close(leg: &mut Leg, code: u16) {
 }
 
 /// The next message that is no ping and no pong.
-pub(crate) async fn hear(leg: &mut Leg) -> Message {
+pub(crate) async fn receive(leg: &mut Leg) -> Message {
     loop {
         match leg.next().await.unwrap().unwrap() {
             Message::Ping(_) | Message::Pong(_) => {}

@@ -2,31 +2,31 @@
 
 use std::io;
 
-use moorline::{EndReason, Ended, Open, OpenError, Stream};
+use moorline::{BridgeEnd, EndReason, Open, OpenError, Stream};
 use moorline_proto::close::CloseReason;
 
-use crate::cli::Asking;
+use crate::cli::StreamArgs;
 use crate::exit::{Exit, Failure};
 
 /// Asks with what the command line says.
 ///
 /// # Errors
-/// As the library has them; [`not_opened`] tells them.
-pub(crate) async fn asked(mut open: Open, asking: &Asking) -> Result<Stream, OpenError> {
-    if let Some(wait) = asking.wait {
+/// As the library has them; [`open_failure`] tells them.
+pub(crate) async fn open_stream(mut open: Open, stream_args: &StreamArgs) -> Result<Stream, OpenError> {
+    if let Some(wait) = stream_args.wait {
         open = open.wait(wait);
     }
-    if let Some(deadline) = asking.deadline {
+    if let Some(deadline) = stream_args.deadline {
         open = open.deadline(deadline);
     }
-    if let Some(reason) = &asking.reason {
+    if let Some(reason) = &stream_args.reason {
         open = open.reason(reason.clone());
     }
     open.await
 }
 
 /// Why there is no stream.
-pub(crate) fn not_opened(what: &str, error: &OpenError) -> Failure {
+pub(crate) fn open_failure(what: &str, error: &OpenError) -> Failure {
     match error {
         OpenError::Refused(problem) => Failure::refused(what, problem),
         OpenError::Unreachable(error) => Failure::unreachable(what, error),
@@ -47,16 +47,16 @@ pub(crate) fn not_opened(what: &str, error: &OpenError) -> Failure {
 ///
 /// # Errors
 /// Everything but a clean end of both directions.
-pub(crate) fn ended(what: &str, ended: &Ended) -> Result<(), Failure> {
+pub(crate) fn end_failure(what: &str, ended: &BridgeEnd) -> Result<(), Failure> {
     let failure = Failure::new(Exit::Failed, format!("{what} did not end well"));
     Err(match ended {
-        Ended::Finished => return Ok(()),
-        Ended::Stopped => Failure::quiet(),
+        BridgeEnd::Finished => return Ok(()),
+        BridgeEnd::Stopped => Failure::silent(),
         // Like `yes | head`: whoever stopped reading does not want to be told.
-        Ended::Local(error) if error.kind() == io::ErrorKind::BrokenPipe => Failure::quiet(),
-        Ended::Local(_) => failure.caused_by(ended),
-        Ended::CutShort => failure.caused_by(ended).next("what was sent last may not have arrived: look at the far side"),
-        Ended::Leg(reason) => {
+        BridgeEnd::Local(error) if error.kind() == io::ErrorKind::BrokenPipe => Failure::silent(),
+        BridgeEnd::Local(_) => failure.caused_by(ended),
+        BridgeEnd::CutShort => failure.caused_by(ended).next("what was sent last may not have arrived: look at the far side"),
+        BridgeEnd::Leg(reason) => {
             let failure = failure.caused_by(reason);
             match after_end(reason) {
                 Some(next) => failure.next(next),
@@ -70,7 +70,7 @@ fn after_end(reason: &EndReason) -> Option<&'static str> {
     match reason {
         EndReason::Finished | EndReason::CutShort => None,
         EndReason::Lost(_) | EndReason::Silent(_) => Some("look at the network between here and the relay, and try again"),
-        EndReason::Broke { .. } => Some("compare the versions of moorline and the relay"),
+        EndReason::ProtocolError { .. } => Some("compare the versions of moorline and the relay"),
         EndReason::Closed { .. } => reason.close_reason().and_then(after_close),
     }
 }
@@ -96,11 +96,11 @@ const fn after_close(reason: CloseReason) -> Option<&'static str> {
 }
 
 /// Whether an end is an everyday event of a network program, which nobody needs to be told of each time.
-pub(crate) fn is_everyday(ended: &Ended) -> bool {
+pub(crate) fn is_routine(ended: &BridgeEnd) -> bool {
     match ended {
-        Ended::Finished | Ended::Local(_) | Ended::Stopped => true,
-        Ended::CutShort => false,
-        Ended::Leg(reason) => reason.close_reason() == Some(CloseReason::Reset),
+        BridgeEnd::Finished | BridgeEnd::Local(_) | BridgeEnd::Stopped => true,
+        BridgeEnd::CutShort => false,
+        BridgeEnd::Leg(reason) => reason.close_reason() == Some(CloseReason::Reset),
     }
 }
 
@@ -110,8 +110,8 @@ mod tests {
 
     use super::*;
 
-    fn closed(reason: CloseReason) -> Ended {
-        Ended::Leg(EndReason::Closed { code: reason.code(), reason: reason.name().to_owned() })
+    fn closed(reason: CloseReason) -> BridgeEnd {
+        BridgeEnd::Leg(EndReason::Closed { code: reason.code(), reason: reason.name().to_owned() })
     }
 
     fn lost() -> EndReason {
@@ -120,34 +120,34 @@ mod tests {
 
     #[test]
     fn only_a_clean_end_is_a_success() {
-        ended("x", &Ended::Finished).unwrap();
-        for end in [Ended::CutShort, Ended::Leg(lost()), closed(CloseReason::Reset), closed(CloseReason::Killed)] {
-            let failure = ended("x", &end).unwrap_err();
+        end_failure("x", &BridgeEnd::Finished).unwrap();
+        for end in [BridgeEnd::CutShort, BridgeEnd::Leg(lost()), closed(CloseReason::Reset), closed(CloseReason::Killed)] {
+            let failure = end_failure("x", &end).unwrap_err();
             assert!(failure.exit == Exit::Failed && failure.next.is_some(), "{failure:?}");
         }
         for &reason in CloseReason::ALL {
-            assert_eq!(ended("x", &closed(reason)).unwrap_err().exit, Exit::Failed, "{reason}");
+            assert_eq!(end_failure("x", &closed(reason)).unwrap_err().exit, Exit::Failed, "{reason}");
         }
     }
 
     #[test]
     fn a_reader_that_is_gone_is_not_told() {
-        assert_eq!(ended("x", &Ended::Local(io::ErrorKind::BrokenPipe.into())).unwrap_err(), Failure::quiet());
-        assert_ne!(ended("x", &Ended::Local(io::ErrorKind::Other.into())).unwrap_err(), Failure::quiet());
+        assert_eq!(end_failure("x", &BridgeEnd::Local(io::ErrorKind::BrokenPipe.into())).unwrap_err(), Failure::silent());
+        assert_ne!(end_failure("x", &BridgeEnd::Local(io::ErrorKind::Other.into())).unwrap_err(), Failure::silent());
     }
 
     #[test]
     fn resets_are_everyday_and_losses_are_not() {
-        assert!(is_everyday(&closed(CloseReason::Reset)) && is_everyday(&Ended::Local(io::ErrorKind::ConnectionReset.into())));
-        assert!(!is_everyday(&closed(CloseReason::Killed)) && !is_everyday(&Ended::Leg(lost())) && !is_everyday(&Ended::CutShort));
+        assert!(is_routine(&closed(CloseReason::Reset)) && is_routine(&BridgeEnd::Local(io::ErrorKind::ConnectionReset.into())));
+        assert!(!is_routine(&closed(CloseReason::Killed)) && !is_routine(&BridgeEnd::Leg(lost())) && !is_routine(&BridgeEnd::CutShort));
     }
 
     #[test]
     fn exit_codes_tell_refusals_from_a_relay_that_is_not_there() {
         let offline = OpenError::Refused(Box::new(Problem::new(ProblemCode::DeviceOffline, "it is off")));
-        assert_eq!(not_opened("x", &offline).exit, Exit::Refused);
-        assert_eq!(not_opened("x", &OpenError::Ended(lost())).exit, Exit::Unreachable);
-        assert_eq!(not_opened("x", &OpenError::TimedOut { waited: std::time::Duration::from_secs(70) }).exit, Exit::Unreachable);
-        assert_eq!(not_opened("x", &OpenError::Ended(EndReason::CutShort)).exit, Exit::Failed);
+        assert_eq!(open_failure("x", &offline).exit, Exit::Refused);
+        assert_eq!(open_failure("x", &OpenError::Ended(lost())).exit, Exit::Unreachable);
+        assert_eq!(open_failure("x", &OpenError::TimedOut { waited: std::time::Duration::from_secs(70) }).exit, Exit::Unreachable);
+        assert_eq!(open_failure("x", &OpenError::Ended(EndReason::CutShort)).exit, Exit::Failed);
     }
 }
