@@ -1,4 +1,4 @@
-//! A leg bridged with a local side, with a clock that stands still; resets also over real sockets.
+//! A leg bridged with a local side, with a paused clock; resets also over real sockets.
 
 use std::future::pending;
 use std::io::ErrorKind;
@@ -17,7 +17,7 @@ const PIPE: usize = 1021;
 const ROOMY: usize = 1 << 22;
 
 #[tokio::test(start_paused = true)]
-async fn the_local_side_ends_first_and_still_hears_everything() {
+async fn the_local_side_ends_first_and_still_receives_everything() {
     let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local_side(PIPE));
     let far = async {
         assert_eq!(relay.bytes(100_000).await, pattern(100_000));
@@ -94,7 +94,7 @@ async fn a_tail_of_any_size_arrives_with_silence_behind_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_reader_gets_everything_and_pongs_are_said_meanwhile() {
+async fn a_slow_reader_gets_everything_and_pongs_are_sent_meanwhile() {
     let ((leg, mut relay), (local, mut program)) = (open(1 << 20).await, local_side(1_000));
     let far = async {
         for chunk in pattern(400_000).chunks(50_000) {
@@ -165,7 +165,7 @@ async fn a_local_side_that_is_reset_resets_the_leg() {
     assert_eq!(code, Some(4001));
 
     let ((leg, mut relay), (near, program)) = (open(PIPE).await, local_side(PIPE));
-    drop(program); // reads end, and writes fail
+    drop(program); // reads return EOF and writes fail
     let far = async {
         relay.expect_end().await;
         relay.send_bytes(b"to nobody").await;
@@ -177,7 +177,7 @@ async fn a_local_side_that_is_reset_resets_the_leg() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_far_side_that_is_done_closes_the_local_side_and_resets_it_only_if_bytes_were_left() {
+async fn a_far_side_that_finished_closes_the_local_side_and_resets_it_only_if_bytes_were_left() {
     let ((leg, mut relay), (near, mut program)) = (open(PIPE).await, local_side(PIPE));
     relay.send_bytes(b"bye").await;
     relay.close(1000).await;

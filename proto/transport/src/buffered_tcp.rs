@@ -1,8 +1,8 @@
-//! A TCP connection under TLS, with fewer system calls than TLS makes.
+//! A TCP connection under TLS that saves system calls.
 //!
-//! TLS writes the end of its handshake, and its goodbye, apart from the bytes that come right behind or before them: this can be told to keep
-//! what is written until more follows, so that one segment carries both and wakes the relay once. And rustls reads 4 KiB at a time: where
-//! much comes, this reads ahead.
+//! TLS writes the end of its handshake and its close_notify separately from the data next to them. This type can hold writes back until
+//! more follows, so that one segment carries both and the relay wakes once. On the read side rustls reads 4 KiB at a time; during bulk
+//! transfers this type reads ahead.
 
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -12,42 +12,42 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Bytes that are pending at most; what is longer goes at once.
+/// The most bytes that are held back; longer writes go out at once.
 const MAX_PENDING: usize = 4 * 1024;
-/// Bytes that one read takes where the one before brought all it could.
+/// The size of one read during a bulk transfer.
 const READ_AHEAD: usize = 64 * 1024;
-/// What such a read must bring for the next one to be such a read.
+/// A read of at least this many bytes keeps the bulk mode on.
 const READ_AHEAD_THRESHOLD: usize = 8 * 1024;
 
-/// A TCP connection, and what it holds_writes.
+/// A TCP connection with a small write buffer and an optional read-ahead buffer.
 #[derive(Debug)]
 pub(crate) struct BufferedTcp {
     tcp: TcpStream,
     pending: Vec<u8>,
     holds_writes: bool,
-    /// What was read ahead; without memory while little comes.
+    /// Bytes read ahead. Has no allocation outside bulk transfers.
     read_ahead: BytesMut,
-    /// The last read brought as much as it could.
+    /// The last read filled its buffer.
     is_bulk: bool,
 }
 
 impl BufferedTcp {
-    /// A connection that holds_writes what is written until something is to be read: who waits for the relay's answer has said all.
+    /// A connection that holds writes until something is read: a peer that waits for an answer has sent all of its question.
     pub(crate) fn holding(tcp: TcpStream) -> Self {
         Self { tcp, pending: Vec::new(), holds_writes: true, read_ahead: BytesMut::new(), is_bulk: false }
     }
 
-    /// From now on what is written is pending again: what is left to be said goes with the end.
+    /// Holds writes again, so that the last bytes and the FIN share a segment.
     pub(crate) fn hold_writes(&mut self) {
         self.holds_writes = true;
     }
 
-    /// From now on what is written goes. What was pending goes with the next write or flush, and not before.
+    /// Stops holding writes. What is pending goes out with the next write or flush, not before.
     pub(crate) fn release_writes(&mut self) {
         self.holds_writes = false;
     }
 
-    /// The connection itself.
+    /// The underlying connection.
     pub(crate) fn tcp(&self) -> &TcpStream {
         &self.tcp
     }
@@ -61,8 +61,8 @@ impl BufferedTcp {
         Poll::Ready(Ok(()))
     }
 
-    /// Hands over what is pending with word that more follows, so that the end which follows at once is in the same segment. What is not taken
-    /// so goes the usual way.
+    /// Sends what is pending with `MSG_MORE`, so that the FIN that follows at once shares its segment. What is not taken this way is written as
+    /// usual.
     #[cfg(target_os = "linux")]
     fn send_with_end(&mut self) {
         use rustix::net::{SendFlags, send};
@@ -78,7 +78,7 @@ impl BufferedTcp {
     #[cfg(not(target_os = "linux"))]
     fn send_with_end(&mut self) {}
 
-    /// Adds to what is pending, and has it all written unless it is to be pending. Nothing, where it is too much to be pending.
+    /// Appends to the pending bytes and writes them unless writes are held. `None` if it would not fit.
     fn buffer(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Option<io::Result<usize>> {
         let bytes = bufs.iter().map(|buf| buf.len()).sum::<usize>();
         if self.pending.len() + bytes > MAX_PENDING {
@@ -99,7 +99,7 @@ impl BufferedTcp {
         let read = pin!(tcp.read_buf(read_ahead)).poll(cx);
         *is_bulk = matches!(read, Poll::Ready(Ok(READ_AHEAD_THRESHOLD..)));
         if read_ahead.is_empty() {
-            *read_ahead = BytesMut::new(); // who waits has no buffer
+            *read_ahead = BytesMut::new(); // an idle connection has no buffer
         }
         read.map_ok(drop)
     }

@@ -1,4 +1,4 @@
-//! One connection to the relay as bytes, whatever carries it, and when it was last last_read.
+//! One connection to the relay as a byte stream, over TLS or anything else, and when it was last read.
 
 use std::fmt;
 use std::io;
@@ -31,34 +31,34 @@ trait Duplex: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Duplex for S {}
 
 impl Connection {
-    /// A connection over TLS. The end of its handshake goes with what is said first, or with a flush.
+    /// A TLS connection. The end of its handshake goes out with the first write, or with a flush.
     pub(crate) fn tls(mut stream: TlsStream<BufferedTcp>) -> Self {
         stream.get_mut().0.release_writes();
         Self { carrier: Carrier::Tls(Box::new(stream)), last_read: Instant::now() }
     }
 
-    /// A connection over anything else, such as a pipe within the process. Nothing here protects it.
+    /// A connection over any other byte stream, such as an in-process pipe. It adds no protection.
     pub fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
         Self { carrier: Carrier::Custom(Box::new(stream)), last_read: Instant::now() }
     }
 
-    /// When the last byte came.
+    /// When the last byte was received.
     pub fn last_read(&self) -> Instant {
         self.last_read
     }
 
-    /// Has all that is still written go with the end of this side, which must follow at once.
+    /// Makes the remaining writes share a segment with the FIN, which must follow at once.
     pub(crate) fn coalesce_with_fin(&mut self) {
         if let Carrier::Tls(tls) = &mut self.carrier {
             tls.get_mut().0.hold_writes();
         }
     }
 
-    /// Makes the drop of this connection a TCP reset, where it is one of TCP.
+    /// Makes the drop of this connection a TCP reset, if it is a TCP connection.
     pub fn reset_on_drop(&self) {
         let Carrier::Tls(tls) = &self.carrier else { return };
         if let Err(error) = tls.get_ref().0.tcp().set_zero_linger() {
-            tracing::debug!(%error, "a connection could not be reset and is closed instead");
+            tracing::debug!(%error, "cannot reset a connection, closing it instead");
         }
     }
 }

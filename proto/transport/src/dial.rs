@@ -1,9 +1,9 @@
-//! Reaching the relay: names to addresses, TCP, TLS, and one HTTP exchange or upgrade, all under one deadline.
+//! Dials the relay: name resolution, TCP, TLS, and one HTTP exchange or upgrade, all within one deadline.
 //!
-//! Nothing is remembered between dials but TLS sessions, and for a few seconds where the relay is (`tcp.rs`). Redirects are never
-//! followed, since a token must not travel to where a stranger points.
+//! The only state kept between dials is TLS sessions and, for a few seconds, the relay's address (`tcp.rs`). Redirects are never followed:
+//! a token must not travel to a host that somebody else names.
 //!
-//! Does not own: trying again (each program's own matter), what is said on a WebSocket ([`crate::leg`]).
+//! Does not own: retries (each program has its own rules), the messages on a WebSocket ([`crate::leg`]).
 
 use std::fmt;
 use std::io;
@@ -32,7 +32,7 @@ use crate::tcp::{AddressSource, TcpConnector};
 use crate::trust::client_config;
 pub use crate::trust::{TrustError, provider};
 
-/// Reaches one relay. Cheap to clone; clones resume one another's TLS sessions.
+/// Dials one relay. Cheap to clone; clones share TLS sessions.
 #[derive(Clone)]
 pub struct Dialer {
     url: RelayUrl,
@@ -48,7 +48,7 @@ enum Connector {
 type ConnectFn = dyn Fn(RelayUrl) -> Pin<Box<dyn Future<Output = io::Result<Connection>> + Send>> + Send + Sync;
 
 impl Dialer {
-    /// A dialer of the relay at `url`. With `ca` (DER of a certificate) only that CA is trusted, else the machine's own store.
+    /// A dialer for the relay at `url`. With `ca` (a DER certificate) only that CA is trusted, otherwise the machine's trust store.
     ///
     /// # Errors
     /// [`TrustError`].
@@ -56,7 +56,7 @@ impl Dialer {
         Ok(Self { url, connector: Connector::Tls(client_config(ca)?, Arc::default()) })
     }
 
-    /// A dialer that gets its connections from `connect` instead of TCP and TLS: for pipes within the process.
+    /// A dialer whose connections come from `connect` instead of TCP and TLS, for example in-process pipes.
     pub fn over<C, F, S>(url: RelayUrl, connect: C) -> Self
     where
         C: Fn(RelayUrl) -> F + Send + Sync + 'static,
@@ -70,13 +70,13 @@ impl Dialer {
         Self { url, connector: Connector::Custom(Arc::new(connect)) }
     }
 
-    /// The same dialer for another address: what [`RelayUrl::resolve`] gave for a leg.
+    /// The same dialer for another address, such as one that [`RelayUrl::resolve`] returned for a leg.
     #[must_use]
     pub fn at(&self, url: RelayUrl) -> Self {
         Self { url, connector: self.connector.clone() }
     }
 
-    /// Where it dials.
+    /// The relay's address.
     pub fn url(&self) -> &RelayUrl {
         &self.url
     }
@@ -84,10 +84,10 @@ impl Dialer {
     /// Opens a control channel's WebSocket at `path`.
     ///
     /// # Errors
-    /// [`DialError`]. A refusal's body is read up to 64 KiB.
+    /// [`DialError`]. At most 64 KiB of a refusal's body are read.
     ///
     /// # Cancel safety
-    /// Dropping the future drops the connection; the relay may have taken the request.
+    /// Dropping the future drops the connection; the relay may have received the request.
     pub async fn control(&self, path: &str, deadline: Instant) -> Result<WebSocket, DialError> {
         let parts = RequestParts { method: Method::GET, path, headers: &HeaderMap::new(), bearer: None, body: None };
         let work = async |connection| upgrade(connection, &self.url, parts, Subprotocol::Control).await;
@@ -95,11 +95,12 @@ impl Dialer {
         Ok(WebSocketStream::from_partially_read(connection, ahead.into(), Role::Client, Some(control_config())).await)
     }
 
-    /// A connection on which nothing is asked yet, for [`Dialer::leg_on`]: who has something else to wait for saves this time. The relay keeps
-    /// it for a minute, but first it must be told that TLS is done: flush a connection that is not used at once.
+    /// Opens a connection without sending a request on it, for [`Dialer::leg_on`]: a caller that still waits for something else saves the
+    /// time of the handshakes. The relay keeps such a connection for one minute. Flush a connection that is not used at once: the end of the
+    /// TLS handshake may still be buffered.
     ///
     /// # Errors
-    /// [`DialError`], but never [`DialError::Refused`].
+    /// [`DialError`], never [`DialError::Refused`].
     ///
     /// # Cancel safety
     /// Dropping the future drops the connection.
@@ -110,15 +111,15 @@ impl Dialer {
     /// Opens a leg at `path`, which then waits for `opened`.
     ///
     /// # Errors
-    /// [`DialError`]. A refusal's body is read up to 64 KiB.
+    /// [`DialError`]. At most 64 KiB of a refusal's body are read.
     ///
     /// # Cancel safety
-    /// Dropping the future drops the connection; the relay may have taken the request.
+    /// Dropping the future drops the connection; the relay may have received the request.
     pub async fn leg(&self, path: &str, headers: &HeaderMap, bearer: Option<&Secret>, deadline: Instant) -> Result<Leg, DialError> {
         self.leg_with(None, path, headers, bearer, deadline).await
     }
 
-    /// Opens a leg as [`Dialer::leg`], on a connection that is there.
+    /// Like [`Dialer::leg`], on a connection from [`Dialer::preconnect`].
     ///
     /// # Errors
     /// As [`Dialer::leg`].
@@ -142,13 +143,13 @@ impl Dialer {
         self.within(connection, AddressSource::CacheFirst, deadline, work).await.map(|(connection, ahead)| Leg::new(connection, ahead))
     }
 
-    /// Asks something of the HTTP API on a connection of its own. `body` is JSON. Any status is an answer: see [`Response::accepted`].
+    /// Sends one request of the HTTP API on a connection of its own. `body` is JSON. Every status is `Ok`: see [`Response::accepted`].
     ///
     /// # Errors
-    /// [`DialError`], but never [`DialError::Refused`].
+    /// [`DialError`], never [`DialError::Refused`].
     ///
     /// # Cancel safety
-    /// Dropping the future drops the connection; the relay may have taken the request.
+    /// Dropping the future drops the connection; the relay may have received the request.
     pub async fn request(
         &self,
         method: Method,
@@ -162,7 +163,7 @@ impl Dialer {
         self.within(None, AddressSource::CacheFirst, deadline, async |connection| exchange(connection, &self.url, parts).await).await
     }
 
-    /// Connects, where there is no connection yet, then does `work`, both before the deadline.
+    /// Connects unless there is a connection, then runs `work`, all before the deadline.
     async fn within<T>(
         &self,
         connection: Option<Connection>,

@@ -1,6 +1,6 @@
-//! One HTTP/1.1 request on one connection: its answer, or the WebSocket that it becomes.
+//! One HTTP/1.1 request on one connection, and its response or upgrade.
 //!
-//! hyper does the exchange and not tungstenite, which loses the bodies of refusals. Redirects are answers like any other.
+//! This uses hyper rather than tungstenite's handshake, which drops the bodies of refusals. Redirects are returned like any other response.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -29,16 +29,16 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use crate::connection::Connection;
 use crate::error::{DialError, Refusal};
 
-/// Bytes of a refusal's body that are read. The relay's own have a few hundred.
+/// Bytes read of a refusal's body. The relay's own have a few hundred.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
-/// The status of a refusal is worth more than its words: those are waited for no longer than this.
+/// A refusal's status matters more than its body: the body is awaited no longer than this.
 const REFUSAL_BODY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Bytes of an answer's body that are read: enough for lists of tens of thousands of devices.
+/// Bytes read of a response's body: enough for lists of tens of thousands of devices.
 const MAX_RESPONSE_BYTES: usize = 32 * 1024 * 1024;
-/// Bytes of an answer's head; the rest of what hyper buffers is the body's.
+/// Bytes of a response's head; the rest of hyper's buffer is for the body.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// What a WebSocket to the relay is for.
+/// The purpose of a WebSocket to the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subprotocol {
     /// A device's control channel.
@@ -48,7 +48,7 @@ pub(crate) enum Subprotocol {
 }
 
 impl Subprotocol {
-    /// As it stands in `Sec-WebSocket-Protocol`.
+    /// The value in `Sec-WebSocket-Protocol`.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Control => CONTROL_SUBPROTOCOL,
@@ -57,7 +57,7 @@ impl Subprotocol {
     }
 }
 
-/// A control channel is idle most of its life, and its messages are short.
+/// A control channel is idle most of its life and its messages are short, so its buffers are small.
 pub(crate) fn control_config() -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(4 * 1024)
@@ -67,7 +67,7 @@ pub(crate) fn control_config() -> WebSocketConfig {
         .max_frame_size(Some(CONTROL_MESSAGE_BYTES))
 }
 
-/// What is asked.
+/// The parts of a request.
 #[derive(Debug)]
 pub(crate) struct RequestParts<'a> {
     pub(crate) method: Method,
@@ -83,17 +83,17 @@ pub(crate) struct RequestParts<'a> {
 pub struct Response {
     /// HTTP status.
     pub status: StatusCode,
-    /// Its headers.
+    /// The headers.
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
 }
 
 impl Response {
-    /// The answer itself, if its status is a success.
+    /// The response itself if its status is a success.
     ///
     /// # Errors
-    /// [`DialError::Refused`] for any other status, redirects among them.
+    /// [`DialError::Refused`] for any other status, redirects included.
     pub fn accepted(self) -> Result<Self, DialError> {
         if self.status.is_success() { Ok(self) } else { Err(DialError::Refused(Box::new(self.refusal()))) }
     }
@@ -101,12 +101,12 @@ impl Response {
     /// Reads the body as JSON.
     ///
     /// # Errors
-    /// [`DialError::Body`], which names the place.
+    /// [`DialError::Body`], which names the place of the error.
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, DialError> {
         serde_json::from_slice(&self.body).map_err(|error| DialError::Body(error.to_string()))
     }
 
-    /// The answer as a refusal.
+    /// The response as a refusal.
     fn refusal(&self) -> Refusal {
         let problem: Option<Problem> = serde_json::from_slice(&self.body).ok();
         let seconds = self.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
@@ -115,16 +115,16 @@ impl Response {
     }
 }
 
-/// Asks and reads the answer.
+/// Sends a request and reads its response.
 pub(crate) async fn exchange(connection: Connection, url: &RelayUrl, parts: RequestParts<'_>) -> Result<Response, DialError> {
     let request = request(url, parts)?;
     match send(connection, request, MAX_RESPONSE_BYTES).await? {
         Exchange::Response(response) => Ok(response),
-        Exchange::Upgraded(..) => Err(DialError::Upgrade("nobody asked for it")),
+        Exchange::Upgraded(..) => Err(DialError::Upgrade("no upgrade was requested")),
     }
 }
 
-/// Asks for a WebSocket: the connection behind the 101, and what was read behind that.
+/// Asks for an upgrade: the connection after the 101, and the bytes read beyond it.
 pub(crate) async fn upgrade(
     connection: Connection,
     url: &RelayUrl,
@@ -145,7 +145,7 @@ pub(crate) async fn upgrade(
         Exchange::Response(response) => Err(DialError::Refused(Box::new(response.refusal()))),
         Exchange::Upgraded(headers, parts) => {
             check_upgrade(&headers, &key, subprotocol)?;
-            // A view of hyper's buffer: copied, so that the buffer goes.
+            // This is a view into hyper's buffer. Copy it, so that the buffer is freed.
             Ok((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
         }
     }
@@ -163,7 +163,7 @@ fn request(url: &RelayUrl, parts: RequestParts<'_>) -> Result<Request<Full<Bytes
         let authority = HeaderValue::from_str(&url.authority()).map_err(|error| DialError::Request(error.into()))?;
         headers.insert(HOST, authority);
         if let Some(token) = parts.bearer {
-            let bearer = format!("Bearer {}", token.reveal()); // to the relay that it is for, over TLS
+            let bearer = format!("Bearer {}", token.reveal()); // sent to the relay it is meant for, over TLS
             let mut bearer = HeaderValue::from_str(&bearer).map_err(|error| DialError::Request(error.into()))?;
             bearer.set_sensitive(true);
             headers.insert(AUTHORIZATION, bearer);
@@ -172,25 +172,25 @@ fn request(url: &RelayUrl, parts: RequestParts<'_>) -> Result<Request<Full<Bytes
     request.body(parts.body.map(Full::from).unwrap_or_default()).map_err(DialError::Request)
 }
 
-/// What came of a request.
+/// The outcome of a request.
 enum Exchange {
     Response(Response),
     Upgraded(HeaderMap, Parts<TokioIo<Connection>>),
 }
 
-/// Sends the request and drives the connection until the answer is whole, or is 101. Of a body larger than `most` nothing is kept.
+/// Sends the request and drives the connection until the response is complete or is a 101. A body larger than `max_body` is an error.
 async fn send(connection: Connection, request: Request<Full<Bytes>>, max_body: usize) -> Result<Exchange, DialError> {
     let builder = Builder::new().max_buf_size(MAX_HEAD_BYTES).handshake(TokioIo::new(connection));
     let (mut sender, driver) = builder.await.map_err(DialError::Http)?;
     let mut driver = pin!(driver.without_shutdown());
     let mut driven = None;
-    // The driver may be done in the very poll that makes the answer ready, and must not be polled after that.
+    // The driver may finish in the same poll that completes the response, and must not be polled after that.
     macro_rules! drive {
         ($work:expr) => {{
             let mut work = pin!($work);
             loop {
                 select! {
-                    biased; // an answer that is there counts, whatever became of the connection
+                    biased; // a response that has arrived counts, whatever happened to the connection
                     done = &mut work => break done,
                     done = &mut driver, if driven.is_none() => driven = Some(done),
                 }
@@ -222,16 +222,16 @@ fn check_upgrade(headers: &HeaderMap, key: &str, subprotocol: Subprotocol) -> Re
     let is_websocket = text(UPGRADE).is_some_and(|value| value.eq_ignore_ascii_case("websocket"));
     let lists_upgrade = |value: &str| value.split(',').any(|word| word.trim().eq_ignore_ascii_case("upgrade"));
     if !is_websocket || !text(CONNECTION).is_some_and(lists_upgrade) {
-        return Err(DialError::Upgrade("it is not to a WebSocket"));
+        return Err(DialError::Upgrade("it is not a WebSocket upgrade"));
     }
     if text(SEC_WEBSOCKET_ACCEPT) != Some(derive_accept_key(key.as_bytes()).as_str()) {
-        return Err(DialError::Upgrade("Sec-WebSocket-Accept is not the answer to our key"));
+        return Err(DialError::Upgrade("Sec-WebSocket-Accept does not match the key"));
     }
     if text(SEC_WEBSOCKET_PROTOCOL) != Some(subprotocol.name()) {
-        return Err(DialError::Upgrade("Sec-WebSocket-Protocol is not what was asked for"));
+        return Err(DialError::Upgrade("Sec-WebSocket-Protocol is not the requested one"));
     }
     if headers.contains_key(SEC_WEBSOCKET_EXTENSIONS) {
-        return Err(DialError::Upgrade("an extension that nobody asked for"));
+        return Err(DialError::Upgrade("an extension that was not requested"));
     }
     Ok(())
 }

@@ -1,21 +1,21 @@
-//! A leg as a stream of bytes: `AsyncRead + AsyncWrite` with true half-close, and the reason of its end.
+//! A leg as a byte stream: `AsyncRead + AsyncWrite` with half-close, and the reason it ended.
 //!
 //! ```text
 //!   read   ◀── bytes ── end? ── Close 1000     EOF at `end`, or at a Close 1000 without one
-//!                    └── Close 4xxx, or gone   ConnectionReset, so that a cut stream never looks like a finished one
+//!                    └── Close 4xxx, or lost   ConnectionReset, so that a cut stream never looks like a finished one
 //!   write  ──▶ bytes                           in messages of at most 64 KiB
 //!   shutdown ─▶ end                            the other direction goes on
-//!   finish ─▶ waits for the relay's Close 1000 and answers it;   reset ─▶ Close 4001;   drop ─▶ gone, which is a reset too,
-//!             and before `opened` Close 4001: a leg that is only gone may come again, and is waited for
+//!   finish ─▶ waits for the relay's Close 1000 and answers it;   reset ─▶ Close 4001
+//!   drop ─▶ the connection is lost, which is a reset too; before `opened` Close 4001, because the relay waits for a leg that is only lost
 //! ```
 //!
-//! Pings are answered while the leg is read. A relay that sends nothing for 2.5 of its ping intervals while it is read is dead.
+//! Pings are answered while the leg is read. A relay that sends nothing for 2.5 ping intervals while the leg is read is dead.
 //!
-//! Does not own: reaching the relay ([`crate::dial`]), the local socket and unasked pongs ([`mod@crate::bridge`]).
+//! Does not own: reaching the relay ([`crate::dial`]), the local socket and unsolicited pongs ([`mod@crate::bridge`]).
 //!
 //! # Cancel safety
-//! Reading, writing, flushing, shutting down and [`Leg::opened`] keep partial messages inside the leg: a future of theirs that is dropped loses nothing.
-//! [`Leg::finish`] and [`Leg::reset`] own the leg: dropping theirs drops the leg.
+//! Reads, writes, flushes, shutdowns and [`Leg::opened`] keep partial messages inside the leg, so dropping their futures loses nothing.
+//! [`Leg::finish`] and [`Leg::reset`] own the leg: dropping their futures drops it.
 
 use std::future::poll_fn;
 use std::io;
@@ -47,34 +47,34 @@ use frames::{FrameStream, ReceiveBuffer, Received};
 #[derive(Debug)]
 pub struct Leg {
     frames: FrameStream,
-    /// What came and nobody has read yet.
+    /// Received bytes that have not been read.
     pub(crate) incoming: ReceiveBuffer,
-    /// What came behind it.
+    /// The message that arrived behind those bytes.
     next: Option<Received>,
-    /// Armed at `opened`; before that the handshake's deadline is the limit.
+    /// Set at `opened`; before that the handshake's deadline applies.
     silence: Option<Silence>,
     is_opened: bool,
     far_ended: bool,
     own_ended: bool,
-    /// A Close 1000 was sent: the relay answers it when the far side has everything, however long that takes.
+    /// A Close 1000 was sent. The relay answers it once the far side has everything, however long that takes.
     close_sent: bool,
     end: Option<EndReason>,
 }
 
-/// How long a relay may say nothing. The timer is looked at when it fires, and not moved by every frame.
+/// The longest silence allowed to the relay. The timer is re-armed when it fires, not on every frame.
 #[derive(Debug)]
 struct Silence {
     limit: Duration,
     timer: Pin<Box<Sleep>>,
 }
 
-/// What comes next on a leg. Bytes are in [`Leg::incoming`] by then.
+/// What comes next on a leg. Bytes are in [`Leg::incoming`].
 #[derive(Debug)]
 pub(crate) enum LegEvent {
     Bytes,
     /// `end`, once.
     End,
-    /// See [`Leg::end_reason`]. Comes again whenever it is asked for.
+    /// The leg has ended: see [`Leg::end_reason`]. Returned by every later poll too.
     Over,
 }
 
@@ -84,7 +84,7 @@ enum Verdict {
 }
 
 impl Leg {
-    /// The leg behind a 101, and what was read behind that.
+    /// The leg on a connection that was upgraded, and the bytes that were read beyond the 101.
     pub fn new(connection: Connection, ahead: Bytes) -> Self {
         Self {
             frames: FrameStream::new(connection, ahead),
@@ -99,14 +99,14 @@ impl Leg {
         }
     }
 
-    /// Waits for the relay's verdict. To be called once, before anything is read; writing before it is allowed, see the protocol.
-    /// It has no limit of its own: the handshake's deadline is the caller's to keep.
+    /// Waits for the relay's verdict. Call it once, before reading; writing before it is allowed, see the protocol.
+    /// It has no timeout of its own: the caller enforces the handshake's deadline.
     ///
     /// # Errors
     /// [`OpenError`].
     ///
     /// # Cancel safety
-    /// Nothing is lost; it may be called again.
+    /// Nothing is lost; it can be called again.
     pub async fn opened(&mut self) -> Result<Opened, OpenError> {
         let first = poll_fn(|cx| self.poll_verdict(cx)).await?;
         match first {
@@ -120,16 +120,16 @@ impl Leg {
         }
     }
 
-    /// Why the leg ended, as soon as that was read.
+    /// Why the leg ended, once that has been read.
     pub fn end_reason(&self) -> Option<&EndReason> {
         self.end.as_ref()
     }
 
     /// Ends this side, waits for the relay's Close 1000, and answers it.
     ///
-    /// With both directions ended, that is all. Otherwise this side is done with the stream: what was written before is still delivered, the
-    /// far side is told that no more comes, and what it still sends is dropped. There is no limit in time then, since the Close stands behind
-    /// all that a slow far side has not read yet. Dropping the future is the way to give up.
+    /// If both directions have ended, that is all. Otherwise this side is done with the stream: what was written before is still delivered,
+    /// the far side is told that no more comes, and what it still sends is discarded. There is no timeout, because the Close comes behind
+    /// everything that a slow far side has not read yet. Drop the future to give up.
     pub async fn finish(mut self) -> EndReason {
         if self.end.is_none() && !(self.own_ended && self.far_ended) {
             self.send_end().await;
@@ -139,7 +139,7 @@ impl Leg {
         end
     }
 
-    /// Resets the stream: the far side learns that it was cut. Waits for the relay's answer, 5 s at most.
+    /// Resets the stream: the far side learns that it was cut. Waits at most 5 s for the relay's answer.
     pub async fn reset(mut self) {
         self.send_close(CloseReason::Reset, "");
         let answered = async { poll_fn(|cx| self.frames.poll_flush(cx)).await.is_ok() && poll_fn(|cx| self.poll_close(cx)).await };
@@ -148,7 +148,7 @@ impl Leg {
         }
     }
 
-    /// The last of a leg whose end is known: its answer, or its accusation, goes out within 5 s.
+    /// Closes a leg whose end is known: sends the answer to a Close, or the Close after a protocol error, within 5 s.
     pub(crate) async fn complete_close(mut self) {
         let is_gone = matches!(self.end, Some(EndReason::Lost(_)));
         if is_gone || timeout(CLOSE_WITHIN, self.write_close()).await.is_err() {
@@ -157,16 +157,16 @@ impl Leg {
     }
 
     async fn write_close(&mut self) {
-        // The leg is over: what cannot be said now does not matter.
+        // The leg is over: what cannot be sent now does not matter.
         self.frames.connection().coalesce_with_fin();
         let said = poll_fn(|cx| self.frames.poll_flush(cx)).await.is_ok() && self.frames.connection().shutdown().await.is_ok();
         if said && matches!(self.end, Some(EndReason::ProtocolError { .. })) {
-            // Closing with undecoded bytes is a TCP reset, which would eat what was just said.
+            // Closing a socket with unread bytes sends a TCP reset, which could destroy the Close that was just sent.
             drop(tokio::io::copy(self.frames.connection(), &mut tokio::io::sink()).await);
         }
     }
 
-    /// Reads and drops until the relay's Close is there: true; or will never be.
+    /// Reads and discards until the relay's Close arrives (true) or cannot arrive any more (false).
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         loop {
             match ready!(self.frames.poll_receive(&mut self.incoming, cx)) {
@@ -188,7 +188,7 @@ impl Leg {
             poll_fn(|cx| self.frames.poll_flush(cx)).await
         };
         if let Err(error) = done.await {
-            tracing::debug!(%error, "the end of a leg could not be said");
+            tracing::debug!(%error, "cannot send the end of a leg");
         }
     }
 
@@ -212,7 +212,7 @@ impl Leg {
         }
     }
 
-    /// What comes next. Pending registers the waker for frames and for the relay's silence.
+    /// What comes next. Pending registers the waker for frames and for the silence timer.
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<LegEvent> {
         loop {
             if self.end.is_some() {
@@ -245,7 +245,7 @@ impl Leg {
         }
     }
 
-    /// Reads on to the end of the leg; bytes are dropped.
+    /// Reads to the end of the leg and discards bytes.
     pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<EndReason> {
         loop {
             match ready!(self.poll_event(cx)) {
@@ -256,7 +256,7 @@ impl Leg {
         }
     }
 
-    /// What comes next; bytes before anything that stands behind them.
+    /// What comes next; bytes come before a message that arrived behind them.
     fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
         let received = match self.next.take() {
             Some(received) => received,
@@ -269,12 +269,12 @@ impl Leg {
         Poll::Ready(Received::Bytes)
     }
 
-    /// Notes what ends the leg.
+    /// Records what ended the leg.
     fn on_end(&mut self, end: Received, cx: &mut Context<'_>) {
         match end {
             Received::Close(close) => {
                 self.end = Some(self.end_by(close.as_ref()));
-                // The answer waits until `try_flush`, or until the leg is parted with.
+                // The answer is flushed by `try_flush`, or when the leg is closed.
                 match &close {
                     Some(close) => self.frames.push_close(close.code, &close.reason),
                     None => self.frames.push(Kind::Close, &[]),
@@ -297,7 +297,7 @@ impl Leg {
         }
     }
 
-    /// Judges only when nothing can be read: what waits undecoded in the machine's buffers is life.
+    /// Called only when nothing can be read: unread data in the socket's buffer shows that the relay is alive.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let last_read = self.frames.connection().last_read();
         let Some(silence) = self.silence.as_mut().filter(|_| !self.close_sent) else { return Poll::Pending };
@@ -312,8 +312,7 @@ impl Leg {
         }
     }
 
-    /// Has what the socket still has to say written, as far as it takes it: above all the answer to a Close, where nobody is about to part
-    /// with the leg.
+    /// Writes as much of what is pending as the socket takes. Above all the answer to a Close, where nobody will close the leg.
     pub(crate) fn try_flush(&mut self, cx: &mut Context<'_>) {
         drop(self.frames.poll_flush(cx));
     }
@@ -329,7 +328,7 @@ impl Leg {
     fn protocol_error(&mut self, close: CloseReason, detail: &str, cx: &mut Context<'_>) {
         self.send_close(close, detail);
         self.end = Some(EndReason::ProtocolError { close, detail: detail.to_owned() });
-        self.try_flush(cx); // the rest goes when the leg is parted with
+        self.try_flush(cx); // the rest is sent when the leg is closed
     }
 
     fn send_close(&mut self, close: CloseReason, detail: &str) {
@@ -340,7 +339,7 @@ impl Leg {
     /// Waits until bytes can be sent.
     pub(crate) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.own_ended {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, "this side of the leg was ended")));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, "this side of the leg has ended")));
         }
         if let Some(end) = &self.end {
             return Poll::Ready(Err(end.to_error()));
@@ -348,25 +347,25 @@ impl Leg {
         self.frames.poll_writable(cx)
     }
 
-    /// Sends what `source` has to say, at most 64 KiB, after [`Leg::poll_writable`] was ready. Zero is its end.
+    /// Sends at most 64 KiB read from `source`, after [`Leg::poll_writable`] was ready. Zero means that the source has ended.
     pub(crate) fn poll_send_from<S: AsyncRead + Unpin>(&mut self, source: &mut S, cx: &mut Context<'_>) -> Poll<Result<usize, SendError>> {
         self.frames.poll_send(cx, |cx, payload| Pin::new(source).poll_read(cx, payload))
     }
 
-    /// Sends a pong that nobody asked for, if there is room; where there is none, the bytes that are in its way say the same.
+    /// Sends an unsolicited pong if there is room. If there is none, the bytes that block it show the same.
     pub(crate) fn poll_pong(&mut self, cx: &mut Context<'_>) {
         if let Poll::Ready(Ok(())) = self.frames.poll_writable(cx) {
             self.frames.push(Kind::Pong, &[]);
-            drop(self.frames.poll_flush(cx)); // the rest goes with what is said next
+            drop(self.frames.poll_flush(cx)); // the rest goes out with the next write
         }
     }
 
-    /// Whether something of the stream was handed to the connection that it may not have written yet.
+    /// Whether bytes or the end of the stream may not have been written to the connection yet.
     pub(crate) fn has_unsent_data(&self) -> bool {
         self.frames.has_unsent_data()
     }
 
-    /// Writes out all that was sent.
+    /// Flushes everything.
     pub(crate) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.end {
             Some(end) if self.has_unsent_data() => Poll::Ready(Err(end.to_error())),
@@ -375,7 +374,7 @@ impl Leg {
     }
 }
 
-/// Says that this leg does not come again. Where it cannot be said without waiting, the stream's deadline says it.
+/// Tells the relay that this leg will not be joined again. If that cannot be sent without waiting, the stream's deadline ends it.
 impl Drop for Leg {
     fn drop(&mut self) {
         if !self.is_opened && self.end.is_none() {

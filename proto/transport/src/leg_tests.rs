@@ -1,4 +1,4 @@
-//! A leg against the relay's end of it, with a clock that stands still.
+//! A leg against the relay's end of it, with a paused clock.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -19,7 +19,7 @@ const PIPE: usize = 1021;
 const ROOMY: usize = 1 << 21;
 
 #[tokio::test(start_paused = true)]
-async fn opened_says_who_is_there_and_bytes_may_be_behind_it() {
+async fn opened_names_the_peer_and_bytes_may_follow_it() {
     let (mut leg, mut relay) = joined(ROOMY).await;
     relay.open().await;
     relay.send_bytes(b"hello").await;
@@ -30,7 +30,7 @@ async fn opened_says_who_is_there_and_bytes_may_be_behind_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_is_its_problem() {
+async fn a_refusal_carries_its_problem() {
     let (mut leg, mut relay) = joined(ROOMY).await;
     let problem = Problem::new(ProblemCode::TargetRefused, "nobody listens");
     relay.text(LegText::Refused(Box::new(Refused { problem: problem.clone() })).encode()).await;
@@ -53,7 +53,7 @@ async fn a_leg_may_end_without_a_verdict() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leg_that_is_dropped_before_it_is_opened_says_that_it_does_not_come_again() {
+async fn a_leg_that_is_dropped_before_it_is_opened_is_closed_with_a_reset() {
     let (leg, mut relay) = joined(ROOMY).await;
     drop(leg);
     assert_eq!(relay.closed().await, Some(CloseReason::Reset.code()));
@@ -91,7 +91,7 @@ async fn this_side_ends_first_and_the_far_side_goes_on() {
         relay.expect_end().await;
         relay.send_bytes(&pattern(60_000)).await;
         relay.end().await;
-        relay.end().await; // a second one is ignored
+        relay.end().await; // a second `end` is ignored
         relay.close(1000).await;
         assert_eq!(relay.closed().await, Some(1000));
     };
@@ -108,7 +108,7 @@ async fn this_side_ends_first_and_the_far_side_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_simple_far_side_that_is_done_cuts_this_side_short() {
+async fn a_simple_far_side_that_finished_cuts_this_side_short() {
     let (mut leg, mut relay) = open(ROOMY).await;
     relay.send_bytes(b"bye").await;
     relay.close(1000).await;
@@ -141,7 +141,7 @@ async fn a_close_1000_behind_this_sides_end_is_a_clean_end() {
 async fn every_other_close_and_a_lost_connection_are_a_reset() {
     for code in [4001, 4002, 4005, 1012, 1011] {
         let (mut leg, mut relay) = open(ROOMY).await;
-        relay.end().await; // even behind an end: the stream was not finished
+        relay.end().await; // even after `end`: the stream was not finished
         leg.shutdown().await.unwrap();
         assert_eq!(leg.read(&mut [0; 8]).await.unwrap(), 0);
         relay.close(code).await;
@@ -184,7 +184,7 @@ async fn unknown_texts_and_empty_messages_are_ignored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_relay_that_breaks_the_protocol_is_told_how() {
+async fn a_relay_that_breaks_the_protocol_is_closed_with_the_reason() {
     let large = format!(r#"{{"type":"x","y":"{}"}}"#, "y".repeat(17_000));
     let cases: [(&[Message], u16); 6] = [
         (&[Message::text(END_TEXT), Message::binary(vec![1])], 4400),
@@ -254,22 +254,22 @@ async fn a_reader_that_paused_for_long_does_not_take_the_relay_for_dead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_done_drops_what_still_comes_and_waits_without_a_limit() {
+async fn finish_discards_what_still_arrives_and_waits_without_a_timeout() {
     let (mut leg, mut relay) = open(PIPE).await;
     leg.write_all(b"hello").await.unwrap();
     let late = async {
         assert_eq!(relay.bytes(5).await, b"hello");
         relay.send_bytes(&pattern(50_000)).await;
         assert_eq!(relay.next().await, Received::Close(1000));
-        sleep(Duration::from_secs(7_200)).await; // a far side that takes its time
-        relay.0.flush().await.ok(); // the answer
+        sleep(Duration::from_secs(7_200)).await; // a slow far side
+        relay.0.flush().await.ok(); // the answer to the Close
     };
     let (end, ()) = tokio::join!(leg.finish(), late);
     assert_eq!(end, EndReason::Finished);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reset_is_told_and_does_not_wait_for_ever() {
+async fn a_reset_is_sent_and_does_not_wait_for_ever() {
     let (leg, mut relay) = open(ROOMY).await;
     let ((), code) = tokio::join!(leg.reset(), relay.closed());
     assert_eq!(code, Some(4001));

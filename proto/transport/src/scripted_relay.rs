@@ -1,4 +1,4 @@
-//! For tests: the relay's end of a leg, frame by frame, over a pipe; and local sides that can be reset.
+//! For tests: the relay's end of a leg over a pipe, driven frame by frame, and local sides that can be reset.
 
 use std::io;
 use std::pin::Pin;
@@ -21,10 +21,10 @@ use crate::bridge::LocalSide;
 use crate::connection::Connection;
 use crate::leg::Leg;
 
-/// How often the scripted relay says that it pings.
+/// The ping interval that the scripted relay announces.
 pub(crate) const PING: Duration = Duration::from_secs(25);
 
-/// What comes on a leg at the relay's end.
+/// What the relay received on a leg.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Received {
     Bytes(Bytes),
@@ -37,7 +37,7 @@ pub(crate) enum Received {
 #[derive(Debug)]
 pub(crate) struct Relay(pub(crate) WebSocketStream<DuplexStream>);
 
-/// A leg before `opened`, over a pipe that holds so many bytes.
+/// A leg before `opened`, over a pipe of this capacity.
 pub(crate) async fn joined(pipe: usize) -> (Leg, Relay) {
     let (near, far) = duplex(pipe);
     let leg = Leg::new(Connection::over(near), Bytes::new());
@@ -97,7 +97,7 @@ impl Relay {
         self.send(Message::Close(Some(CloseFrame { code: code.into(), reason: "".into() }))).await;
     }
 
-    /// What comes next; pings are left out.
+    /// The next message; pings are skipped.
     pub(crate) async fn next(&mut self) -> Received {
         loop {
             return match self.0.next().await {
@@ -111,7 +111,7 @@ impl Relay {
         }
     }
 
-    /// Exactly so many bytes.
+    /// Exactly this many bytes.
     pub(crate) async fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut all = Vec::new();
         while all.len() < count {
@@ -128,7 +128,7 @@ impl Relay {
         assert_eq!(self.next().await, Received::Text(END_TEXT.to_owned()));
     }
 
-    /// The code that the leg is closed with; whatever comes before it is dropped.
+    /// The code that the leg is closed with. Everything before it is discarded.
     pub(crate) async fn closed(&mut self) -> Option<u16> {
         loop {
             match self.next().await {
@@ -140,12 +140,12 @@ impl Relay {
     }
 }
 
-/// Bytes that differ from place to place.
+/// Bytes that depend on their position.
 pub(crate) fn pattern(count: usize) -> Vec<u8> {
     (0..count).map(|at| u8::try_from(at % 251).unwrap()).collect()
 }
 
-/// A local side that notes whether it was reset.
+/// A local side that records whether it was reset.
 #[derive(Debug)]
 pub(crate) struct Local {
     pub(crate) stream: DuplexStream,
@@ -153,7 +153,7 @@ pub(crate) struct Local {
     pub(crate) broken: Arc<AtomicBool>,
 }
 
-/// What a test holds of a local side.
+/// The test's end of a local side.
 #[derive(Debug)]
 pub(crate) struct Program {
     pub(crate) stream: DuplexStream,
@@ -161,7 +161,7 @@ pub(crate) struct Program {
     broken: Arc<AtomicBool>,
 }
 
-/// A local side, and the program behind it.
+/// A local side and the program behind it.
 pub(crate) fn local_side(pipe: usize) -> (Local, Program) {
     let (near, far) = duplex(pipe);
     let (was_reset, broken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
@@ -174,7 +174,7 @@ impl Program {
         self.was_reset.load(Ordering::SeqCst)
     }
 
-    /// Resets the connection, as a program does that dies.
+    /// Resets the connection, as when the program dies.
     pub(crate) fn reset(self) {
         self.broken.store(true, Ordering::SeqCst);
     }

@@ -1,6 +1,6 @@
-//! From a host's name to a TCP connection: its addresses in the resolver's order, and before them the one that was good a moment ago.
+//! Opens TCP connections to the relay's host: first to the address that worked a moment ago, then to its addresses in the resolver's order.
 //!
-//! Names are resolved again and again, so that a relay may move; but not for every stream, of which there may be many in a second.
+//! Names are resolved again regularly, so that a relay can move, but not for each of the many streams that may open in one second.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,21 +14,21 @@ use tokio::time::{Instant, timeout_at};
 use crate::descriptors;
 use crate::error::{DialError, Step};
 
-/// An address that does not answer keeps the later ones waiting no longer than its share of the time, but has at least this.
+/// The least time that each address gets; beyond that, each gets an equal share of the time that is left.
 const MIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// What a name resolved to is believed this long: less than any balancer by DNS asks for.
+/// How long a resolved address is used without resolving the name again. Shorter than the TTL of any DNS load balancer.
 const CACHE_TTL: Duration = Duration::from_secs(10);
 
-/// Whether a name must be resolved.
+/// Where an address comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AddressSource {
-    /// Yes: who comes back after a loss must find where the relay is now.
+    /// Resolve the name: a client that reconnects after a loss must find where the relay is now.
     Resolve,
-    /// Not where it was a moment ago, and the address still takes connections.
+    /// Use the cached address, and resolve the name only if that fails.
     CacheFirst,
 }
 
-/// Reaches hosts, and remembers the last one's address.
+/// Connects to hosts and caches the last good address.
 #[derive(Debug, Default)]
 pub(crate) struct TcpConnector(Mutex<Option<CachedAddress>>);
 
@@ -40,10 +40,10 @@ struct CachedAddress {
 }
 
 impl TcpConnector {
-    /// A TCP connection to the host of `url`.
+    /// Opens a TCP connection to the host of `url`.
     ///
     /// # Errors
-    /// [`DialError::Resolve`], [`DialError::Connect`] of the last address, [`DialError::NoDescriptors`].
+    /// [`DialError::Resolve`], [`DialError::Connect`] for the last address tried, [`DialError::NoDescriptors`].
     pub(crate) async fn connect(
         &self,
         url: &RelayUrl,
@@ -57,14 +57,14 @@ impl TcpConnector {
             *step = Step::Connect(address);
             match connect(address, deadline.min(Instant::now() + MIN_CONNECT_TIMEOUT)).await {
                 Ok(tcp) => return Ok(tcp),
-                Err(error) => tracing::debug!(%address, %error, "the relay is not where it was: its name is resolved again"),
+                Err(error) => tracing::debug!(%address, %error, "cached relay address failed, resolving the name again"),
             }
             *step = Step::Resolve;
         }
         self.resolve_and_connect(url, step, deadline).await
     }
 
-    /// Tries every address of the name in the resolver's order.
+    /// Tries each address of the name in the resolver's order.
     async fn resolve_and_connect(&self, url: &RelayUrl, step: &mut Step, deadline: Instant) -> Result<TcpStream, DialError> {
         let resolve_error = |source| match descriptors::is_shortage_of_resolver(&source) {
             true => DialError::NoDescriptors,
@@ -72,7 +72,7 @@ impl TcpConnector {
         };
         let resolved = Instant::now();
         let addresses: Vec<SocketAddr> = lookup_host((url.host(), url.port())).await.map_err(resolve_error)?.collect();
-        let mut failed = resolve_error(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+        let mut failed = resolve_error(io::Error::new(io::ErrorKind::NotFound, "the name has no addresses"));
         for (tried, &address) in addresses.iter().enumerate() {
             *step = Step::Connect(address);
             let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
@@ -85,7 +85,7 @@ impl TcpConnector {
                 Err(error) if descriptors::is_shortage(&error) => return Err(DialError::NoDescriptors),
                 Err(error) => error,
             };
-            tracing::debug!(%address, error = %source, "an address of the relay does not take the connection");
+            tracing::debug!(%address, error = %source, "connecting to a relay address failed");
             failed = DialError::Connect { host: format!("{} at {address}", url.authority()), source };
         }
         Err(failed)
@@ -111,7 +111,7 @@ async fn connect(address: SocketAddr, by: Instant) -> io::Result<TcpStream> {
 
 fn with_nodelay(tcp: TcpStream) -> TcpStream {
     if let Err(error) = tcp.set_nodelay(true) {
-        tracing::debug!(%error, "a socket option is not taken"); // slower, not wrong
+        tracing::debug!(%error, "cannot set TCP_NODELAY"); // slower, but correct
     }
     tcp
 }

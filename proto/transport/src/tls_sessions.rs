@@ -1,6 +1,6 @@
-//! TLS sessions to come back to the relay with: enough for a burst of streams. Resuming one costs both ends half of a full handshake.
+//! A TLS session store that holds enough tickets for a burst of streams. Resuming a session costs both ends half of a full handshake.
 //!
-//! rustls' own store keeps eight tickets of TLS 1.3, each good for one connection: of 64 streams at once, 56 would begin anew.
+//! rustls' own store keeps eight TLS 1.3 tickets, each good for one connection: of 64 streams at once, 56 would need a full handshake.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -9,12 +9,12 @@ use rustls::NamedGroup;
 use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::pki_types::ServerName;
 
-/// Tickets of one server: half a kilobyte each.
+/// Tickets kept per server, half a kilobyte each.
 const TICKETS: usize = 64;
-/// Servers: the relay, and what hosts its legs may be at.
+/// Servers remembered: the relay, and the hosts that its legs may have.
 const SERVERS: usize = 8;
 
-/// What is remembered, in memory alone: the tickets of TLS 1.3 here, all else by rustls' own store.
+/// In memory only. TLS 1.3 tickets are kept here, everything else in rustls' own store.
 #[derive(Debug)]
 pub(crate) struct TlsSessionStore {
     rest: ClientSessionMemoryCache,
@@ -24,7 +24,7 @@ pub(crate) struct TlsSessionStore {
 #[derive(Debug)]
 struct Tickets {
     server: ServerName<'static>,
-    /// The oldest first.
+    /// Oldest first.
     tickets: VecDeque<Tls13ClientSessionValue>,
 }
 

@@ -11,11 +11,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{Leg, SendError};
 
 impl AsyncRead for Leg {
-    /// EOF at the far side's `end`; [`io::ErrorKind::ConnectionReset`] with the [`EndReason`](super::EndReason) inside where the leg was cut.
+    /// EOF at the far side's `end`; [`io::ErrorKind::ConnectionReset`] with the [`EndReason`](super::EndReason) inside if the leg was cut.
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let leg = self.get_mut();
         if !leg.is_opened {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, "the leg is not opened")));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, "the leg is not open")));
         }
         loop {
             if !leg.incoming.is_empty() {
@@ -34,7 +34,7 @@ impl AsyncRead for Leg {
                 None => {}
             }
             if leg.poll_event(cx).is_pending() {
-                // Whoever waits for an answer has asked: the question must not lie in a buffer.
+                // A caller that waits for an answer has sent its question: it must not stay in a buffer.
                 drop(leg.poll_flushed(cx));
                 return Poll::Pending;
             }
@@ -55,7 +55,7 @@ impl AsyncWrite for Leg {
             Err(SendError::Source(error)) => return Poll::Ready(Err(error)),
             Err(SendError::Connection) => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
         };
-        // As with a socket, what was written is on its way without a flush, as far as there is room.
+        // As with a socket, written bytes are sent without a flush, as far as there is room.
         drop(leg.poll_flushed(cx));
         Poll::Ready(Ok(some))
     }
@@ -64,7 +64,7 @@ impl AsyncWrite for Leg {
         self.get_mut().poll_flushed(cx)
     }
 
-    /// Says `end`: this side will send no more bytes. The other direction goes on.
+    /// Sends `end`: this side sends no more bytes. The other direction goes on.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let leg = self.get_mut();
         if !leg.own_ended {

@@ -1,9 +1,9 @@
-//! The WebSocket of a leg: frames over its connection.
+//! The WebSocket frames of a leg on its connection.
 //!
-//! The buffers are the thread's, so that a silent leg has none. What the connection did not take, and what was read and nobody has taken yet,
-//! is all that is pending.
+//! Buffers belong to the thread, so an idle leg has none. A leg keeps only what its connection has not taken and what was read and not
+//! consumed yet.
 //!
-//! Does not own: what a text means, and what follows from an end ([`super`]).
+//! Does not own: the meaning of text messages, and what follows from an end ([`super`]).
 
 use std::cell::Cell;
 use std::io;
@@ -18,11 +18,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::connection::Connection;
 
-/// What one read takes.
+/// The size of one read.
 const READ_SIZE: usize = 64 * 1024;
-/// Bytes that are enough to be given out before more is read.
+/// Received bytes that are handed out before more is read.
 const BATCH: usize = 64 * 1024;
-/// While more than this waits to be sent, a ping is answered by that.
+/// With more than this pending, a ping needs no pong: the pending bytes show that this side is alive.
 const MAX_PENDING_FOR_PONG: usize = 16 * 1024;
 
 thread_local! {
@@ -30,46 +30,46 @@ thread_local! {
     static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// FrameStream in and out.
+/// Reads and writes frames.
 #[derive(Debug)]
 pub(super) struct FrameStream {
     connection: Connection,
     decoder: Decoder,
-    /// What was read and not taken apart: behind the 101, or behind a text.
+    /// Bytes that were read and not decoded: behind the 101, or behind a text message.
     undecoded: Bytes,
-    /// FrameStream that the connection has not taken, always whole ones, and how far they got.
+    /// Whole frames that the connection has not taken, and how much of them was sent.
     pending: Vec<u8>,
     sent: usize,
     unflushed: bool,
-    /// Among that is something of the stream: bytes, or its end.
+    /// The pending bytes include stream data or the `end`.
     has_data: bool,
 }
 
-/// What comes next, behind the bytes that were given out with it.
+/// What was received, behind the bytes that were handed out with it.
 #[derive(Debug)]
 pub(super) enum Received {
-    /// Nothing but bytes for now.
+    /// Only bytes for now.
     Bytes,
     /// A text message.
     Text(String),
     /// The relay's Close.
     Close(Option<Close>),
-    /// The relay broke WebSocket.
+    /// An invalid frame.
     Invalid(FrameError),
-    /// The connection is gone.
+    /// The connection was lost.
     Disconnected(Option<io::Error>),
 }
 
 /// Why bytes were not sent.
 #[derive(Debug)]
 pub(crate) enum SendError {
-    /// There were none: whoever should give them failed.
+    /// The source failed.
     Source(io::Error),
     /// The connection failed.
     Connection,
 }
 
-/// Bytes of the stream that came and were not taken yet.
+/// Stream bytes that were received and not consumed.
 #[derive(Debug, Default)]
 pub(crate) struct ReceiveBuffer {
     bytes: Vec<u8>,
@@ -85,7 +85,7 @@ impl FrameStream {
         &mut self.connection
     }
 
-    /// Takes in what is there: bytes to `incoming`, which is empty, as many as are enough; and what comes next, if it is there too.
+    /// Reads what is available: up to one batch of bytes into the empty `incoming`, and the message behind them if it has arrived.
     pub(super) fn poll_receive(&mut self, incoming: &mut ReceiveBuffer, cx: &mut Context<'_>) -> Poll<Received> {
         loop {
             let undecoded = take(&mut self.undecoded);
@@ -100,7 +100,7 @@ impl FrameStream {
                 Poll::Ready(None) => {}
                 Poll::Pending if incoming.is_empty() => {
                     incoming.release();
-                    drop(self.poll_flush(cx)); // pongs
+                    drop(self.poll_flush(cx)); // for pongs
                     return Poll::Pending;
                 }
                 Poll::Pending => return Poll::Ready(Received::Bytes),
@@ -143,7 +143,7 @@ impl FrameStream {
         }
     }
 
-    /// Sends what `fill` reads, if it is anything, in one frame. To be called when nothing is pending.
+    /// Sends what `fill` reads as one frame. Call it only when nothing is pending.
     ///
     /// # Errors
     /// [`SendError`].
@@ -172,7 +172,7 @@ impl FrameStream {
         sent
     }
 
-    /// Writes a frame, and keeps what the connection does not take.
+    /// Writes a frame and keeps what the connection does not take.
     fn write(&mut self, frame: &[u8], cx: &mut Context<'_>) -> io::Result<()> {
         self.unflushed = true;
         let mut sent = 0;
@@ -188,7 +188,7 @@ impl FrameStream {
         Ok(())
     }
 
-    /// Keeps a short frame for the next write.
+    /// Queues a short frame for the next write.
     pub(super) fn push(&mut self, kind: Kind, payload: &[u8]) {
         let mut frame = [&[0; HEADER_ROOM], payload].concat();
         let begins = client_frame(kind, &mut frame, rand::random());
@@ -197,7 +197,7 @@ impl FrameStream {
         self.has_data |= kind == Kind::Text;
     }
 
-    /// Keeps a Close for the next write.
+    /// Queues a Close for the next write.
     pub(super) fn push_close(&mut self, code: u16, words: &str) {
         self.push(Kind::Close, &close_payload(code, words));
     }
@@ -214,7 +214,7 @@ impl FrameStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes out all that was sent.
+    /// Flushes everything.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_writable(cx))?;
         if self.unflushed {
@@ -224,7 +224,7 @@ impl FrameStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether something of the stream may not be on its way yet.
+    /// Whether stream data may not have been written yet.
     pub(super) fn has_unsent_data(&self) -> bool {
         self.has_data
     }
@@ -239,7 +239,7 @@ impl ReceiveBuffer {
         &self.bytes[self.taken..]
     }
 
-    /// So many bytes of the front were taken.
+    /// Consumes this many bytes from the front.
     pub(crate) fn advance(&mut self, by: usize) {
         self.taken += by;
         if self.taken >= self.bytes.len() {
