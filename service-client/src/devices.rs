@@ -1,4 +1,4 @@
-//! The registry's devices, over the relay's HTTP API: add, list, show, remove.
+//! The devices of the registry, over the relay's HTTP API: add, list, show, remove.
 
 use http::{HeaderMap, Method};
 use moorline_proto::api::{Device, DeviceList, PutDevice, RegisteredKey};
@@ -14,25 +14,25 @@ use tokio::time::Instant;
 use crate::client::Client;
 use crate::open::{RESPONSE_TIMEOUT, problem_of};
 
-/// Pages of the list that are followed: a relay that always has one more does not keep us for ever.
+/// The most pages of a list that are fetched: a relay whose list never ends must not occupy the client for ever.
 const MAX_PAGES: usize = 100_000;
 
-/// Why something about a device was not done or not told.
+/// Why a request about devices failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// There is no way to the relay, or what answers is none.
+    /// The relay cannot be reached, or the peer is not a relay.
     #[error("the relay cannot be reached")]
     Unreachable(#[source] Box<DialError>),
-    /// The relay said no, and why.
+    /// The relay refused the request.
     #[error("{} ({})", .0.detail, .0.code)]
     Refused(Box<Problem>),
-    /// The relay answered what it should not.
-    #[error("the relay's answer breaks the protocol: {0}")]
+    /// The relay's response breaks the protocol.
+    #[error("the relay's response breaks the protocol: {0}")]
     Answer(String),
 }
 
 impl Client {
-    /// The devices that the caller may see, by id; follows the list's pages to its end.
+    /// The devices that the caller may see, sorted by id. Fetches all pages.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -52,27 +52,27 @@ impl Client {
                 }
             }
         }
-        Err(DeviceError::Answer("the pages of the list do not end".to_owned()))
+        Err(DeviceError::Answer("the list has no end".to_owned()))
     }
 
     /// One device.
     ///
     /// # Errors
-    /// [`DeviceError`]: `device_unknown` also for one that the caller may not see.
+    /// [`DeviceError`]: `device_unknown` also for a device that the caller may not see.
     pub async fn device(&self, device: &DeviceId) -> Result<Device, DeviceError> {
         self.request_json(Method::GET, &device_path(device), None::<&()>).await
     }
 
-    /// Adds a device with 1 to 3 public keys. One that is there has these keys from then on, and no others.
+    /// Adds a device with 1 to 3 public keys, or replaces all keys of an existing one.
     ///
     /// # Errors
-    /// [`DeviceError`]: `conflict` for a key that another device has.
+    /// [`DeviceError`]: `conflict` for a key of another device.
     pub async fn put_device(&self, device: &DeviceId, keys: Vec<PublicKey>) -> Result<Device, DeviceError> {
         let body = PutDevice { keys: keys.into_iter().map(RegisteredKey).collect() };
         self.request_json(Method::PUT, &device_path(device), Some(&body)).await
     }
 
-    /// Removes a device and its keys; it is disconnected and does not come back.
+    /// Removes a device and its keys; it is disconnected and cannot reconnect.
     ///
     /// # Errors
     /// [`DeviceError`].

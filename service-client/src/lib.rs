@@ -1,4 +1,4 @@
-//! Reach a service of a device behind a Moorline relay, by device id and service name, with a stream as good as a TCP connection.
+//! Opens streams to services of devices behind a Moorline relay, by device id and service name. A stream is as good as a TCP connection.
 //!
 //! ```no_run
 //! use moorline::{Client, Profile};
@@ -14,8 +14,8 @@
 //! # }
 //! ```
 //!
-//! Reading order: [`Client`] (a relay and a token), [`Open`] (asking for a stream, and why there is none), [`Stream`] (the bytes, and how they
-//! end), [`devices`] (the registry), [`profile`] (where programs keep their credentials). The program `moorline` is built on the same.
+//! Reading order: [`Client`] (a relay and a token), [`Open`] (requests a stream, and why it fails), [`Stream`] (the bytes, and how they
+//! end), [`devices`] (the registry), [`profile`] (where programs keep their credentials). The program `moorline` is built on this library.
 
 mod client;
 pub mod devices;

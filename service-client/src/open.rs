@@ -1,11 +1,11 @@
-//! Opening a stream: what is response for, response again while its leg is lost, until the relay says `opened` or why not.
+//! Opens streams: sends the request, repeats it while its leg is lost, and returns the relay's verdict.
 //!
 //! ```text
-//!   open ──── connect ────▶ 101 … opened ─▶ Stream          one request: what programs want as a rule
-//!   negotiate ── POST ────▶ StreamTicket ─▶ join ─▶ Stream   two requests, perhaps by two programs
+//!   open ──── connect ────▶ 101 … opened ─▶ Stream          one request: what most programs want
+//!   negotiate ── POST ────▶ StreamTicket ─▶ join ─▶ Stream   two requests, possibly by two programs
 //! ```
 //!
-//! Owns: both ways, and [`OpenError`]. Does not own: the stream afterwards ([`crate::stream`]), when to ask again ([`crate::retry`]).
+//! Owns: both ways, and [`OpenError`]. Does not own: the open stream ([`crate::stream`]), when to retry ([`crate::retry`]).
 
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
@@ -31,11 +31,11 @@ use crate::retry::{AttemptError, RetryError, retry_until};
 use crate::stream::Stream;
 use crate::stream_options::{Key, StreamOptions};
 
-/// For the relay's answer to an ordinary request, on top of what the request itself allows it.
+/// For the relay's response to an ordinary request, on top of the time that the request itself may take.
 pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
-/// To reach the relay and hear its 101, which it never delays.
+/// To reach the relay and receive its 101, which the relay never delays.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(20);
-/// A ticket of a device that is waited for lasts as long as an operator may allow, whatever this machine's clock says.
+/// The longest wait for a ticket's stream, whatever this machine's clock says: as long as an operator may allow.
 const MAX_TICKET_LIFETIME: Duration = Duration::from_secs(2 * 3_600);
 
 type OpenFuture = Pin<Box<dyn Future<Output = Result<Stream, OpenError>> + Send>>;
@@ -43,31 +43,31 @@ type OpenFuture = Pin<Box<dyn Future<Output = Result<Stream, OpenError>> + Send>
 /// Why a stream was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// There is no way to the relay, or what answers is none.
+    /// The relay cannot be reached, or the peer is not a relay.
     #[error("the relay cannot be reached")]
     Unreachable(#[source] Box<DialError>),
-    /// The relay or the device said no, and why.
+    /// The relay or the device refused the stream.
     #[error("{} ({})", .0.detail, .0.code)]
     Refused(Box<Problem>),
-    /// The leg ended before the stream was open. Where that could help, it was tried again as long as there was time.
+    /// The leg ended before the stream was open. If a retry could help, it was retried for as long as there was time.
     #[error("the leg ended before the stream was open")]
     Ended(#[source] EndReason),
-    /// The relay said nothing for longer than it was allowed to take.
+    /// The relay did not answer in the time it has.
     #[error("the relay did not answer within {waited:?}")]
     TimedOut {
-        /// How long it was waited for.
+        /// How long it was awaited.
         waited: Duration,
     },
-    /// The relay answered what it should not.
-    #[error("the relay's answer breaks the protocol: {0}")]
+    /// The relay's response breaks the protocol.
+    #[error("the relay's response breaks the protocol: {0}")]
     Answer(String),
-    /// The relay handed out an address elsewhere.
+    /// The relay handed out an address of another host.
     #[error(transparent)]
     ForeignUrl(#[from] ForeignUrl),
 }
 
 impl OpenError {
-    /// What the relay or the device said, if either of them said something.
+    /// The relay's or the device's problem, if one of them refused.
     pub fn problem(&self) -> Option<&Problem> {
         match self {
             Self::Refused(problem) => Some(problem),
@@ -77,23 +77,23 @@ impl OpenError {
 }
 
 impl Client {
-    /// Asks for a stream to a service of a device. `.await` the answer to open it, after saying more about it where needed.
+    /// Requests a stream to a service of a device. Set options on the returned value where needed, then `.await` it.
     pub fn open(&self, device: &DeviceId, service: &ServiceName) -> Open {
         let (client, device, service) = (self.clone(), device.clone(), service.clone());
         Open { client, device, service, options: StreamOptions::default(), prefer_wait: None }
     }
 
-    /// Joins a stream that was negotiated, perhaps by another program ([`Open::negotiate`]).
+    /// Joins a stream that was negotiated, possibly by another program ([`Open::negotiate`]).
     pub fn join(&self, ticket: &StreamTicket) -> JoinTicket {
         JoinTicket { client: self.clone(), ticket: ticket.clone() }
     }
 }
 
-/// A question for a stream: made by [`Client::open`], response by `.await`.
+/// A request for a stream: made by [`Client::open`], sent by `.await`.
 ///
 /// # Cancel safety
-/// Dropping the future hangs up: a stream that is not open then never will be, and the device is told. Where the relay's 101 had not even
-/// come yet, it is the stream's deadline that tells.
+/// Dropping the future cancels the request: the stream will not be opened, and the device is told. If the relay's 101 had not arrived yet,
+/// the stream ends at its deadline.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is response before it is awaited"]
 pub struct Open {
@@ -105,19 +105,19 @@ pub struct Open {
 }
 
 impl Open {
-    /// Waits this long for a device that is offline, in whole seconds. Zero, as when nothing is said: not at all.
+    /// Waits this long for an offline device, in whole seconds. Default: zero, no waiting.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.options.wait = Some(wait);
         self
     }
 
-    /// Opening may take this long once the device is online, in whole seconds from 1; the relay has a most. When nothing is said: 60 s.
+    /// How long opening may take once the device is online, in whole seconds, at least 1. The relay has a maximum. Default: 60 s.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.options.deadline = Some(deadline);
         self
     }
 
-    /// Why; shown to the device and kept in the relay's records.
+    /// Why the stream is wanted; shown to the device and kept in the relay's records.
     pub fn reason(mut self, reason: Text<REASON_CHARS>) -> Self {
         self.options.reason = Some(reason);
         self
@@ -129,31 +129,31 @@ impl Open {
         self
     }
 
-    /// Features to use if the device knows them too; at most 16.
+    /// Features to use if the device supports them; at most 16.
     pub fn features(mut self, features: impl IntoIterator<Item = Feature>) -> Self {
         self.options.features = features.into_iter().collect();
         self
     }
 
-    /// The request's name: within the deadline, the same name from the same caller is the same stream. When nothing is said: a random one.
+    /// The idempotency key: until the deadline, the same key from the same caller names the same stream. Default: a random one.
     pub fn key(mut self, key: Key) -> Self {
         self.options.key = Some(key);
         self
     }
 
-    /// For [`Open::negotiate`]: how long the relay may wait for the device's word before it answers, in whole seconds. 20 s at most, and if nothing is said.
+    /// For [`Open::negotiate`]: how long the relay may wait for the device before it answers, in whole seconds. Default and maximum: 20 s.
     pub fn prefer_wait(mut self, wait: Duration) -> Self {
         self.prefer_wait = Some(wait);
         self
     }
 
-    /// Negotiates the stream and leaves the joining to whoever gets the ticket, which is a secret.
+    /// Negotiates the stream without joining it. Whoever has the ticket can join: it is a secret.
     ///
     /// # Errors
-    /// [`OpenError`], but never [`OpenError::Ended`].
+    /// [`OpenError`], never [`OpenError::Ended`].
     ///
     /// # Cancel safety
-    /// Dropping the future may leave a negotiated stream behind, which ends at its deadline. The same key finds it.
+    /// Dropping the future may leave a negotiated stream behind, which ends at its deadline. The same key finds it again.
     pub async fn negotiate(self) -> Result<StreamTicket, OpenError> {
         let key = self.options.key.clone().unwrap_or_else(Key::random);
         let mut headers = HeaderMap::new();
@@ -194,10 +194,10 @@ impl IntoFuture for Open {
     }
 }
 
-/// A negotiated stream to be joined: made by [`Client::join`], done by `.await`.
+/// A negotiated stream to be joined: made by [`Client::join`], sent by `.await`.
 ///
 /// # Cancel safety
-/// Dropping the future leaves the stream as it was; it can be joined until its deadline.
+/// Dropping the future leaves the stream unchanged; it can be joined until its deadline.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is joined before it is awaited"]
 pub struct JoinTicket {
@@ -213,7 +213,7 @@ impl JoinTicket {
         leg.join(self.time_left() + RESPONSE_TIMEOUT).await
     }
 
-    /// The relay ends it on time by its own clock; this machine's clock may be wrong, so it only chooses how long to listen.
+    /// The relay enforces the deadline by its own clock. This machine's clock may be wrong, so it only decides how long to wait.
     #[allow(clippy::disallowed_methods, reason = "a ticket's end is wall time; what comes of it is bounded on both sides")]
     fn time_left(&self) -> Duration {
         let left = SystemTime::from(self.ticket.expires_at).duration_since(SystemTime::now()).unwrap_or_default();
@@ -230,7 +230,7 @@ impl IntoFuture for JoinTicket {
     }
 }
 
-/// What is sent for a caller leg, as often as it takes.
+/// The request for a caller leg, sent as often as necessary.
 struct LegRequest {
     dialer: Dialer,
     path: String,
@@ -244,7 +244,7 @@ impl LegRequest {
         let opened = retry_until(deadline, || async {
             let tried = self.attempt(deadline).await;
             if let Err(failed) = &tried {
-                debug!(?failed, path = self.path, "no stream yet");
+                debug!(?failed, path = self.path, "an attempt to open a stream failed");
             }
             tried
         });
@@ -263,7 +263,7 @@ impl LegRequest {
         })?;
         match leg.opened().await {
             Ok(opened) if matches!(opened.peer, Peer::Device { .. }) => Ok(Stream::new(leg, opened)),
-            Ok(_) => Err(AttemptError::Final(OpenError::Answer("`opened` names no device as the peer".to_owned()))),
+            Ok(_) => Err(AttemptError::Final(OpenError::Answer("the peer in `opened` is not a device".to_owned()))),
             Err(leg::OpenError::Refused(problem)) => Err(AttemptError::Final(OpenError::Refused(problem))),
             Err(leg::OpenError::Ended(end)) if is_recoverable(&end) => Err(AttemptError::Lost(OpenError::Ended(end))),
             Err(leg::OpenError::Ended(end)) => Err(AttemptError::Final(OpenError::Ended(end))),
@@ -271,12 +271,12 @@ impl LegRequest {
     }
 }
 
-/// Whether a leg that ended so before `opened` was only lost, and the stream may still wait for it.
+/// Whether a leg that ended like this before `opened` was only lost, so that the stream may still wait for it.
 fn is_recoverable(end: &EndReason) -> bool {
     match end {
         EndReason::Lost(_) | EndReason::Silent(_) => true,
         EndReason::Finished | EndReason::CutShort | EndReason::ProtocolError { .. } => false,
-        // A code that is none of the protocol's comes from something in between.
+        // A code outside the protocol comes from an intermediary.
         EndReason::Closed { code, .. } => CloseReason::from_code(*code).is_none_or(|reason| match reason {
             CloseReason::RelayDraining | CloseReason::PeerLost => true,
             CloseReason::Finished
@@ -298,7 +298,7 @@ fn is_recoverable(end: &EndReason) -> bool {
     }
 }
 
-/// A refusal without a problem is not the relay's: something in between answered.
+/// A refusal without a problem does not come from the relay but from an intermediary.
 fn unreachable_or_refused(error: DialError) -> OpenError {
     match problem_of(error) {
         Ok(problem) => OpenError::Refused(problem),
@@ -306,7 +306,7 @@ fn unreachable_or_refused(error: DialError) -> OpenError {
     }
 }
 
-/// The relay's own words, where a dial failed by them.
+/// The problem that made a dial fail, if the relay sent one.
 pub(crate) fn problem_of(error: DialError) -> Result<Box<Problem>, Box<DialError>> {
     match error.refusal().and_then(|refusal| refusal.problem.clone()) {
         Some(problem) => Ok(Box::new(problem)),

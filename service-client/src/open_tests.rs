@@ -1,4 +1,4 @@
-//! Opening a stream, against a relay that answers as scripted.
+//! Opening a stream against a scripted relay.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn lamp(client: &Client) -> Open {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_opened_stream_carries_bytes_and_says_what_opened_said() {
+async fn an_open_stream_carries_bytes_and_has_what_opened_said() {
     let (mut relay, client) = relay();
     let (stream, leg) = join!(lamp(&client), async {
         let request = relay.request().await;
@@ -53,7 +53,7 @@ async fn an_opened_stream_carries_bytes_and_says_what_opened_said() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leg_that_is_lost_before_opened_is_asked_for_again_under_the_same_key() {
+async fn a_leg_lost_before_opened_is_requested_again_with_the_same_key() {
     let (mut relay, client) = relay();
     let (stream, keys) = join!(lamp(&client), async {
         let mut keys = Vec::new();
@@ -72,7 +72,7 @@ async fn a_leg_that_is_lost_before_opened_is_asked_for_again_under_the_same_key(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leg_that_was_superseded_is_not_fought_for() {
+async fn a_superseded_leg_is_not_requested_again() {
     let (mut relay, client) = relay();
     let (stream, _leg) = join!(lamp(&client), async {
         let mut leg = relay.request().await.upgrade().await;
@@ -92,7 +92,7 @@ async fn a_refusal_before_the_101_carries_the_problem() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_behind_the_101_carries_the_same_problem() {
+async fn a_refusal_after_the_101_carries_the_same_problem() {
     let (mut relay, client) = relay();
     let problem = Problem::new(ProblemCode::TargetRefused, "nothing listens");
     let refused = LegText::from(Box::new(Refused { problem: problem.clone() })).encode();
@@ -106,14 +106,14 @@ async fn a_refusal_behind_the_101_carries_the_same_problem() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_no_problem_is_not_the_relays() {
+async fn a_response_without_a_problem_is_not_from_the_relay() {
     let (mut relay, client) = relay();
     let (stream, ()) = join!(lamp(&client), async { relay.request().await.respond(502, &"bad gateway").await });
     assert!(matches!(stream, Err(OpenError::Unreachable(_))), "{stream:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_relay_that_says_nothing_is_given_up_after_the_deadline() {
+async fn a_silent_relay_is_given_up_after_the_deadline() {
     let (mut relay, client) = relay();
     let begun = tokio::time::Instant::now();
     let (stream, _leg) = join!(lamp(&client).deadline(Duration::from_secs(5)).wait(Duration::from_secs(100)), async {
@@ -140,7 +140,7 @@ async fn negotiated_here_and_joined_elsewhere() {
         assert_eq!(request.body, json!({"service": "ssh", "reason": "why not"}));
         request.respond(201, &ticket).await;
     });
-    let ticket = serde_json::to_string(&ticket.unwrap()).unwrap(); // it travels to another program
+    let ticket = serde_json::to_string(&ticket.unwrap()).unwrap(); // another program may have received it
     let ticket = serde_json::from_str(&ticket).unwrap();
 
     let (stream, _leg) = join!(client.join(&ticket), async {

@@ -1,11 +1,11 @@
-//! The profile: where the relay is and the caller's token for it, in a file that only its owner may read.
+//! The profile: the relay's join string and the caller's token, in a file that only its owner may read.
 //!
 //! ```text
 //! join  = "https://relay.example.com#ca=…"
 //! token = "eyJ…"
 //! ```
 //!
-//! Owns: reading and writing that file. Which file it is, and what overrides it, is for programs to say.
+//! Owns: reading and writing that file. Programs choose the file, and what overrides it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -16,11 +16,11 @@ use moorline_proto::join::{Join, RelayUrlError};
 use moorline_proto::secret::Secret;
 use serde::{Deserialize, Serialize};
 
-/// Bytes of an `Authorization` header that a relay takes.
+/// Bytes of an `Authorization` header that a relay accepts.
 const TOKEN_BYTES: usize = 8 * 1024;
-/// Bytes of a profile: a join string, a token and room for comments.
+/// Bytes of a profile: a join string, a token and comments.
 const PROFILE_BYTES: u64 = 64 * 1024;
-/// Group and others.
+/// Permission bits of the group and of others.
 const NOT_THE_OWNER: u32 = 0o077;
 
 /// A relay and the caller's token for it.
@@ -32,34 +32,34 @@ pub struct Profile {
     pub token: Secret,
 }
 
-/// Text that cannot be a bearer token. It is not repeated, since it may hold most of one.
+/// Text that cannot be a bearer token. The error does not quote it, because it may contain most of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Nothing but white space.
+    /// Only white space.
     #[error("the token is empty")]
     Empty,
     /// Longer than a header may be.
     #[error("the token has {got} bytes, at most {TOKEN_BYTES} are possible")]
     TooLong {
-        /// Its bytes.
+        /// Its length in bytes.
         got: usize,
     },
-    /// Several words or lines, or something that is no text.
-    #[error("a token is one word of visible ASCII characters, without spaces inside")]
+    /// Several words or lines, or not visible ASCII.
+    #[error("a token is one word of visible ASCII characters")]
     Form,
 }
 
 /// Why a profile could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadProfileError {
-    /// There is no such file.
-    #[error("there is no profile at {}", path.display())]
+    /// The file does not exist.
+    #[error("no profile at {}", path.display())]
     Missing {
-        /// Where it was looked for.
+        /// The path.
         path: PathBuf,
     },
-    /// Others than its owner may use the file.
-    #[error("the profile {} has mode {mode:03o}: others than its owner may use it", path.display())]
+    /// Users other than the owner have access to the file.
+    #[error("the profile {} has mode {mode:03o}: users other than its owner have access", path.display())]
     Exposed {
         /// The file.
         path: PathBuf,
@@ -67,24 +67,24 @@ pub enum LoadProfileError {
         mode: u32,
     },
     /// The file could not be read.
-    #[error("the profile {} cannot be read", path.display())]
+    #[error("cannot read the profile {}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The file is no profile. The text never quotes the file, which holds a token.
-    #[error("the profile {} is not as it should be: {detail}", path.display())]
+    /// The file is not a valid profile. The error never quotes the file, which contains a token.
+    #[error("the profile {} is not valid: {detail}", path.display())]
     Form {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         detail: String,
     },
-    /// Its `join` is no join string.
-    #[error("the join string in {} is not as it should be", path.display())]
+    /// Its `join` is not a join string.
+    #[error("the join string in {} is not valid", path.display())]
     Join {
         /// The file.
         path: PathBuf,
@@ -92,8 +92,8 @@ pub enum LoadProfileError {
         #[source]
         source: RelayUrlError,
     },
-    /// Its `token` is no token.
-    #[error("the token in {} is not as it should be", path.display())]
+    /// Its `token` is not a token.
+    #[error("the token in {} is not valid", path.display())]
     Token {
         /// The file.
         path: PathBuf,
@@ -103,30 +103,30 @@ pub enum LoadProfileError {
     },
 }
 
-/// Why a profile could not be written. What was there before is still there.
+/// Why a profile could not be written. The previous file is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveProfileError {
-    /// Its folder could not be made.
-    #[error("the folder {} cannot be made", path.display())]
+    /// The folder could not be created.
+    #[error("cannot create the folder {}", path.display())]
     Folder {
         /// The folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
     /// The file could not be written.
-    #[error("the profile {} cannot be written", path.display())]
+    #[error("cannot write the profile {}", path.display())]
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
-/// The file as it is written.
+/// The contents of the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -138,7 +138,7 @@ impl Profile {
     /// Reads a profile.
     ///
     /// # Errors
-    /// [`LoadProfileError`]; above all [`LoadProfileError::Exposed`] where group or others have any permission on the file.
+    /// [`LoadProfileError`], for example [`LoadProfileError::Exposed`] if the group or others have any permission on the file.
     pub fn load(path: &Path) -> Result<Self, LoadProfileError> {
         let text = read_private(path)?;
         let path = || path.to_owned();
@@ -149,7 +149,7 @@ impl Profile {
         Ok(Self { join, token })
     }
 
-    /// Writes the profile as mode 0600, in one step: a reader sees the old file or the new one. A missing folder is made with mode 0700.
+    /// Writes the profile with mode 0600 and atomically: a reader sees the old file or the new one. Missing folders get mode 0700.
     ///
     /// # Errors
     /// [`SaveProfileError`].
@@ -172,13 +172,13 @@ impl Profile {
         temporary.push(format!(".{:016x}", rand::random::<u64>()));
         let temporary = folder.join(temporary);
         write_new(&temporary, &text).and_then(|()| fs::rename(&temporary, path)).map_err(|source| {
-            drop(fs::remove_file(&temporary)); // what matters is why the writing failed
+            drop(fs::remove_file(&temporary)); // the write error matters more
             failed(source)
         })
     }
 }
 
-/// Takes a token from text as files and variables have it: white space around it is dropped.
+/// Parses a token from a file or variable. Surrounding white space is ignored.
 ///
 /// # Errors
 /// [`TokenError`].
@@ -192,7 +192,7 @@ pub fn parse_token(text: &str) -> Result<Secret, TokenError> {
     }
 }
 
-/// Looks at the permissions of what it opened, so that nothing can be put in the file's place in between.
+/// Checks the permissions of the opened file, so that the file cannot be replaced between check and read.
 fn read_private(path: &Path) -> Result<String, LoadProfileError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => LoadProfileError::Missing { path: path.to_owned() },

@@ -1,10 +1,10 @@
-//! Asking again for the same stream while its leg is lost before `opened`. What asking is, and what counts as lost, is the caller's to say.
+//! Repeats a request for a stream while its leg is lost before `opened`. The caller says what an attempt is and which failures are losses.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// The pause before the first retry; doubled for each further one.
+/// The pause before the first retry. It doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -12,27 +12,27 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How one attempt failed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum AttemptError<E> {
-    /// Asking again cannot help.
+    /// A retry cannot help.
     Final(E),
-    /// The request may have reached the relay and the connection is gone: the same request names the same stream.
+    /// The request may have reached the relay and the connection was lost: the same request names the same stream.
     Lost(E),
-    /// There was no way to the relay. Worth repeating only once a request of ours may be waiting there.
+    /// The relay could not be reached. Worth a retry only if an earlier attempt may be waiting there.
     Unreachable(E),
 }
 
 /// How a series of attempts failed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum RetryError<E> {
-    /// The attempt that ended it.
+    /// The attempt that ended the series.
     Attempt(E),
-    /// The time was over: while asking, or after the failure that is told.
+    /// The time ran out, during an attempt or after the failure given.
     TimedOut(Option<E>),
 }
 
-/// Runs `attempt` until it succeeds, fails for good, or `deadline` has come; pauses in between, spread at random.
+/// Runs `attempt` until it succeeds, fails for good, or `deadline` passes; pauses between attempts.
 ///
 /// # Cancel safety
-/// Dropping it drops the attempt that runs.
+/// Dropping the future drops the current attempt.
 pub(crate) async fn retry_until<T, E, F>(deadline: Instant, mut attempt: impl FnMut() -> F) -> Result<T, RetryError<E>>
 where
     F: Future<Output = Result<T, AttemptError<E>>>,
@@ -57,7 +57,7 @@ where
     Err(RetryError::TimedOut(last))
 }
 
-/// Half to all of a span that doubles: many callers of one relay that restarts do not come back as one.
+/// Half to all of an exponential backoff, at random, so that many callers of a restarted relay do not return at once.
 fn pause(retry: u32) -> Duration {
     let ceiling = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(retry)).min(LONGEST_PAUSE);
     ceiling.mul_f64(rand::random_range(0.5..=1.0))
@@ -72,7 +72,7 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    /// Attempts that go as the script says, and how many there were.
+    /// Runs the attempts of a script, and counts them.
     async fn scripted(
         script: impl IntoIterator<Item = Result<u8, AttemptError<&'static str>>>,
     ) -> (Result<u8, RetryError<&'static str>>, usize) {

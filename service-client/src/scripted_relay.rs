@@ -1,4 +1,4 @@
-//! For tests: a relay within the process that answers as the test says, one connection after another.
+//! For tests: an in-process relay that answers as the test scripts it, one connection after another.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use crate::client::Client;
 
-/// What `opened` says to the caller of every scripted stream.
+/// The `opened` of every scripted stream.
 pub(crate) const OPENED: &str = r#"{"type":"opened","stream":"000102030405060708090a0b0c0d0e0f","service":"ssh","peer":{"device":"lamp-1"},
     "features":["f1"],"data":"AAE=","ping_ms":25000,"timeline":{"opened_ms":7}}"#;
 
@@ -24,7 +24,7 @@ pub(crate) struct Relay {
     dials: mpsc::Receiver<DuplexStream>,
 }
 
-/// A request as it arrived.
+/// A received request.
 pub(crate) struct Request {
     pub(crate) line: String,
     headers: HashMap<String, String>,
@@ -34,7 +34,7 @@ pub(crate) struct Request {
 
 pub(crate) type Leg = WebSocketStream<DuplexStream>;
 
-/// A relay, and a client of it whose token is `caller-token`.
+/// A relay, and a client for it whose token is `caller-token`.
 pub(crate) fn relay() -> (Relay, Client) {
     let (dialled, dials) = mpsc::channel(8);
     let dialer = Dialer::over("https://relay.example".parse().unwrap(), move |_| {
@@ -66,7 +66,7 @@ impl Relay {
         Request { line: line.to_owned(), headers, body, pipe }
     }
 
-    /// Whether nobody has request anything that was not looked at.
+    /// Whether every request has been taken.
     pub(crate) fn is_idle(&self) -> bool {
         self.dials.is_empty()
     }
@@ -115,7 +115,7 @@ pub(crate) async fn close(leg: &mut Leg, code: u16) {
     leg.send(Message::Close(Some(CloseFrame { code: code.into(), reason: "".into() }))).await.unwrap();
 }
 
-/// The next message that is no ping and no pong.
+/// The next message that is not a ping or pong.
 pub(crate) async fn receive(leg: &mut Leg) -> Message {
     loop {
         match leg.next().await.unwrap().unwrap() {

@@ -1,4 +1,4 @@
-//! What a caller may say when it asks for a stream, and how it stands on the wire: as headers of `connect`, or as the body of `POST`.
+//! The options of a request for a stream, and how they are sent: as headers of `connect`, or as the body of `POST`.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use moorline_proto::names::{DATA_HEADER, DEADLINE_HEADER, FEATURES_HEADER, IDEMP
 use moorline_proto::text::{Data, Text};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// The relay's own answer to a deadline that is over should arrive before this side gives up by itself.
+/// The relay's own timeout response should arrive before this side gives up.
 const RESPONSE_MARGIN: Duration = Duration::from_secs(10);
 
-/// Everything but device and service; nothing of it is required.
+/// Everything but the device and the service. All of it is optional.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StreamOptions {
     pub(crate) deadline: Option<Duration>,
@@ -24,17 +24,17 @@ pub(crate) struct StreamOptions {
     pub(crate) key: Option<Key>,
 }
 
-/// Names one request for a stream, so that asking again does not open a second one.
+/// An idempotency key: repeating a request with the same key does not open a second stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key(String);
 
-/// Text that is no idempotency key.
+/// Text that is not an idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an idempotency key is 1 to {IDEMPOTENCY_KEY_CHARS} visible ASCII characters")]
 pub struct KeyError;
 
 impl Key {
-    /// A key that the caller keeps, in order to ask again after a restart of its own.
+    /// A key chosen by the caller, who can repeat the request after a restart.
     ///
     /// # Errors
     /// [`KeyError`].
@@ -44,7 +44,7 @@ impl Key {
         if fits { Ok(Self(text)) } else { Err(KeyError) }
     }
 
-    /// A new one: 128 random bits.
+    /// A new key of 128 random bits.
     pub fn random() -> Self {
         Self(format!("{:032x}", rand::random::<u128>()))
     }
@@ -60,7 +60,7 @@ impl Key {
 }
 
 impl StreamOptions {
-    /// After this long, the relay has answered or never will.
+    /// How long the relay can take to answer.
     pub(crate) fn limit(&self) -> Duration {
         let waiting = self.wait.unwrap_or_default().saturating_add(self.deadline.unwrap_or(DEADLINE));
         waiting.saturating_add(RESPONSE_MARGIN)

@@ -14,13 +14,13 @@ use crate::open_stream::{end_failure, open_failure, open_stream};
 use crate::signals::{ShutdownSignal, Signals};
 use crate::stdio::Stdio;
 
-/// ssh closes our input and sends SIGHUP in the same breath at every ordinary end: what it said last gets this long to arrive.
+/// At every ordinary end ssh closes our input and sends SIGHUP at the same time: the last bytes get this long to arrive.
 const HANGUP_GRACE: Duration = Duration::from_secs(2);
 
-/// Carries standard input and output until both directions have ended.
+/// Connects standard input and output to the stream until both directions have ended.
 ///
 /// # Errors
-/// No stream, or one that did not end well.
+/// The stream could not be opened, or did not end cleanly.
 pub(crate) async fn run(connect: &Connect, credentials: &Credentials) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
     let client = credentials.client()?;
@@ -29,7 +29,7 @@ pub(crate) async fn run(connect: &Connect, credentials: &Credentials) -> Result<
         result = &mut carry => return result,
         signal = signals.next() => signal,
     };
-    // What is dropped here is reset.
+    // Dropping the future resets the stream.
     let grace = match signal {
         ShutdownSignal::HangUp => HANGUP_GRACE,
         ShutdownSignal::Interrupt | ShutdownSignal::Terminate => return Err(Failure::silent()),
@@ -38,7 +38,7 @@ pub(crate) async fn run(connect: &Connect, credentials: &Credentials) -> Result<
         result = timeout(grace, carry) => result,
         _ = signals.next() => return Err(Failure::silent()),
     };
-    // Nobody is left to be told anything else.
+    // Nobody is left to read a message.
     if let Ok(Ok(())) = result { Ok(()) } else { Err(Failure::silent()) }
 }
 
@@ -50,13 +50,13 @@ async fn carry(connect: &Connect, client: &Client) -> Result<(), Failure> {
 
     let (stdio, written) = Stdio::take().map_err(|error| Failure::new(Exit::Failed, "no thread for standard input").caused_by(&error))?;
     let bridged = stream.bridge(stdio, std::future::pending()).await;
-    // Also after a reset: what came before it came in order.
+    // After a reset too: what came before it is written in order.
     let written = written.wait().await;
     debug!(to_device = bridged.to_leg_bytes, from_device = bridged.from_leg_bytes, ended = bridged.ended.name(), "ended");
     match written {
         Ok(()) => end_failure(&format!("the stream to {to}"), &bridged.ended),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::silent()),
-        // The bridge saw no more than that its local side had gone.
+        // The bridge only saw that its local side had closed.
         Err(error) => Err(Failure::new(Exit::Failed, "cannot write to standard output").caused_by(&error)),
     }
 }

@@ -1,4 +1,4 @@
-//! Which relay and which token: the environment before the profile. Reading and writing the profile itself is the library's.
+//! Selects relay and token: the environment comes before the profile. The library reads and writes the profile itself.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,12 +10,12 @@ use moorline::{Client, Join, Secret};
 use crate::cli::{Environment, Sources};
 use crate::exit::{Exit, Failure};
 
-/// Bytes of a join string, a token or a key in a file; more is something else.
+/// The most bytes of a file with a join string, a token or a key.
 const FILE_BYTES: u64 = 64 * 1024;
-/// Stands for standard input where a file is named.
+/// Names standard input in place of a file.
 const STDIN: &str = "-";
 
-/// Where credentials are looked for.
+/// The sources of the credentials.
 #[derive(Clone, Debug)]
 pub(crate) struct Credentials {
     pub(crate) sources: Sources,
@@ -23,10 +23,10 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
-    /// A client for the relay, with the token.
+    /// A client with the selected credentials.
     ///
     /// # Errors
-    /// None are there, or none that can be used.
+    /// There are no credentials, or they cannot be used.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         let profile = self.profile()?;
         Client::new(&profile.join, Some(profile.token)).map_err(|error| {
@@ -35,29 +35,33 @@ impl Credentials {
         })
     }
 
-    /// Where the profile is.
+    /// The path of the profile.
     ///
     /// # Errors
-    /// There is no home folder to look in.
+    /// There is no home folder.
     pub(crate) fn path(&self) -> Result<PathBuf, Failure> {
         self.sources.profile.clone().or_else(|| self.environment.default_profile()).ok_or_else(|| {
-            Failure::new(Exit::Credentials, "no home folder to keep the profile in").next("name a file with --profile or MOORLINE_PROFILE")
+            Failure::new(Exit::Credentials, "there is no home folder for the profile")
+                .next("name a file with --profile or MOORLINE_PROFILE")
         })
     }
 
-    /// The token that was given beside the profile.
+    /// The token that overrides the profile's.
     ///
     /// # Errors
-    /// What was given is no token.
+    /// The file or variable does not contain a token.
     pub(crate) fn given_token(&self) -> Result<Option<Secret>, Failure> {
         if let Some(path) = &self.sources.token_file {
             let text = read(path)?;
-            let token = parse_token(&text).map_err(|error| credentials_failure(&format!("{} holds no token", path.display()), &error))?;
+            let token =
+                parse_token(&text).map_err(|error| credentials_failure(&format!("{} does not contain a token", path.display()), &error))?;
             return Ok(Some(token));
         }
         let Some(text) = &self.environment.token else { return Ok(None) };
-        // Text that is no UTF-8 becomes text that is no token.
-        parse_token(&text.to_string_lossy()).map(Some).map_err(|error| credentials_failure("MOORLINE_TOKEN holds no token", &error))
+        // Text that is not UTF-8 becomes text that is not a token.
+        parse_token(&text.to_string_lossy())
+            .map(Some)
+            .map_err(|error| credentials_failure("MOORLINE_TOKEN does not contain a token", &error))
     }
 
     fn profile(&self) -> Result<Profile, Failure> {
@@ -72,8 +76,8 @@ impl Credentials {
         let join: Join = join
             .to_string_lossy()
             .parse()
-            .map_err(|error: moorline::RelayUrlError| credentials_failure("MOORLINE_JOIN holds no join string", &error))?;
-        // The profile's token is for the profile's relay, and is shown to no other.
+            .map_err(|error: moorline::RelayUrlError| credentials_failure("MOORLINE_JOIN does not contain a join string", &error))?;
+        // The profile's token is for the profile's relay and is not sent to another one.
         let token = token.ok_or_else(|| {
             Failure::new(Exit::Credentials, "MOORLINE_JOIN is set, but no token for that relay")
                 .next("set MOORLINE_TOKEN too, or name a --token-file")
@@ -89,9 +93,9 @@ impl Credentials {
                     "write it with `moorline login --join FILE --token-file FILE`, or set MOORLINE_JOIN and MOORLINE_TOKEN".to_owned()
                 }
                 LoadProfileError::Exposed { path, .. } => format!("chmod 600 {}", path.display()),
-                LoadProfileError::Io { .. } => "see that the file is yours and can be read".to_owned(),
+                LoadProfileError::Io { .. } => "check that you own the file and can read it".to_owned(),
                 LoadProfileError::Form { .. } | LoadProfileError::Join { .. } | LoadProfileError::Token { .. } => {
-                    "write it anew with `moorline login`".to_owned()
+                    "write it again with `moorline login`".to_owned()
                 }
             };
             credentials_failure("no credentials", &error).next(next)
@@ -103,7 +107,7 @@ fn credentials_failure(what: &str, error: &dyn std::error::Error) -> Failure {
     Failure::new(Exit::Credentials, what).caused_by(error)
 }
 
-/// Whether a path stands for standard input.
+/// Whether a path names standard input.
 pub(crate) fn is_stdin(path: &Path) -> bool {
     path == Path::new(STDIN)
 }
@@ -111,7 +115,7 @@ pub(crate) fn is_stdin(path: &Path) -> bool {
 /// Reads a small file, or standard input for `-`.
 ///
 /// # Errors
-/// It cannot be read, or is no text.
+/// It cannot be read, or is not UTF-8.
 pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     let mut text = String::new();
     let read = if is_stdin(path) {
@@ -160,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_profiles_token_is_never_shown_to_another_relay() {
+    fn the_profiles_token_is_never_sent_to_another_relay() {
         let (_home, mut credentials) = at_home();
         saved(&credentials);
         credentials.environment.join = Some("https://b.example".into());
@@ -172,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exposed_profile_is_refused_with_the_command_that_mends_it() {
+    fn an_exposed_profile_is_refused_with_the_command_that_fixes_it() {
         let (_home, credentials) = at_home();
         saved(&credentials);
         let path = credentials.path().unwrap();

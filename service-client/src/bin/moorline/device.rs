@@ -1,4 +1,4 @@
-//! `moorline device …`: the registry's devices, for people and as JSON.
+//! `moorline device …`: the devices of the registry, as text and as JSON.
 
 use moorline::{Client, Device, DeviceError, DeviceId, PublicKey, PublicKeyError};
 
@@ -7,10 +7,10 @@ use crate::credentials::{Credentials, read};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, table};
 
-/// Does what was asked of the registry.
+/// Runs one action on the registry.
 ///
 /// # Errors
-/// The relay refused it or cannot be reached, or the key is none.
+/// The relay refused the request or cannot be reached, or the key is not valid.
 pub(crate) async fn run(action: DeviceAction, credentials: &Credentials, output: Output) -> Result<(), Failure> {
     let client = credentials.client()?;
     match action {
@@ -19,7 +19,7 @@ pub(crate) async fn run(action: DeviceAction, credentials: &Credentials, output:
             let (algorithm, kid) = (key.algorithm(), key.thumbprint());
             let what = match add(&client, &id, key).await? {
                 AddOutcome::Created => format!("added {id} with its {algorithm} key {kid}"),
-                AddOutcome::AlreadyRegistered => format!("{id} is there already, with this {algorithm} key {kid}"),
+                AddOutcome::AlreadyRegistered => format!("{id} is already registered with this {algorithm} key {kid}"),
             };
             output.note(&format!("{what}\nnext: start moorline-agent on it, then `moorline device list`"));
             Ok(())
@@ -45,14 +45,14 @@ enum AddOutcome {
     AlreadyRegistered,
 }
 
-/// Adding a device anew with the key it has is no mistake; putting another key in its place by `add` would be.
+/// Adding a device again with the same key is not an error. `add` never replaces a key.
 async fn add(client: &Client, id: &DeviceId, key: PublicKey) -> Result<AddOutcome, Failure> {
     let what = format!("cannot add {id}");
     match client.device(id).await {
         Ok(there) if there.keys.iter().any(|known| known.kid == key.thumbprint()) => return Ok(AddOutcome::AlreadyRegistered),
         Ok(_) => {
-            let failure = Failure::new(Exit::Refused, what).because("there is a device of this id, with another key");
-            return Err(failure.next(format!("if it shall be replaced: `moorline device remove {id}`, then add it again")));
+            let failure = Failure::new(Exit::Refused, what).because("a device with this id exists and has another key");
+            return Err(failure.next(format!("to replace it: `moorline device remove {id}`, then add it again")));
         }
         Err(DeviceError::Refused(problem)) if problem.status == 404 => {}
         Err(error) => return Err(device_failure(&what, &error)),
@@ -62,14 +62,14 @@ async fn add(client: &Client, id: &DeviceId, key: PublicKey) -> Result<AddOutcom
 
 fn parse_key(text: &str) -> Result<PublicKey, Failure> {
     PublicKey::from_pem(text).map_err(|error| {
-        let failure = Failure::new(Exit::Usage, "this is no device's public key").caused_by(&error);
+        let failure = Failure::new(Exit::Usage, "this is not a device's public key").caused_by(&error);
         match error {
             PublicKeyError::Private => failure.next("`moorline-agent key --config FILE` prints the public key, on the device"),
             PublicKeyError::SmallOrder | PublicKeyError::NotCanonical => {
                 failure.next("make a new key on the device with `moorline-agent init`: this one proves nothing")
             }
             PublicKeyError::NotPem | PublicKeyError::Algorithm | PublicKeyError::Jwk(_) => {
-                failure.next("take what `moorline-agent init` or `moorline-agent key` printed on the device")
+                failure.next("use what `moorline-agent init` or `moorline-agent key` printed on the device")
             }
         }
     })

@@ -1,10 +1,10 @@
-//! `moorline forward`: local ports whose every connection is a stream to the device.
+//! `moorline forward`: listens on local ports and opens one stream per connection.
 //!
 //! ```text
 //!   browser ──▶ 127.0.0.1:8080 ── stream ══▶ relay ══▶ lamp-1/http
 //! ```
 //!
-//! Owns: the listeners, their connections and how both end. Does not own: the bytes ([`moorline::Stream::bridge`]).
+//! Owns: the listeners, their connections and how both end. Does not own: copying the bytes ([`moorline::Stream::bridge`]).
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,19 +30,19 @@ use crate::output::Output;
 use crate::pair::Pair;
 use crate::signals::Signals;
 
-/// Connections at once, over all ports. Beyond: reset at once, and told.
+/// Connections at once, over all ports. Further ones are reset at once, with a message.
 const MAX_CONNECTIONS: usize = 1_024;
-/// After an accept that failed, as it does when there are no descriptors left: going on at once would only spin.
+/// The pause after a failed accept. Without descriptors the next one would fail too.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(200);
-/// A trouble with accepting that comes back within this is the same one, and is not told again.
+/// Accept errors are reported once in this interval.
 const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
-/// For streams to say that they are cut, when asked to end.
+/// For open streams to send their resets on shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Forwards until it is told to end.
+/// Forwards until a signal arrives.
 ///
 /// # Errors
-/// No credentials, or an address that cannot be listened on.
+/// No credentials, or an address that cannot be bound.
 pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Output) -> Result<(), Failure> {
     descriptors::raise_limit();
     let mut signals = Signals::catch()?;
@@ -70,13 +70,13 @@ pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Out
     shared.stop.cancel();
     shared.tasks.close();
     tokio::select! {
-        // Late ones end with the process: their connections are reset by the system.
+        // At the timeout the process exits, and the system resets the remaining connections.
         _ = timeout(SHUTDOWN_TIMEOUT, shared.tasks.wait()) => Ok(()),
-        signal = signals.next() => Err(Failure::new(Exit::Failed, "ended at once").because(format!("a second signal came ({signal:?})"))),
+        signal = signals.next() => Err(Failure::new(Exit::Failed, "stopped at once").because(format!("a second signal arrived ({signal:?})"))),
     }
 }
 
-/// What every connection uses.
+/// Shared by all connections.
 struct Shared {
     client: Client,
     device: DeviceId,
@@ -98,7 +98,7 @@ async fn listen(pair: &Pair) -> Result<TcpListener, Failure> {
     })
 }
 
-/// Tells where it listens: the real port, also where any was asked for.
+/// Reports the listening address, with the real port where port 0 was requested.
 fn announce(shared: &Shared, local: SocketAddr, service: &ServiceName, json: bool) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Line<'a> {
@@ -114,7 +114,7 @@ fn announce(shared: &Shared, local: SocketAddr, service: &ServiceName, json: boo
     shared.output.json(&line).map_err(|error| Failure::new(Exit::Failed, "cannot write to standard output").caused_by(&error))
 }
 
-/// Accepts, and nothing else: whatever a connection does happens in its own task.
+/// Only accepts: everything else happens in the connection's own task.
 async fn accept(listener: TcpListener, service: ServiceName, shared: Arc<Shared>) {
     let mut failed: Option<Instant> = None;
     loop {
@@ -126,8 +126,8 @@ async fn accept(listener: TcpListener, service: ServiceName, shared: Arc<Shared>
             Ok(accepted) => accepted,
             Err(error) => {
                 if failed.replace(Instant::now()).is_none_or(|before| before.elapsed() > ACCEPT_WARNING_INTERVAL) {
-                    let failure = Failure::new(Exit::Failed, "connections have to wait before they are accepted").caused_by(&error);
-                    shared.output.failure(&failure.next("raise the limit of this shell (`ulimit -n`), or close some connections"));
+                    let failure = Failure::new(Exit::Failed, "cannot accept connections for now").caused_by(&error);
+                    shared.output.failure(&failure.next("raise this shell's limit of open files (`ulimit -n`), or close some connections"));
                 }
                 tokio::select! {
                     () = sleep(ACCEPT_BACKOFF) => continue,
@@ -145,15 +145,15 @@ async fn accept(listener: TcpListener, service: ServiceName, shared: Arc<Shared>
     }
 }
 
-/// Carries one connection from accepted to ended. `_permit` is its place among [`MAX_CONNECTIONS`].
+/// Carries one connection from accept to its end. `_permit` counts it among [`MAX_CONNECTIONS`].
 async fn carry(local: TcpStream, from: SocketAddr, service: ServiceName, _permit: OwnedSemaphorePermit, shared: Arc<Shared>) {
-    local.reset_on_drop(); // until a stream has ended well: no byte was carried, and none may look as if it had been
+    local.reset_on_drop(); // until a stream has ended cleanly, so that a cut connection never looks finished
     if let Err(error) = local.set_nodelay(true) {
-        debug!(%from, %error, "a socket option is not taken"); // slower, not wrong
+        debug!(%from, %error, "cannot set TCP_NODELAY"); // slower, but correct
     }
     let opening = open_stream(shared.client.open(&shared.device, &service), &shared.stream_args);
     let opened = tokio::select! {
-        biased; // an answer that is there is taken first: hanging up is said on it
+        biased; // an outcome that has arrived is used first, because hanging up is done on it
         opened = opening => opened,
         () = local_reset(&local) => {
             debug!(%from, %service, "the local connection was reset before the stream was open");
@@ -178,7 +178,7 @@ async fn carry(local: TcpStream, from: SocketAddr, service: ServiceName, _permit
     }
 }
 
-/// Ends when the local program has reset its connection. One that has only sent all it had may still wait for the answer.
+/// Completes when the local program has reset its connection. One that only closed its sending side may still wait for the answer.
 async fn local_reset(local: &TcpStream) {
     match local.ready(Interest::ERROR).await {
         Ok(_) | Err(_) => (),

@@ -1,4 +1,4 @@
-//! `moorline login`: writes the profile from a join string and a token. Nothing goes over the network.
+//! `moorline login`: writes the profile from a join string and a token, without any network access.
 
 use moorline::profile::Profile;
 use moorline::{Join, RelayUrlError};
@@ -11,13 +11,13 @@ use crate::output::Output;
 /// Writes the profile.
 ///
 /// # Errors
-/// What was given is no join string or no token, or the file cannot be written.
+/// The join string or the token is not valid, or the file cannot be written.
 pub(crate) fn run(login: &Login, credentials: &Credentials, output: Output) -> Result<(), Failure> {
     if is_stdin(&login.join) && credentials.sources.token_file.as_deref().is_some_and(is_stdin) {
         return Err(Failure::new(Exit::Usage, "only one of --join and --token-file can be standard input"));
     }
     let join: Join = read(&login.join)?.parse().map_err(|error: RelayUrlError| {
-        let failure = Failure::new(Exit::Credentials, format!("{} holds no join string", login.join.display())).caused_by(&error);
+        let failure = Failure::new(Exit::Credentials, format!("{} does not contain a join string", login.join.display())).caused_by(&error);
         failure.next("`moorline-relay init` prints the join string; it is one line that begins with https://")
     })?;
     let token = credentials.given_token()?.ok_or_else(|| {

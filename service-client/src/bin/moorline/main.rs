@@ -1,8 +1,8 @@
-//! `moorline`: the services of devices behind a relay, from the shell.
+//! `moorline`: reaches the services of devices behind a relay from the shell.
 //!
-//! One file per command ([`login`], [`device`], [`forward`], [`connect`], [`ssh`]); [`cli`] is what may be written, [`credentials`]
-//! which relay and token are meant, [`open_stream`] how a stream is asked for, [`output`] what is printed, [`exit`] how it ends and what to do
-//! about it.
+//! One file per command ([`login`], [`device`], [`forward`], [`connect`], [`ssh`]). [`cli`] is the command line, [`credentials`] selects
+//! relay and token, [`open_stream`] opens streams for the commands, [`output`] prints, [`exit`] has the exit codes and the advice for each
+//! problem.
 
 mod cli;
 mod connect;
@@ -51,12 +51,12 @@ fn run(cli: Cli, environment: Environment, output: Output) -> Result<(), Failure
     }
 }
 
-/// One thread is enough for all that a caller does, and quicker: nothing is handed from one to another.
+/// A caller needs one thread only, and is faster with it: no work moves between threads.
 fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, "cannot start").caused_by(&error))?;
     let result = runtime.block_on(command);
-    // A name that is still being resolved must not keep the process.
+    // A name that is still being resolved must not delay the exit.
     runtime.shutdown_background();
     result
 }
@@ -64,7 +64,7 @@ fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, F
 fn log(environment: &Environment, output: Output) -> Result<(), Failure> {
     let Some(filter) = &environment.log else { return Ok(()) };
     let filter = EnvFilter::try_new(filter.to_string_lossy()).map_err(|error| {
-        Failure::new(Exit::Usage, "MOORLINE_LOG is no filter, like debug or moorline_transport=trace").caused_by(&error)
+        Failure::new(Exit::Usage, "MOORLINE_LOG is not a filter like debug or moorline_transport=trace").caused_by(&error)
     })?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(output.has_colour()).init();
     Ok(())

@@ -1,4 +1,4 @@
-//! A stream as a command asks for it, and what its failures mean to the person who asked.
+//! Opens a stream for a command, and explains its failures to the user.
 
 use std::io;
 
@@ -8,10 +8,10 @@ use moorline_proto::close::CloseReason;
 use crate::cli::StreamArgs;
 use crate::exit::{Exit, Failure};
 
-/// Asks with what the command line says.
+/// Opens a stream with the options of the command line.
 ///
 /// # Errors
-/// As the library has them; [`open_failure`] tells them.
+/// The library's errors; [`open_failure`] explains them.
 pub(crate) async fn open_stream(mut open: Open, stream_args: &StreamArgs) -> Result<Stream, OpenError> {
     if let Some(wait) = stream_args.wait {
         open = open.wait(wait);
@@ -25,16 +25,16 @@ pub(crate) async fn open_stream(mut open: Open, stream_args: &StreamArgs) -> Res
     open.await
 }
 
-/// Why there is no stream.
+/// Explains why there is no stream.
 pub(crate) fn open_failure(what: &str, error: &OpenError) -> Failure {
     match error {
         OpenError::Refused(problem) => Failure::refused(what, problem),
         OpenError::Unreachable(error) => Failure::unreachable(what, error),
-        OpenError::TimedOut { .. } => Failure::new(Exit::Unreachable, what)
-            .caused_by(error)
-            .next("look at the network between here and the relay, and at the relay's log"),
+        OpenError::TimedOut { .. } => {
+            Failure::new(Exit::Unreachable, what).caused_by(error).next("check the network between here and the relay, and the relay's log")
+        }
         OpenError::Ended(EndReason::Lost(_) | EndReason::Silent(_)) => {
-            Failure::new(Exit::Unreachable, what).caused_by(error).next("look at the network between here and the relay, and try again")
+            Failure::new(Exit::Unreachable, what).caused_by(error).next("check the network between here and the relay, and try again")
         }
         OpenError::Ended(_) => Failure::new(Exit::Failed, what).caused_by(error),
         OpenError::Answer(_) | OpenError::ForeignUrl(_) => {
@@ -43,7 +43,7 @@ pub(crate) fn open_failure(what: &str, error: &OpenError) -> Failure {
     }
 }
 
-/// How a stream ended: well, or with what a person should know.
+/// Explains how a stream ended.
 ///
 /// # Errors
 /// Everything but a clean end of both directions.
@@ -52,10 +52,10 @@ pub(crate) fn end_failure(what: &str, ended: &BridgeEnd) -> Result<(), Failure> 
     Err(match ended {
         BridgeEnd::Finished => return Ok(()),
         BridgeEnd::Stopped => Failure::silent(),
-        // Like `yes | head`: whoever stopped reading does not want to be told.
+        // As in `yes | head`: a reader that stopped reading needs no message.
         BridgeEnd::Local(error) if error.kind() == io::ErrorKind::BrokenPipe => Failure::silent(),
         BridgeEnd::Local(_) => failure.caused_by(ended),
-        BridgeEnd::CutShort => failure.caused_by(ended).next("what was sent last may not have arrived: look at the far side"),
+        BridgeEnd::CutShort => failure.caused_by(ended).next("the last bytes sent may not have arrived: check the far side"),
         BridgeEnd::Leg(reason) => {
             let failure = failure.caused_by(reason);
             match after_end(reason) {
@@ -69,23 +69,23 @@ pub(crate) fn end_failure(what: &str, ended: &BridgeEnd) -> Result<(), Failure> 
 fn after_end(reason: &EndReason) -> Option<&'static str> {
     match reason {
         EndReason::Finished | EndReason::CutShort => None,
-        EndReason::Lost(_) | EndReason::Silent(_) => Some("look at the network between here and the relay, and try again"),
+        EndReason::Lost(_) | EndReason::Silent(_) => Some("check the network between here and the relay, and try again"),
         EndReason::ProtocolError { .. } => Some("compare the versions of moorline and the relay"),
         EndReason::Closed { .. } => reason.close_reason().and_then(after_close),
     }
 }
 
-/// What to do after a stream was cut with this code, where there is something to say.
+/// What to do after a stream was closed with this code, if there is something to do.
 const fn after_close(reason: CloseReason) -> Option<&'static str> {
     match reason {
-        CloseReason::Reset => Some("the service or the device reset the connection: look at the service's log on the device"),
-        CloseReason::PeerLost => Some("the device's connection was lost: see that it is online, and try again"),
-        CloseReason::IdleTimeout => Some("nothing was sent for longer than the relay allows: have the programs at the ends send something"),
-        CloseReason::Expired => Some("the leave for this stream was for a time: ask the operator for more"),
-        CloseReason::Killed => Some("an operator did this on purpose: ask why before you try again"),
-        CloseReason::Revoked => Some("ask the relay's operator whether you or the device shall have this leave again"),
+        CloseReason::Reset => Some("the service or the device reset the connection: check the service's log on the device"),
+        CloseReason::PeerLost => Some("the device's connection was lost: check that it is online, and try again"),
+        CloseReason::IdleTimeout => Some("nothing was sent for longer than the relay allows: let the programs at the ends send something"),
+        CloseReason::Expired => Some("the permission for this stream was limited in time: ask the operator for more"),
+        CloseReason::Killed => Some("an operator ended it on purpose: ask why before you try again"),
+        CloseReason::Revoked => Some("ask the relay's operator whether you or the device should be allowed again"),
         CloseReason::RelayDraining => Some("try again: another node of the relay takes over, or this one comes back"),
-        CloseReason::Limit => Some("a budget of bytes or time is spent: ask the operator for more"),
+        CloseReason::Limit => Some("a limit of bytes or time was reached: ask the operator for more"),
         CloseReason::Framing | CloseReason::BadUtf8 | CloseReason::TooBig | CloseReason::Protocol => {
             Some("compare the versions of moorline and the relay")
         }
@@ -95,7 +95,7 @@ const fn after_close(reason: CloseReason) -> Option<&'static str> {
     }
 }
 
-/// Whether an end is an everyday event of a network program, which nobody needs to be told of each time.
+/// Whether an end is routine for a network program and needs no message each time.
 pub(crate) fn is_routine(ended: &BridgeEnd) -> bool {
     match ended {
         BridgeEnd::Finished | BridgeEnd::Local(_) | BridgeEnd::Stopped => true,

@@ -1,4 +1,4 @@
-//! What the program writes, and where: results on standard output, everything for people on standard error. The one place that prints.
+//! The program's output: results on standard output, messages on standard error. Nothing else prints.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::exit::Failure;
 
-/// The program's mouth. Cheap to clone; each line is written in one piece, so that tasks do not mix theirs.
+/// Cheap to copy. Each message is written in one piece, so that messages of different tasks do not mix.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
     style: Style,
@@ -20,7 +20,7 @@ pub(crate) enum Style {
 }
 
 impl Output {
-    /// Colours only where a person reads and did not ask for none.
+    /// Colours only if standard error is a terminal and the user did not disable them.
     pub(crate) fn new(no_color: bool) -> Self {
         let style = if io::stderr().is_terminal() && !no_color { Style::Colour } else { Style::Plain };
         Self { style }
@@ -34,7 +34,7 @@ impl Output {
     /// Writes text to standard output.
     ///
     /// # Errors
-    /// Nobody reads it any more, or the disk is full.
+    /// The reader has closed the pipe, or the disk is full.
     pub(crate) fn print(self, text: &str) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         stdout.write_all(text.as_bytes())?;
@@ -51,12 +51,12 @@ impl Output {
         self.print(&line)
     }
 
-    /// Tells a person something, on standard error. Where nobody can read it, it is lost.
+    /// Writes a message to standard error. It is lost if nobody can read it.
     pub(crate) fn note(self, text: &str) {
         self.write_stderr(&format!("{text}\n"));
     }
 
-    /// Tells a person what went wrong, why, and what to do next.
+    /// Writes what went wrong, why, and what to do next.
     pub(crate) fn failure(self, failure: &Failure) {
         if !failure.what.is_empty() {
             self.write_stderr(&render(failure, self.style));
@@ -64,7 +64,7 @@ impl Output {
     }
 
     fn write_stderr(self, text: &str) {
-        drop(io::stderr().lock().write_all(text.as_bytes())); // there is nowhere left to complain
+        drop(io::stderr().lock().write_all(text.as_bytes())); // there is no other place to report this
     }
 }
 
@@ -83,12 +83,12 @@ fn render(failure: &Failure, style: Style) -> String {
     text
 }
 
-/// Text that came from elsewhere, without what a terminal would obey.
+/// Replaces control characters in text from elsewhere, so that it cannot control the terminal.
 pub(crate) fn visible(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// Rows in columns as wide as their widest cell, two spaces between. The last column is not padded.
+/// A table whose columns are as wide as their widest cell, with two spaces between. The last column is not padded.
 pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
     let rows: Vec<[String; N]> =
         std::iter::once(head.map(str::to_owned)).chain(rows.iter().map(|row| row.each_ref().map(|cell| visible(cell)))).collect();
@@ -115,14 +115,14 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_says_what_why_and_what_next() {
+    fn a_failure_is_printed_with_reasons_and_advice() {
         let failure = Failure::new(Exit::Refused, "no stream to lamp-1/ssh").because("the device is off").next("switch it on");
         assert_eq!(render(&failure, Style::Plain), "moorline: no stream to lamp-1/ssh\n  why:  the device is off\n  next: switch it on\n");
         assert!(render(&failure, Style::Colour).contains("\x1b[1;31m"));
     }
 
     #[test]
-    fn a_devices_words_cannot_command_the_terminal() {
+    fn a_devices_text_cannot_control_the_terminal() {
         let failure = Failure::new(Exit::Refused, "refused").because("the device says: \x1b]0;owned\x07");
         assert!(!render(&failure, Style::Plain).contains('\x1b'));
     }

@@ -1,4 +1,4 @@
-//! `moorline ssh`: hands over to ssh, which comes back through `moorline connect` as its ProxyCommand.
+//! `moorline ssh`: executes ssh with `moorline connect` as its ProxyCommand.
 
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
@@ -10,24 +10,24 @@ use std::process::Command;
 use crate::cli::{Sources, Ssh};
 use crate::exit::{Exit, Failure};
 
-/// Becomes ssh; its exit code is then this process's.
+/// Replaces this process by ssh, whose exit code becomes this process's.
 ///
 /// # Errors
-/// There is no ssh here, or it does not start.
+/// ssh is not installed or cannot be started.
 pub(crate) fn run(ssh: &Ssh, sources: &Sources) -> Result<Infallible, Failure> {
-    let program = std::env::current_exe()
-        .map_err(|error| Failure::new(Exit::Failed, "cannot find the path of this program for ssh").caused_by(&error))?;
+    let program =
+        std::env::current_exe().map_err(|error| Failure::new(Exit::Failed, "cannot find this program's path for ssh").caused_by(&error))?;
     let error = Command::new("ssh").args(arguments(ssh, sources, &program)).exec();
     let failure = Failure::new(Exit::Failed, "cannot run ssh").caused_by(&error);
     Err(failure.next("install the OpenSSH client, or use `moorline forward` with another one"))
 }
 
-/// What ssh is given.
+/// The arguments for ssh.
 fn arguments(ssh: &Ssh, sources: &Sources, program: &Path) -> Vec<OsString> {
     let device = ssh.login.device.as_str();
     let mut proxy = OsString::from("ProxyCommand=");
     proxy.push(proxy_command(ssh, sources, program));
-    // The device's key is known under its id, whatever host name the user's own configuration makes of it.
+    // known_hosts has the device's key under its id, whatever host name the user's ssh configuration maps it to.
     let mut arguments = vec!["-o".into(), proxy, "-o".into(), format!("HostKeyAlias={device}").into()];
     arguments.push(match &ssh.login.user {
         Some(user) => format!("{user}@{device}").into(),
@@ -37,7 +37,7 @@ fn arguments(ssh: &Ssh, sources: &Sources, program: &Path) -> Vec<OsString> {
     arguments
 }
 
-/// The command by which ssh's shell starts `moorline connect`. The token is not in it: the profile, the token file or the environment is.
+/// The command line with which ssh's shell starts `moorline connect`. It contains no token: that is in the profile, file or environment.
 fn proxy_command(ssh: &Ssh, sources: &Sources, program: &Path) -> OsString {
     let mut words = vec![program.as_os_str().to_owned()];
     let mut option = |name: &str, value: OsString| words.extend([name.into(), value]);
@@ -54,14 +54,14 @@ fn proxy_command(ssh: &Ssh, sources: &Sources, program: &Path) -> OsString {
         }
     }
     if let Some(reason) = &ssh.stream_args.reason {
-        // One word, so that a reason that begins with a dash is no option.
+        // One word, so that a reason that begins with a dash is not taken for an option.
         words.push(format!("--reason={reason}").into());
     }
     words.extend([ssh.login.device.as_str().into(), ssh.service.as_str().into()]);
     OsString::from_vec(words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(&b' '))
 }
 
-/// A word as the shell behind ssh reads it: in single quotes where it needs them, `%` doubled because ssh replaces `%h` and the like.
+/// Quotes a word for ssh's shell: in single quotes if necessary, `%` doubled because ssh expands `%h` and the like.
 fn quoted(word: &OsStr) -> Vec<u8> {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+=:,@".contains(byte);
     let bytes = word.as_bytes();
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn ssh_is_given_the_proxy_command_and_the_devices_own_name() {
+    fn ssh_gets_the_proxy_command_and_the_device_id_as_host_key_alias() {
         let mut ssh_args = ssh("root@lamp-1");
         ssh_args.args = vec!["-v".into(), "uptime".into()];
         assert_eq!(
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn options_of_ours_go_on_to_connect() {
+    fn our_options_are_passed_to_connect() {
         let mut ssh_args = ssh("lamp-1");
         ssh_args.stream_args = StreamArgs {
             wait: Some(Duration::from_secs(600)),
@@ -129,7 +129,7 @@ mod tests {
         assert!(proxy.contains(here.to_str().unwrap()), "{proxy}");
     }
 
-    /// The real shell takes the words apart again, after ssh has halved the percent signs.
+    /// A real shell splits the words, after ssh has replaced `%%` by `%`.
     #[test]
     fn the_shell_reads_back_what_was_quoted() {
         for word in ["plain", "", "two words", "it's", "$HOME `id` \"x\" \\ ; & | < > * ?", "%h 100%", "line\nline", "-dash", "ü"] {

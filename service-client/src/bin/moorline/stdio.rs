@@ -1,12 +1,12 @@
-//! Standard input and output as one connection, so that a stream is carried over them as over a socket.
+//! Standard input and output as one connection, so that a stream can be bridged with them as with a socket.
 //!
 //! ```text
-//!   fd 0 ── thread ──▶ queue ──▶ poll_read        a read that never returns blocks nobody, not even the end of the process
-//!   fd 1 ◀── thread ◀── queue ◀── poll_write      everything is written when [`OutputDone`] says so
+//!   fd 0 ── thread ──▶ queue ──▶ poll_read        a read that never returns blocks neither a task nor the exit
+//!   fd 1 ◀── thread ◀── queue ◀── poll_write      [`OutputDone`] completes when everything is written
 //! ```
 //!
-//! tokio's own would do but for two things: shutting its output down leaves the descriptor open, so that the reader never sees the end, and
-//! a write that is under way when the process ends is lost.
+//! tokio's `Stdin` and `Stdout` do not fit: shutting down the output leaves the descriptor open, so the reader never sees EOF, and a write
+//! that is under way when the process exits is lost.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -20,12 +20,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::PollSender;
 
-/// Bytes of one read, as many as one message of a leg holds.
+/// The size of one read: the largest message of a leg.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// Chunks that wait in either direction. More would only hide from the far side that the near one is slow.
+/// Chunks queued per direction. More would only hide a slow local side from the far side.
 const QUEUED_CHUNKS: usize = 4;
 
-/// Reads standard input, writes standard output. Shutting it down closes standard output, so that its reader sees the end.
+/// Reads standard input and writes standard output. Shutting it down closes standard output, so that its reader sees EOF.
 #[derive(Debug)]
 pub(crate) struct Stdio {
     input: mpsc::Receiver<io::Result<Bytes>>,
@@ -33,35 +33,35 @@ pub(crate) struct Stdio {
     output: PollSender<Bytes>,
 }
 
-/// Tells when all that was written to a [`Stdio`] has reached standard output, or can no more.
+/// Completes when everything written to a [`Stdio`] has reached standard output, or cannot any more.
 #[derive(Debug)]
 #[must_use = "what is still in the queue is lost when the process ends"]
 pub(crate) struct OutputDone(oneshot::Receiver<io::Result<()>>);
 
 impl OutputDone {
-    /// Waits for it; the [`Stdio`] must be gone, or shut down.
+    /// Waits for it. The [`Stdio`] must have been dropped or shut down.
     ///
     /// # Errors
-    /// What standard output said when it took no more: its reader is gone, the disk is full.
+    /// Why standard output took no more: the reader has closed the pipe, or the disk is full.
     pub(crate) async fn wait(self) -> io::Result<()> {
         self.0.await.unwrap_or_else(|_| Err(io::Error::other("the thread that writes is gone")))
     }
 }
 
 impl Stdio {
-    /// Takes both over.
+    /// Starts the two threads.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// A thread could not be started.
     pub(crate) fn take() -> io::Result<(Self, OutputDone)> {
         let (input_end, input) = mpsc::channel(QUEUED_CHUNKS);
         let (output, output_end) = mpsc::channel(QUEUED_CHUNKS);
         let (done, written) = oneshot::channel();
-        // The first ends with the process, or when the reader is gone; the second when the writer is.
+        // The first ends with the process or when the receiver is dropped, the second when the sender is.
         thread::Builder::new().name("stdin".to_owned()).spawn(move || read_all(&input_end))?;
         thread::Builder::new().name("stdout".to_owned()).spawn(move || {
             let written = write_all(output_end);
-            drop(done.send(written)); // nobody waits any more: the process is told to end
+            drop(done.send(written)); // nobody waits when the process was told to exit
         })?;
         Ok((Self { input, pending: Bytes::new(), output: PollSender::new(output) }, OutputDone(written)))
     }
@@ -87,10 +87,10 @@ fn read_all(input: &mpsc::Sender<io::Result<Bytes>>) {
 fn write_all(mut output: mpsc::Receiver<Bytes>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     while let Some(chunk) = output.blocking_recv() {
-        stdout.write_all(&chunk)?; // after an error, whoever writes finds the queue closed
+        stdout.write_all(&chunk)?; // after an error, writers find the queue closed
         stdout.flush()?;
     }
-    // The end of the descriptor itself is what a reader sees: ssh ends when its ProxyCommand's output does.
+    // The reader waits for the descriptor to be closed: ssh exits when its ProxyCommand's output does.
     let null = File::options().write(true).open("/dev/null")?;
     Ok(rustix::stdio::dup2_stdout(&null)?)
 }
@@ -130,5 +130,5 @@ impl AsyncWrite for Stdio {
     }
 }
 
-/// A pipe cannot show that it was cut: the exit code does.
+/// A pipe cannot show that it was cut. The exit code does.
 impl LocalSide for Stdio {}
