@@ -332,8 +332,7 @@ impl Leg {
     }
 
     fn send_close(&mut self, close: CloseReason, detail: &str) {
-        let words = if detail.is_empty() { close.name().to_owned() } else { format!("{}: {detail}", close.name()) };
-        self.frames.push_close(close.code(), &words);
+        self.frames.push_close(close.code(), &close.text(detail));
     }
 
     /// Waits until bytes can be sent.
