@@ -35,8 +35,8 @@ use crate::stream_options::{Key, StreamOptions};
 pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 /// To reach the relay and receive its 101, which the relay never delays.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(20);
-/// The longest wait for a ticket's stream, whatever this machine's clock says: as long as an operator may allow.
-const MAX_TICKET_LIFETIME: Duration = Duration::from_secs(2 * 3_600);
+/// The longest wait for a ticket's stream, whatever this machine's clock says: as long as a stream may wait and be opened.
+const MAX_TICKET_LIFETIME: Duration = Open::MAX_WAIT.saturating_add(Open::MAX_DEADLINE);
 
 type OpenFuture = Pin<Box<dyn Future<Output = Result<Stream, OpenError>> + Send>>;
 
@@ -105,15 +105,23 @@ pub struct Open {
 }
 
 impl Open {
-    /// Waits this long for an offline device, in whole seconds. Default: zero, no waiting.
+    /// The longest wait for an offline device: seven days. Operators usually allow less.
+    pub const MAX_WAIT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+    /// The shortest deadline: one second.
+    pub const MIN_DEADLINE: Duration = Duration::from_secs(1);
+    /// The longest deadline: one day. Operators usually allow less.
+    pub const MAX_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// Waits this long for an offline device, in whole seconds. Default: zero, no waiting. More than [`Open::MAX_WAIT`] is taken as that.
     pub fn wait(mut self, wait: Duration) -> Self {
-        self.options.wait = Some(wait);
+        self.options.set_wait(wait);
         self
     }
 
-    /// How long opening may take once the device is online, in whole seconds, at least 1. The relay has a maximum. Default: 60 s.
+    /// How long opening may take once the device is online, in whole seconds. The relay has a maximum of its own. Default: 60 s. Less than
+    /// [`Open::MIN_DEADLINE`] and more than [`Open::MAX_DEADLINE`] are taken as these.
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.options.deadline = Some(deadline);
+        self.options.set_deadline(deadline);
         self
     }
 
@@ -141,9 +149,10 @@ impl Open {
         self
     }
 
-    /// For [`Open::negotiate`]: how long the relay may wait for the device before it answers, in whole seconds. Default and maximum: 20 s.
+    /// For [`Open::negotiate`]: how long the relay may wait for the device before it answers, in whole seconds. Default: 20 s,
+    /// and more is taken as that.
     pub fn prefer_wait(mut self, wait: Duration) -> Self {
-        self.prefer_wait = Some(wait);
+        self.prefer_wait = Some(wait.min(PREFER_WAIT));
         self
     }
 

@@ -126,6 +126,23 @@ async fn a_silent_relay_is_given_up_after_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_span_of_the_caller_overflows() {
+    let (mut relay, client) = relay();
+    let (stream, _leg) = join!(lamp(&client).wait(Duration::MAX).deadline(Duration::MAX), async {
+        let request = relay.request().await;
+        assert_eq!((request.header("moorline-deadline"), request.header("moorline-wait")), ("86400", "604800"));
+        request.open().await
+    });
+    stream.unwrap();
+    let (ticket, ()) = join!(lamp(&client).wait(Duration::MAX).deadline(Duration::ZERO).prefer_wait(Duration::MAX).negotiate(), async {
+        let request = relay.request().await;
+        assert_eq!((request.header("prefer"), &request.body["deadline_s"]), ("wait=20", &json!(1)));
+        request.refuse(&Problem::new(ProblemCode::DeviceUnknown, "no lamp-1")).await;
+    });
+    assert!(ticket.unwrap_err().problem().is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn negotiated_here_and_joined_elsewhere() {
     let (mut relay, client) = relay();
     let open = lamp(&client).reason(Text::new("why not").unwrap()).key(Key::new("k7").unwrap()).prefer_wait(Duration::from_secs(3));

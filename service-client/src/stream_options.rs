@@ -10,14 +10,16 @@ use moorline_proto::names::{DATA_HEADER, DEADLINE_HEADER, FEATURES_HEADER, IDEMP
 use moorline_proto::text::{Data, Text};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::open::Open;
+
 /// The relay's own timeout response should arrive before this side gives up.
 const RESPONSE_MARGIN: Duration = Duration::from_secs(10);
 
 /// Everything but the device and the service. All of it is optional.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StreamOptions {
-    pub(crate) deadline: Option<Duration>,
-    pub(crate) wait: Option<Duration>,
+    deadline: Option<Duration>,
+    wait: Option<Duration>,
     pub(crate) reason: Option<Text<REASON_CHARS>>,
     pub(crate) data: Option<Data>,
     pub(crate) features: Vec<Feature>,
@@ -60,10 +62,18 @@ impl Key {
 }
 
 impl StreamOptions {
+    /// Spans are brought into their ranges here, so that no sum of them can overflow.
+    pub(crate) fn set_wait(&mut self, wait: Duration) {
+        self.wait = Some(wait.min(Open::MAX_WAIT));
+    }
+
+    pub(crate) fn set_deadline(&mut self, deadline: Duration) {
+        self.deadline = Some(deadline.clamp(Open::MIN_DEADLINE, Open::MAX_DEADLINE));
+    }
+
     /// How long the relay can take to answer.
     pub(crate) fn limit(&self) -> Duration {
-        let waiting = self.wait.unwrap_or_default().saturating_add(self.deadline.unwrap_or(DEADLINE));
-        waiting.saturating_add(RESPONSE_MARGIN)
+        self.wait.unwrap_or_default() + self.deadline.unwrap_or(DEADLINE) + RESPONSE_MARGIN
     }
 
     /// The headers of `connect`.
@@ -138,6 +148,17 @@ mod tests {
         assert_eq!(serde_json::to_string(&options.body(&"ssh".parse().unwrap())).unwrap(), r#"{"service":"ssh"}"#);
         assert_eq!(options.limit(), Duration::from_secs(70));
         assert_eq!(full().limit(), Duration::from_secs(640));
+    }
+
+    #[test]
+    fn spans_beyond_their_range_are_brought_into_it() {
+        let mut options = StreamOptions::default();
+        options.set_wait(Duration::MAX);
+        options.set_deadline(Duration::MAX);
+        assert_eq!((options.wait, options.deadline), (Some(Open::MAX_WAIT), Some(Open::MAX_DEADLINE)));
+        assert_eq!(options.limit(), Open::MAX_WAIT + Open::MAX_DEADLINE + RESPONSE_MARGIN);
+        options.set_deadline(Duration::ZERO);
+        assert_eq!(options.deadline, Some(Open::MIN_DEADLINE));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
-use moorline::{DeviceId, ServiceName};
+use moorline::{DeviceId, Open, ServiceName};
 use moorline_proto::bounds::REASON_CHARS;
 use moorline_proto::text::Text;
 
@@ -161,10 +161,10 @@ pub(crate) enum DeviceAction {
 /// The options of a request for a stream.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct StreamArgs {
-    /// How long to wait for a device that is offline, like 30s or 10m [default: not at all]
-    #[arg(long, value_name = "DURATION", value_parser = whole_seconds)]
+    /// How long to wait for a device that is offline, like 30s or 10m, at most 7d [default: not at all]
+    #[arg(long, value_name = "DURATION", value_parser = wait)]
     pub(crate) wait: Option<Duration>,
-    /// How long opening may take once the device is online [default: the relay's, usually 60s]
+    /// How long opening may take once the device is online, from 1s to 1d [default: the relay's, usually 60s]
     #[arg(long, value_name = "DURATION", value_parser = deadline)]
     pub(crate) deadline: Option<Duration>,
     /// Why you want the stream; shown to the device and kept in the relay's records
@@ -250,15 +250,22 @@ impl Cli {
     }
 }
 
-fn whole_seconds(text: &str) -> Result<Duration, String> {
+/// A span in whole seconds from `min` to `max`, as a number or with units.
+fn whole_seconds(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
     let plain = text.parse().map(Duration::from_secs);
     let duration = plain.or_else(|_| humantime::parse_duration(text)).map_err(|error| format!("{error}; write it like 30s or 10m"))?;
-    if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("whole seconds, please".to_owned()) }
+    if !(min..=max).contains(&duration) {
+        return Err(format!("it must be from {} to {}", humantime::format_duration(min), humantime::format_duration(max)));
+    }
+    if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("it must be in whole seconds".to_owned()) }
+}
+
+fn wait(text: &str) -> Result<Duration, String> {
+    whole_seconds(text, Duration::ZERO, Open::MAX_WAIT)
 }
 
 fn deadline(text: &str) -> Result<Duration, String> {
-    let duration = whole_seconds(text)?;
-    if duration.is_zero() { Err("at least 1s".to_owned()) } else { Ok(duration) }
+    whole_seconds(text, Open::MIN_DEADLINE, Open::MAX_DEADLINE)
 }
 
 fn reason(text: &str) -> Result<Text<REASON_CHARS>, String> {
@@ -347,10 +354,26 @@ mod tests {
 
     #[test]
     fn durations_are_whole_seconds() {
-        assert_eq!(whole_seconds("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(whole_seconds("1m 30s"), Ok(Duration::from_secs(90)));
-        assert_eq!(whole_seconds("0s"), Ok(Duration::ZERO));
-        assert!(whole_seconds("1500ms").is_err() && whole_seconds("soon").is_err() && deadline("0").is_err());
+        assert_eq!(wait("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(wait("1m 30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(wait("0s"), Ok(Duration::ZERO));
+        assert!(wait("1500ms").is_err() && wait("soon").is_err() && deadline("0").is_err());
+    }
+
+    #[test]
+    fn a_duration_out_of_range_is_a_usage_error_that_names_the_range() {
+        for huge in ["604801", "8d", "18446744073709551615", "18446744073709551615s", "18446744073709551616", "584942417355y", "99999999y"]
+        {
+            for option in ["--wait", "--deadline"] {
+                for command in [format!("connect lamp-1 ssh {option} {huge}"), format!("ssh {option} {huge} lamp-1")] {
+                    let error = parse(&command).unwrap_err();
+                    assert_eq!((error.kind(), error.exit_code()), (ErrorKind::ValueValidation, 2), "{command}: {error}");
+                }
+            }
+        }
+        assert!(parse("connect lamp-1 ssh --wait 8d").unwrap_err().to_string().contains("from 0s to 7days"));
+        assert!(parse("connect lamp-1 ssh --deadline 0").unwrap_err().to_string().contains("from 1s to 1day"));
+        parse("connect lamp-1 ssh --wait 7d --deadline 1d").unwrap();
     }
 
     #[test]
