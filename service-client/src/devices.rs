@@ -6,13 +6,15 @@ use moorline_proto::id::DeviceId;
 use moorline_proto::names::{DEVICES, device_path};
 use moorline_proto::problem::Problem;
 use moorline_proto::proof::PublicKey;
-use moorline_transport::dial::{DialError, Response};
+use moorline_transport::dial::{DialError, Response, Step};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::client::Client;
-use crate::open::{RESPONSE_TIMEOUT, problem_of};
+use crate::open::RESPONSE_TIMEOUT;
+use crate::refusal::{attempt_error, problem_of};
+use crate::retry::{RetryError, retry_until};
 
 /// The most pages of a list that are fetched: a relay whose list never ends must not occupy the client for ever.
 const MAX_PAGES: usize = 100_000;
@@ -86,13 +88,20 @@ impl Client {
 
     async fn request(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<Response, DeviceError> {
         let body = body.map(|body| serde_json::to_string(body).expect("bodies have string keys and no values that JSON lacks"));
-        let (inner, deadline) = (&self.inner, Instant::now() + RESPONSE_TIMEOUT);
-        let request = inner.dialer.request(method, path, &HeaderMap::new(), inner.token.as_ref(), body, deadline).await;
-        request.and_then(Response::accepted).map_err(|error| match problem_of(error) {
-            Ok(problem) => DeviceError::Refused(problem),
-            Err(error) => DeviceError::Unreachable(error),
+        let (inner, headers, deadline) = (&self.inner, HeaderMap::new(), Instant::now() + RESPONSE_TIMEOUT);
+        let response = retry_until(deadline, async || {
+            let request = inner.dialer.request(method.clone(), path, &headers, inner.token.as_ref(), body.clone(), deadline);
+            request.await.and_then(Response::accepted).map_err(|error| attempt_error(error, unreachable_or_refused))
+        });
+        response.await.map_err(|error| match error {
+            RetryError::Attempt(error) | RetryError::TimedOut(Some(error)) => error,
+            RetryError::TimedOut(None) => DeviceError::Unreachable(Box::new(DialError::Deadline { step: Step::Request })),
         })
     }
+}
+
+fn unreachable_or_refused(error: DialError) -> DeviceError {
+    problem_of(error).map_or_else(DeviceError::Unreachable, DeviceError::Refused)
 }
 
 #[cfg(test)]

@@ -21,12 +21,15 @@ mod client;
 pub mod devices;
 mod open;
 pub mod profile;
+mod refusal;
 mod retry;
 mod stream;
 mod stream_options;
 
 #[cfg(test)]
 mod open_tests;
+#[cfg(test)]
+mod retry_tests;
 #[cfg(test)]
 mod scripted_relay;
 

@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::client::Client;
+use crate::refusal::{attempt_error, problem_of, problem_retry_after};
 use crate::retry::{AttemptError, RetryError, retry_until};
 use crate::stream::Stream;
 use crate::stream_options::{Key, StreamOptions};
@@ -173,12 +174,18 @@ impl Open {
         }
         let body =
             serde_json::to_string(&self.options.body(&self.service)).expect("the body has string keys and no values that JSON lacks");
-        let deadline = Instant::now() + self.prefer_wait.unwrap_or(PREFER_WAIT) + RESPONSE_TIMEOUT;
         let path = device_streams_path(&self.device);
         let inner = &self.client.inner;
-        let response = inner.dialer.request(Method::POST, &path, &headers, inner.token.as_ref(), Some(body), deadline).await;
-        let answer = response.and_then(Response::accepted).map_err(unreachable_or_refused)?;
-        answer.json().map_err(|error| OpenError::Answer(error.to_string()))
+        let response_time = self.prefer_wait.unwrap_or(PREFER_WAIT) + RESPONSE_TIMEOUT;
+        let waited = self.options.limit().max(response_time);
+        let deadline = Instant::now() + waited;
+        let response = retry_until(deadline, async || {
+            let deadline = deadline.min(Instant::now() + response_time);
+            let response = inner.dialer.request(Method::POST, &path, &headers, inner.token.as_ref(), Some(body.clone()), deadline).await;
+            response.and_then(Response::accepted).map_err(|error| attempt_error(error, unreachable_or_refused))
+        });
+        let response = response.await.map_err(|error| give_up(error, waited))?;
+        response.json().map_err(|error| OpenError::Answer(error.to_string()))
     }
 
     async fn open(self) -> Result<Stream, OpenError> {
@@ -189,6 +196,7 @@ impl Open {
             path: connect_path(&self.device, &self.service),
             headers: self.options.headers(&key),
             bearer: inner.token.clone(),
+            is_ticket: false,
         };
         leg.join(self.options.limit()).await
     }
@@ -218,7 +226,8 @@ impl JoinTicket {
     async fn join(self) -> Result<Stream, OpenError> {
         let home = &self.client.inner.dialer;
         let (url, path) = home.url().resolve(&self.ticket.url, None)?;
-        let leg = LegRequest { dialer: home.at(url), path, headers: HeaderMap::new(), bearer: Some(self.ticket.token.clone()) };
+        let bearer = Some(self.ticket.token.clone());
+        let leg = LegRequest { dialer: home.at(url), path, headers: HeaderMap::new(), bearer, is_ticket: true };
         leg.join(self.time_left() + RESPONSE_TIMEOUT).await
     }
 
@@ -245,6 +254,8 @@ struct LegRequest {
     path: String,
     headers: HeaderMap,
     bearer: Option<Secret>,
+    /// A ticket is for one stream: once that is refused, another join only says `stream_expired`.
+    is_ticket: bool,
 }
 
 impl LegRequest {
@@ -257,23 +268,20 @@ impl LegRequest {
             }
             tried
         });
-        opened.await.map_err(|error| match error {
-            RetryError::Attempt(error) | RetryError::TimedOut(Some(error)) => error,
-            RetryError::TimedOut(None) => OpenError::TimedOut { waited },
-        })
+        opened.await.map_err(|error| give_up(error, waited))
     }
 
     async fn attempt(&self, deadline: Instant) -> Result<Stream, AttemptError<OpenError>> {
         let dial_deadline = deadline.min(Instant::now() + DIAL_TIMEOUT);
-        let mut leg = self.dialer.leg(&self.path, &self.headers, self.bearer.as_ref(), dial_deadline).await.map_err(|error| {
-            let is_transient = error.refusal().is_none_or(|refusal| refusal.status == 503);
-            let error = unreachable_or_refused(error);
-            if is_transient { AttemptError::Unreachable(error) } else { AttemptError::Final(error) }
-        })?;
+        let leg = self.dialer.leg(&self.path, &self.headers, self.bearer.as_ref(), dial_deadline).await;
+        let mut leg = leg.map_err(|error| attempt_error(error, unreachable_or_refused))?;
         match leg.opened().await {
             Ok(opened) if matches!(opened.peer, Peer::Device { .. }) => Ok(Stream::new(leg, opened)),
             Ok(_) => Err(AttemptError::Final(OpenError::Answer("the peer in `opened` is not a device".to_owned()))),
-            Err(leg::OpenError::Refused(problem)) => Err(AttemptError::Final(OpenError::Refused(problem))),
+            Err(leg::OpenError::Refused(problem)) => Err(match problem_retry_after(&problem) {
+                Some(after) if !self.is_ticket => AttemptError::Later { error: OpenError::Refused(problem), after },
+                Some(_) | None => AttemptError::Final(OpenError::Refused(problem)),
+            }),
             Err(leg::OpenError::Ended(end)) if is_recoverable(&end) => Err(AttemptError::Lost(OpenError::Ended(end))),
             Err(leg::OpenError::Ended(end)) => Err(AttemptError::Final(OpenError::Ended(end))),
         }
@@ -307,18 +315,14 @@ fn is_recoverable(end: &EndReason) -> bool {
     }
 }
 
-/// A refusal without a problem does not come from the relay but from an intermediary.
-fn unreachable_or_refused(error: DialError) -> OpenError {
-    match problem_of(error) {
-        Ok(problem) => OpenError::Refused(problem),
-        Err(error) => OpenError::Unreachable(error),
+/// The error of a series of attempts that lasted `waited` at most.
+fn give_up(error: RetryError<OpenError>, waited: Duration) -> OpenError {
+    match error {
+        RetryError::Attempt(error) | RetryError::TimedOut(Some(error)) => error,
+        RetryError::TimedOut(None) => OpenError::TimedOut { waited },
     }
 }
 
-/// The problem that made a dial fail, if the relay sent one.
-pub(crate) fn problem_of(error: DialError) -> Result<Box<Problem>, Box<DialError>> {
-    match error.refusal().and_then(|refusal| refusal.problem.clone()) {
-        Some(problem) => Ok(Box::new(problem)),
-        None => Err(Box::new(error)),
-    }
+fn unreachable_or_refused(error: DialError) -> OpenError {
+    problem_of(error).map_or_else(OpenError::Unreachable, OpenError::Refused)
 }

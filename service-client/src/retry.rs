@@ -1,4 +1,5 @@
-//! Repeats a request for a stream while its leg is lost before `opened`. The caller says what an attempt is and which failures are losses.
+//! Repeats a request: while its leg is lost before `opened`, and once where the relay refused it for now. The caller says what an attempt
+//! is and how its failures count.
 
 use std::time::Duration;
 
@@ -9,6 +10,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// The longest time after which a refused request is sent again. Who is to wait longer is told so at once, and can decide.
+const LONGEST_DEFERRAL: Duration = Duration::from_secs(60);
+
 /// How one attempt failed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum AttemptError<E> {
@@ -18,6 +22,13 @@ pub(crate) enum AttemptError<E> {
     Lost(E),
     /// The relay could not be reached. Worth a retry only if an earlier attempt may be waiting there.
     Unreachable(E),
+    /// The relay refused it for now. Worth one retry, not before `after` has passed.
+    Later {
+        /// The refusal.
+        error: E,
+        /// The time that the relay asks for.
+        after: Duration,
+    },
 }
 
 /// How a series of attempts failed.
@@ -31,24 +42,40 @@ pub(crate) enum RetryError<E> {
 
 /// Runs `attempt` until it succeeds, fails for good, or `deadline` passes; pauses between attempts.
 ///
+/// After a loss everything that may pass is retried until the deadline. Without one, a refusal for now is retried once, if the pause ends
+/// before the deadline.
+///
 /// # Cancel safety
 /// Dropping the future drops the current attempt.
 pub(crate) async fn retry_until<T, E, F>(deadline: Instant, mut attempt: impl FnMut() -> F) -> Result<T, RetryError<E>>
 where
     F: Future<Output = Result<T, AttemptError<E>>>,
 {
+    let (mut was_lost, mut was_deferred) = (false, false);
     let mut last = None;
     for retry in 0.. {
-        let error = match (timeout_at(deadline, attempt()).await, &last) {
-            (Err(_), _) => break,
-            (Ok(Ok(opened)), _) => return Ok(opened),
-            (Ok(Err(AttemptError::Final(error))), _) | (Ok(Err(AttemptError::Unreachable(error))), None) => {
+        let Ok(attempted) = timeout_at(deadline, attempt()).await else { break };
+        let (error, pause) = match attempted {
+            Ok(value) => return Ok(value),
+            Err(AttemptError::Lost(error)) => {
+                was_lost = true;
+                (error, backoff(retry))
+            }
+            Err(AttemptError::Unreachable(error)) if was_lost => (error, backoff(retry)),
+            Err(AttemptError::Later { error, after }) if was_lost || !was_deferred => {
+                was_deferred = true;
+                let pause = deferral(after);
+                if after > LONGEST_DEFERRAL || Instant::now() + pause >= deadline {
+                    return Err(RetryError::Attempt(error));
+                }
+                (error, pause)
+            }
+            Err(AttemptError::Final(error) | AttemptError::Unreachable(error) | AttemptError::Later { error, .. }) => {
                 return Err(RetryError::Attempt(error));
             }
-            (Ok(Err(AttemptError::Lost(error))), _) | (Ok(Err(AttemptError::Unreachable(error))), Some(_)) => error,
         };
         last = Some(error);
-        let again = Instant::now() + pause(retry);
+        let again = Instant::now() + pause;
         if again >= deadline {
             break;
         }
@@ -57,8 +84,13 @@ where
     Err(RetryError::TimedOut(last))
 }
 
+/// What the relay asks for, and up to a quarter more at random, so that all whom it refused do not return at once.
+fn deferral(after: Duration) -> Duration {
+    after.clamp(FIRST_PAUSE, LONGEST_DEFERRAL).mul_f64(rand::random_range(1.0..=1.25))
+}
+
 /// Half to all of an exponential backoff, at random, so that many callers of a restarted relay do not return at once.
-fn pause(retry: u32) -> Duration {
+fn backoff(retry: u32) -> Duration {
     let ceiling = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(retry)).min(LONGEST_PAUSE);
     ceiling.mul_f64(rand::random_range(0.5..=1.0))
 }
@@ -129,10 +161,49 @@ mod tests {
         assert!(begun.elapsed() <= MINUTE);
     }
 
+    fn later(after: u64) -> AttemptError<&'static str> {
+        AttemptError::Later { error: "busy", after: Duration::from_secs(after) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_for_now_is_retried_once_when_the_relay_said() {
+        let begun = Instant::now();
+        assert_eq!(scripted([Err(later(4)), Ok(7)]).await, (Ok(7), 2));
+        assert!((4.0..=5.001).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
+        assert_eq!(scripted([Err(later(4)), Err(later(4)), Ok(7)]).await, (Err(RetryError::Attempt("busy")), 2));
+        assert_eq!(scripted([Err(later(4)), Err(AttemptError::Unreachable("gone")), Ok(7)]).await, (Err(RetryError::Attempt("gone")), 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_retry_that_would_come_too_late_is_not_waited_for() {
+        let begun = Instant::now();
+        for after in [60, 61, 3_600] {
+            assert_eq!(scripted([Err(later(after)), Ok(7)]).await, (Err(RetryError::Attempt("busy")), 1));
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_loss_a_relay_that_restarts_may_refuse_several_times() {
+        let script = [Err(AttemptError::Lost("cut")), Err(later(1)), Err(later(1)), Ok(7)];
+        assert_eq!(scripted(script).await, (Ok(7), 4));
+    }
+
     #[test]
-    fn pauses_grow_to_a_bound() {
-        for retry in [0, 1, 5, 40, u32::MAX] {
-            assert!((FIRST_PAUSE / 2..=LONGEST_PAUSE).contains(&pause(retry)));
+    fn pauses_double_up_to_a_bound() {
+        for retry in [0, 1, 2, 3, 4, 5, 40, u32::MAX] {
+            let ceiling = LONGEST_PAUSE.min(FIRST_PAUSE.saturating_mul(1 << retry.min(10)));
+            for _ in 0..100 {
+                let pause = backoff(retry);
+                assert!((ceiling / 2..=ceiling).contains(&pause), "{retry}: {pause:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_pause_of_a_peer_overflows() {
+        for after in [Duration::ZERO, Duration::MAX] {
+            assert!((FIRST_PAUSE..=LONGEST_DEFERRAL * 5 / 4).contains(&deferral(after)));
         }
     }
 }

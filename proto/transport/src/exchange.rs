@@ -33,6 +33,8 @@ use crate::error::{DialError, Refusal};
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 /// A refusal's status matters more than its body: the body is awaited no longer than this.
 const REFUSAL_BODY_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest time after which a relay may ask for a retry: a peer must not send a client away for good.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 /// Bytes read of a response's body: enough for lists of tens of thousands of devices.
 const MAX_RESPONSE_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes of a response's head; the rest of hyper's buffer is for the body.
@@ -110,7 +112,8 @@ impl Response {
     fn refusal(&self) -> Refusal {
         let problem: Option<Problem> = serde_json::from_slice(&self.body).ok();
         let seconds = self.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        let retry_after = seconds.or(problem.as_ref().and_then(|problem| problem.retry_after_s)).map(Duration::from_secs);
+        let seconds = seconds.or(problem.as_ref().and_then(|problem| problem.retry_after_s));
+        let retry_after = seconds.map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
         Refusal { status: self.status.as_u16(), problem, retry_after }
     }
 }

@@ -43,6 +43,11 @@ pub use end::{EndReason, OpenError};
 pub(crate) use frames::SendError;
 use frames::{FrameStream, ReceiveBuffer, Received};
 
+/// The shortest ping interval that a relay is believed to keep: with zero, every leg would be dead at once.
+const MIN_PING: Duration = Duration::from_millis(100);
+/// The longest one: beyond it, the loss of a relay would go unnoticed.
+const MAX_PING: Duration = Duration::from_secs(10 * 60);
+
 /// One side's WebSocket of a stream, as bytes.
 #[derive(Debug)]
 pub struct Leg {
@@ -111,7 +116,7 @@ impl Leg {
         let first = poll_fn(|cx| self.poll_verdict(cx)).await?;
         match first {
             Verdict::Opened(opened) => {
-                let limit = Duration::from_millis(opened.ping_ms.saturating_mul(5) / 2);
+                let limit = Duration::from_millis(opened.ping_ms).clamp(MIN_PING, MAX_PING) * 5 / 2;
                 self.is_opened = true;
                 self.silence = Some(Silence { limit, timer: Box::pin(sleep_until(Instant::now() + limit)) });
                 Ok(*opened)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::SinkExt;
 use moorline_proto::close::CloseReason;
-use moorline_proto::leg::{END_TEXT, LegText, Refused};
+use moorline_proto::leg::{END_TEXT, LegText, Opened, Refused};
 use moorline_proto::problem::{Problem, ProblemCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::select;
@@ -224,6 +224,18 @@ async fn a_silent_relay_is_dead_after_two_and_a_half_pings() {
     assert_eq!(leg.read(&mut [0; 8]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(begun.elapsed(), Duration::from_millis(62_500));
     assert_eq!(leg.end_reason(), Some(&EndReason::Silent(Duration::from_millis(62_500))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn absurd_ping_intervals_are_clamped() {
+    for (ping_ms, dead_after) in [(0, Duration::from_millis(250)), (u64::MAX, Duration::from_secs(25 * 60))] {
+        let (mut leg, mut relay) = joined(ROOMY).await;
+        let (verdict, ()) = tokio::join!(leg.opened(), relay.open_with(Opened { ping_ms, ..opened() }));
+        verdict.unwrap();
+        let begun = Instant::now();
+        leg.read(&mut [0; 8]).await.unwrap_err();
+        assert_eq!((leg.end_reason(), begun.elapsed()), (Some(&EndReason::Silent(dead_after)), dead_after), "{ping_ms}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

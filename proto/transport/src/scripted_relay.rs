@@ -74,7 +74,11 @@ pub(crate) fn opened() -> Opened {
 
 impl Relay {
     pub(crate) async fn open(&mut self) {
-        self.text(LegText::Opened(Box::new(opened())).encode()).await;
+        self.open_with(opened()).await;
+    }
+
+    pub(crate) async fn open_with(&mut self, opened: Opened) {
+        self.text(LegText::Opened(Box::new(opened)).encode()).await;
     }
 
     pub(crate) async fn send(&mut self, message: Message) {
