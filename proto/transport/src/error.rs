@@ -38,7 +38,7 @@ pub struct Refusal {
     pub status: u16,
     /// The body, if it is one of the protocol's problems.
     pub problem: Option<Problem>,
-    /// A retry makes sense after this long: `Retry-After`, or what the problem says; one hour at most.
+    /// A retry makes sense after this long: `Retry-After`, or what the problem says; one day at most.
     pub retry_after: Option<Duration>,
 }
 

@@ -15,8 +15,9 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Parts};
 use hyper_util::rt::TokioIo;
-use moorline_proto::bounds::CONTROL_MESSAGE_BYTES;
+use moorline_proto::bounds::{CONTROL_MESSAGE_BYTES, RETRY_AFTER_MAX_S};
 use moorline_proto::join::RelayUrl;
+use moorline_proto::message::decode_body;
 use moorline_proto::names::{CONTROL_SUBPROTOCOL, STREAM_SUBPROTOCOL};
 use moorline_proto::problem::Problem;
 use moorline_proto::secret::Secret;
@@ -33,8 +34,6 @@ use crate::error::{DialError, Refusal};
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 /// A refusal's status matters more than its body: the body is awaited no longer than this.
 const REFUSAL_BODY_TIMEOUT: Duration = Duration::from_secs(2);
-/// The longest time after which a relay may ask for a retry: a peer must not send a client away for good.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 /// Bytes read of a response's body: enough for lists of tens of thousands of devices.
 const MAX_RESPONSE_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes of a response's head; the rest of hyper's buffer is for the body.
@@ -100,20 +99,20 @@ impl Response {
         if self.status.is_success() { Ok(self) } else { Err(DialError::Refused(Box::new(self.refusal()))) }
     }
 
-    /// Reads the body as JSON.
+    /// Reads the body as a JSON object.
     ///
     /// # Errors
     /// [`DialError::Body`], which names the place of the error.
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, DialError> {
-        serde_json::from_slice(&self.body).map_err(|error| DialError::Body(error.to_string()))
+        decode_body(&self.body).map_err(|error| DialError::Body(error.to_string()))
     }
 
     /// The response as a refusal.
     fn refusal(&self) -> Refusal {
-        let problem: Option<Problem> = serde_json::from_slice(&self.body).ok();
+        let problem: Option<Problem> = decode_body(&self.body).ok();
         let seconds = self.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let seconds = seconds.or(problem.as_ref().and_then(|problem| problem.retry_after_s));
-        let retry_after = seconds.map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
+        let retry_after = seconds.map(|seconds| Duration::from_secs(seconds.min(RETRY_AFTER_MAX_S)));
         Refusal { status: self.status.as_u16(), problem, retry_after }
     }
 }

@@ -30,6 +30,7 @@ use moorline_proto::frame::{Close, Kind};
 use moorline_proto::leg::{LegText, Opened};
 use moorline_proto::message::{Heard, MessageError};
 use moorline_proto::problem::Problem;
+use moorline_proto::text::printable;
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
@@ -43,10 +44,8 @@ pub use end::{EndReason, OpenError};
 pub(crate) use frames::SendError;
 use frames::{FrameStream, ReceiveBuffer, Received};
 
-/// The shortest ping interval that a relay is believed to keep: with zero, every leg would be dead at once.
-const MIN_PING: Duration = Duration::from_millis(100);
-/// The longest one: beyond it, the loss of a relay would go unnoticed.
-const MAX_PING: Duration = Duration::from_secs(10 * 60);
+/// Characters of a Close frame's reason: no frame holds more.
+const CLOSE_REASON_CHARS: usize = 123;
 
 /// One side's WebSocket of a stream, as bytes.
 #[derive(Debug)]
@@ -116,7 +115,7 @@ impl Leg {
         let first = poll_fn(|cx| self.poll_verdict(cx)).await?;
         match first {
             Verdict::Opened(opened) => {
-                let limit = Duration::from_millis(opened.ping_ms).clamp(MIN_PING, MAX_PING) * 5 / 2;
+                let limit = Duration::from_millis(opened.ping_ms) * 5 / 2;
                 self.is_opened = true;
                 self.silence = Some(Silence { limit, timer: Box::pin(sleep_until(Instant::now() + limit)) });
                 Ok(*opened)
@@ -292,7 +291,7 @@ impl Leg {
     }
 
     fn end_by(&self, close: Option<&Close>) -> EndReason {
-        let (code, reason) = close.map_or((1005, String::new()), |close| (close.code, close.reason.clone()));
+        let (code, reason) = close.map_or((1005, String::new()), |close| (close.code, printable(&close.reason, CLOSE_REASON_CHARS)));
         match code {
             1000 | 1005 if !self.is_opened => EndReason::Closed { code, reason },
             // An `end` that is still in a buffer here was not sent.

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::select;
 use tokio::time::{Instant, advance, sleep};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::leg::{EndReason, OpenError};
 use crate::scripted_relay::{PING, Received, joined, open, opened, pattern};
@@ -227,8 +228,18 @@ async fn a_silent_relay_is_dead_after_two_and_a_half_pings() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_reason_of_a_close_is_made_printable() {
+    let (mut leg, mut relay) = open(ROOMY).await;
+    let reason = "killed: \u{1b}[2J\u{202e}\nmoorline: all is well".into();
+    relay.send(Message::Close(Some(CloseFrame { code: 4005.into(), reason }))).await;
+    leg.read(&mut [0; 8]).await.unwrap_err();
+    let Some(EndReason::Closed { code: 4005, reason }) = leg.end_reason() else { panic!("{leg:?}") };
+    assert_eq!(reason, "killed: \u{fffd}[2J\u{fffd}\u{fffd}moorline: all is well");
+}
+
+#[tokio::test(start_paused = true)]
 async fn absurd_ping_intervals_are_clamped() {
-    for (ping_ms, dead_after) in [(0, Duration::from_millis(250)), (u64::MAX, Duration::from_secs(25 * 60))] {
+    for (ping_ms, dead_after) in [(0, Duration::from_millis(125)), (u64::MAX, Duration::from_secs(9_000))] {
         let (mut leg, mut relay) = joined(ROOMY).await;
         let (verdict, ()) = tokio::join!(leg.opened(), relay.open_with(Opened { ping_ms, ..opened() }));
         verdict.unwrap();

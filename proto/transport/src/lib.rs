@@ -17,6 +17,7 @@ pub mod dial;
 mod error;
 mod exchange;
 pub mod leg;
+mod lock;
 mod tcp;
 mod tls_sessions;
 mod trust;

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use moorline_proto::join::RelayUrl;
@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::descriptors;
 use crate::error::{DialError, Step};
+use crate::lock::lock;
 
 /// The least time that each address gets; beyond that, each gets an equal share of the time that is left.
 const MIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -92,13 +93,13 @@ impl TcpConnector {
     }
 
     fn cached(&self, url: &RelayUrl) -> Option<SocketAddr> {
-        let cached = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let cached = lock(&self.0).clone()?;
         let fits = cached.host == url.host() && cached.address.port() == url.port() && cached.resolved.elapsed() < CACHE_TTL;
         fits.then_some(cached.address)
     }
 
     fn cache(&self, good: CachedAddress) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(good);
+        *lock(&self.0) = Some(good);
     }
 }
 

@@ -3,11 +3,13 @@
 //! rustls' own store keeps eight TLS 1.3 tickets, each good for one connection: of 64 streams at once, 56 would need a full handshake.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use rustls::NamedGroup;
 use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::pki_types::ServerName;
+
+use crate::lock::lock;
 
 /// Tickets kept per server, half a kilobyte each.
 const TICKETS: usize = 64;
@@ -56,7 +58,7 @@ impl ClientSessionStore for TlsSessionStore {
     }
 
     fn insert_tls13_ticket(&self, server: ServerName<'static>, value: Tls13ClientSessionValue) {
-        let mut all = self.tickets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.tickets);
         if !all.iter().any(|tickets| tickets.server == server) {
             if all.len() == SERVERS {
                 all.pop_front();
@@ -72,7 +74,7 @@ impl ClientSessionStore for TlsSessionStore {
     }
 
     fn take_tls13_ticket(&self, server: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        let mut all = self.tickets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.tickets);
         all.iter_mut().find(|tickets| tickets.server == *server)?.tickets.pop_back()
     }
 }
