@@ -25,6 +25,7 @@ mod refusal;
 mod retry;
 mod stream;
 mod stream_options;
+pub mod timeline;
 
 #[cfg(test)]
 mod open_tests;

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use moorline_proto::api::StreamTicket;
-use moorline_proto::bounds::{DEADLINE, PREFER_WAIT, REASON_CHARS};
+use moorline_proto::bounds::{DEADLINE, DEADLINE_MAX_S, PREFER_WAIT, REASON_CHARS, WAIT_MAX_S};
 use moorline_proto::close::CloseReason;
 use moorline_proto::id::{DeviceId, Feature, ServiceName};
 use moorline_proto::join::ForeignUrl;
@@ -107,11 +107,11 @@ pub struct Open {
 
 impl Open {
     /// The longest wait for an offline device: seven days. Operators usually allow less.
-    pub const MAX_WAIT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+    pub const MAX_WAIT: Duration = Duration::from_secs(WAIT_MAX_S);
     /// The shortest deadline: one second.
     pub const MIN_DEADLINE: Duration = Duration::from_secs(1);
     /// The longest deadline: one day. Operators usually allow less.
-    pub const MAX_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
+    pub const MAX_DEADLINE: Duration = Duration::from_secs(DEADLINE_MAX_S);
 
     /// Waits this long for an offline device, in whole seconds. Default: zero, no waiting. More than [`Open::MAX_WAIT`] is taken as that.
     pub fn wait(mut self, wait: Duration) -> Self {

@@ -7,11 +7,12 @@
 //!
 //! Owns: reading and writing that file. Programs choose the file, and what overrides it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use moorline_files::{CreateError, PrivateFileError};
 use moorline_proto::join::{Join, RelayUrlError};
 use moorline_proto::secret::Secret;
 use serde::{Deserialize, Serialize};
@@ -19,9 +20,9 @@ use serde::{Deserialize, Serialize};
 /// Bytes of an `Authorization` header that a relay accepts.
 const TOKEN_BYTES: usize = 8 * 1024;
 /// Bytes of a profile: a join string, a token and comments.
-const PROFILE_BYTES: u64 = 64 * 1024;
-/// Permission bits of the group and of others.
-const NOT_THE_OWNER: u32 = 0o077;
+const PROFILE_BYTES: usize = 64 * 1024;
+/// Read and write for the owner alone.
+const PRIVATE: u32 = 0o600;
 
 /// A relay and the caller's token for it.
 #[derive(Clone, Debug)]
@@ -58,23 +59,9 @@ pub enum LoadProfileError {
         /// The path.
         path: PathBuf,
     },
-    /// Users other than the owner have access to the file.
-    #[error("the profile {} has mode {mode:03o}: users other than its owner have access", path.display())]
-    Exposed {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// The file could not be read.
-    #[error("cannot read the profile {}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        #[source]
-        source: io::Error,
-    },
+    /// The file cannot be read, or is not private: its mode lets others in, it belongs to somebody else, or it is not a regular file.
+    #[error("cannot use the profile")]
+    File(#[source] PrivateFileError),
     /// The file is not a valid profile. The error never quotes the file, which contains a token.
     #[error("the profile {} is not valid: {detail}", path.display())]
     Form {
@@ -115,10 +102,19 @@ pub enum SaveProfileError {
         #[source]
         source: io::Error,
     },
-    /// The file could not be written.
+    /// The file could not be created.
+    #[error("cannot write the profile {}", path.display())]
+    Create {
+        /// The profile.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: CreateError,
+    },
+    /// The file could not be put in the place of the old one, or has no name.
     #[error("cannot write the profile {}", path.display())]
     Write {
-        /// The file.
+        /// The profile.
         path: PathBuf,
         /// The system's error.
         #[source]
@@ -138,12 +134,16 @@ impl Profile {
     /// Reads a profile.
     ///
     /// # Errors
-    /// [`LoadProfileError`], for example [`LoadProfileError::Exposed`] if the group or others have any permission on the file.
+    /// [`LoadProfileError`], for example [`LoadProfileError::File`] if the group or others have any permission on the file.
     pub fn load(path: &Path) -> Result<Self, LoadProfileError> {
-        let text = read_private(path)?;
+        let bytes = moorline_files::read_private(path, PROFILE_BYTES).map_err(|error| match error.is_not_found() {
+            true => LoadProfileError::Missing { path: path.to_owned() },
+            false => LoadProfileError::File(error),
+        })?;
         let path = || path.to_owned();
+        let text = std::str::from_utf8(&bytes).map_err(|error| LoadProfileError::Form { path: path(), detail: error.to_string() })?;
         let written: Written =
-            toml::from_str(&text).map_err(|error| LoadProfileError::Form { path: path(), detail: error.message().to_owned() })?;
+            toml::from_str(text).map_err(|error| LoadProfileError::Form { path: path(), detail: error.message().to_owned() })?;
         let join = written.join.parse().map_err(|source| LoadProfileError::Join { path: path(), source })?;
         let token = parse_token(written.token.reveal()).map_err(|source| LoadProfileError::Token { path: path(), source })?;
         Ok(Self { join, token })
@@ -171,8 +171,10 @@ impl Profile {
         temporary.push(name);
         temporary.push(format!(".{:016x}", rand::random::<u64>()));
         let temporary = folder.join(temporary);
-        write_new(&temporary, &text).and_then(|()| fs::rename(&temporary, path)).map_err(|source| {
-            drop(fs::remove_file(&temporary)); // the write error matters more
+        moorline_files::create(&temporary, PRIVATE, text.as_bytes())
+            .map_err(|source| SaveProfileError::Create { path: path.to_owned(), source })?;
+        fs::rename(&temporary, path).map_err(|source| {
+            drop(fs::remove_file(&temporary)); // the first error matters more
             failed(source)
         })
     }
@@ -192,30 +194,10 @@ pub fn parse_token(text: &str) -> Result<Secret, TokenError> {
     }
 }
 
-/// Checks the permissions of the opened file, so that the file cannot be replaced between check and read.
-fn read_private(path: &Path) -> Result<String, LoadProfileError> {
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => LoadProfileError::Missing { path: path.to_owned() },
-        _ => LoadProfileError::Io { path: path.to_owned(), source },
-    };
-    let file = File::open(path).map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
-    if mode & NOT_THE_OWNER != 0 {
-        return Err(LoadProfileError::Exposed { path: path.to_owned(), mode });
-    }
-    let mut text = String::new();
-    file.take(PROFILE_BYTES).read_to_string(&mut text).map_err(failed)?;
-    Ok(text)
-}
-
-fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
     use super::*;
 
     const JOIN: &str = concat!(
@@ -277,10 +259,28 @@ mod tests {
         for exposed in [0o640, 0o604, 0o620, 0o602, 0o610, 0o777] {
             fs::set_permissions(&path, fs::Permissions::from_mode(exposed)).unwrap();
             let error = Profile::load(&path).unwrap_err();
-            assert!(matches!(error, LoadProfileError::Exposed { mode, .. } if mode == exposed), "{exposed:o}: {error}");
+            assert!(
+                matches!(error, LoadProfileError::File(PrivateFileError::Mode { mode, .. }) if mode == exposed),
+                "{exposed:o}: {error}"
+            );
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
         Profile::load(&path).unwrap();
+    }
+
+    #[test]
+    fn a_profile_is_a_regular_file_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("profile.toml"), folder.path().join("link.toml"));
+        profile().save(&file).unwrap();
+        symlink(&file, &link).unwrap();
+        assert!(matches!(Profile::load(&link), Err(LoadProfileError::File(PrivateFileError::SymbolicLink { .. }))));
+        assert!(matches!(Profile::load(folder.path()), Err(LoadProfileError::File(_))));
+
+        profile().save(&link).unwrap(); // takes the place of the link, and leaves what it led to alone
+        assert!(!fs::symlink_metadata(&link).unwrap().is_symlink());
+        fs::write(&file, vec![b'#'; PROFILE_BYTES + 1]).unwrap();
+        assert!(matches!(Profile::load(&file), Err(LoadProfileError::File(PrivateFileError::TooLarge { .. }))));
     }
 
     #[test]
@@ -295,7 +295,7 @@ mod tests {
             "join = \"https://a\"\ntoken = \"hidden-word two\"\n",
         ];
         for text in texts {
-            write_new(&path, text).unwrap();
+            moorline_files::create(&path, PRIVATE, text.as_bytes()).unwrap();
             let error = Profile::load(&path).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("hidden"), "{error:?}");
             fs::remove_file(&path).unwrap();

@@ -73,7 +73,7 @@ async fn what_a_retry_cannot_help_and_what_would_come_too_late_is_told_at_once()
         refusal(ProblemCode::DeviceOffline, 1),
         refusal(ProblemCode::DeviceBusy, 1),
         refusal(ProblemCode::Overloaded, 15), // 5 s of deadline and 10 s of margin
-        refusal(ProblemCode::Draining, u64::MAX),
+        refusal(ProblemCode::Draining, 3_600),
     ] {
         let (mut relay, client) = relay();
         let opening = lamp(&client).deadline(Duration::from_secs(5)).into_future();

@@ -71,6 +71,7 @@ Examples:
   moorline ssh root@lamp-1 uptime
   moorline ssh lamp-1 -L 9000:localhost:9000 -N
   moorline ssh lamp-1 --service ssh-admin --wait 5m
+  moorline ssh lamp-1 --timeline true                says how long it took to reach the device
 
 moorline's own options have two dashes and come before ssh's. ssh does the rest: keys, known_hosts (under the device's id) and exit codes.";
 
@@ -170,6 +171,9 @@ pub(crate) struct StreamArgs {
     /// Why you want the stream; shown to the device and kept in the relay's records
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub(crate) reason: Option<Text<REASON_CHARS>>,
+    /// Print for each stream how long opening took, and where the time went
+    #[arg(long)]
+    pub(crate) timeline: bool,
 }
 
 /// `moorline forward`.
@@ -180,7 +184,7 @@ pub(crate) struct Forward {
     /// [ADDRESS:]PORT:SERVICE; the address defaults to 127.0.0.1, port 0 is any free one
     #[arg(required = true, value_name = "LOCAL:SERVICE")]
     pub(crate) pairs: Vec<Pair>,
-    /// One JSON object per listener on standard output, once it listens
+    /// One JSON object per listener on standard output, once it listens; with --timeline also one per stream
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use moorline::Client;
+use moorline::timeline::describe;
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -11,6 +12,7 @@ use crate::cli::Connect;
 use crate::credentials::Credentials;
 use crate::exit::{Exit, Failure};
 use crate::open_stream::{end_failure, open_failure, open_stream};
+use crate::output::Output;
 use crate::signals::{ShutdownSignal, Signals};
 use crate::stdio::Stdio;
 
@@ -21,10 +23,10 @@ const HANGUP_GRACE: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// The stream could not be opened, or did not end cleanly.
-pub(crate) async fn run(connect: &Connect, credentials: &Credentials) -> Result<(), Failure> {
+pub(crate) async fn run(connect: &Connect, credentials: &Credentials, output: Output) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
     let client = credentials.client()?;
-    let mut carry = Box::pin(carry(connect, &client));
+    let mut carry = Box::pin(carry(connect, &client, output));
     let signal = tokio::select! {
         result = &mut carry => return result,
         signal = signals.next() => signal,
@@ -42,11 +44,15 @@ pub(crate) async fn run(connect: &Connect, credentials: &Credentials) -> Result<
     if let Ok(Ok(())) = result { Ok(()) } else { Err(Failure::silent()) }
 }
 
-async fn carry(connect: &Connect, client: &Client) -> Result<(), Failure> {
+async fn carry(connect: &Connect, client: &Client, output: Output) -> Result<(), Failure> {
     let to = format!("{}/{}", connect.device, connect.service);
     let stream = open_stream(client.open(&connect.device, &connect.service), &connect.stream_args).await;
     let stream = stream.map_err(|error| open_failure(&format!("no stream to {to}"), &error))?;
-    debug!(stream = %stream.id(), timeline = ?stream.timeline(), "opened");
+    let timeline = describe(stream.timeline());
+    debug!(stream = %stream.id(), timeline, "opened");
+    if connect.stream_args.timeline {
+        output.note(&format!("{to} through the relay: ok, {timeline}"));
+    }
 
     let (stdio, written) = Stdio::take().map_err(|error| Failure::new(Exit::Failed, "no thread for standard input").caused_by(&error))?;
     let bridged = stream.bridge(stdio, std::future::pending()).await;

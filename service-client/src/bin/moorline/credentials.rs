@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use moorline::profile::{LoadProfileError, Profile, parse_token};
 use moorline::{Client, Join, Secret};
+use moorline_files::PrivateFileError;
 
 use crate::cli::{Environment, Sources};
 use crate::exit::{Exit, Failure};
 
 /// The most bytes of a file with a join string, a token or a key.
-const FILE_BYTES: u64 = 64 * 1024;
+const FILE_BYTES: usize = 64 * 1024;
 /// Names standard input in place of a file.
 const STDIN: &str = "-";
 
@@ -52,7 +53,7 @@ impl Credentials {
     /// The file or variable does not contain a token.
     pub(crate) fn given_token(&self) -> Result<Option<Secret>, Failure> {
         if let Some(path) = &self.sources.token_file {
-            let text = read(path)?;
+            let text = read_secret(path)?;
             let token =
                 parse_token(&text).map_err(|error| credentials_failure(&format!("{} does not contain a token", path.display()), &error))?;
             return Ok(Some(token));
@@ -92,8 +93,7 @@ impl Credentials {
                 LoadProfileError::Missing { .. } => {
                     "write it with `moorline login --join FILE --token-file FILE`, or set MOORLINE_JOIN and MOORLINE_TOKEN".to_owned()
                 }
-                LoadProfileError::Exposed { path, .. } => format!("chmod 600 {}", path.display()),
-                LoadProfileError::Io { .. } => "check that you own the file and can read it".to_owned(),
+                LoadProfileError::File(error) => private_file_advice(error),
                 LoadProfileError::Form { .. } | LoadProfileError::Join { .. } | LoadProfileError::Token { .. } => {
                     "write it again with `moorline login`".to_owned()
                 }
@@ -103,8 +103,33 @@ impl Credentials {
     }
 }
 
-fn credentials_failure(what: &str, error: &dyn std::error::Error) -> Failure {
+fn credentials_failure(what: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
     Failure::new(Exit::Credentials, what).caused_by(error)
+}
+
+/// Reads a small file that only its owner may read, or standard input for `-`.
+///
+/// # Errors
+/// It cannot be read, is open to others, or is not UTF-8.
+fn read_secret(path: &Path) -> Result<String, Failure> {
+    if is_stdin(path) {
+        return read(path);
+    }
+    let what = || format!("cannot use {}", path.display());
+    let bytes = moorline_files::read_private(path, FILE_BYTES)
+        .map_err(|error| credentials_failure(&what(), &error).next(private_file_advice(&error)))?;
+    String::from_utf8(bytes.to_vec()).map_err(|_| Failure::new(Exit::Credentials, what()).because("it is not UTF-8"))
+}
+
+fn private_file_advice(error: &PrivateFileError) -> String {
+    match error {
+        PrivateFileError::Mode { path, .. } => format!("chmod 600 {}", path.display()),
+        PrivateFileError::Owner { .. } => "make a copy of your own, or run this as the file's owner".to_owned(),
+        PrivateFileError::SymbolicLink { .. } | PrivateFileError::NotRegular { .. } | PrivateFileError::TooLarge { .. } => {
+            "name a regular file with the secret and nothing else".to_owned()
+        }
+        PrivateFileError::Open { .. } | PrivateFileError::Read { .. } => "check that the file exists and that you can read it".to_owned(),
+    }
 }
 
 /// Whether a path names standard input.
@@ -118,13 +143,18 @@ pub(crate) fn is_stdin(path: &Path) -> bool {
 /// It cannot be read, or is not UTF-8.
 pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     let mut text = String::new();
+    let limit = FILE_BYTES as u64 + 1;
     let read = if is_stdin(path) {
-        io::stdin().lock().take(FILE_BYTES).read_to_string(&mut text)
+        io::stdin().lock().take(limit).read_to_string(&mut text)
     } else {
-        File::open(path).and_then(|file| file.take(FILE_BYTES).read_to_string(&mut text))
+        File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text))
     };
-    let name = if is_stdin(path) { "standard input".to_owned() } else { path.display().to_string() };
-    read.map(|_| text).map_err(|error| Failure::new(Exit::Failed, format!("cannot read {name}")).caused_by(&error))
+    let name = || if is_stdin(path) { "standard input".to_owned() } else { path.display().to_string() };
+    match read {
+        Ok(bytes) if bytes <= FILE_BYTES => Ok(text),
+        Ok(_) => Err(Failure::new(Exit::Failed, format!("{} is larger than {FILE_BYTES} bytes", name()))),
+        Err(error) => Err(Failure::new(Exit::Failed, format!("cannot read {}", name())).caused_by(&error)),
+    }
 }
 
 #[cfg(test)]
@@ -157,7 +187,7 @@ mod tests {
         assert_eq!(token(&credentials), Secret::new("from-environment"));
 
         let file = home.path().join("token");
-        fs::write(&file, "from-file\n").unwrap();
+        moorline_files::create(&file, 0o600, b"from-file\n").unwrap();
         credentials.sources.token_file = Some(file);
         assert_eq!(token(&credentials), Secret::new("from-file"));
         assert_eq!(credentials.profile().unwrap().join, "https://a.example".parse().unwrap());
@@ -169,7 +199,7 @@ mod tests {
         saved(&credentials);
         credentials.environment.join = Some("https://b.example".into());
         let failure = credentials.profile().unwrap_err();
-        assert_eq!((failure.exit, failure.next.unwrap().contains("MOORLINE_TOKEN")), (Exit::Credentials, true));
+        assert_eq!((failure.exit, failure.advice().contains("MOORLINE_TOKEN")), (Exit::Credentials, true));
 
         credentials.environment.token = Some("word".into());
         assert_eq!(credentials.profile().unwrap().join, "https://b.example".parse().unwrap());
@@ -182,14 +212,25 @@ mod tests {
         let path = credentials.path().unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let failure = credentials.profile().unwrap_err();
-        assert_eq!((failure.exit, failure.next), (Exit::Credentials, Some(format!("chmod 600 {}", path.display()))));
+        assert_eq!((failure.exit, failure.advice()), (Exit::Credentials, format!("chmod 600 {}", path.display()).as_str()));
+    }
+
+    #[test]
+    fn a_token_file_that_others_may_read_is_refused_with_the_command_that_fixes_it() {
+        let (home, mut credentials) = at_home();
+        saved(&credentials);
+        let file = home.path().join("token");
+        moorline_files::create(&file, 0o644, b"word\n").unwrap();
+        credentials.sources.token_file = Some(file.clone());
+        let failure = credentials.profile().unwrap_err();
+        assert_eq!((failure.exit, failure.advice()), (Exit::Credentials, format!("chmod 600 {}", file.display()).as_str()));
     }
 
     #[test]
     fn no_profile_at_all_says_how_to_get_one() {
         let (_home, credentials) = at_home();
         let failure = credentials.profile().unwrap_err();
-        assert!(failure.exit == Exit::Credentials && failure.next.unwrap().contains("moorline login"));
+        assert!(failure.exit == Exit::Credentials && failure.advice().contains("moorline login"));
     }
 
     #[test]

@@ -174,6 +174,6 @@ new      offline  never                     -         -
     #[test]
     fn a_private_key_is_refused_before_it_is_sent() {
         let failure = parse_key("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").unwrap_err();
-        assert!(failure.exit == Exit::Usage && failure.why[0].contains("private key"), "{failure:?}");
+        assert!(failure.exit == Exit::Usage && failure.causes()[0].contains("private key"), "{failure:?}");
     }
 }

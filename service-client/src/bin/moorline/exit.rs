@@ -3,7 +3,9 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use moorline::{DialError, Problem, ProblemCode, Timeline};
+use moorline::timeline::describe_steps;
+use moorline::{DialError, Problem, ProblemCode};
+use moorline_proto::failure::Failure as Report;
 
 /// The exit codes, as listed by `moorline --help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,24 +34,23 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// What went wrong, for the user.
+/// What went wrong, for the user, and the exit code that follows from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "somebody should be told"]
+#[must_use = "a failure that nobody prints is lost"]
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
-    pub(crate) what: String,
-    pub(crate) why: Vec<String>,
-    pub(crate) next: Option<String>,
+    /// Nothing is printed without it.
+    pub(crate) report: Option<Report>,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self { exit, what: what.into(), why: Vec::new(), next: None }
+        Self { exit, report: Some(Report::new(what)) }
     }
 
     /// A failure that needs no message.
     pub(crate) fn silent() -> Self {
-        Self::new(Exit::Failed, "")
+        Self { exit: Exit::Failed, report: None }
     }
 
     /// The relay cannot be reached.
@@ -74,30 +75,34 @@ impl Failure {
         Self::new(Exit::Unreachable, format!("{what}: the relay cannot be reached")).caused_by(error).next(next)
     }
 
-    /// Adds a reason.
-    pub(crate) fn because(mut self, why: impl Into<String>) -> Self {
-        self.why.push(why.into());
-        self
+    /// Adds a cause in words.
+    pub(crate) fn because(self, cause: impl Into<String>) -> Self {
+        Self { report: self.report.map(|report| report.because(cause)), ..self }
     }
 
-    /// Adds an error and its sources as one reason.
-    pub(crate) fn caused_by(self, error: &dyn Error) -> Self {
-        let mut why = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            // Some libraries include their source in their own text.
-            if !why.contains(&error.to_string()) {
-                why += &format!(": {error}");
-            }
-            source = error.source();
-        }
-        self.because(why)
+    /// Adds an error and its sources as causes.
+    pub(crate) fn caused_by(self, error: &(dyn Error + 'static)) -> Self {
+        Self { report: self.report.map(|report| report.caused_by(error)), ..self }
     }
 
-    /// Adds the advice.
-    pub(crate) fn next(mut self, next: impl Into<String>) -> Self {
-        self.next = Some(next.into());
-        self
+    /// Sets the advice.
+    pub(crate) fn next(self, advice: impl Into<String>) -> Self {
+        Self { report: self.report.map(|report| report.next(advice)), ..self }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn what(&self) -> &str {
+        self.report.as_ref().map_or("", Report::what)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn causes(&self) -> &[String] {
+        self.report.as_ref().map_or(&[], Report::causes)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn advice(&self) -> &str {
+        self.report.as_ref().and_then(Report::advice).unwrap_or_default()
     }
 
     /// The relay or the device refused `what`.
@@ -115,8 +120,8 @@ impl Failure {
         if let Some(last_seen) = problem.last_seen {
             failure = failure.because(format!("the device was last seen at {last_seen}"));
         }
-        if let Some(timeline) = problem.timeline.as_ref().and_then(describe_timeline) {
-            failure = failure.because(format!("it went as far as: {timeline}"));
+        if let Some(steps) = problem.timeline.as_ref().and_then(describe_steps) {
+            failure = failure.because(format!("it went as far as: {steps}"));
         }
         if let Some(stream) = problem.stream {
             failure = failure.because(format!("the stream id in the logs of relay and device is {stream}"));
@@ -129,22 +134,6 @@ impl Failure {
             (None, None) => failure.next("this version of moorline does not know the code; a newer one may"),
         }
     }
-}
-
-/// The steps that a stream reached, for people.
-fn describe_timeline(timeline: &Timeline) -> Option<String> {
-    let steps = [
-        ("authorized", timeline.authorized_ms),
-        ("device found", timeline.found_ms),
-        ("offered", timeline.offered_ms),
-        ("device alive", timeline.device_alive_ms),
-        ("accepted", timeline.accepted_ms),
-        ("device joined", timeline.device_joined_ms),
-        ("caller joined", timeline.caller_joined_ms),
-        ("opened", timeline.opened_ms),
-    ];
-    let reached: Vec<String> = steps.into_iter().filter_map(|(step, at)| at.map(|ms| format!("{step} {ms} ms"))).collect();
-    (!reached.is_empty()).then(|| reached.join(", "))
 }
 
 /// What to do about a problem.
@@ -199,6 +188,8 @@ pub(crate) const fn advice(code: ProblemCode) -> &'static str {
 mod tests {
     use moorline::Millis;
 
+    use moorline::Timeline;
+
     use super::*;
 
     #[test]
@@ -225,9 +216,12 @@ mod tests {
         let failure = Failure::refused("no stream to lamp-1/ssh", &problem);
 
         assert_eq!(failure.exit, Exit::Refused);
-        assert_eq!(failure.what, "no stream to lamp-1/ssh: the stream was not opened in time (handshake_timeout)");
-        assert_eq!(failure.why, ["the device did not join", "the device says: no", "it went as far as: offered 4 ms, device alive 9 ms"]);
-        assert!(failure.next.unwrap().ends_with("; try again in 3 s"));
+        assert_eq!(failure.what(), "no stream to lamp-1/ssh: the stream was not opened in time (handshake_timeout)");
+        assert_eq!(
+            failure.causes(),
+            ["the device did not join", "the device says: no", "it went as far as: offered 4 ms, device alive 9 ms"]
+        );
+        assert!(failure.advice().ends_with("; try again in 3 s"));
     }
 
     #[test]
@@ -246,6 +240,6 @@ mod tests {
     fn a_code_of_a_later_version_is_shown_as_it_came() {
         let problem =
             Problem { code: "moon_phase".to_owned(), title: "wrong moon".to_owned(), ..Problem::new(ProblemCode::Conflict, "wait") };
-        assert_eq!(Failure::refused("no stream", &problem).what, "no stream: wrong moon (moon_phase)");
+        assert_eq!(Failure::refused("no stream", &problem).what(), "no stream: wrong moon (moon_phase)");
     }
 }

@@ -11,7 +11,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline::{Client, DeviceId, LocalSide, ServiceName};
+use moorline::timeline::describe;
+use moorline::{Client, DeviceId, LocalSide, ServiceName, Stream, StreamId, Timeline};
 use moorline_transport::descriptors;
 use serde::Serialize;
 use tokio::io::Interest;
@@ -55,6 +56,7 @@ pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Out
         client,
         device: forward.device,
         stream_args: forward.stream_args,
+        json: forward.json,
         output,
         permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         tasks: TaskTracker::new(),
@@ -62,7 +64,7 @@ pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Out
     });
     for (listener, service) in listeners {
         let local = listener.local_addr().map_err(|error| Failure::new(Exit::Failed, "cannot listen").caused_by(&error))?;
-        announce(&shared, local, &service, forward.json)?;
+        announce(&shared, local, &service)?;
         shared.tasks.spawn(accept(listener, service, Arc::clone(&shared)));
     }
 
@@ -81,6 +83,7 @@ struct Shared {
     client: Client,
     device: DeviceId,
     stream_args: StreamArgs,
+    json: bool,
     output: Output,
     permits: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -99,7 +102,7 @@ async fn listen(pair: &Pair) -> Result<TcpListener, Failure> {
 }
 
 /// Reports the listening address, with the real port where port 0 was requested.
-fn announce(shared: &Shared, local: SocketAddr, service: &ServiceName, json: bool) -> Result<(), Failure> {
+fn announce(shared: &Shared, local: SocketAddr, service: &ServiceName) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Line<'a> {
         local: SocketAddr,
@@ -107,7 +110,7 @@ fn announce(shared: &Shared, local: SocketAddr, service: &ServiceName, json: boo
         service: &'a ServiceName,
     }
     shared.output.note(&format!("forwarding {local} to {}/{service}", shared.device));
-    if !json {
+    if !shared.json {
         return Ok(());
     }
     let line = Line { local, device: &shared.device, service };
@@ -168,13 +171,36 @@ async fn carry(local: TcpStream, from: SocketAddr, service: ServiceName, _permit
             return shared.output.failure(&open_failure(&format!("{from} was reset, no stream to {to}"), &error));
         }
     };
-    debug!(%from, %to, stream = %stream.id(), timeline = ?stream.timeline(), "opened");
+    debug!(%from, %to, stream = %stream.id(), timeline = describe(stream.timeline()), "opened");
+    if shared.stream_args.timeline {
+        report_timeline(&shared, from, &stream);
+    }
     let bridged = stream.bridge(local, shared.stop.cancelled()).await;
     debug!(%from, %to, to_device = bridged.to_leg_bytes, from_device = bridged.from_leg_bytes, ended = bridged.ended.name(), "ended");
     if !is_routine(&bridged.ended)
         && let Err(failure) = end_failure(&format!("{from} to {to}"), &bridged.ended)
     {
         shared.output.failure(&failure);
+    }
+}
+
+/// Reports how long opening took: as a sentence, or with `--json` as an object with the numbers.
+fn report_timeline(shared: &Shared, from: SocketAddr, stream: &Stream) {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        from: SocketAddr,
+        device: &'a DeviceId,
+        service: &'a ServiceName,
+        stream: StreamId,
+        timeline: &'a Timeline,
+    }
+    let (device, service, timeline) = (&shared.device, stream.service(), stream.timeline());
+    if !shared.json {
+        return shared.output.note(&format!("{from} to {device}/{service} through the relay: ok, {}", describe(timeline)));
+    }
+    let line = Line { from, device, service, stream: stream.id(), timeline };
+    if let Err(error) = shared.output.json(&line) {
+        debug!(%error, "cannot write to standard output"); // its reader has gone, and the forwarding goes on
     }
 }
 

@@ -1,7 +1,7 @@
 //! `moorline`: reaches the services of devices behind a relay from the shell.
 //!
 //! One file per command ([`login`], [`device`], [`forward`], [`connect`], [`ssh`]). [`cli`] is the command line, [`credentials`] selects
-//! relay and token, [`open_stream`] opens streams for the commands, [`output`] prints, [`exit`] has the exit codes and the advice for each
+//! relay and token, [`open_stream`] opens streams for the commands, [`output`] prints, [`log`] logs, [`exit`] has the exit codes and the advice for each
 //! problem.
 
 mod cli;
@@ -10,6 +10,7 @@ mod credentials;
 mod device;
 mod exit;
 mod forward;
+mod log;
 mod login;
 mod open_stream;
 mod output;
@@ -20,8 +21,6 @@ mod stdio;
 
 use std::process::ExitCode;
 
-use tracing_subscriber::EnvFilter;
-
 use crate::cli::{Cli, Command, Environment};
 use crate::credentials::Credentials;
 use crate::exit::{Exit, Failure};
@@ -30,8 +29,8 @@ use crate::output::Output;
 fn main() -> ExitCode {
     let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let environment = Environment::read();
-    let output = Output::new(environment.no_color);
-    match log(&environment, output).and_then(|()| run(cli, environment, output)) {
+    let (output, _flush) = Output::new(environment.no_color);
+    match log::start(&environment, &output).and_then(|()| run(cli, environment, output.clone())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output.failure(&failure);
@@ -43,10 +42,10 @@ fn main() -> ExitCode {
 fn run(cli: Cli, environment: Environment, output: Output) -> Result<(), Failure> {
     let credentials = Credentials { sources: cli.sources, environment };
     match cli.command {
-        Command::Login(login) => login::run(&login, &credentials, output),
+        Command::Login(login) => login::run(&login, &credentials, &output),
         Command::Device { action } => block_on(device::run(action, &credentials, output)),
         Command::Forward(forward) => block_on(forward::run(forward, &credentials, output)),
-        Command::Connect(connect) => block_on(connect::run(&connect, &credentials)),
+        Command::Connect(connect) => block_on(connect::run(&connect, &credentials, output)),
         Command::Ssh(ssh) => match ssh::run(&ssh, &credentials.sources)? {},
     }
 }
@@ -59,13 +58,4 @@ fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, F
     // A name that is still being resolved must not delay the exit.
     runtime.shutdown_background();
     result
-}
-
-fn log(environment: &Environment, output: Output) -> Result<(), Failure> {
-    let Some(filter) = &environment.log else { return Ok(()) };
-    let filter = EnvFilter::try_new(filter.to_string_lossy()).map_err(|error| {
-        Failure::new(Exit::Usage, "MOORLINE_LOG is not a filter like debug or moorline_transport=trace").caused_by(&error)
-    })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(output.has_colour()).init();
-    Ok(())
 }

@@ -123,7 +123,7 @@ mod tests {
         end_failure("x", &BridgeEnd::Finished).unwrap();
         for end in [BridgeEnd::CutShort, BridgeEnd::Leg(lost()), closed(CloseReason::Reset), closed(CloseReason::Killed)] {
             let failure = end_failure("x", &end).unwrap_err();
-            assert!(failure.exit == Exit::Failed && failure.next.is_some(), "{failure:?}");
+            assert!(failure.exit == Exit::Failed && !failure.advice().is_empty(), "{failure:?}");
         }
         for &reason in CloseReason::ALL {
             assert_eq!(end_failure("x", &closed(reason)).unwrap_err().exit, Exit::Failed, "{reason}");

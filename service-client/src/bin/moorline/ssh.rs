@@ -57,6 +57,9 @@ fn proxy_command(ssh: &Ssh, sources: &Sources, program: &Path) -> OsString {
         // One word, so that a reason that begins with a dash is not taken for an option.
         words.push(format!("--reason={reason}").into());
     }
+    if ssh.stream_args.timeline {
+        words.push("--timeline".into());
+    }
     words.extend([ssh.login.device.as_str().into(), ssh.service.as_str().into()]);
     OsString::from_vec(words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(&b' '))
 }
@@ -113,11 +116,12 @@ mod tests {
             wait: Some(Duration::from_secs(600)),
             deadline: Some(Duration::from_secs(5)),
             reason: Some(moorline_proto::text::Text::new("Bob's 50% job").unwrap()),
+            timeline: true,
         };
         let sources = Sources { profile: Some("/etc/my profile".into()), token_file: Some("/run/token".into()) };
         assert_eq!(
             proxy_command(&ssh_args, &sources, Path::new("/opt/m")),
-            r"/opt/m --profile '/etc/my profile' --token-file /run/token connect --wait 600s --deadline 5s '--reason=Bob'\''s 50%% job' lamp-1 ssh"
+            r"/opt/m --profile '/etc/my profile' --token-file /run/token connect --wait 600s --deadline 5s '--reason=Bob'\''s 50%% job' --timeline lamp-1 ssh"
         );
     }
 
