@@ -205,7 +205,7 @@ async fn agree(desk: &Desk, offer: &Offer, door: &Door, deadline: Instant) -> Re
     };
     let unanswered = Unanswered(Some(desk), offer.stream);
     let mut deciding = pin!(timeout_at(deadline, desk.handler.decide(info)));
-    let (mut connecting, mut connected) = (pin!(door.dialer.ahead(deadline)), None);
+    let (mut connecting, mut connected) = (pin!(door.dialer.preconnect(deadline)), None);
     let decision = loop {
         // Whoever decides has the first word: for a no that comes at once, nothing is connected.
         tokio::select! {

@@ -127,6 +127,14 @@ impl CloseReason {
         Self::ALL.iter().copied().find(|reason| reason.code() == code)
     }
 
+    /// The reason to send in the Close frame: the name, and `detail` behind a colon unless it is empty; cut to what a frame can hold.
+    pub fn text(self, detail: &str) -> String {
+        if detail.is_empty() {
+            return self.name().to_owned();
+        }
+        fitting_reason(&format!("{}: {detail}", self.name())).to_owned()
+    }
+
     /// What a device does whose control channel was closed so; any code that is not listed is like a lost connection.
     pub const fn reconnect_policy(self) -> ReconnectPolicy {
         match self {
@@ -163,4 +171,17 @@ pub fn truncated_reason(text: &str) -> &str {
     }
     let end = (0..=MOST).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
     &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_a_close_is_the_name_and_the_detail_in_123_bytes() {
+        assert_eq!(CloseReason::Reset.text(""), "reset");
+        assert_eq!(CloseReason::Protocol.text("bytes after end"), "protocol: bytes after end");
+        assert_eq!(CloseReason::Protocol.text(&"x".repeat(1_000)).len(), 123);
+        assert_eq!(CloseReason::Killed.text(&"\u{1f512}".repeat(1_000)).len(), 120, "no character is cut in two");
+    }
 }

@@ -35,6 +35,7 @@ pub mod close;
 mod code;
 pub mod control;
 mod ed25519;
+pub mod failure;
 pub mod frame;
 pub mod id;
 pub mod join;

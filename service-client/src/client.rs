@@ -1,6 +1,6 @@
-//! A relay, and the caller's token for it: what every request of a caller stands on.
+//! A relay and the caller's token for it: the base of every request.
 //!
-//! Does not own: what is asked (streams: [`mod@crate::open`]; devices: [`crate::devices`]).
+//! Does not own: the requests themselves (streams: [`mod@crate::open`]; devices: [`crate::devices`]).
 
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use moorline_transport::dial::{Dialer, TrustError};
 
 use crate::profile::Profile;
 
-/// Asks a relay for streams and about devices. Cheap to clone: clones share all of it.
+/// Opens streams and manages devices through one relay. Cheap to clone: clones share everything.
 ///
-/// Nothing is connected until something is asked; each question and each stream has a connection of its own.
+/// Nothing is connected until the first request; each request and each stream has a connection of its own.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(crate) inner: Arc<Inner>,
@@ -25,20 +25,20 @@ pub(crate) struct Inner {
 }
 
 impl Client {
-    /// A client for the relay of a join string. Without a token it can do nothing but [`Client::join`] what others negotiated.
+    /// A client for the relay of a join string. Without a token it can only [`Client::join`] streams that others negotiated.
     ///
     /// # Errors
-    /// [`TrustError`]: the CA certificate in the join string is none, or this machine has no CA certificates of its own.
+    /// [`TrustError`]: the CA in the join string is not a certificate, or this machine has no CA certificates.
     pub fn new(join: &Join, token: Option<Secret>) -> Result<Self, TrustError> {
         Ok(Self::with_dialer(Dialer::new(join.url.clone(), join.ca.as_deref())?, token))
     }
 
-    /// A client that reaches its relay by a dialer of the program's own making: over pipes within the process, say.
+    /// A client that dials with a given dialer, for example over in-process pipes.
     pub fn with_dialer(dialer: Dialer, token: Option<Secret>) -> Self {
         Self { inner: Arc::new(Inner { dialer, token }) }
     }
 
-    /// A client with what a profile says.
+    /// A client with the relay and the token of a profile.
     ///
     /// # Errors
     /// As [`Client::new`].

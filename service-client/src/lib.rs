@@ -1,4 +1,4 @@
-//! Reach a service of a device behind a Moorline relay, by device id and service name, with a stream as good as a TCP connection.
+//! Opens streams to services of devices behind a Moorline relay, by device id and service name. A stream is as good as a TCP connection.
 //!
 //! ```no_run
 //! use moorline::{Client, Profile};
@@ -14,23 +14,26 @@
 //! # }
 //! ```
 //!
-//! Reading order: [`Client`] (a relay and a token), [`Open`] (asking for a stream, and why there is none), [`Stream`] (the bytes, and how they
-//! end), [`devices`] (the registry), [`profile`] (where programs keep their credentials). The program `moorline` is built on the same.
+//! Reading order: [`Client`] (a relay and a token), [`Open`] (requests a stream, and why it fails), [`Stream`] (the bytes, and how they
+//! end), [`devices`] (the registry), [`profile`] (where programs keep their credentials). The program `moorline` is built on this library.
 
-mod asking;
 mod client;
 pub mod devices;
 mod open;
 pub mod profile;
+mod refusal;
 mod retry;
 mod stream;
+mod stream_options;
+pub mod timeline;
 
 #[cfg(test)]
 mod open_tests;
 #[cfg(test)]
-mod scripted;
+mod retry_tests;
+#[cfg(test)]
+mod scripted_relay;
 
-pub use asking::{Key, KeyError};
 pub use client::Client;
 pub use devices::DeviceError;
 pub use moorline_proto::api::{Device, NegotiationState, StreamTicket};
@@ -41,9 +44,10 @@ pub use moorline_proto::problem::{Problem, ProblemCode, Timeline};
 pub use moorline_proto::proof::{PublicKey, PublicKeyError};
 pub use moorline_proto::secret::Secret;
 pub use moorline_proto::text::{Data, Text};
-pub use moorline_transport::bridge::{Bridged, Ended, LocalSide, Plain};
+pub use moorline_transport::bridge::{BridgeEnd, Bridged, LocalSide, Plain};
 pub use moorline_transport::dial::{DialError, Dialer, TrustError};
 pub use moorline_transport::leg::EndReason;
 pub use open::{JoinTicket, Open, OpenError};
 pub use profile::Profile;
 pub use stream::Stream;
+pub use stream_options::{Key, KeyError};

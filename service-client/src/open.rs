@@ -1,18 +1,18 @@
-//! Opening a stream: what is asked for, asked again while its leg is lost, until the relay says `opened` or why not.
+//! Opens streams: sends the request, repeats it while its leg is lost, and returns the relay's verdict.
 //!
 //! ```text
-//!   open ──── connect ────▶ 101 … opened ─▶ Stream          one request: what programs want as a rule
-//!   negotiate ── POST ────▶ StreamTicket ─▶ join ─▶ Stream   two requests, perhaps by two programs
+//!   open ──── connect ────▶ 101 … opened ─▶ Stream          one request: what most programs want
+//!   negotiate ── POST ────▶ StreamTicket ─▶ join ─▶ Stream   two requests, possibly by two programs
 //! ```
 //!
-//! Owns: both ways, and [`OpenError`]. Does not own: the stream afterwards ([`crate::stream`]), when to ask again ([`crate::retry`]).
+//! Owns: both ways, and [`OpenError`]. Does not own: the open stream ([`crate::stream`]), when to retry ([`crate::retry`]).
 
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use moorline_proto::api::StreamTicket;
-use moorline_proto::bounds::{DEFAULT_DEADLINE, PREFER_WAIT_MAX, REASON_CHARS};
+use moorline_proto::bounds::{DEADLINE, DEADLINE_MAX_S, PREFER_WAIT_MAX, REASON_CHARS, WAIT_MAX_S};
 use moorline_proto::close::CloseReason;
 use moorline_proto::id::{DeviceId, Feature, ServiceName};
 use moorline_proto::join::ForeignUrl;
@@ -26,48 +26,49 @@ use moorline_transport::leg::{self, EndReason};
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::asking::{Asking, Key};
 use crate::client::Client;
-use crate::retry::{Failed, GaveUp, until_opened};
+use crate::refusal::{attempt_error, problem_of, problem_retry_after};
+use crate::retry::{AttemptError, RetryError, retry_until};
 use crate::stream::Stream;
+use crate::stream_options::{Key, StreamOptions};
 
-/// For the relay's answer to an ordinary request, on top of what the request itself allows it.
-pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(15);
-/// To reach the relay and hear its 101, which it never delays.
-const DIAL_WITHIN: Duration = Duration::from_secs(20);
-/// A ticket of a device that is waited for lasts as long as an operator may allow, whatever this machine's clock says.
-const LONGEST_TICKET: Duration = Duration::from_secs(2 * 3_600);
+/// For the relay's response to an ordinary request, on top of the time that the request itself may take.
+pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
+/// To reach the relay and receive its 101, which the relay never delays.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(20);
+/// The longest wait for a ticket's stream, whatever this machine's clock says: as long as a stream may wait and be opened.
+const MAX_TICKET_LIFETIME: Duration = Open::MAX_WAIT.saturating_add(Open::MAX_DEADLINE);
 
-type Opening = Pin<Box<dyn Future<Output = Result<Stream, OpenError>> + Send>>;
+type OpenFuture = Pin<Box<dyn Future<Output = Result<Stream, OpenError>> + Send>>;
 
 /// Why a stream was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// There is no way to the relay, or what answers is none.
+    /// The relay cannot be reached, or the peer is not a relay.
     #[error("the relay cannot be reached")]
     Unreachable(#[source] Box<DialError>),
-    /// The relay or the device said no, and why.
+    /// The relay or the device refused the stream.
     #[error("{} ({})", .0.detail, .0.code)]
     Refused(Box<Problem>),
-    /// The leg ended before the stream was open. Where that could help, it was tried again as long as there was time.
+    /// The leg ended before the stream was open. If a retry could help, it was retried for as long as there was time.
     #[error("the leg ended before the stream was open")]
     Ended(#[source] EndReason),
-    /// The relay said nothing for longer than it was allowed to take.
+    /// The relay did not answer in the time it has.
     #[error("the relay did not answer within {waited:?}")]
     TimedOut {
-        /// How long it was waited for.
+        /// How long it was awaited.
         waited: Duration,
     },
-    /// The relay answered what it should not.
-    #[error("the relay's answer breaks the protocol: {0}")]
+    /// The relay's response breaks the protocol.
+    #[error("the relay's response breaks the protocol: {0}")]
     Answer(String),
-    /// The relay handed out an address elsewhere.
+    /// The relay handed out an address of another host.
     #[error(transparent)]
     ForeignUrl(#[from] ForeignUrl),
 }
 
 impl OpenError {
-    /// What the relay or the device said, if either of them said something.
+    /// The relay's or the device's problem, if one of them refused.
     pub fn problem(&self) -> Option<&Problem> {
         match self {
             Self::Refused(problem) => Some(problem),
@@ -77,126 +78,143 @@ impl OpenError {
 }
 
 impl Client {
-    /// Asks for a stream to a service of a device. `.await` the answer to open it, after saying more about it where needed.
+    /// Requests a stream to a service of a device. Set options on the returned value where needed, then `.await` it.
     pub fn open(&self, device: &DeviceId, service: &ServiceName) -> Open {
         let (client, device, service) = (self.clone(), device.clone(), service.clone());
-        Open { client, device, service, asking: Asking::default(), prefer_wait: None }
+        Open { client, device, service, options: StreamOptions::default(), prefer_wait: None }
     }
 
-    /// Joins a stream that was negotiated, perhaps by another program ([`Open::negotiate`]).
+    /// Joins a stream that was negotiated, possibly by another program ([`Open::negotiate`]).
     pub fn join(&self, ticket: &StreamTicket) -> JoinTicket {
         JoinTicket { client: self.clone(), ticket: ticket.clone() }
     }
 }
 
-/// A question for a stream: made by [`Client::open`], asked by `.await`.
+/// A request for a stream: made by [`Client::open`], sent by `.await`.
 ///
 /// # Cancel safety
-/// Dropping the future hangs up: a stream that is not open then never will be, and the device is told. Where the relay's 101 had not even
-/// come yet, it is the stream's deadline that tells.
+/// Dropping the future cancels the request: the stream will not be opened, and the device is told. If the relay's 101 had not arrived yet,
+/// the stream ends at its deadline.
 #[derive(Clone, Debug)]
-#[must_use = "nothing is asked before it is awaited"]
+#[must_use = "nothing is response before it is awaited"]
 pub struct Open {
     client: Client,
     device: DeviceId,
     service: ServiceName,
-    asking: Asking,
+    options: StreamOptions,
     prefer_wait: Option<Duration>,
 }
 
 impl Open {
-    /// Waits this long for a device that is offline, in whole seconds. Zero, as when nothing is said: not at all.
+    /// The longest wait for an offline device: seven days. Operators usually allow less.
+    pub const MAX_WAIT: Duration = Duration::from_secs(WAIT_MAX_S);
+    /// The shortest deadline: one second.
+    pub const MIN_DEADLINE: Duration = Duration::from_secs(1);
+    /// The longest deadline: one day. Operators usually allow less.
+    pub const MAX_DEADLINE: Duration = Duration::from_secs(DEADLINE_MAX_S);
+
+    /// Waits this long for an offline device, in whole seconds. Default: zero, no waiting. More than [`Open::MAX_WAIT`] is taken as that.
     pub fn wait(mut self, wait: Duration) -> Self {
-        self.asking.wait = Some(wait);
+        self.options.set_wait(wait);
         self
     }
 
-    /// Opening may take this long once the device is online, in whole seconds from 1; the relay has a most. When nothing is said: 60 s.
+    /// How long opening may take once the device is online, in whole seconds. The relay has a maximum of its own. Default: 60 s. Less than
+    /// [`Open::MIN_DEADLINE`] and more than [`Open::MAX_DEADLINE`] are taken as these.
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.asking.deadline = Some(deadline);
+        self.options.set_deadline(deadline);
         self
     }
 
-    /// Why; shown to the device and kept in the relay's records.
+    /// Why the stream is wanted; shown to the device and kept in the relay's records.
     pub fn reason(mut self, reason: Text<REASON_CHARS>) -> Self {
-        self.asking.reason = Some(reason);
+        self.options.reason = Some(reason);
         self
     }
 
     /// Opaque bytes for the device.
     pub fn data(mut self, data: Data) -> Self {
-        self.asking.data = Some(data);
+        self.options.data = Some(data);
         self
     }
 
-    /// Features to use if the device knows them too; at most 16.
+    /// Features to use if the device supports them; at most 16.
     pub fn features(mut self, features: impl IntoIterator<Item = Feature>) -> Self {
-        self.asking.features = features.into_iter().collect();
+        self.options.features = features.into_iter().collect();
         self
     }
 
-    /// The request's name: within the deadline, the same name from the same caller is the same stream. When nothing is said: a random one.
+    /// The idempotency key: until the deadline, the same key from the same caller names the same stream. Default: a random one.
     pub fn key(mut self, key: Key) -> Self {
-        self.asking.key = Some(key);
+        self.options.key = Some(key);
         self
     }
 
-    /// For [`Open::negotiate`]: how long the relay may wait for the device's word before it answers, in whole seconds. 20 s at most, and if nothing is said.
+    /// For [`Open::negotiate`]: how long the relay may wait for the device before it answers, in whole seconds. Default: 20 s,
+    /// and more is taken as that.
     pub fn prefer_wait(mut self, wait: Duration) -> Self {
-        self.prefer_wait = Some(wait);
+        self.prefer_wait = Some(wait.min(PREFER_WAIT_MAX));
         self
     }
 
-    /// Negotiates the stream and leaves the joining to whoever gets the ticket, which is a secret.
+    /// Negotiates the stream without joining it. Whoever has the ticket can join: it is a secret.
     ///
     /// # Errors
-    /// [`OpenError`], but never [`OpenError::Ended`].
+    /// [`OpenError`], never [`OpenError::Ended`].
     ///
     /// # Cancel safety
-    /// Dropping the future may leave a negotiated stream behind, which ends at its deadline. The same key finds it.
+    /// Dropping the future may leave a negotiated stream behind, which ends at its deadline. The same key finds it again.
     pub async fn negotiate(self) -> Result<StreamTicket, OpenError> {
-        let key = self.asking.key.clone().unwrap_or_else(Key::random);
+        let key = self.options.key.clone().unwrap_or_else(Key::random);
         let mut headers = HeaderMap::new();
         headers.insert(HeaderName::from_static(IDEMPOTENCY_KEY_HEADER), key.header());
         if let Some(wait) = self.prefer_wait {
             let value = HeaderValue::from_str(&format!("wait={}", wait.as_secs())).expect("digits are visible ASCII");
             headers.insert("prefer", value);
         }
-        let body = serde_json::to_string(&self.asking.body(&self.service)).expect("the body has string keys and no values that JSON lacks");
-        let deadline = Instant::now() + self.prefer_wait.unwrap_or(PREFER_WAIT_MAX) + ANSWER_WITHIN;
+        let body =
+            serde_json::to_string(&self.options.body(&self.service)).expect("the body has string keys and no values that JSON lacks");
         let path = device_streams_path(&self.device);
         let inner = &self.client.inner;
-        let asked = inner.dialer.request(Method::POST, &path, &headers, inner.token.as_ref(), Some(body), deadline).await;
-        let answer = asked.and_then(Response::accepted).map_err(unreachable_or_refused)?;
-        answer.json().map_err(|error| OpenError::Answer(error.to_string()))
+        let response_time = self.prefer_wait.unwrap_or(PREFER_WAIT_MAX) + RESPONSE_TIMEOUT;
+        let waited = self.options.limit().max(response_time);
+        let deadline = Instant::now() + waited;
+        let response = retry_until(deadline, async || {
+            let deadline = deadline.min(Instant::now() + response_time);
+            let response = inner.dialer.request(Method::POST, &path, &headers, inner.token.as_ref(), Some(body.clone()), deadline).await;
+            response.and_then(Response::accepted).map_err(|error| attempt_error(error, unreachable_or_refused))
+        });
+        let response = response.await.map_err(|error| give_up(error, waited))?;
+        response.json().map_err(|error| OpenError::Answer(error.to_string()))
     }
 
     async fn open(self) -> Result<Stream, OpenError> {
-        let key = self.asking.key.clone().unwrap_or_else(Key::random);
+        let key = self.options.key.clone().unwrap_or_else(Key::random);
         let inner = &self.client.inner;
         let leg = LegRequest {
             dialer: inner.dialer.clone(),
             path: connect_path(&self.device, &self.service),
-            headers: self.asking.headers(&key),
+            headers: self.options.headers(&key),
             bearer: inner.token.clone(),
+            is_ticket: false,
         };
-        leg.join_within(self.asking.limit()).await
+        leg.join(self.options.limit()).await
     }
 }
 
 impl IntoFuture for Open {
     type Output = Result<Stream, OpenError>;
-    type IntoFuture = Opening;
+    type IntoFuture = OpenFuture;
 
-    fn into_future(self) -> Opening {
+    fn into_future(self) -> OpenFuture {
         Box::pin(self.open())
     }
 }
 
-/// A negotiated stream to be joined: made by [`Client::join`], done by `.await`.
+/// A negotiated stream to be joined: made by [`Client::join`], sent by `.await`.
 ///
 /// # Cancel safety
-/// Dropping the future leaves the stream as it was; it can be joined until its deadline.
+/// Dropping the future leaves the stream unchanged; it can be joined until its deadline.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is joined before it is awaited"]
 pub struct JoinTicket {
@@ -208,74 +226,74 @@ impl JoinTicket {
     async fn join(self) -> Result<Stream, OpenError> {
         let home = &self.client.inner.dialer;
         let (url, path) = home.url().resolve(&self.ticket.url, None)?;
-        let leg = LegRequest { dialer: home.at(url), path, headers: HeaderMap::new(), bearer: Some(self.ticket.token.clone()) };
-        leg.join_within(self.time_left() + ANSWER_WITHIN).await
+        let bearer = Some(self.ticket.token.clone());
+        let leg = LegRequest { dialer: home.at(url), path, headers: HeaderMap::new(), bearer, is_ticket: true };
+        leg.join(self.time_left() + RESPONSE_TIMEOUT).await
     }
 
-    /// The relay ends it on time by its own clock; this machine's clock may be wrong, so it only chooses how long to listen.
+    /// The relay enforces the deadline by its own clock. This machine's clock may be wrong, so it only decides how long to wait.
     #[allow(clippy::disallowed_methods, reason = "a ticket's end is wall time; what comes of it is bounded on both sides")]
     fn time_left(&self) -> Duration {
         let left = SystemTime::from(self.ticket.expires_at).duration_since(SystemTime::now()).unwrap_or_default();
-        left.clamp(DEFAULT_DEADLINE, LONGEST_TICKET)
+        left.clamp(DEADLINE, MAX_TICKET_LIFETIME)
     }
 }
 
 impl IntoFuture for JoinTicket {
     type Output = Result<Stream, OpenError>;
-    type IntoFuture = Opening;
+    type IntoFuture = OpenFuture;
 
-    fn into_future(self) -> Opening {
+    fn into_future(self) -> OpenFuture {
         Box::pin(self.join())
     }
 }
 
-/// What is sent for a caller leg, as often as it takes.
+/// The request for a caller leg, sent as often as necessary.
 struct LegRequest {
     dialer: Dialer,
     path: String,
     headers: HeaderMap,
     bearer: Option<Secret>,
+    /// A ticket is for one stream: once that is refused, another join only says `stream_expired`.
+    is_ticket: bool,
 }
 
 impl LegRequest {
-    async fn join_within(self, waited: Duration) -> Result<Stream, OpenError> {
+    async fn join(self, waited: Duration) -> Result<Stream, OpenError> {
         let deadline = Instant::now() + waited;
-        let opened = until_opened(deadline, || async {
-            let tried = self.once(deadline).await;
+        let opened = retry_until(deadline, || async {
+            let tried = self.attempt(deadline).await;
             if let Err(failed) = &tried {
-                debug!(?failed, path = self.path, "no stream yet");
+                debug!(?failed, path = self.path, "an attempt to open a stream failed");
             }
             tried
         });
-        opened.await.map_err(|gave_up| match gave_up {
-            GaveUp::On(error) | GaveUp::OutOfTime(Some(error)) => error,
-            GaveUp::OutOfTime(None) => OpenError::TimedOut { waited },
-        })
+        opened.await.map_err(|error| give_up(error, waited))
     }
 
-    async fn once(&self, deadline: Instant) -> Result<Stream, Failed<OpenError>> {
-        let dialled = deadline.min(Instant::now() + DIAL_WITHIN);
-        let mut leg = self.dialer.leg(&self.path, &self.headers, self.bearer.as_ref(), dialled).await.map_err(|error| {
-            let is_passing = error.refusal().is_none_or(|refusal| refusal.status == 503);
-            let error = unreachable_or_refused(error);
-            if is_passing { Failed::Unreachable(error) } else { Failed::ForGood(error) }
-        })?;
+    async fn attempt(&self, deadline: Instant) -> Result<Stream, AttemptError<OpenError>> {
+        let dial_deadline = deadline.min(Instant::now() + DIAL_TIMEOUT);
+        let leg = self.dialer.leg(&self.path, &self.headers, self.bearer.as_ref(), dial_deadline).await;
+        let mut leg = leg.map_err(|error| attempt_error(error, unreachable_or_refused))?;
         match leg.opened().await {
             Ok(opened) if matches!(opened.peer, Peer::Device { .. }) => Ok(Stream::new(leg, opened)),
-            Ok(_) => Err(Failed::ForGood(OpenError::Answer("`opened` names no device as the peer".to_owned()))),
-            Err(leg::OpenError::Refused(problem)) => Err(Failed::ForGood(OpenError::Refused(problem))),
-            Err(leg::OpenError::Ended(end)) if may_come_again(&end) => Err(Failed::Lost(OpenError::Ended(end))),
-            Err(leg::OpenError::Ended(end)) => Err(Failed::ForGood(OpenError::Ended(end))),
+            Ok(_) => Err(AttemptError::Final(OpenError::Answer("the peer in `opened` is not a device".to_owned()))),
+            Err(leg::OpenError::Refused(problem)) => Err(match problem_retry_after(&problem) {
+                Some(after) if !self.is_ticket => AttemptError::Later { error: OpenError::Refused(problem), after },
+                Some(_) | None => AttemptError::Final(OpenError::Refused(problem)),
+            }),
+            Err(leg::OpenError::Ended(end)) if is_recoverable(&end) => Err(AttemptError::Lost(OpenError::Ended(end))),
+            Err(leg::OpenError::Ended(end)) => Err(AttemptError::Final(OpenError::Ended(end))),
         }
     }
 }
 
-/// Whether a leg that ended so before `opened` was only lost, and the stream may still wait for it.
-fn may_come_again(end: &EndReason) -> bool {
+/// Whether a leg that ended like this before `opened` was only lost, so that the stream may still wait for it.
+fn is_recoverable(end: &EndReason) -> bool {
     match end {
         EndReason::Lost(_) | EndReason::Silent(_) => true,
-        EndReason::Finished | EndReason::CutShort | EndReason::Broke { .. } => false,
-        // A code that is none of the protocol's comes from something in between.
+        EndReason::Finished | EndReason::CutShort | EndReason::ProtocolError { .. } => false,
+        // A code outside the protocol comes from an intermediary.
         EndReason::Closed { code, .. } => CloseReason::from_code(*code).is_none_or(|reason| match reason {
             CloseReason::RelayDraining | CloseReason::PeerLost => true,
             CloseReason::Finished
@@ -297,18 +315,14 @@ fn may_come_again(end: &EndReason) -> bool {
     }
 }
 
-/// A refusal without a problem is not the relay's: something in between answered.
-fn unreachable_or_refused(error: DialError) -> OpenError {
-    match problem_of(error) {
-        Ok(problem) => OpenError::Refused(problem),
-        Err(error) => OpenError::Unreachable(error),
+/// The error of a series of attempts that lasted `waited` at most.
+fn give_up(error: RetryError<OpenError>, waited: Duration) -> OpenError {
+    match error {
+        RetryError::Attempt(error) | RetryError::TimedOut(Some(error)) => error,
+        RetryError::TimedOut(None) => OpenError::TimedOut { waited },
     }
 }
 
-/// The relay's own words, where a dial failed by them.
-pub(crate) fn problem_of(error: DialError) -> Result<Box<Problem>, Box<DialError>> {
-    match error.refusal().and_then(|refusal| refusal.problem.clone()) {
-        Some(problem) => Ok(Box::new(problem)),
-        None => Err(Box::new(error)),
-    }
+fn unreachable_or_refused(error: DialError) -> OpenError {
+    problem_of(error).map_or_else(OpenError::Unreachable, OpenError::Refused)
 }

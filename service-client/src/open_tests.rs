@@ -1,4 +1,4 @@
-//! Opening a stream, against a relay that answers as scripted.
+//! Opening a stream against a scripted relay.
 
 use std::time::Duration;
 
@@ -13,24 +13,24 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::join;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::asking::Key;
 use crate::client::Client;
 use crate::open::{Open, OpenError};
-use crate::scripted::{close, hear, relay, say};
+use crate::scripted_relay::{close, receive, relay, send_text};
+use crate::stream_options::Key;
 
 fn lamp(client: &Client) -> Open {
     client.open(&"lamp-1".parse().unwrap(), &"ssh".parse().unwrap())
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_opened_stream_carries_bytes_and_says_what_opened_said() {
+async fn an_open_stream_carries_bytes_and_has_what_opened_said() {
     let (mut relay, client) = relay();
     let (stream, leg) = join!(lamp(&client), async {
-        let asked = relay.asked().await;
-        assert_eq!(asked.line, "GET /v1/devices/lamp-1/connect/ssh HTTP/1.1");
-        assert_eq!(asked.header("authorization"), "Bearer caller-token");
-        assert_eq!(asked.header("idempotency-key").len(), 32);
-        asked.open().await
+        let request = relay.request().await;
+        assert_eq!(request.line, "GET /v1/devices/lamp-1/connect/ssh HTTP/1.1");
+        assert_eq!(request.header("authorization"), "Bearer caller-token");
+        assert_eq!(request.header("idempotency-key").len(), 32);
+        request.open().await
     });
     let (mut stream, mut leg) = (stream.unwrap(), leg);
     assert_eq!(stream.id().to_string(), "000102030405060708090a0b0c0d0e0f");
@@ -39,13 +39,13 @@ async fn an_opened_stream_carries_bytes_and_says_what_opened_said() {
 
     stream.write_all(b"ping").await.unwrap();
     stream.shutdown().await.unwrap();
-    assert_eq!(hear(&mut leg).await, Message::binary("ping"));
-    assert_eq!(hear(&mut leg).await, Message::text(END_TEXT));
+    assert_eq!(receive(&mut leg).await, Message::binary("ping"));
+    assert_eq!(receive(&mut leg).await, Message::text(END_TEXT));
 
     let mut heard = String::new();
     let (read, ()) = join!(stream.read_to_string(&mut heard), async {
         leg.send(Message::binary("pong")).await.unwrap();
-        say(&mut leg, END_TEXT).await;
+        send_text(&mut leg, END_TEXT).await;
     });
     assert_eq!((read.unwrap(), heard.as_str()), (4, "pong"));
     let (ended, ()) = join!(stream.finish(), close(&mut leg, 1000));
@@ -53,18 +53,18 @@ async fn an_opened_stream_carries_bytes_and_says_what_opened_said() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leg_that_is_lost_before_opened_is_asked_for_again_under_the_same_key() {
+async fn a_leg_lost_before_opened_is_requested_again_with_the_same_key() {
     let (mut relay, client) = relay();
     let (stream, keys) = join!(lamp(&client), async {
         let mut keys = Vec::new();
         for _ in 0..3 {
-            let asked = relay.asked().await;
-            keys.push(asked.header("idempotency-key").to_owned());
-            drop(asked.switch().await);
+            let request = relay.request().await;
+            keys.push(request.header("idempotency-key").to_owned());
+            drop(request.upgrade().await);
         }
-        let asked = relay.asked().await;
-        keys.push(asked.header("idempotency-key").to_owned());
-        drop(asked.open().await);
+        let request = relay.request().await;
+        keys.push(request.header("idempotency-key").to_owned());
+        drop(request.open().await);
         keys
     });
     stream.unwrap();
@@ -72,10 +72,10 @@ async fn a_leg_that_is_lost_before_opened_is_asked_for_again_under_the_same_key(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leg_that_was_superseded_is_not_fought_for() {
+async fn a_superseded_leg_is_not_requested_again() {
     let (mut relay, client) = relay();
     let (stream, _leg) = join!(lamp(&client), async {
-        let mut leg = relay.asked().await.switch().await;
+        let mut leg = relay.request().await.upgrade().await;
         close(&mut leg, 4007).await;
         leg
     });
@@ -87,18 +87,18 @@ async fn a_leg_that_was_superseded_is_not_fought_for() {
 async fn a_refusal_before_the_101_carries_the_problem() {
     let (mut relay, client) = relay();
     let problem = Problem { retry_after_s: Some(4), ..Problem::new(ProblemCode::DeviceOffline, "lamp-1 is off") };
-    let (stream, ()) = join!(lamp(&client), async { relay.asked().await.refuse(&problem).await });
+    let (stream, ()) = join!(lamp(&client), async { relay.request().await.refuse(&problem).await });
     assert_eq!(stream.unwrap_err().problem(), Some(&problem));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_behind_the_101_carries_the_same_problem() {
+async fn a_refusal_after_the_101_carries_the_same_problem() {
     let (mut relay, client) = relay();
     let problem = Problem::new(ProblemCode::TargetRefused, "nothing listens");
     let refused = LegText::from(Box::new(Refused { problem: problem.clone() })).encode();
     let (stream, _leg) = join!(lamp(&client), async {
-        let mut leg = relay.asked().await.switch().await;
-        say(&mut leg, &refused).await;
+        let mut leg = relay.request().await.upgrade().await;
+        send_text(&mut leg, &refused).await;
         close(&mut leg, 4010).await;
         leg
     });
@@ -106,23 +106,40 @@ async fn a_refusal_behind_the_101_carries_the_same_problem() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_no_problem_is_not_the_relays() {
+async fn a_response_without_a_problem_is_not_from_the_relay() {
     let (mut relay, client) = relay();
-    let (stream, ()) = join!(lamp(&client), async { relay.asked().await.answer(502, &"bad gateway").await });
+    let (stream, ()) = join!(lamp(&client), async { relay.request().await.respond(502, &"bad gateway").await });
     assert!(matches!(stream, Err(OpenError::Unreachable(_))), "{stream:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_relay_that_says_nothing_is_given_up_after_the_deadline() {
+async fn a_silent_relay_is_given_up_after_the_deadline() {
     let (mut relay, client) = relay();
     let begun = tokio::time::Instant::now();
     let (stream, _leg) = join!(lamp(&client).deadline(Duration::from_secs(5)).wait(Duration::from_secs(100)), async {
-        let asked = relay.asked().await;
-        assert_eq!((asked.header("moorline-deadline"), asked.header("moorline-wait")), ("5", "100"));
-        asked.switch().await
+        let request = relay.request().await;
+        assert_eq!((request.header("moorline-deadline"), request.header("moorline-wait")), ("5", "100"));
+        request.upgrade().await
     });
     assert!(matches!(stream, Err(OpenError::TimedOut { .. })), "{stream:?}");
     assert_eq!(begun.elapsed(), Duration::from_secs(5 + 100 + 10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_span_of_the_caller_overflows() {
+    let (mut relay, client) = relay();
+    let (stream, _leg) = join!(lamp(&client).wait(Duration::MAX).deadline(Duration::MAX), async {
+        let request = relay.request().await;
+        assert_eq!((request.header("moorline-deadline"), request.header("moorline-wait")), ("86400", "604800"));
+        request.open().await
+    });
+    stream.unwrap();
+    let (ticket, ()) = join!(lamp(&client).wait(Duration::MAX).deadline(Duration::ZERO).prefer_wait(Duration::MAX).negotiate(), async {
+        let request = relay.request().await;
+        assert_eq!((request.header("prefer"), &request.body["deadline_s"]), ("wait=20", &json!(1)));
+        request.refuse(&Problem::new(ProblemCode::DeviceUnknown, "no lamp-1")).await;
+    });
+    assert!(ticket.unwrap_err().problem().is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,20 +151,20 @@ async fn negotiated_here_and_joined_elsewhere() {
         "token": "mrl_leg_x", "expires_at": "2026-11-21T09:30:00Z"
     });
     let (ticket, ()) = join!(open.negotiate(), async {
-        let asked = relay.asked().await;
-        assert_eq!(asked.line, "POST /v1/devices/lamp-1/streams HTTP/1.1");
-        assert_eq!((asked.header("idempotency-key"), asked.header("prefer")), ("k7", "wait=3"));
-        assert_eq!(asked.body, json!({"service": "ssh", "reason": "why not"}));
-        asked.answer(201, &ticket).await;
+        let request = relay.request().await;
+        assert_eq!(request.line, "POST /v1/devices/lamp-1/streams HTTP/1.1");
+        assert_eq!((request.header("idempotency-key"), request.header("prefer")), ("k7", "wait=3"));
+        assert_eq!(request.body, json!({"service": "ssh", "reason": "why not"}));
+        request.respond(201, &ticket).await;
     });
-    let ticket = serde_json::to_string(&ticket.unwrap()).unwrap(); // it travels to another program
+    let ticket = serde_json::to_string(&ticket.unwrap()).unwrap(); // another program may have received it
     let ticket = serde_json::from_str(&ticket).unwrap();
 
     let (stream, _leg) = join!(client.join(&ticket), async {
-        let asked = relay.asked().await;
-        assert_eq!(asked.line, "GET /v1/legs/n1/000102030405060708090a0b0c0d0e0f HTTP/1.1");
-        assert_eq!(asked.header("authorization"), "Bearer mrl_leg_x");
-        asked.open().await
+        let request = relay.request().await;
+        assert_eq!(request.line, "GET /v1/legs/n1/000102030405060708090a0b0c0d0e0f HTTP/1.1");
+        assert_eq!(request.header("authorization"), "Bearer mrl_leg_x");
+        request.open().await
     });
     stream.unwrap();
 }

@@ -1,27 +1,28 @@
-//! The profile: where the relay is and the caller's token for it, in a file that only its owner may read.
+//! The profile: the relay's join string and the caller's token, in a file that only its owner may read.
 //!
 //! ```text
 //! join  = "https://relay.example.com#ca=…"
 //! token = "eyJ…"
 //! ```
 //!
-//! Owns: reading and writing that file. Which file it is, and what overrides it, is for programs to say.
+//! Owns: reading and writing that file. Programs choose the file, and what overrides it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use moorline_files::{CreateError, PrivateFileError};
 use moorline_proto::join::{Join, RelayUrlError};
 use moorline_proto::secret::Secret;
 use serde::{Deserialize, Serialize};
 
-/// Bytes of an `Authorization` header that a relay takes.
+/// Bytes of an `Authorization` header that a relay accepts.
 const TOKEN_BYTES: usize = 8 * 1024;
-/// Bytes of a profile: a join string, a token and room for comments.
-const PROFILE_BYTES: u64 = 64 * 1024;
-/// Group and others.
-const NOT_THE_OWNER: u32 = 0o077;
+/// Bytes of a profile: a join string, a token and comments.
+const PROFILE_BYTES: usize = 64 * 1024;
+/// Read and write for the owner alone.
+const PRIVATE: u32 = 0o600;
 
 /// A relay and the caller's token for it.
 #[derive(Clone, Debug)]
@@ -32,59 +33,45 @@ pub struct Profile {
     pub token: Secret,
 }
 
-/// Text that cannot be a bearer token. It is not repeated, since it may hold most of one.
+/// Text that cannot be a bearer token. The error does not quote it, because it may contain most of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Nothing but white space.
+    /// Only white space.
     #[error("the token is empty")]
     Empty,
     /// Longer than a header may be.
     #[error("the token has {got} bytes, at most {TOKEN_BYTES} are possible")]
     TooLong {
-        /// Its bytes.
+        /// Its length in bytes.
         got: usize,
     },
-    /// Several words or lines, or something that is no text.
-    #[error("a token is one word of visible ASCII characters, without spaces inside")]
+    /// Several words or lines, or not visible ASCII.
+    #[error("a token is one word of visible ASCII characters")]
     Form,
 }
 
 /// Why a profile could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadProfileError {
-    /// There is no such file.
-    #[error("there is no profile at {}", path.display())]
+    /// The file does not exist.
+    #[error("no profile at {}", path.display())]
     Missing {
-        /// Where it was looked for.
+        /// The path.
         path: PathBuf,
     },
-    /// Others than its owner may use the file.
-    #[error("the profile {} has mode {mode:03o}: others than its owner may use it", path.display())]
-    Exposed {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// The file could not be read.
-    #[error("the profile {} cannot be read", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// The file is no profile. The text never quotes the file, which holds a token.
-    #[error("the profile {} is not as it should be: {detail}", path.display())]
+    /// The file cannot be read, or is not private: its mode lets others in, it belongs to somebody else, or it is not a regular file.
+    #[error("cannot use the profile")]
+    File(#[source] PrivateFileError),
+    /// The file is not a valid profile. The error never quotes the file, which contains a token.
+    #[error("the profile {} is not valid: {detail}", path.display())]
     Form {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         detail: String,
     },
-    /// Its `join` is no join string.
-    #[error("the join string in {} is not as it should be", path.display())]
+    /// Its `join` is not a join string.
+    #[error("the join string in {} is not valid", path.display())]
     Join {
         /// The file.
         path: PathBuf,
@@ -92,8 +79,8 @@ pub enum LoadProfileError {
         #[source]
         source: RelayUrlError,
     },
-    /// Its `token` is no token.
-    #[error("the token in {} is not as it should be", path.display())]
+    /// Its `token` is not a token.
+    #[error("the token in {} is not valid", path.display())]
     Token {
         /// The file.
         path: PathBuf,
@@ -103,30 +90,39 @@ pub enum LoadProfileError {
     },
 }
 
-/// Why a profile could not be written. What was there before is still there.
+/// Why a profile could not be written. The previous file is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveProfileError {
-    /// Its folder could not be made.
-    #[error("the folder {} cannot be made", path.display())]
+    /// The folder could not be created.
+    #[error("cannot create the folder {}", path.display())]
     Folder {
         /// The folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The file could not be written.
-    #[error("the profile {} cannot be written", path.display())]
-    Write {
-        /// The file.
+    /// The file could not be created.
+    #[error("cannot write the profile {}", path.display())]
+    Create {
+        /// The profile.
         path: PathBuf,
-        /// What the system said.
+        /// Why.
+        #[source]
+        source: CreateError,
+    },
+    /// The file could not be put in the place of the old one, or has no name.
+    #[error("cannot write the profile {}", path.display())]
+    Write {
+        /// The profile.
+        path: PathBuf,
+        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
-/// The file as it is written.
+/// The contents of the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -138,18 +134,22 @@ impl Profile {
     /// Reads a profile.
     ///
     /// # Errors
-    /// [`LoadProfileError`]; above all [`LoadProfileError::Exposed`] where group or others have any permission on the file.
+    /// [`LoadProfileError`], for example [`LoadProfileError::File`] if the group or others have any permission on the file.
     pub fn load(path: &Path) -> Result<Self, LoadProfileError> {
-        let text = read_private(path)?;
+        let bytes = moorline_files::read_private(path, PROFILE_BYTES).map_err(|error| match error.is_not_found() {
+            true => LoadProfileError::Missing { path: path.to_owned() },
+            false => LoadProfileError::File(error),
+        })?;
         let path = || path.to_owned();
+        let text = std::str::from_utf8(&bytes).map_err(|error| LoadProfileError::Form { path: path(), detail: error.to_string() })?;
         let written: Written =
-            toml::from_str(&text).map_err(|error| LoadProfileError::Form { path: path(), detail: error.message().to_owned() })?;
+            toml::from_str(text).map_err(|error| LoadProfileError::Form { path: path(), detail: error.message().to_owned() })?;
         let join = written.join.parse().map_err(|source| LoadProfileError::Join { path: path(), source })?;
         let token = parse_token(written.token.reveal()).map_err(|source| LoadProfileError::Token { path: path(), source })?;
         Ok(Self { join, token })
     }
 
-    /// Writes the profile as mode 0600, in one step: a reader sees the old file or the new one. A missing folder is made with mode 0700.
+    /// Writes the profile with mode 0600 and atomically: a reader sees the old file or the new one. Missing folders get mode 0700.
     ///
     /// # Errors
     /// [`SaveProfileError`].
@@ -171,14 +171,16 @@ impl Profile {
         temporary.push(name);
         temporary.push(format!(".{:016x}", rand::random::<u64>()));
         let temporary = folder.join(temporary);
-        write_new(&temporary, &text).and_then(|()| fs::rename(&temporary, path)).map_err(|source| {
-            drop(fs::remove_file(&temporary)); // what matters is why the writing failed
+        moorline_files::create(&temporary, PRIVATE, text.as_bytes())
+            .map_err(|source| SaveProfileError::Create { path: path.to_owned(), source })?;
+        fs::rename(&temporary, path).map_err(|source| {
+            drop(fs::remove_file(&temporary)); // the first error matters more
             failed(source)
         })
     }
 }
 
-/// Takes a token from text as files and variables have it: white space around it is dropped.
+/// Parses a token from a file or variable. Surrounding white space is ignored.
 ///
 /// # Errors
 /// [`TokenError`].
@@ -192,30 +194,10 @@ pub fn parse_token(text: &str) -> Result<Secret, TokenError> {
     }
 }
 
-/// Looks at the permissions of what it opened, so that nothing can be put in the file's place in between.
-fn read_private(path: &Path) -> Result<String, LoadProfileError> {
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => LoadProfileError::Missing { path: path.to_owned() },
-        _ => LoadProfileError::Io { path: path.to_owned(), source },
-    };
-    let file = File::open(path).map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
-    if mode & NOT_THE_OWNER != 0 {
-        return Err(LoadProfileError::Exposed { path: path.to_owned(), mode });
-    }
-    let mut text = String::new();
-    file.take(PROFILE_BYTES).read_to_string(&mut text).map_err(failed)?;
-    Ok(text)
-}
-
-fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
     use super::*;
 
     const JOIN: &str = concat!(
@@ -277,10 +259,28 @@ mod tests {
         for exposed in [0o640, 0o604, 0o620, 0o602, 0o610, 0o777] {
             fs::set_permissions(&path, fs::Permissions::from_mode(exposed)).unwrap();
             let error = Profile::load(&path).unwrap_err();
-            assert!(matches!(error, LoadProfileError::Exposed { mode, .. } if mode == exposed), "{exposed:o}: {error}");
+            assert!(
+                matches!(error, LoadProfileError::File(PrivateFileError::Mode { mode, .. }) if mode == exposed),
+                "{exposed:o}: {error}"
+            );
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
         Profile::load(&path).unwrap();
+    }
+
+    #[test]
+    fn a_profile_is_a_regular_file_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("profile.toml"), folder.path().join("link.toml"));
+        profile().save(&file).unwrap();
+        symlink(&file, &link).unwrap();
+        assert!(matches!(Profile::load(&link), Err(LoadProfileError::File(PrivateFileError::SymbolicLink { .. }))));
+        assert!(matches!(Profile::load(folder.path()), Err(LoadProfileError::File(_))));
+
+        profile().save(&link).unwrap(); // takes the place of the link, and leaves what it led to alone
+        assert!(!fs::symlink_metadata(&link).unwrap().is_symlink());
+        fs::write(&file, vec![b'#'; PROFILE_BYTES + 1]).unwrap();
+        assert!(matches!(Profile::load(&file), Err(LoadProfileError::File(PrivateFileError::TooLarge { .. }))));
     }
 
     #[test]
@@ -295,7 +295,7 @@ mod tests {
             "join = \"https://a\"\ntoken = \"hidden-word two\"\n",
         ];
         for text in texts {
-            write_new(&path, text).unwrap();
+            moorline_files::create(&path, PRIVATE, text.as_bytes()).unwrap();
             let error = Profile::load(&path).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("hidden"), "{error:?}");
             fs::remove_file(&path).unwrap();

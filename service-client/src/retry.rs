@@ -1,63 +1,97 @@
-//! Asking again for the same stream while its leg is lost before `opened`. What asking is, and what counts as lost, is the caller's to say.
+//! Repeats a request: while its leg is lost before `opened`, and once where the relay refused it for now. The caller says what an attempt
+//! is and how its failures count.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// The pause before the first repetition; doubled for each further one.
+/// The pause before the first retry. It doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// The longest time after which a refused request is sent again. Who is to wait longer is told so at once, and can decide.
+const LONGEST_DEFERRAL: Duration = Duration::from_secs(60);
+
 /// How one attempt failed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Failed<E> {
-    /// Asking again cannot help.
-    ForGood(E),
-    /// The request may have reached the relay and the connection is gone: the same request names the same stream.
+pub(crate) enum AttemptError<E> {
+    /// A retry cannot help.
+    Final(E),
+    /// The request may have reached the relay and the connection was lost: the same request names the same stream.
     Lost(E),
-    /// There was no way to the relay. Worth repeating only once a request of ours may be waiting there.
+    /// The relay could not be reached. Worth a retry only if an earlier attempt may be waiting there.
     Unreachable(E),
+    /// The relay refused it for now. Worth one retry, not before `after` has passed.
+    Later {
+        /// The refusal.
+        error: E,
+        /// The time that the relay asks for.
+        after: Duration,
+    },
 }
 
 /// How a series of attempts failed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum GaveUp<E> {
-    /// The attempt that ended it.
-    On(E),
-    /// The time was over: while asking, or after the failure that is told.
-    OutOfTime(Option<E>),
+pub(crate) enum RetryError<E> {
+    /// The attempt that ended the series.
+    Attempt(E),
+    /// The time ran out, during an attempt or after the failure given.
+    TimedOut(Option<E>),
 }
 
-/// Runs `attempt` until it succeeds, fails for good, or `deadline` has come; pauses in between, spread at random.
+/// Runs `attempt` until it succeeds, fails for good, or `deadline` passes; pauses between attempts.
+///
+/// After a loss everything that may pass is retried until the deadline. Without one, a refusal for now is retried once, if the pause ends
+/// before the deadline.
 ///
 /// # Cancel safety
-/// Dropping it drops the attempt that runs.
-pub(crate) async fn until_opened<T, E, F>(deadline: Instant, mut attempt: impl FnMut() -> F) -> Result<T, GaveUp<E>>
+/// Dropping the future drops the current attempt.
+pub(crate) async fn retry_until<T, E, F>(deadline: Instant, mut attempt: impl FnMut() -> F) -> Result<T, RetryError<E>>
 where
-    F: Future<Output = Result<T, Failed<E>>>,
+    F: Future<Output = Result<T, AttemptError<E>>>,
 {
+    let (mut was_lost, mut was_deferred) = (false, false);
     let mut last = None;
-    for repetition in 0.. {
-        let error = match (timeout_at(deadline, attempt()).await, &last) {
-            (Err(_), _) => break,
-            (Ok(Ok(opened)), _) => return Ok(opened),
-            (Ok(Err(Failed::ForGood(error))), _) | (Ok(Err(Failed::Unreachable(error))), None) => return Err(GaveUp::On(error)),
-            (Ok(Err(Failed::Lost(error))), _) | (Ok(Err(Failed::Unreachable(error))), Some(_)) => error,
+    for retry in 0.. {
+        let Ok(attempted) = timeout_at(deadline, attempt()).await else { break };
+        let (error, pause) = match attempted {
+            Ok(value) => return Ok(value),
+            Err(AttemptError::Lost(error)) => {
+                was_lost = true;
+                (error, backoff(retry))
+            }
+            Err(AttemptError::Unreachable(error)) if was_lost => (error, backoff(retry)),
+            Err(AttemptError::Later { error, after }) if was_lost || !was_deferred => {
+                was_deferred = true;
+                let pause = deferral(after);
+                if after > LONGEST_DEFERRAL || Instant::now() + pause >= deadline {
+                    return Err(RetryError::Attempt(error));
+                }
+                (error, pause)
+            }
+            Err(AttemptError::Final(error) | AttemptError::Unreachable(error) | AttemptError::Later { error, .. }) => {
+                return Err(RetryError::Attempt(error));
+            }
         };
         last = Some(error);
-        let again = Instant::now() + pause(repetition);
+        let again = Instant::now() + pause;
         if again >= deadline {
             break;
         }
         sleep_until(again).await;
     }
-    Err(GaveUp::OutOfTime(last))
+    Err(RetryError::TimedOut(last))
 }
 
-/// Half to all of a span that doubles: many callers of one relay that restarts do not come back as one.
-fn pause(repetition: u32) -> Duration {
-    let ceiling = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(repetition)).min(LONGEST_PAUSE);
+/// What the relay asks for, and up to a quarter more at random, so that all whom it refused do not return at once.
+fn deferral(after: Duration) -> Duration {
+    after.clamp(FIRST_PAUSE, LONGEST_DEFERRAL).mul_f64(rand::random_range(1.0..=1.25))
+}
+
+/// Half to all of an exponential backoff, at random, so that many callers of a restarted relay do not return at once.
+fn backoff(retry: u32) -> Duration {
+    let ceiling = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(retry)).min(LONGEST_PAUSE);
     ceiling.mul_f64(rand::random_range(0.5..=1.0))
 }
 
@@ -70,11 +104,13 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    /// Attempts that go as the script says, and how many there were.
-    async fn scripted(script: impl IntoIterator<Item = Result<u8, Failed<&'static str>>>) -> (Result<u8, GaveUp<&'static str>>, usize) {
+    /// Runs the attempts of a script, and counts them.
+    async fn scripted(
+        script: impl IntoIterator<Item = Result<u8, AttemptError<&'static str>>>,
+    ) -> (Result<u8, RetryError<&'static str>>, usize) {
         let mut script: VecDeque<_> = script.into_iter().collect();
         let all = script.len();
-        let result = until_opened(Instant::now() + MINUTE, || {
+        let result = retry_until(Instant::now() + MINUTE, || {
             let next = script.pop_front();
             async move {
                 match next {
@@ -89,43 +125,85 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lost_leg_is_dialled_again() {
-        let lost = || Err(Failed::Lost("cut"));
+        let lost = || Err(AttemptError::Lost("cut"));
         assert_eq!(scripted([lost(), lost(), Ok(7)]).await, (Ok(7), 3));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_relay_that_was_never_reached_is_told_at_once() {
-        assert_eq!(scripted([Err(Failed::Unreachable("no route")), Ok(7)]).await, (Err(GaveUp::On("no route")), 1));
+        assert_eq!(scripted([Err(AttemptError::Unreachable("no route")), Ok(7)]).await, (Err(RetryError::Attempt("no route")), 1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_relay_that_restarts_is_waited_for_once_it_was_asked() {
-        let gone = || Err(Failed::Unreachable("refused"));
-        assert_eq!(scripted([Err(Failed::Lost("cut")), gone(), gone(), Ok(7)]).await, (Ok(7), 4));
+        let gone = || Err(AttemptError::Unreachable("refused"));
+        assert_eq!(scripted([Err(AttemptError::Lost("cut")), gone(), gone(), Ok(7)]).await, (Ok(7), 4));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_ends_it() {
-        assert_eq!(scripted([Err(Failed::Lost("cut")), Err(Failed::ForGood("no")), Ok(7)]).await, (Err(GaveUp::On("no")), 2));
+        assert_eq!(
+            scripted([Err(AttemptError::Lost("cut")), Err(AttemptError::Final("no")), Ok(7)]).await,
+            (Err(RetryError::Attempt("no")), 2)
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_ends_at_the_deadline_with_what_went_wrong_before() {
         let begun = Instant::now();
-        assert_eq!(scripted([]).await.0, Err(GaveUp::OutOfTime(None)));
+        assert_eq!(scripted([]).await.0, Err(RetryError::TimedOut(None)));
         assert_eq!(begun.elapsed(), MINUTE);
-        assert_eq!(scripted([Err(Failed::Lost("cut"))]).await.0, Err(GaveUp::OutOfTime(Some("cut"))));
+        assert_eq!(scripted([Err(AttemptError::Lost("cut"))]).await.0, Err(RetryError::TimedOut(Some("cut"))));
 
         let begun = Instant::now();
-        let always = until_opened::<(), _, _>(begun + MINUTE, || async { Err(Failed::Lost("cut")) }).await;
-        assert_eq!(always, Err(GaveUp::OutOfTime(Some("cut"))));
+        let always = retry_until::<(), _, _>(begun + MINUTE, || async { Err(AttemptError::Lost("cut")) }).await;
+        assert_eq!(always, Err(RetryError::TimedOut(Some("cut"))));
         assert!(begun.elapsed() <= MINUTE);
     }
 
+    fn later(after: u64) -> AttemptError<&'static str> {
+        AttemptError::Later { error: "busy", after: Duration::from_secs(after) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_for_now_is_retried_once_when_the_relay_said() {
+        let begun = Instant::now();
+        assert_eq!(scripted([Err(later(4)), Ok(7)]).await, (Ok(7), 2));
+        assert!((4.0..=5.001).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
+        assert_eq!(scripted([Err(later(4)), Err(later(4)), Ok(7)]).await, (Err(RetryError::Attempt("busy")), 2));
+        assert_eq!(scripted([Err(later(4)), Err(AttemptError::Unreachable("gone")), Ok(7)]).await, (Err(RetryError::Attempt("gone")), 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_retry_that_would_come_too_late_is_not_waited_for() {
+        let begun = Instant::now();
+        for after in [60, 61, 3_600] {
+            assert_eq!(scripted([Err(later(after)), Ok(7)]).await, (Err(RetryError::Attempt("busy")), 1));
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_loss_a_relay_that_restarts_may_refuse_several_times() {
+        let script = [Err(AttemptError::Lost("cut")), Err(later(1)), Err(later(1)), Ok(7)];
+        assert_eq!(scripted(script).await, (Ok(7), 4));
+    }
+
     #[test]
-    fn pauses_grow_to_a_bound() {
-        for repetition in [0, 1, 5, 40, u32::MAX] {
-            assert!((FIRST_PAUSE / 2..=LONGEST_PAUSE).contains(&pause(repetition)));
+    fn pauses_double_up_to_a_bound() {
+        for retry in [0, 1, 2, 3, 4, 5, 40, u32::MAX] {
+            let ceiling = LONGEST_PAUSE.min(FIRST_PAUSE.saturating_mul(1 << retry.min(10)));
+            for _ in 0..100 {
+                let pause = backoff(retry);
+                assert!((ceiling / 2..=ceiling).contains(&pause), "{retry}: {pause:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_pause_of_a_peer_overflows() {
+        for after in [Duration::ZERO, Duration::MAX] {
+            assert!((FIRST_PAUSE..=LONGEST_DEFERRAL * 5 / 4).contains(&deferral(after)));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An open stream: bytes both ways, what was said when it opened, and why it ended.
+//! An open stream: bytes in both directions, the relay's `opened`, and why the stream ended.
 
 use std::io;
 use std::pin::Pin;
@@ -14,11 +14,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A stream to a service of a device, as good as a TCP connection to it.
 ///
-/// Reading gives the end (0 bytes) only when the device's side has finished; a stream that was reset or lost gives an error instead, so that
-/// a truncated transfer never looks like a finished one. `shutdown` ends this side's direction, and the other goes on.
+/// A read returns EOF only when the device's side has finished. A stream that was reset or lost returns an error, so that a truncated
+/// transfer never looks like a finished one. `shutdown` ends this side's direction, and the other goes on.
 ///
-/// Dropping a stream that has not ended both ways resets it: the device's side sees a reset connection.
-/// Somebody must read it: a stream that nobody reads or finishes does not answer the relay's pings, and may be taken for dead.
+/// Dropping a stream before both sides have ended resets it: the device's side sees a reset connection.
+/// Keep reading it: a stream that is neither read nor finished does not answer the relay's pings and may be considered dead.
 #[derive(Debug)]
 pub struct Stream {
     leg: Leg,
@@ -30,17 +30,17 @@ impl Stream {
         Self { leg, opened }
     }
 
-    /// The stream's name in the logs of relay and device.
+    /// The stream's id in the logs of the relay and the device.
     pub fn id(&self) -> StreamId {
         self.opened.stream
     }
 
-    /// The service that was asked for.
+    /// The requested service.
     pub fn service(&self) -> &ServiceName {
         &self.opened.service
     }
 
-    /// What the device gave with its yes.
+    /// The opaque data that the device sent with its `accept`.
     pub fn data(&self) -> Option<&Data> {
         self.opened.data.as_ref()
     }
@@ -55,32 +55,32 @@ impl Stream {
         &self.opened.timeline
     }
 
-    /// All that the relay said when the stream opened.
+    /// The whole `opened` message.
     pub fn opened(&self) -> &Opened {
         &self.opened
     }
 
-    /// Ends this side and tells how the stream ended, once everything that was written is delivered; what still comes is dropped.
-    /// So read to the end first, after `shutdown`, where the other side has something to say. Takes as long as the far side takes to read.
+    /// Ends this side and returns how the stream ended, once everything that was written has been delivered. What still arrives is discarded,
+    /// so after `shutdown` read to EOF first if the other side has something to send. Takes as long as the far side takes to read.
     ///
     /// # Cancel safety
-    /// Dropping the future resets the stream, unless both sides had ended.
+    /// Dropping the future resets the stream, unless both sides have ended.
     pub async fn finish(self) -> EndReason {
         self.leg.finish().await
     }
 
-    /// Ends the stream at once, both ways: the device's side sees a reset connection. Waits up to five seconds for the relay's answer.
+    /// Ends the stream at once, in both directions: the device's side sees a reset connection. Waits at most 5 s for the relay's answer.
     pub async fn reset(self) {
         self.leg.reset().await;
     }
 
-    /// Why the stream ended, as soon as that was read.
+    /// Why the stream ended, once that has been read.
     pub fn ended(&self) -> Option<&EndReason> {
         self.leg.end_reason()
     }
 
-    /// Carries a local connection over the stream until both are done, with half-close and resets both ways; or until `stop` is ready, which
-    /// resets both. [`std::future::pending`] stops nothing.
+    /// Copies between a local connection and the stream until both have ended, with half-closes and resets both ways, or until `stop`
+    /// completes, which resets both. Pass [`std::future::pending`] if nothing stops it.
     ///
     /// # Cancel safety
     /// Dropping the future resets the stream and drops the local connection, which sees an ordinary close.

@@ -1,5 +1,5 @@
 //! `cargo quickstart`: a relay, a device and forwards as the real programs, in a folder of their own, to be tried by hand.
-//! `cargo quickstart -- --check` does the real exchanges itself, says in one line how they went, and ends.
+//! `cargo quickstart -- --check` does the real exchanges itself, says in one line each how they went and how long opening took, and ends.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use moorline::Timeline;
+use moorline::timeline::describe;
 use moorline_tests::programs::run;
 use moorline_tests::sshd::{SSHD, Sshd, user};
 use moorline_tests::targets::Target;
@@ -100,32 +101,34 @@ impl Scene {
                 Some(if good { Ok(()) } else { Err(format!("ssh ended with {:?}: {}{}", done.code, done.text(), done.err)) })
             }
         };
-        let timeline = self.timeline().await;
-        let word = |result: &Result<(), String>| if result.is_ok() { "ok" } else { "FAILED" };
-        let (http_word, ssh_word) = (word(&http), ssh.as_ref().map_or("not installed", word));
-        let steps = timeline.as_ref().map_or_else(|why| format!("FAILED ({why})"), steps);
-        println!("quickstart: http {http_word}, ssh {ssh_word}, timeline {steps}");
-        let faults: Vec<String> = [http.err(), ssh.and_then(Result::err)].into_iter().flatten().collect();
+        let mut faults = Vec::new();
+        for (service, exchange) in [("http", Some(http)), ("ssh", ssh)] {
+            let outcome = match exchange {
+                None => "not tried: no sshd is installed".to_owned(),
+                Some(exchange) => match (exchange, self.open(service).await) {
+                    (Ok(()), Ok(timeline)) => format!("ok, {}", describe(&timeline)),
+                    (exchange, opened) => {
+                        faults.extend([exchange.err(), opened.err()].into_iter().flatten());
+                        "FAILED".to_owned()
+                    }
+                },
+            };
+            println!("{service} through the relay: {outcome}");
+        }
         for fault in &faults {
             eprintln!("{fault}");
         }
-        if faults.is_empty() && timeline.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
-    /// Where the time went when one more stream was opened, as the relay says.
-    async fn timeline(&self) -> Result<Timeline, String> {
-        let (device, service) = (DEVICE.parse().expect("a device id"), "http".parse().expect("a service name"));
+    /// Opens one more stream to a service, and returns where the time went, as the relay says.
+    async fn open(&self, service: &str) -> Result<Timeline, String> {
+        let (device, service) = (DEVICE.parse().expect("a device id"), service.parse().expect("a service name"));
         let stream = self.world.library().open(&device, &service).await.map_err(|error| error.to_string())?;
         let timeline = *stream.timeline();
         stream.reset().await;
         Ok(timeline)
     }
-}
-
-fn steps(timeline: &Timeline) -> String {
-    let steps = serde_json::to_value(timeline).unwrap_or_default();
-    let steps = steps.as_object().into_iter().flatten().map(|(name, value)| format!("{name}={value}"));
-    steps.collect::<Vec<_>>().join(" ")
 }
 
 async fn page() -> Target {

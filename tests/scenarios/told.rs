@@ -54,7 +54,7 @@ impl Told {
         let lines: Vec<&str> = done.err.lines().collect();
         let ends = format!(": {} ({code})", code.title());
         assert!(lines[0].starts_with("moorline: ") && lines[0].ends_with(&ends), "what happened: {context}");
-        let why = detail == code.title() || lines.contains(&format!("  why:  {detail}").as_str());
+        let why = detail == code.title() || lines.contains(&format!("  because: {detail}").as_str());
         assert!(why, "why, where more than the title is known: {context}");
         let next = lines.last().expect("it has lines");
         assert!(next.starts_with("  next: ") && next.len() > 18, "what to do next: {context}");
@@ -174,8 +174,8 @@ async fn what_a_device_says_no_with() {
         };
         let (told, ()) = tokio::join!(scene.connect("lamp-1"), no);
         told.is(code.problem());
-        told.says("  why:  the device says: so it is");
-        told.says("  why:  it went as far as: authorized ");
+        told.says("  because: the device says: so it is");
+        told.says("  because: it went as far as: authorized ");
     }
 }
 
@@ -312,7 +312,7 @@ fn cut_is_told(done: &Done, reason: CloseReason) {
     let lines: Vec<&str> = done.err.lines().collect();
     assert_eq!(done.code, Some(1), "{reason}: {}", done.err);
     assert_eq!(lines[0], "moorline: the stream to lamp-1/ssh did not end well", "{reason}");
-    assert!(lines[1].starts_with(&format!("  why:  the relay closed the leg with {} {reason}", reason.code())), "{}", done.err);
+    assert!(lines[1].starts_with(&format!("  because: the relay closed the leg with {} {reason}", reason.code())), "{}", done.err);
     assert!(lines[2].starts_with("  next: ") && lines.len() == 3, "{reason}: {}", done.err);
     // What is in flight when a stream is cut may be lost.
     assert!("before it is cut".starts_with(&done.text()), "others than its bytes: {:?}", done.text());

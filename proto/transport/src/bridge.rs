@@ -1,13 +1,13 @@
-//! Ties a leg and a local socket together: bytes both ways, half-closes both ways, resets both ways.
+//! Copies between a leg and a local socket: bytes, half-closes and resets, in both directions.
 //!
 //! ```text
-//!   local  ── read ─▶ up ──── messages ───▶ leg      EOF ─▶ end
-//!   local  ◀─ write ─ down ◀─ messages ──── leg      end ─▶ shutdown, and the leg is still read: for pings, and for its Close
+//!   local  ── read ─▶ messages ───▶ leg      EOF ─▶ end
+//!   local  ◀─ write ─ messages ◀─── leg      end ─▶ shutdown; the leg is still read, for pings and for its Close
 //! ```
 //!
-//! Backpressure is the sockets' own: nothing is read that cannot be written, so each direction holds one message at most.
+//! The sockets provide the backpressure: nothing is read that cannot be written, so each direction holds at most one message.
 //!
-//! A plain `copy_bidirectional` would stop reading the leg once it has its `end`, and never see its Close.
+//! `tokio::io::copy_bidirectional` does not fit: it would stop reading the leg at its `end` and never see its Close.
 
 use std::future::poll_fn;
 use std::io;
@@ -20,32 +20,32 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::select;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::leg::{EndReason, Event, Leg, Unsent};
+use crate::leg::{EndReason, Leg, LegEvent, SendError};
 
-/// The near end of a stream, which a leg is bridged with.
+/// The local end of a bridge.
 pub trait LocalSide: AsyncRead + AsyncWrite + Unpin + Send {
-    /// Makes the drop that follows a reset, as far as this kind of connection knows one: whoever reads from it must see that it was cut.
+    /// Makes the next drop a reset, if this kind of connection has one, so that the reader sees that the stream was cut.
     fn reset_on_drop(&self) {}
 
-    /// Makes the drop that follows an ordinary end again.
+    /// Makes the next drop an ordinary close again.
     fn end_on_drop(&self) {}
 }
 
 impl LocalSide for TcpStream {
     fn reset_on_drop(&self) {
         if let Err(error) = self.set_zero_linger() {
-            tracing::debug!(%error, "a local connection could not be reset and is closed instead");
+            tracing::debug!(%error, "cannot reset a local connection, closing it instead");
         }
     }
 
     fn end_on_drop(&self) {
         if let Err(error) = socket2::SockRef::from(self).set_linger(None) {
-            tracing::debug!(%error, "a local connection could not be closed and is reset instead");
+            tracing::debug!(%error, "cannot close a local connection, resetting it instead");
         }
     }
 }
 
-/// A Unix socket knows no reset: it is closed.
+/// Unix sockets have no reset: they are closed.
 impl LocalSide for UnixStream {}
 impl LocalSide for DuplexStream {}
 impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> LocalSide for Join<R, W> {}
@@ -60,7 +60,7 @@ impl<L: LocalSide + ?Sized> LocalSide for Box<L> {
     }
 }
 
-/// Any stream of bytes as a local side, without a reset.
+/// Any byte stream as a local side, without resets.
 #[derive(Debug)]
 pub struct Plain<S>(
     /// The stream.
@@ -92,36 +92,36 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Plain<S> {
 /// What a bridge carried, and how it ended.
 #[derive(Debug)]
 pub struct Bridged {
-    /// Bytes from the local side that were handed to the leg.
+    /// Bytes copied from the local side to the leg.
     pub to_leg_bytes: u64,
-    /// Bytes from the leg that were handed to the local side.
+    /// Bytes copied from the leg to the local side.
     pub from_leg_bytes: u64,
     /// How it ended.
-    pub ended: Ended,
+    pub ended: BridgeEnd,
 }
 
-/// How a bridge ended. In every case but `Finished` and `CutShort` the local side was reset and the far side learns that it was cut.
+/// How a bridge ended. Except for `Finished` and `CutShort`, the local side was reset and the far side learns that the stream was cut.
 #[derive(Debug, thiserror::Error)]
-pub enum Ended {
-    /// Both directions came to their end.
+pub enum BridgeEnd {
+    /// Both directions ended.
     #[error("finished")]
     Finished,
-    /// The far side was done before the local side was: what the local side still said is lost.
-    #[error("the far side was done before the local side")]
+    /// The far side stopped reading before the local side ended: what the local side had not sent is lost.
+    #[error("the far side finished before the local side did")]
     CutShort,
-    /// The leg was closed with another code than 1000, was lost, or the relay is dead.
+    /// The leg was closed with a code other than 1000, was lost, or the relay is dead.
     #[error(transparent)]
     Leg(EndReason),
     /// The local side was reset or failed.
     #[error("the local connection failed: {0}")]
     Local(#[source] io::Error),
-    /// This program stopped it.
-    #[error("stopped here")]
+    /// The `stop` future completed.
+    #[error("stopped by this program")]
     Stopped,
 }
 
-impl Ended {
-    /// One word for logs.
+impl BridgeEnd {
+    /// One word, for logs.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Finished => "finished",
@@ -129,7 +129,7 @@ impl Ended {
             Self::Leg(reason) => match reason {
                 EndReason::Lost(_) => "lost",
                 EndReason::Silent(_) => "silent",
-                EndReason::Finished | EndReason::CutShort | EndReason::Closed { .. } | EndReason::Broke { .. } => {
+                EndReason::Finished | EndReason::CutShort | EndReason::Closed { .. } | EndReason::ProtocolError { .. } => {
                     reason.close_reason().map_or("closed", moorline_proto::close::CloseReason::name)
                 }
             },
@@ -139,85 +139,92 @@ impl Ended {
     }
 }
 
-/// Carries bytes both ways until both directions have ended and the relay has closed the leg, or one side is reset, or `stop` is ready.
+/// Copies both ways until both directions have ended and the relay has closed the leg, or one side is reset, or `stop` completes.
 ///
-/// The leg must be opened. It has no limit in time: idle streams are the relay's to end, and a Close 1000 stands behind all that a slow far
-/// side has not read yet. A program that stops nothing passes [`std::future::pending`].
+/// The leg must be open. There is no timeout: the relay ends idle streams, and a Close 1000 comes behind everything that a slow far side
+/// has not read yet. Pass [`std::future::pending`] if nothing stops the bridge.
 ///
 /// # Cancel safety
-/// Dropping the future drops both, and both sides see that the stream was cut; so they do if the process is killed.
+/// Dropping the future drops both sides, and both see that the stream was cut. So they do if the process is killed.
 pub async fn bridge<L: LocalSide>(mut local: L, mut leg: Leg, stop: impl Future<Output = ()>) -> Bridged {
-    // Until all is well: a process that is killed says nothing more, and what it leaves must not look like an end.
+    // Until the stream has finished: a process that is killed must not leave something that looks like an ordinary end.
     local.reset_on_drop();
-    let mut run = Run::default();
+    let mut copier = Copier::default();
     let ended = select! {
-        biased; // a stream that has ended is not one that was stopped
-        ended = poll_fn(|cx| run.poll(&mut local, &mut leg, cx)) => ended,
-        () = stop => Ended::Stopped,
+        biased; // a stream that has ended was not stopped
+        ended = poll_fn(|cx| copier.poll(&mut local, &mut leg, cx)) => ended,
+        () = stop => BridgeEnd::Stopped,
     };
     let is_whole = match &ended {
-        Ended::Finished => true,
-        Ended::CutShort => !leg.is_unsaid(),
-        Ended::Leg(_) | Ended::Local(_) | Ended::Stopped => false,
+        BridgeEnd::Finished => true,
+        BridgeEnd::CutShort => !leg.has_unsent_data(),
+        BridgeEnd::Leg(_) | BridgeEnd::Local(_) | BridgeEnd::Stopped => false,
     };
     if is_whole {
         local.end_on_drop();
     }
-    drop(local); // whoever waits there does not wait for the relay
+    drop(local); // the local program does not wait for the relay
     match &ended {
-        Ended::Leg(EndReason::Silent(_)) | Ended::Local(_) | Ended::Stopped => leg.reset().await,
-        Ended::Finished | Ended::CutShort | Ended::Leg(_) => leg.part().await,
+        BridgeEnd::Leg(EndReason::Silent(_)) | BridgeEnd::Local(_) | BridgeEnd::Stopped => leg.reset().await,
+        BridgeEnd::Finished | BridgeEnd::CutShort | BridgeEnd::Leg(_) => leg.complete_close().await,
     }
-    Bridged { to_leg_bytes: run.to_leg_bytes, from_leg_bytes: run.from_leg_bytes, ended }
+    Bridged { to_leg_bytes: copier.to_leg_bytes, from_leg_bytes: copier.from_leg_bytes, ended }
 }
 
-/// From the local side to the leg.
-enum Up {
+/// The direction from the local side to the leg.
+enum ToLeg {
     Copying,
-    /// The local side ended: `end` is on its way.
+    /// The local side has ended: `end` is being sent.
     Ending,
     Ended,
-    /// The leg takes no more; why is still to be read from it.
+    /// The leg takes no more bytes; the reason is still to be read from it.
     Cut,
 }
 
-/// From the leg to the local side.
-enum Down {
+/// The direction from the leg to the local side.
+enum ToLocal {
     Copying,
-    /// The far side ended: the local side is being told.
+    /// The far side has ended: the local side is being shut down.
     Ending,
     Ended,
 }
 
-struct Run {
-    up: Up,
-    down: Down,
+struct Copier {
+    to_leg: ToLeg,
+    to_local: ToLocal,
     local_unflushed: bool,
-    /// Runs while the local side takes nothing, so that the leg is not read.
-    pong: Option<Pin<Box<Sleep>>>,
+    /// Runs while the local side takes nothing, because the leg is not read then.
+    pong_timer: Option<Pin<Box<Sleep>>>,
     to_leg_bytes: u64,
     from_leg_bytes: u64,
 }
 
-impl Default for Run {
+impl Default for Copier {
     fn default() -> Self {
-        Self { up: Up::Copying, down: Down::Copying, local_unflushed: false, pong: None, to_leg_bytes: 0, from_leg_bytes: 0 }
+        Self {
+            to_leg: ToLeg::Copying,
+            to_local: ToLocal::Copying,
+            local_unflushed: false,
+            pong_timer: None,
+            to_leg_bytes: 0,
+            from_leg_bytes: 0,
+        }
     }
 }
 
-impl Run {
-    fn poll<L: LocalSide>(&mut self, local: &mut L, leg: &mut Leg, cx: &mut Context<'_>) -> Poll<Ended> {
-        let moved = self.poll_down(local, leg, cx).and_then(|()| self.poll_up(local, leg, cx));
+impl Copier {
+    fn poll<L: LocalSide>(&mut self, local: &mut L, leg: &mut Leg, cx: &mut Context<'_>) -> Poll<BridgeEnd> {
+        let moved = self.poll_to_local(local, leg, cx).and_then(|()| self.poll_to_leg(local, leg, cx));
         match (leg.end_reason(), moved) {
-            // A leg that was cut tells more than what came of it here.
-            (Some(reason), _) if !reason.is_clean() => Poll::Ready(Ended::Leg(reason.clone())),
-            (_, Err(error)) => Poll::Ready(Ended::Local(error)),
-            (Some(EndReason::CutShort), Ok(())) if matches!(self.down, Down::Ended) => Poll::Ready(Ended::CutShort),
-            (Some(_), Ok(())) if matches!(self.down, Down::Ended) => Poll::Ready(Ended::Finished),
+            // The reason that the leg was cut explains what happened here.
+            (Some(reason), _) if !reason.is_clean() => Poll::Ready(BridgeEnd::Leg(reason.clone())),
+            (_, Err(error)) => Poll::Ready(BridgeEnd::Local(error)),
+            (Some(EndReason::CutShort), Ok(())) if matches!(self.to_local, ToLocal::Ended) => Poll::Ready(BridgeEnd::CutShort),
+            (Some(_), Ok(())) if matches!(self.to_local, ToLocal::Ended) => Poll::Ready(BridgeEnd::Finished),
             (end, Ok(())) => {
-                // The local side is slow: the relay does not wait for it.
+                // The local side is slow, and the relay does not wait for it.
                 if end.is_some() {
-                    leg.say_last(cx);
+                    leg.try_flush(cx);
                 }
                 Poll::Pending
             }
@@ -225,54 +232,54 @@ impl Run {
     }
 
     /// # Errors
-    /// The local side's. The leg's are read from it by `poll_down`.
-    fn poll_up<L: LocalSide>(&mut self, local: &mut L, leg: &mut Leg, cx: &mut Context<'_>) -> io::Result<()> {
+    /// The local side's errors. `poll_to_local` reads the leg's.
+    fn poll_to_leg<L: LocalSide>(&mut self, local: &mut L, leg: &mut Leg, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
-            match self.up {
-                Up::Copying => {
-                    match leg.poll_room(cx) {
+            match self.to_leg {
+                ToLeg::Copying => {
+                    match leg.poll_writable(cx) {
                         Poll::Ready(Ok(())) => {}
                         Poll::Ready(Err(_)) => {
-                            self.up = Up::Cut;
+                            self.to_leg = ToLeg::Cut;
                             return Ok(());
                         }
                         Poll::Pending => return Ok(()),
                     }
                     match leg.poll_send_from(local, cx) {
-                        Poll::Ready(Ok(0)) => self.up = Up::Ending,
+                        Poll::Ready(Ok(0)) => self.to_leg = ToLeg::Ending,
                         Poll::Ready(Ok(count)) => self.to_leg_bytes += count as u64,
-                        Poll::Ready(Err(Unsent::Leg)) => self.up = Up::Cut,
-                        Poll::Ready(Err(Unsent::Source(error))) => return Err(error),
+                        Poll::Ready(Err(SendError::Connection)) => self.to_leg = ToLeg::Cut,
+                        Poll::Ready(Err(SendError::Source(error))) => return Err(error),
                         Poll::Pending => {
                             if let Poll::Ready(Err(_)) = leg.poll_flushed(cx) {
-                                self.up = Up::Cut;
+                                self.to_leg = ToLeg::Cut;
                             }
                             return Ok(());
                         }
                     }
                 }
-                Up::Ending => match Pin::new(&mut *leg).poll_shutdown(cx) {
-                    Poll::Ready(Ok(())) => self.up = Up::Ended,
-                    Poll::Ready(Err(_)) => self.up = Up::Cut,
+                ToLeg::Ending => match Pin::new(&mut *leg).poll_shutdown(cx) {
+                    Poll::Ready(Ok(())) => self.to_leg = ToLeg::Ended,
+                    Poll::Ready(Err(_)) => self.to_leg = ToLeg::Cut,
                     Poll::Pending => return Ok(()),
                 },
-                Up::Ended | Up::Cut => return Ok(()),
+                ToLeg::Ended | ToLeg::Cut => return Ok(()),
             }
         }
     }
 
     /// # Errors
-    /// The local side's.
-    fn poll_down<L: LocalSide>(&mut self, local: &mut L, leg: &mut Leg, cx: &mut Context<'_>) -> io::Result<()> {
+    /// The local side's errors.
+    fn poll_to_local<L: LocalSide>(&mut self, local: &mut L, leg: &mut Leg, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
-            match self.down {
-                Down::Copying if !leg.incoming.is_empty() => match Pin::new(&mut *local).poll_write(cx, leg.incoming.as_slice()) {
+            match self.to_local {
+                ToLocal::Copying if !leg.incoming.is_empty() => match Pin::new(&mut *local).poll_write(cx, leg.incoming.as_slice()) {
                     Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                     Poll::Ready(Ok(count)) => {
                         leg.incoming.advance(count);
                         self.from_leg_bytes += count as u64;
                         self.local_unflushed = true;
-                        self.pong = None;
+                        self.pong_timer = None;
                     }
                     Poll::Ready(Err(error)) => return Err(error),
                     Poll::Pending => {
@@ -280,22 +287,22 @@ impl Run {
                         return Ok(());
                     }
                 },
-                Down::Copying => match leg.poll_event(cx) {
-                    Poll::Ready(Event::Bytes) => {}
-                    Poll::Ready(Event::End | Event::Over) => self.down = Down::Ending,
+                ToLocal::Copying => match leg.poll_event(cx) {
+                    Poll::Ready(LegEvent::Bytes) => {}
+                    Poll::Ready(LegEvent::End | LegEvent::Over) => self.to_local = ToLocal::Ending,
                     Poll::Pending => return self.poll_local_flush(local, cx),
                 },
-                Down::Ending if leg.end_reason().is_some_and(|end| !end.is_clean()) => return Ok(()),
-                Down::Ending => match Pin::new(&mut *local).poll_shutdown(cx) {
-                    Poll::Ready(Ok(())) => self.down = Down::Ended,
+                ToLocal::Ending if leg.end_reason().is_some_and(|end| !end.is_clean()) => return Ok(()),
+                ToLocal::Ending => match Pin::new(&mut *local).poll_shutdown(cx) {
+                    Poll::Ready(Ok(())) => self.to_local = ToLocal::Ended,
                     Poll::Ready(Err(error)) => return Err(error),
                     Poll::Pending => {
-                        drop(leg.poll_over(cx));
+                        drop(leg.poll_drain(cx));
                         return Ok(());
                     }
                 },
-                Down::Ended => {
-                    drop(leg.poll_over(cx));
+                ToLocal::Ended => {
+                    drop(leg.poll_drain(cx));
                     return Ok(());
                 }
             }
@@ -312,13 +319,13 @@ impl Run {
         Ok(())
     }
 
-    /// The leg is not read now, so its pings are not answered: a frame that nobody asked for says that this end lives.
+    /// While the leg is not read its pings are not answered: an unsolicited pong shows that this end is alive.
     fn poll_pong(&mut self, leg: &mut Leg, cx: &mut Context<'_>) {
-        let timer = self.pong.get_or_insert_with(|| Box::pin(sleep(UNSOLICITED_PONG_INTERVAL)));
+        let timer = self.pong_timer.get_or_insert_with(|| Box::pin(sleep(UNSOLICITED_PONG_INTERVAL)));
         while timer.as_mut().poll(cx).is_ready() {
             timer.as_mut().reset(Instant::now() + UNSOLICITED_PONG_INTERVAL);
             leg.poll_pong(cx);
         }
-        drop(leg.poll_flushed(cx)); // a failure is seen when the leg is read again
+        drop(leg.poll_flushed(cx)); // an error is seen when the leg is read again
     }
 }

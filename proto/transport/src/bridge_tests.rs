@@ -1,4 +1,4 @@
-//! A leg bridged with a local side, with a clock that stands still; resets also over real sockets.
+//! A leg bridged with a local side, with a paused clock; resets also over real sockets.
 
 use std::future::pending;
 use std::io::ErrorKind;
@@ -9,21 +9,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::bridge::{Ended, bridge};
+use crate::bridge::{BridgeEnd, bridge};
 use crate::leg::EndReason;
-use crate::scripted::{PING, Said, local, open, pattern};
+use crate::scripted_relay::{PING, Received, local_side, open, pattern};
 
 const PIPE: usize = 1021;
 const ROOMY: usize = 1 << 22;
 
 #[tokio::test(start_paused = true)]
-async fn the_local_side_ends_first_and_still_hears_everything() {
-    let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local(PIPE));
+async fn the_local_side_ends_first_and_still_receives_everything() {
+    let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local_side(PIPE));
     let far = async {
         assert_eq!(relay.bytes(100_000).await, pattern(100_000));
-        relay.hears_end().await;
+        relay.expect_end().await;
         for chunk in pattern(150_000).chunks(65_536) {
-            relay.say(chunk).await;
+            relay.send_bytes(chunk).await;
         }
         relay.end().await;
         relay.close(1000).await;
@@ -37,23 +37,23 @@ async fn the_local_side_ends_first_and_still_hears_everything() {
         assert!(heard == pattern(150_000));
     };
     let (bridged, (), ()) = tokio::join!(bridge(local, leg, pending()), far, near);
-    assert!(matches!(bridged.ended, Ended::Finished), "{bridged:?}");
+    assert!(matches!(bridged.ended, BridgeEnd::Finished), "{bridged:?}");
     assert_eq!((bridged.to_leg_bytes, bridged.from_leg_bytes), (100_000, 150_000));
     assert!(!program.was_reset());
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_far_side_ends_first_and_its_leg_is_still_read() {
-    let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local(PIPE));
+    let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local_side(PIPE));
     let far = async {
         relay.end().await;
         for turn in 0..20u8 {
             sleep(PING).await;
             relay.send(Message::Ping(vec![turn].into())).await;
-            assert_eq!(relay.next().await, Said::Pong(vec![turn].into()), "answered though the far side has ended");
+            assert_eq!(relay.next().await, Received::Pong(vec![turn].into()), "answered though the far side has ended");
         }
         assert_eq!(relay.bytes(4).await, b"late");
-        relay.hears_end().await;
+        relay.expect_end().await;
         relay.close(1000).await;
     };
     let near = async {
@@ -64,12 +64,12 @@ async fn the_far_side_ends_first_and_its_leg_is_still_read() {
         drop(program.stream);
     };
     let (bridged, (), ()) = tokio::join!(bridge(local, leg, pending()), far, near);
-    assert!(matches!(bridged.ended, Ended::Finished), "{bridged:?}");
+    assert!(matches!(bridged.ended, BridgeEnd::Finished), "{bridged:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_tail_of_any_size_arrives_with_silence_behind_it() {
-    let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local(PIPE));
+    let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local_side(PIPE));
     let both = async {
         for size in [1, 2, 125, 126, 1_000, 16_384, 65_535, 65_536, 65_537, 1 << 20] {
             let bytes = pattern(size);
@@ -79,7 +79,7 @@ async fn a_tail_of_any_size_arrives_with_silence_behind_it() {
             let mut back = vec![0; size];
             let down = async {
                 for chunk in bytes.chunks(65_536) {
-                    relay.say(chunk).await;
+                    relay.send_bytes(chunk).await;
                 }
             };
             let (heard, ()) = tokio::join!(program.stream.read_exact(&mut back), down);
@@ -94,20 +94,20 @@ async fn a_tail_of_any_size_arrives_with_silence_behind_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_reader_gets_everything_and_pongs_are_said_meanwhile() {
-    let ((leg, mut relay), (local, mut program)) = (open(1 << 20).await, local(1_000));
+async fn a_slow_reader_gets_everything_and_pongs_are_sent_meanwhile() {
+    let ((leg, mut relay), (local, mut program)) = (open(1 << 20).await, local_side(1_000));
     let far = async {
         for chunk in pattern(400_000).chunks(50_000) {
-            relay.say(chunk).await;
+            relay.send_bytes(chunk).await;
         }
         relay.end().await;
         relay.close(1000).await;
         let mut pongs = 0;
         loop {
             match relay.next().await {
-                Said::Pong(payload) if payload.is_empty() => pongs += 1,
-                Said::Text(_) => {}
-                Said::Close(1000) => return pongs,
+                Received::Pong(payload) if payload.is_empty() => pongs += 1,
+                Received::Text(_) => {}
+                Received::Close(1000) => return pongs,
                 other => panic!("{other:?}"),
             }
         }
@@ -120,16 +120,16 @@ async fn a_slow_reader_gets_everything_and_pongs_are_said_meanwhile() {
         assert!(heard == pattern(400_000));
     };
     let (bridged, pongs, ()) = tokio::join!(bridge(local, leg, pending()), far, near);
-    assert!(matches!(bridged.ended, Ended::Finished), "{bridged:?}");
+    assert!(matches!(bridged.ended, BridgeEnd::Finished), "{bridged:?}");
     assert_eq!((pongs, bridged.from_leg_bytes), (9, 400_000));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_relay_resets_the_local_side() {
-    let ((leg, _relay), (local, program)) = (open(PIPE).await, local(PIPE));
+    let ((leg, _relay), (local, program)) = (open(PIPE).await, local_side(PIPE));
     let begun = Instant::now();
     let bridged = bridge(local, leg, pending()).await;
-    assert!(matches!(bridged.ended, Ended::Leg(EndReason::Silent(_))), "{bridged:?}");
+    assert!(matches!(bridged.ended, BridgeEnd::Leg(EndReason::Silent(_))), "{bridged:?}");
     assert_eq!(begun.elapsed(), Duration::from_millis(62_500 + 5_000), "the relay had 5 s to answer the Close");
     assert!(program.was_reset());
 }
@@ -137,57 +137,57 @@ async fn a_dead_relay_resets_the_local_side() {
 #[tokio::test(start_paused = true)]
 async fn a_leg_that_is_cut_resets_the_local_side_at_once() {
     for code in [4001, 4002, 4005, 1011] {
-        let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local(PIPE));
+        let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local_side(PIPE));
         let far = async {
-            relay.say(b"half of it").await;
+            relay.send_bytes(b"half of it").await;
             relay.close(code).await;
             assert_eq!(relay.closed().await, Some(code));
         };
         let (bridged, ()) = tokio::join!(bridge(local, leg, pending()), far);
-        assert!(matches!(&bridged.ended, Ended::Leg(EndReason::Closed { code: closed, .. }) if *closed == code), "{bridged:?}");
+        assert!(matches!(&bridged.ended, BridgeEnd::Leg(EndReason::Closed { code: closed, .. }) if *closed == code), "{bridged:?}");
         assert!(program.was_reset());
         let mut heard = Vec::new();
         program.stream.read_to_end(&mut heard).await.unwrap();
         assert_eq!(heard, b"half of it");
     }
-    let ((leg, relay), (local, program)) = (open(PIPE).await, local(PIPE));
+    let ((leg, relay), (local, program)) = (open(PIPE).await, local_side(PIPE));
     drop(relay);
     let bridged = bridge(local, leg, pending()).await;
-    assert!(matches!(bridged.ended, Ended::Leg(EndReason::Lost(_))) && program.was_reset());
+    assert!(matches!(bridged.ended, BridgeEnd::Leg(EndReason::Lost(_))) && program.was_reset());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_local_side_that_is_reset_resets_the_leg() {
-    let ((leg, mut relay), (near, program)) = (open(PIPE).await, local(PIPE));
+    let ((leg, mut relay), (near, program)) = (open(PIPE).await, local_side(PIPE));
     program.reset();
     let (bridged, code) = tokio::join!(bridge(near, leg, pending()), relay.closed());
-    assert!(matches!(&bridged.ended, Ended::Local(error) if error.kind() == ErrorKind::ConnectionReset));
+    assert!(matches!(&bridged.ended, BridgeEnd::Local(error) if error.kind() == ErrorKind::ConnectionReset));
     assert_eq!(code, Some(4001));
 
-    let ((leg, mut relay), (near, program)) = (open(PIPE).await, local(PIPE));
-    drop(program); // reads end, and writes fail
+    let ((leg, mut relay), (near, program)) = (open(PIPE).await, local_side(PIPE));
+    drop(program); // reads return EOF and writes fail
     let far = async {
-        relay.hears_end().await;
-        relay.say(b"to nobody").await;
+        relay.expect_end().await;
+        relay.send_bytes(b"to nobody").await;
         relay.closed().await
     };
     let (bridged, code) = tokio::join!(bridge(near, leg, pending()), far);
-    assert!(matches!(&bridged.ended, Ended::Local(error) if error.kind() == ErrorKind::BrokenPipe));
+    assert!(matches!(&bridged.ended, BridgeEnd::Local(error) if error.kind() == ErrorKind::BrokenPipe));
     assert_eq!(code, Some(4001));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_far_side_that_is_done_closes_the_local_side_and_resets_it_only_if_bytes_were_left() {
-    let ((leg, mut relay), (near, mut program)) = (open(PIPE).await, local(PIPE));
-    relay.say(b"bye").await;
+async fn a_far_side_that_finished_closes_the_local_side_and_resets_it_only_if_bytes_were_left() {
+    let ((leg, mut relay), (near, mut program)) = (open(PIPE).await, local_side(PIPE));
+    relay.send_bytes(b"bye").await;
     relay.close(1000).await;
     let bridged = bridge(near, leg, pending()).await;
-    assert!(matches!(bridged.ended, Ended::CutShort) && !program.was_reset());
+    assert!(matches!(bridged.ended, BridgeEnd::CutShort) && !program.was_reset());
     let mut heard = Vec::new();
     program.stream.read_to_end(&mut heard).await.unwrap();
     assert_eq!(heard, b"bye");
 
-    let ((leg, mut relay), (near, mut program)) = (open(PIPE).await, local(ROOMY));
+    let ((leg, mut relay), (near, mut program)) = (open(PIPE).await, local_side(ROOMY));
     program.stream.write_all(&pattern(ROOMY)).await.unwrap(); // far more than the leg takes
     let far = async {
         sleep(PING).await;
@@ -195,14 +195,14 @@ async fn a_far_side_that_is_done_closes_the_local_side_and_resets_it_only_if_byt
         relay.closed().await
     };
     let (bridged, _) = tokio::join!(bridge(near, leg, pending()), far);
-    assert!(matches!(bridged.ended, Ended::CutShort) && program.was_reset());
+    assert!(matches!(bridged.ended, BridgeEnd::CutShort) && program.was_reset());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_cuts_both_sides() {
-    let ((leg, mut relay), (local, program)) = (open(PIPE).await, local(PIPE));
+    let ((leg, mut relay), (local, program)) = (open(PIPE).await, local_side(PIPE));
     let (bridged, code) = tokio::join!(bridge(local, leg, sleep(Duration::from_secs(7))), relay.closed());
-    assert!(matches!(bridged.ended, Ended::Stopped) && program.was_reset());
+    assert!(matches!(bridged.ended, BridgeEnd::Stopped) && program.was_reset());
     assert_eq!(code, Some(4001));
 }
 
@@ -214,6 +214,6 @@ async fn a_program_on_tcp_sees_a_reset() {
     let (leg, mut relay) = open(PIPE).await;
     relay.close(4001).await;
     let (bridged, _) = tokio::join!(bridge(local, leg, pending()), relay.closed());
-    assert!(matches!(bridged.ended, Ended::Leg(_)));
+    assert!(matches!(bridged.ended, BridgeEnd::Leg(_)));
     assert_eq!(program.read(&mut [0; 8]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
 }

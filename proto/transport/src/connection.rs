@@ -1,4 +1,4 @@
-//! One connection to the relay as bytes, whatever carries it, and when it was last heard.
+//! One connection to the relay as a byte stream, over TLS or anything else, and when it was last read.
 
 use std::fmt;
 use std::io;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 
-use crate::under_tls::UnderTls;
+use crate::buffered_tcp::BufferedTcp;
 
 /// A control channel's WebSocket.
 pub type WebSocket = WebSocketStream<Connection>;
@@ -19,46 +19,46 @@ pub type WebSocket = WebSocketStream<Connection>;
 #[derive(Debug)]
 pub struct Connection {
     carrier: Carrier,
-    heard: Instant,
+    last_read: Instant,
 }
 
 enum Carrier {
-    Tls(Box<TlsStream<UnderTls>>),
-    Other(Box<dyn Duplex>),
+    Tls(Box<TlsStream<BufferedTcp>>),
+    Custom(Box<dyn Duplex>),
 }
 
 trait Duplex: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Duplex for S {}
 
 impl Connection {
-    /// A connection over TLS. The end of its handshake goes with what is said first, or with a flush.
-    pub(crate) fn tls(mut stream: TlsStream<UnderTls>) -> Self {
-        stream.get_mut().0.go_on();
-        Self { carrier: Carrier::Tls(Box::new(stream)), heard: Instant::now() }
+    /// A TLS connection. The end of its handshake goes out with the first write, or with a flush.
+    pub(crate) fn tls(mut stream: TlsStream<BufferedTcp>) -> Self {
+        stream.get_mut().0.release_writes();
+        Self { carrier: Carrier::Tls(Box::new(stream)), last_read: Instant::now() }
     }
 
-    /// A connection over anything else, such as a pipe within the process. Nothing here protects it.
+    /// A connection over any other byte stream, such as an in-process pipe. It adds no protection.
     pub fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
-        Self { carrier: Carrier::Other(Box::new(stream)), heard: Instant::now() }
+        Self { carrier: Carrier::Custom(Box::new(stream)), last_read: Instant::now() }
     }
 
-    /// When the last byte came.
-    pub fn heard(&self) -> Instant {
-        self.heard
+    /// When the last byte was received.
+    pub fn last_read(&self) -> Instant {
+        self.last_read
     }
 
-    /// Has all that is still written go with the end of this side, which must follow at once.
-    pub(crate) fn part_together(&mut self) {
+    /// Makes the remaining writes share a segment with the FIN, which must follow at once.
+    pub(crate) fn coalesce_with_fin(&mut self) {
         if let Carrier::Tls(tls) = &mut self.carrier {
-            tls.get_mut().0.keep();
+            tls.get_mut().0.hold_writes();
         }
     }
 
-    /// Makes the drop of this connection a TCP reset, where it is one of TCP.
+    /// Makes the drop of this connection a TCP reset, if it is a TCP connection.
     pub fn reset_on_drop(&self) {
         let Carrier::Tls(tls) = &self.carrier else { return };
         if let Err(error) = tls.get_ref().0.tcp().set_zero_linger() {
-            tracing::debug!(%error, "a connection could not be reset and is closed instead");
+            tracing::debug!(%error, "cannot reset a connection, closing it instead");
         }
     }
 }
@@ -67,7 +67,7 @@ macro_rules! carrier {
     ($connection:expr, $io:ident => $call:expr) => {
         match &mut $connection.carrier {
             Carrier::Tls($io) => $call,
-            Carrier::Other($io) => $call,
+            Carrier::Custom($io) => $call,
         }
     };
 }
@@ -77,7 +77,7 @@ impl AsyncRead for Connection {
         let before = buf.filled().len();
         ready!(carrier!(self, io => Pin::new(io).poll_read(cx, buf)))?;
         if buf.filled().len() > before {
-            self.heard = Instant::now();
+            self.last_read = Instant::now();
         }
         Poll::Ready(Ok(()))
     }
@@ -103,7 +103,7 @@ impl AsyncWrite for Connection {
     fn is_write_vectored(&self) -> bool {
         match &self.carrier {
             Carrier::Tls(io) => io.is_write_vectored(),
-            Carrier::Other(io) => io.is_write_vectored(),
+            Carrier::Custom(io) => io.is_write_vectored(),
         }
     }
 }
@@ -112,7 +112,7 @@ impl fmt::Debug for Carrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tls(tls) => write!(f, "Tls({:?})", tls.get_ref().0),
-            Self::Other(_) => f.write_str("Other"),
+            Self::Custom(_) => f.write_str("Custom"),
         }
     }
 }

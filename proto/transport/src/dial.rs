@@ -1,9 +1,9 @@
-//! Reaching the relay: names to addresses, TCP, TLS, and one HTTP exchange or upgrade, all under one deadline.
+//! Dials the relay: name resolution, TCP, TLS, and one HTTP exchange or upgrade, all within one deadline.
 //!
-//! Nothing is remembered between dials but TLS sessions, and for a few seconds where the relay is (`reach.rs`). Redirects are never
-//! followed, since a token must not travel to where a stranger points.
+//! The only state kept between dials is TLS sessions and, for a few seconds, the relay's address (`tcp.rs`). Redirects are never followed:
+//! a token must not travel to a host that somebody else names.
 //!
-//! Does not own: trying again (each program's own matter), what is said on a WebSocket ([`crate::leg`]).
+//! Does not own: retries (each program has its own rules), the messages on a WebSocket ([`crate::leg`]).
 
 use std::fmt;
 use std::io;
@@ -21,42 +21,42 @@ use tokio_rustls::TlsConnector;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
+use crate::buffered_tcp::BufferedTcp;
 use crate::connection::Connection;
 pub use crate::connection::WebSocket;
 pub use crate::error::{DialError, Refusal, Step};
 pub use crate::exchange::Response;
-use crate::exchange::{Ask, Subprotocol, control_config, exchange, upgrade};
+use crate::exchange::{RequestParts, Subprotocol, control_config, exchange, upgrade};
 use crate::leg::Leg;
-use crate::reach::{Name, Reach};
+use crate::tcp::{AddressSource, TcpConnector};
 use crate::trust::client_config;
 pub use crate::trust::{TrustError, provider};
-use crate::under_tls::UnderTls;
 
-/// Reaches one relay. Cheap to clone; clones resume one another's TLS sessions.
+/// Dials one relay. Cheap to clone; clones share TLS sessions.
 #[derive(Clone)]
 pub struct Dialer {
     url: RelayUrl,
-    way: Way,
+    connector: Connector,
 }
 
 #[derive(Clone)]
-enum Way {
-    Tls(Arc<ClientConfig>, Arc<Reach>),
-    Other(Arc<Connect>),
+enum Connector {
+    Tls(Arc<ClientConfig>, Arc<TcpConnector>),
+    Custom(Arc<ConnectFn>),
 }
 
-type Connect = dyn Fn(RelayUrl) -> Pin<Box<dyn Future<Output = io::Result<Connection>> + Send>> + Send + Sync;
+type ConnectFn = dyn Fn(RelayUrl) -> Pin<Box<dyn Future<Output = io::Result<Connection>> + Send>> + Send + Sync;
 
 impl Dialer {
-    /// A dialer of the relay at `url`. With `ca` (DER of a certificate) only that CA is trusted, else the machine's own store.
+    /// A dialer for the relay at `url`. With `ca` (a DER certificate) only that CA is trusted, otherwise the machine's trust store.
     ///
     /// # Errors
     /// [`TrustError`].
     pub fn new(url: RelayUrl, ca: Option<&[u8]>) -> Result<Self, TrustError> {
-        Ok(Self { url, way: Way::Tls(client_config(ca)?, Arc::default()) })
+        Ok(Self { url, connector: Connector::Tls(client_config(ca)?, Arc::default()) })
     }
 
-    /// A dialer that gets its connections from `connect` instead of TCP and TLS: for pipes within the process.
+    /// A dialer whose connections come from `connect` instead of TCP and TLS, for example in-process pipes.
     pub fn over<C, F, S>(url: RelayUrl, connect: C) -> Self
     where
         C: Fn(RelayUrl) -> F + Send + Sync + 'static,
@@ -67,16 +67,16 @@ impl Dialer {
             let connecting = connect(url);
             Box::pin(async move { connecting.await.map(Connection::over) })
         };
-        Self { url, way: Way::Other(Arc::new(connect)) }
+        Self { url, connector: Connector::Custom(Arc::new(connect)) }
     }
 
-    /// The same dialer for another address: what [`RelayUrl::resolve`] gave for a leg.
+    /// The same dialer for another address, such as one that [`RelayUrl::resolve`] returned for a leg.
     #[must_use]
     pub fn at(&self, url: RelayUrl) -> Self {
-        Self { url, way: self.way.clone() }
+        Self { url, connector: self.connector.clone() }
     }
 
-    /// Where it dials.
+    /// The relay's address.
     pub fn url(&self) -> &RelayUrl {
         &self.url
     }
@@ -84,71 +84,72 @@ impl Dialer {
     /// Opens a control channel's WebSocket at `path`.
     ///
     /// # Errors
-    /// [`DialError`]. A refusal's body is read up to 64 KiB.
+    /// [`DialError`]. At most 64 KiB of a refusal's body are read.
     ///
     /// # Cancel safety
-    /// Dropping the future drops the connection; the relay may have taken the request.
+    /// Dropping the future drops the connection; the relay may have received the request.
     pub async fn control(&self, path: &str, deadline: Instant) -> Result<WebSocket, DialError> {
-        let ask = Ask { method: Method::GET, path, headers: &HeaderMap::new(), bearer: None, body: None };
-        let work = async |connection| upgrade(connection, &self.url, ask, Subprotocol::Control).await;
-        let (connection, ahead) = self.within(None, Name::Resolved, deadline, work).await?;
+        let parts = RequestParts { method: Method::GET, path, headers: &HeaderMap::new(), bearer: None, body: None };
+        let work = async |connection| upgrade(connection, &self.url, parts, Subprotocol::Control).await;
+        let (connection, ahead) = self.within(None, AddressSource::Resolve, deadline, work).await?;
         Ok(WebSocketStream::from_partially_read(connection, ahead.into(), Role::Client, Some(control_config())).await)
     }
 
-    /// A connection on which nothing is asked yet, for [`Dialer::leg_on`]: who has something else to wait for saves this time. The relay keeps
-    /// it for a minute, but first it must be told that TLS is done: flush a connection that is not used at once.
+    /// Opens a connection without sending a request on it, for [`Dialer::leg_on`]: a caller that still waits for something else saves the
+    /// time of the handshakes. The relay keeps such a connection for one minute. Flush a connection that is not used at once: the end of the
+    /// TLS handshake may still be buffered.
     ///
     /// # Errors
-    /// [`DialError`], but never [`DialError::Refused`].
+    /// [`DialError`], never [`DialError::Refused`].
     ///
     /// # Cancel safety
     /// Dropping the future drops the connection.
-    pub async fn ahead(&self, deadline: Instant) -> Result<Connection, DialError> {
-        self.within(None, Name::Remembered, deadline, async |connection| Ok(connection)).await
+    pub async fn preconnect(&self, deadline: Instant) -> Result<Connection, DialError> {
+        self.within(None, AddressSource::CacheFirst, deadline, async |connection| Ok(connection)).await
     }
 
     /// Opens a leg at `path`, which then waits for `opened`.
     ///
     /// # Errors
-    /// [`DialError`]. A refusal's body is read up to 64 KiB.
+    /// [`DialError`]. At most 64 KiB of a refusal's body are read.
     ///
     /// # Cancel safety
-    /// Dropping the future drops the connection; the relay may have taken the request.
+    /// Dropping the future drops the connection; the relay may have received the request.
     pub async fn leg(&self, path: &str, headers: &HeaderMap, bearer: Option<&Secret>, deadline: Instant) -> Result<Leg, DialError> {
-        self.leg_by(None, path, headers, bearer, deadline).await
+        self.leg_with(None, path, headers, bearer, deadline).await
     }
 
-    /// Opens a leg as [`Dialer::leg`], on a connection that is there.
+    /// Like [`Dialer::leg`], on a connection from [`Dialer::preconnect`].
     ///
     /// # Errors
     /// As [`Dialer::leg`].
     ///
     /// # Cancel safety
     /// As [`Dialer::leg`].
-    pub async fn leg_on(&self, ahead: Connection, path: &str, bearer: &Secret, deadline: Instant) -> Result<Leg, DialError> {
-        self.leg_by(Some(ahead), path, &HeaderMap::new(), Some(bearer), deadline).await
+    pub async fn leg_on(&self, connection: Connection, path: &str, bearer: &Secret, deadline: Instant) -> Result<Leg, DialError> {
+        self.leg_with(Some(connection), path, &HeaderMap::new(), Some(bearer), deadline).await
     }
 
-    async fn leg_by(
+    async fn leg_with(
         &self,
-        ahead: Option<Connection>,
+        connection: Option<Connection>,
         path: &str,
         headers: &HeaderMap,
         bearer: Option<&Secret>,
         deadline: Instant,
     ) -> Result<Leg, DialError> {
-        let ask = Ask { method: Method::GET, path, headers, bearer, body: None };
-        let work = async |connection| upgrade(connection, &self.url, ask, Subprotocol::Stream).await;
-        self.within(ahead, Name::Remembered, deadline, work).await.map(|(connection, ahead)| Leg::new(connection, ahead))
+        let parts = RequestParts { method: Method::GET, path, headers, bearer, body: None };
+        let work = async |connection| upgrade(connection, &self.url, parts, Subprotocol::Stream).await;
+        self.within(connection, AddressSource::CacheFirst, deadline, work).await.map(|(connection, ahead)| Leg::new(connection, ahead))
     }
 
-    /// Asks something of the HTTP API on a connection of its own. `body` is JSON. Any status is an answer: see [`Response::accepted`].
+    /// Sends one request of the HTTP API on a connection of its own. `body` is JSON. Every status is `Ok`: see [`Response::accepted`].
     ///
     /// # Errors
-    /// [`DialError`], but never [`DialError::Refused`].
+    /// [`DialError`], never [`DialError::Refused`].
     ///
     /// # Cancel safety
-    /// Dropping the future drops the connection; the relay may have taken the request.
+    /// Dropping the future drops the connection; the relay may have received the request.
     pub async fn request(
         &self,
         method: Method,
@@ -158,25 +159,25 @@ impl Dialer {
         body: Option<String>,
         deadline: Instant,
     ) -> Result<Response, DialError> {
-        let ask = Ask { method, path, headers, bearer, body };
-        self.within(None, Name::Remembered, deadline, async |connection| exchange(connection, &self.url, ask).await).await
+        let parts = RequestParts { method, path, headers, bearer, body };
+        self.within(None, AddressSource::CacheFirst, deadline, async |connection| exchange(connection, &self.url, parts).await).await
     }
 
-    /// Connects, where there is no connection yet, then does `work`, both before the deadline.
+    /// Connects unless there is a connection, then runs `work`, all before the deadline.
     async fn within<T>(
         &self,
-        ahead: Option<Connection>,
-        name: Name,
+        connection: Option<Connection>,
+        source: AddressSource,
         deadline: Instant,
         work: impl AsyncFnOnce(Connection) -> Result<T, DialError>,
     ) -> Result<T, DialError> {
-        let mut step = Step::Resolving;
+        let mut step = Step::Resolve;
         let all = async {
-            let connection = match ahead {
+            let connection = match connection {
                 Some(connection) => connection,
-                None => self.connect(name, &mut step, deadline).await?,
+                None => self.connect(source, &mut step, deadline).await?,
             };
-            step = Step::Asking;
+            step = Step::Request;
             work(connection).await
         };
         match timeout_at(deadline, Box::pin(all)).await {
@@ -185,16 +186,20 @@ impl Dialer {
         }
     }
 
-    async fn connect(&self, name: Name, step: &mut Step, deadline: Instant) -> Result<Connection, DialError> {
-        match &self.way {
-            Way::Tls(config, reach) => {
-                let tcp = reach.tcp(&self.url, name, step, deadline).await?;
-                *step = Step::Securing;
+    async fn connect(&self, source: AddressSource, step: &mut Step, deadline: Instant) -> Result<Connection, DialError> {
+        match &self.connector {
+            Connector::Tls(config, tcp) => {
+                let socket = tcp.connect(&self.url, source, step, deadline).await?;
+                *step = Step::TlsHandshake;
                 let failed = |source| DialError::Tls { host: self.url.host().to_owned(), source };
                 let server = ServerName::try_from(self.url.host().to_owned()).map_err(|error| failed(io::Error::other(error)))?;
-                TlsConnector::from(Arc::clone(config)).connect(server, UnderTls::keeping(tcp)).await.map(Connection::tls).map_err(failed)
+                TlsConnector::from(Arc::clone(config))
+                    .connect(server, BufferedTcp::holding(socket))
+                    .await
+                    .map(Connection::tls)
+                    .map_err(failed)
             }
-            Way::Other(connect) => {
+            Connector::Custom(connect) => {
                 connect(self.url.clone()).await.map_err(|source| DialError::Connect { host: self.url.authority(), source })
             }
         }

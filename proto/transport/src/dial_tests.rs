@@ -1,4 +1,4 @@
-//! Dialling a relay that is scripted byte by byte.
+//! Dials a relay that is scripted byte by byte.
 
 use std::io;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ fn url() -> RelayUrl {
     "https://relay.test:8443".parse().unwrap()
 }
 
-/// A dialer, and the far ends of what it dials.
+/// A dialer, and the relay's ends of the connections it opens.
 fn dialer() -> (Dialer, mpsc::Receiver<DuplexStream>) {
     let (sender, far_ends) = mpsc::channel(8);
     let connect = move |_: RelayUrl| {
@@ -56,7 +56,7 @@ fn within(seconds: u64) -> Instant {
     Instant::now() + Duration::from_secs(seconds)
 }
 
-/// Dials a relay that answers so, with `{accept}` for what the key asks for.
+/// Dials a relay that answers this; `{accept}` stands for the correct Sec-WebSocket-Accept.
 async fn answered(answer: &str) -> Result<crate::dial::WebSocket, DialError> {
     let (dialer, mut far_ends) = dialer();
     let far = async {
@@ -87,10 +87,10 @@ async fn the_request_carries_what_an_upgrade_needs_and_bytes_behind_the_101_are_
             "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: {accept}\r\n\
              sec-websocket-protocol: moorline.stream.v1\r\n\r\n"
         );
-        // The first message stands right behind the head, in one write.
+        // The first message follows the head in the same write.
         let (mut shown, pipe) = duplex(1 << 16);
         let mut relay = WebSocketStream::from_raw_socket(pipe, Role::Server, None).await;
-        let opened = LegText::Opened(Box::new(crate::scripted::opened())).encode();
+        let opened = LegText::Opened(Box::new(crate::scripted_relay::opened())).encode();
         futures_util::SinkExt::send(&mut relay, Message::text(opened)).await.unwrap();
         drop(relay);
         let mut frames = Vec::new();
@@ -116,6 +116,12 @@ async fn a_refusal_keeps_its_status_its_problem_and_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_relay_cannot_send_a_client_away_for_good() {
+    let head = format!("HTTP/1.1 503 x\r\nconnection: close\r\nretry-after: {}\r\n\r\n", u64::MAX);
+    assert_eq!(answered(&head).await.unwrap_err().refusal().unwrap().retry_after, Some(Duration::from_secs(86_400)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn strange_refusals_are_refusals_too() {
     let large = format!("HTTP/1.1 502 Bad\r\ncontent-length: 100000\r\n\r\n{}", "x".repeat(100_000));
     for (answer, status) in [
@@ -130,7 +136,7 @@ async fn strange_refusals_are_refusals_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upgrade_to_something_else_is_none() {
+async fn an_upgrade_to_something_else_is_an_error() {
     let lines = |accept: &str, protocol: &str, more: &str| {
         format!(
             "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: {accept}\r\n{protocol}{more}\r\n"
@@ -152,13 +158,13 @@ async fn an_upgrade_to_something_else_is_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_deadline_says_where_the_time_went() {
+async fn the_deadline_error_names_the_step() {
     let (dialer, mut far_ends) = dialer();
     let begun = Instant::now();
     let headers = HeaderMap::new();
     let ask = dialer.request(Method::GET, "/v1/about", &headers, None, None, within(3));
     let (result, _silent) = tokio::join!(ask, far_ends.recv());
-    assert!(matches!(result, Err(DialError::Deadline { step: Step::Asking })));
+    assert!(matches!(result, Err(DialError::Deadline { step: Step::Request })));
     assert_eq!(begun.elapsed(), Duration::from_secs(3));
 }
 
@@ -192,7 +198,7 @@ async fn nobody_there_is_a_connect_error_and_no_name_a_resolve_error() {
     assert!(matches!(about("https://nowhere.invalid").await, DialError::Resolve { .. }));
 }
 
-/// A CA, and a TLS server with a certificate of it for `localhost`.
+/// A CA, and a TLS server with its certificate for `localhost`.
 fn relay_of_a_ca() -> (Vec<u8>, TlsAcceptor) {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
@@ -214,11 +220,11 @@ fn self_signed() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn tls_is_of_the_ca_that_was_given_and_later_dials_resume_it() {
+async fn tls_trusts_the_given_ca_and_later_dials_resume_the_session() {
     let (ca, acceptor) = relay_of_a_ca();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url: RelayUrl = format!("https://localhost:{}", listener.local_addr().unwrap().port()).parse().unwrap();
-    // One after the other, until there are tickets for more at once than rustls would keep.
+    // One after another, until there are tickets for more connections than rustls would keep.
     const AT_ONCE: usize = 12;
     let serve = async {
         let mut kinds = Vec::new();
@@ -255,6 +261,6 @@ async fn tls_is_of_the_ca_that_was_given_and_later_dials_resume_it() {
 }
 
 #[test]
-fn a_ca_that_is_no_certificate_is_said_so() {
+fn a_ca_that_is_no_certificate_is_an_error() {
     assert!(matches!(Dialer::new(url(), Some(b"no certificate")), Err(crate::dial::TrustError::NotACertificate(_))));
 }

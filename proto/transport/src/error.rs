@@ -1,4 +1,4 @@
-//! Why the relay was not reached, or refused, and how far a dial had come.
+//! Why a dial failed or was refused, and how far it had come.
 
 use std::fmt;
 use std::io;
@@ -7,38 +7,38 @@ use std::time::Duration;
 
 use moorline_proto::problem::Problem;
 
-/// Where a dial was when it failed or its time was over.
+/// The step of a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Asking for the addresses of the host's name.
-    Resolving,
-    /// Connecting by TCP to this address.
-    Connecting(SocketAddr),
+    /// Resolving the host name.
+    Resolve,
+    /// Connecting to this address.
+    Connect(SocketAddr),
     /// The TLS handshake.
-    Securing,
-    /// Waiting for the answer to the HTTP request.
-    Asking,
+    TlsHandshake,
+    /// The HTTP request, until its response.
+    Request,
 }
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Resolving => f.write_str("resolving the relay's name"),
-            Self::Connecting(address) => write!(f, "connecting to {address}"),
-            Self::Securing => f.write_str("the TLS handshake"),
-            Self::Asking => f.write_str("waiting for the relay's answer"),
+            Self::Resolve => f.write_str("resolving the relay's name"),
+            Self::Connect(address) => write!(f, "connecting to {address}"),
+            Self::TlsHandshake => f.write_str("performing the TLS handshake"),
+            Self::Request => f.write_str("waiting for the relay's response"),
         }
     }
 }
 
-/// The relay's answer, where it is a refusal.
+/// A response of the relay that is a refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// HTTP status.
     pub status: u16,
-    /// The body, if it is a problem of the protocol.
+    /// The body, if it is one of the protocol's problems.
     pub problem: Option<Problem>,
-    /// Asking again makes sense after this long.
+    /// A retry makes sense after this long: `Retry-After`, or what the problem says; one day at most.
     pub retry_after: Option<Duration>,
 }
 
@@ -51,56 +51,56 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Why the relay was not reached, or refused.
+/// Why a dial failed or was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// The deadline passed.
-    #[error("no answer in time: the deadline passed while {step}")]
+    #[error("no response in time: the deadline passed while {step}")]
     Deadline {
-        /// Where the time went.
+        /// The step that was under way.
         step: Step,
     },
-    /// The host's name has no address, or nobody could be asked.
-    #[error("the name {host} does not resolve")]
+    /// The host name has no addresses, or the resolver failed.
+    #[error("cannot resolve {host}")]
     Resolve {
-        /// The name.
+        /// The host name.
         host: String,
-        /// What the resolver says.
+        /// The resolver's error.
         #[source]
         source: io::Error,
     },
-    /// No address of the host takes a connection. Tells of the last one.
+    /// No address of the host accepted a connection. Describes the last one.
     #[error("cannot connect to {host}")]
     Connect {
-        /// Host and port, with the address that was tried last.
+        /// Host and port, and the last address tried.
         host: String,
-        /// What the machine says.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// This process may open no more connections.
-    #[error("no file descriptors are left for this program")]
+    /// The process has no file descriptors left.
+    #[error("this process has no file descriptors left")]
     NoDescriptors,
-    /// The TLS handshake failed: not the relay that is trusted, or no TLS there.
-    #[error("no TLS with {host}")]
+    /// The TLS handshake failed: the peer is not the trusted relay, or does not speak TLS.
+    #[error("TLS handshake with {host} failed")]
     Tls {
-        /// The host that a certificate was expected for.
+        /// The host that the certificate must be valid for.
         host: String,
-        /// What is wrong.
+        /// The TLS error.
         #[source]
         source: io::Error,
     },
-    /// The connection broke, or what came is no HTTP/1.1.
+    /// The connection failed, or the response is not HTTP/1.1.
     #[error("the HTTP exchange with the relay failed")]
     Http(#[source] hyper::Error),
-    /// What should be asked is no request: a path or header that cannot be sent.
-    #[error("this cannot be asked")]
+    /// The path or a header is not valid in a request.
+    #[error("the request is not valid HTTP")]
     Request(#[source] http::Error),
-    /// The body of the answer is broken, or larger than is read.
-    #[error("the relay's answer is not readable: {0}")]
+    /// The response's body could not be read, is too large, or is not what was expected.
+    #[error("cannot read the relay's response: {0}")]
     Body(String),
-    /// The answer was 101, but for something else than was asked for.
-    #[error("the relay's upgrade is broken: {0}")]
+    /// The 101 is not for the upgrade that was requested.
+    #[error("the relay's upgrade is invalid: {0}")]
     Upgrade(&'static str),
     /// The relay refused.
     #[error("refused by the relay: {0}")]
@@ -108,7 +108,7 @@ pub enum DialError {
 }
 
 impl DialError {
-    /// The relay's refusal, if it is one.
+    /// The relay's refusal, if this is one.
     pub fn refusal(&self) -> Option<&Refusal> {
         if let Self::Refused(refusal) = self { Some(refusal) } else { None }
     }

@@ -1,6 +1,6 @@
-//! One HTTP/1.1 request on one connection: its answer, or the WebSocket that it becomes.
+//! One HTTP/1.1 request on one connection, and its response or upgrade.
 //!
-//! hyper does the exchange and not tungstenite, which loses the bodies of refusals. Redirects are answers like any other.
+//! This uses hyper rather than tungstenite's handshake, which drops the bodies of refusals. Redirects are returned like any other response.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -15,8 +15,9 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Parts};
 use hyper_util::rt::TokioIo;
-use moorline_proto::bounds::CONTROL_MESSAGE_BYTES;
+use moorline_proto::bounds::{CONTROL_MESSAGE_BYTES, RETRY_AFTER_MAX_S};
 use moorline_proto::join::RelayUrl;
+use moorline_proto::message::decode_body;
 use moorline_proto::names::{CONTROL_SUBPROTOCOL, STREAM_SUBPROTOCOL};
 use moorline_proto::problem::Problem;
 use moorline_proto::secret::Secret;
@@ -29,16 +30,16 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use crate::connection::Connection;
 use crate::error::{DialError, Refusal};
 
-/// Bytes of a refusal's body that are read. The relay's own have a few hundred.
-const REFUSAL_BYTES: usize = 64 * 1024;
-/// The status of a refusal is worth more than its words: those are waited for no longer than this.
-const REFUSAL_WITHIN: Duration = Duration::from_secs(2);
-/// Bytes of an answer's body that are read: enough for lists of tens of thousands of devices.
-const ANSWER_BYTES: usize = 32 * 1024 * 1024;
-/// Bytes of an answer's head; the rest of what hyper buffers is the body's.
-const HEAD_BYTES: usize = 64 * 1024;
+/// Bytes read of a refusal's body. The relay's own have a few hundred.
+const MAX_REFUSAL_BYTES: usize = 64 * 1024;
+/// A refusal's status matters more than its body: the body is awaited no longer than this.
+const REFUSAL_BODY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes read of a response's body: enough for lists of tens of thousands of devices.
+const MAX_RESPONSE_BYTES: usize = 32 * 1024 * 1024;
+/// Bytes of a response's head; the rest of hyper's buffer is for the body.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// What a WebSocket to the relay is for.
+/// The purpose of a WebSocket to the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subprotocol {
     /// A device's control channel.
@@ -48,7 +49,7 @@ pub(crate) enum Subprotocol {
 }
 
 impl Subprotocol {
-    /// As it stands in `Sec-WebSocket-Protocol`.
+    /// The value in `Sec-WebSocket-Protocol`.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Control => CONTROL_SUBPROTOCOL,
@@ -57,7 +58,7 @@ impl Subprotocol {
     }
 }
 
-/// A control channel is idle most of its life, and its messages are short.
+/// A control channel is idle most of its life and its messages are short, so its buffers are small.
 pub(crate) fn control_config() -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(4 * 1024)
@@ -67,9 +68,9 @@ pub(crate) fn control_config() -> WebSocketConfig {
         .max_frame_size(Some(CONTROL_MESSAGE_BYTES))
 }
 
-/// What is asked.
+/// The parts of a request.
 #[derive(Debug)]
-pub(crate) struct Ask<'a> {
+pub(crate) struct RequestParts<'a> {
     pub(crate) method: Method,
     pub(crate) path: &'a str,
     pub(crate) headers: &'a HeaderMap,
@@ -83,55 +84,56 @@ pub(crate) struct Ask<'a> {
 pub struct Response {
     /// HTTP status.
     pub status: StatusCode,
-    /// Its headers.
+    /// The headers.
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
 }
 
 impl Response {
-    /// The answer itself, if its status is a success.
+    /// The response itself if its status is a success.
     ///
     /// # Errors
-    /// [`DialError::Refused`] for any other status, redirects among them.
+    /// [`DialError::Refused`] for any other status, redirects included.
     pub fn accepted(self) -> Result<Self, DialError> {
         if self.status.is_success() { Ok(self) } else { Err(DialError::Refused(Box::new(self.refusal()))) }
     }
 
-    /// Reads the body as JSON.
+    /// Reads the body as a JSON object.
     ///
     /// # Errors
-    /// [`DialError::Body`], which names the place.
+    /// [`DialError::Body`], which names the place of the error.
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, DialError> {
-        serde_json::from_slice(&self.body).map_err(|error| DialError::Body(error.to_string()))
+        decode_body(&self.body).map_err(|error| DialError::Body(error.to_string()))
     }
 
-    /// The answer as a refusal.
+    /// The response as a refusal.
     fn refusal(&self) -> Refusal {
-        let problem: Option<Problem> = serde_json::from_slice(&self.body).ok();
+        let problem: Option<Problem> = decode_body(&self.body).ok();
         let seconds = self.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        let retry_after = seconds.or(problem.as_ref().and_then(|problem| problem.retry_after_s)).map(Duration::from_secs);
+        let seconds = seconds.or(problem.as_ref().and_then(|problem| problem.retry_after_s));
+        let retry_after = seconds.map(|seconds| Duration::from_secs(seconds.min(RETRY_AFTER_MAX_S)));
         Refusal { status: self.status.as_u16(), problem, retry_after }
     }
 }
 
-/// Asks and reads the answer.
-pub(crate) async fn exchange(connection: Connection, url: &RelayUrl, ask: Ask<'_>) -> Result<Response, DialError> {
-    let request = request(url, ask)?;
-    match send(connection, request, ANSWER_BYTES).await? {
-        Answer::Response(response) => Ok(response),
-        Answer::Switched(..) => Err(DialError::Upgrade("nobody asked for it")),
+/// Sends a request and reads its response.
+pub(crate) async fn exchange(connection: Connection, url: &RelayUrl, parts: RequestParts<'_>) -> Result<Response, DialError> {
+    let request = request(url, parts)?;
+    match send(connection, request, MAX_RESPONSE_BYTES).await? {
+        Exchange::Response(response) => Ok(response),
+        Exchange::Upgraded(..) => Err(DialError::Upgrade("no upgrade was requested")),
     }
 }
 
-/// Asks for a WebSocket: the connection behind the 101, and what was read behind that.
+/// Asks for an upgrade: the connection after the 101, and the bytes read beyond it.
 pub(crate) async fn upgrade(
     connection: Connection,
     url: &RelayUrl,
-    ask: Ask<'_>,
+    parts: RequestParts<'_>,
     subprotocol: Subprotocol,
 ) -> Result<(Connection, Bytes), DialError> {
-    let mut request = request(url, ask)?;
+    let mut request = request(url, parts)?;
     let key = generate_key();
     let mut set = |name: HeaderName, value: &'static str| request.headers_mut().insert(name, HeaderValue::from_static(value));
     set(CONNECTION, "Upgrade");
@@ -141,56 +143,56 @@ pub(crate) async fn upgrade(
     let key_value = HeaderValue::from_str(&key).map_err(|error| DialError::Request(error.into()))?;
     request.headers_mut().insert(SEC_WEBSOCKET_KEY, key_value);
 
-    match send(connection, request, REFUSAL_BYTES).await? {
-        Answer::Response(response) => Err(DialError::Refused(Box::new(response.refusal()))),
-        Answer::Switched(headers, parts) => {
-            check_switch(&headers, &key, subprotocol)?;
-            // A view of hyper's buffer: copied, so that the buffer goes.
+    match send(connection, request, MAX_REFUSAL_BYTES).await? {
+        Exchange::Response(response) => Err(DialError::Refused(Box::new(response.refusal()))),
+        Exchange::Upgraded(headers, parts) => {
+            check_upgrade(&headers, &key, subprotocol)?;
+            // This is a view into hyper's buffer. Copy it, so that the buffer is freed.
             Ok((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
         }
     }
 }
 
-fn request(url: &RelayUrl, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, DialError> {
-    let mut request = Request::builder().method(ask.method).uri(ask.path);
+fn request(url: &RelayUrl, parts: RequestParts<'_>) -> Result<Request<Full<Bytes>>, DialError> {
+    let mut request = Request::builder().method(parts.method).uri(parts.path);
     if let Some(headers) = request.headers_mut() {
-        headers.clone_from(ask.headers);
+        headers.clone_from(parts.headers);
         headers.entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
         headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(concat!("moorline/", env!("CARGO_PKG_VERSION"))));
-        if ask.body.is_some() {
+        if parts.body.is_some() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         let authority = HeaderValue::from_str(&url.authority()).map_err(|error| DialError::Request(error.into()))?;
         headers.insert(HOST, authority);
-        if let Some(token) = ask.bearer {
-            let bearer = format!("Bearer {}", token.reveal()); // to the relay that it is for, over TLS
+        if let Some(token) = parts.bearer {
+            let bearer = format!("Bearer {}", token.reveal()); // sent to the relay it is meant for, over TLS
             let mut bearer = HeaderValue::from_str(&bearer).map_err(|error| DialError::Request(error.into()))?;
             bearer.set_sensitive(true);
             headers.insert(AUTHORIZATION, bearer);
         }
     }
-    request.body(ask.body.map(Full::from).unwrap_or_default()).map_err(DialError::Request)
+    request.body(parts.body.map(Full::from).unwrap_or_default()).map_err(DialError::Request)
 }
 
-/// What came of a request.
-enum Answer {
+/// The outcome of a request.
+enum Exchange {
     Response(Response),
-    Switched(HeaderMap, Parts<TokioIo<Connection>>),
+    Upgraded(HeaderMap, Parts<TokioIo<Connection>>),
 }
 
-/// Sends the request and drives the connection until the answer is whole, or is 101. Of a body larger than `most` nothing is kept.
-async fn send(connection: Connection, request: Request<Full<Bytes>>, most: usize) -> Result<Answer, DialError> {
-    let builder = Builder::new().max_buf_size(HEAD_BYTES).handshake(TokioIo::new(connection));
+/// Sends the request and drives the connection until the response is complete or is a 101. A body larger than `max_body` is an error.
+async fn send(connection: Connection, request: Request<Full<Bytes>>, max_body: usize) -> Result<Exchange, DialError> {
+    let builder = Builder::new().max_buf_size(MAX_HEAD_BYTES).handshake(TokioIo::new(connection));
     let (mut sender, driver) = builder.await.map_err(DialError::Http)?;
     let mut driver = pin!(driver.without_shutdown());
     let mut driven = None;
-    // The driver may be done in the very poll that makes the answer ready, and must not be polled after that.
+    // The driver may finish in the same poll that completes the response, and must not be polled after that.
     macro_rules! drive {
         ($work:expr) => {{
             let mut work = pin!($work);
             loop {
                 select! {
-                    biased; // an answer that is there counts, whatever became of the connection
+                    biased; // a response that has arrived counts, whatever happened to the connection
                     done = &mut work => break done,
                     done = &mut driver, if driven.is_none() => driven = Some(done),
                 }
@@ -205,33 +207,33 @@ async fn send(connection: Connection, request: Request<Full<Bytes>>, most: usize
             Some(parts) => parts,
             None => driver.await,
         };
-        return Ok(Answer::Switched(head.headers, parts.map_err(DialError::Http)?));
+        return Ok(Exchange::Upgraded(head.headers, parts.map_err(DialError::Http)?));
     }
     let body = if head.status.is_success() {
-        let read = drive!(Limited::new(body, most).collect());
+        let read = drive!(Limited::new(body, max_body).collect());
         read.map_err(|error| DialError::Body(error.to_string()))?.to_bytes()
     } else {
-        let read = drive!(timeout(REFUSAL_WITHIN, Limited::new(body, REFUSAL_BYTES).collect()));
+        let read = drive!(timeout(REFUSAL_BODY_TIMEOUT, Limited::new(body, MAX_REFUSAL_BYTES).collect()));
         read.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default()
     };
-    Ok(Answer::Response(Response { status: head.status, headers: head.headers, body }))
+    Ok(Exchange::Response(Response { status: head.status, headers: head.headers, body }))
 }
 
-fn check_switch(headers: &HeaderMap, key: &str, subprotocol: Subprotocol) -> Result<(), DialError> {
+fn check_upgrade(headers: &HeaderMap, key: &str, subprotocol: Subprotocol) -> Result<(), DialError> {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let is_websocket = text(UPGRADE).is_some_and(|value| value.eq_ignore_ascii_case("websocket"));
     let lists_upgrade = |value: &str| value.split(',').any(|word| word.trim().eq_ignore_ascii_case("upgrade"));
     if !is_websocket || !text(CONNECTION).is_some_and(lists_upgrade) {
-        return Err(DialError::Upgrade("it is not to a WebSocket"));
+        return Err(DialError::Upgrade("it is not a WebSocket upgrade"));
     }
     if text(SEC_WEBSOCKET_ACCEPT) != Some(derive_accept_key(key.as_bytes()).as_str()) {
-        return Err(DialError::Upgrade("Sec-WebSocket-Accept is not the answer to our key"));
+        return Err(DialError::Upgrade("Sec-WebSocket-Accept does not match the key"));
     }
     if text(SEC_WEBSOCKET_PROTOCOL) != Some(subprotocol.name()) {
-        return Err(DialError::Upgrade("Sec-WebSocket-Protocol is not what was asked for"));
+        return Err(DialError::Upgrade("Sec-WebSocket-Protocol is not the requested one"));
     }
     if headers.contains_key(SEC_WEBSOCKET_EXTENSIONS) {
-        return Err(DialError::Upgrade("an extension that nobody asked for"));
+        return Err(DialError::Upgrade("an extension that was not requested"));
     }
     Ok(())
 }

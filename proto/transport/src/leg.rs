@@ -1,21 +1,21 @@
-//! A leg as a stream of bytes: `AsyncRead + AsyncWrite` with true half-close, and the reason of its end.
+//! A leg as a byte stream: `AsyncRead + AsyncWrite` with half-close, and the reason it ended.
 //!
 //! ```text
 //!   read   ◀── bytes ── end? ── Close 1000     EOF at `end`, or at a Close 1000 without one
-//!                    └── Close 4xxx, or gone   ConnectionReset, so that a cut stream never looks like a finished one
+//!                    └── Close 4xxx, or lost   ConnectionReset, so that a cut stream never looks like a finished one
 //!   write  ──▶ bytes                           in messages of at most 64 KiB
 //!   shutdown ─▶ end                            the other direction goes on
-//!   finish ─▶ waits for the relay's Close 1000 and answers it;   reset ─▶ Close 4001;   drop ─▶ gone, which is a reset too,
-//!             and before `opened` Close 4001: a leg that is only gone may come again, and is waited for
+//!   finish ─▶ waits for the relay's Close 1000 and answers it;   reset ─▶ Close 4001
+//!   drop ─▶ the connection is lost, which is a reset too; before `opened` Close 4001, because the relay waits for a leg that is only lost
 //! ```
 //!
-//! Pings are answered while the leg is read. A relay that sends nothing for 2.5 of its ping intervals while it is read is dead.
+//! Pings are answered while the leg is read. A relay that sends nothing for 2.5 ping intervals while the leg is read is dead.
 //!
-//! Does not own: reaching the relay ([`crate::dial`]), the local socket and unasked pongs ([`mod@crate::bridge`]).
+//! Does not own: reaching the relay ([`crate::dial`]), the local socket and unsolicited pongs ([`mod@crate::bridge`]).
 //!
 //! # Cancel safety
-//! Reading, writing, flushing, shutting down and [`Leg::opened`] keep partial messages inside the leg: a future of theirs that is dropped loses nothing.
-//! [`Leg::finish`] and [`Leg::reset`] own the leg: dropping theirs drops the leg.
+//! Reads, writes, flushes, shutdowns and [`Leg::opened`] keep partial messages inside the leg, so dropping their futures loses nothing.
+//! [`Leg::finish`] and [`Leg::reset`] own the leg: dropping their futures drops it.
 
 use std::future::poll_fn;
 use std::io;
@@ -30,6 +30,7 @@ use moorline_proto::frame::{Close, Kind};
 use moorline_proto::leg::{LegText, Opened};
 use moorline_proto::message::{Decoded, MessageError};
 use moorline_proto::problem::Problem;
+use moorline_proto::text::printable;
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
@@ -40,270 +41,273 @@ mod end;
 mod frames;
 
 pub use end::{EndReason, OpenError};
-pub(crate) use frames::Unsent;
-use frames::{Found, Frames, Incoming};
+pub(crate) use frames::SendError;
+use frames::{FrameStream, ReceiveBuffer, Received};
+
+/// Characters of a Close frame's reason: no frame holds more.
+const CLOSE_REASON_CHARS: usize = 123;
 
 /// One side's WebSocket of a stream, as bytes.
 #[derive(Debug)]
 pub struct Leg {
-    frames: Frames,
-    /// What came and nobody has read yet.
-    pub(crate) incoming: Incoming,
-    /// What came behind it.
-    next: Option<Found>,
-    /// Armed at `opened`; before that the handshake's deadline is the limit.
+    frames: FrameStream,
+    /// Received bytes that have not been read.
+    pub(crate) incoming: ReceiveBuffer,
+    /// The message that arrived behind those bytes.
+    next: Option<Received>,
+    /// Set at `opened`; before that the handshake's deadline applies.
     silence: Option<Silence>,
     is_opened: bool,
     far_ended: bool,
     own_ended: bool,
-    /// A Close 1000 was sent: the relay answers it when the far side has everything, however long that takes.
-    is_closing: bool,
+    /// A Close 1000 was sent. The relay answers it once the far side has everything, however long that takes.
+    close_sent: bool,
     end: Option<EndReason>,
 }
 
-/// How long a relay may say nothing. The timer is looked at when it fires, and not moved by every frame.
+/// The longest silence allowed to the relay. The timer is re-armed when it fires, not on every frame.
 #[derive(Debug)]
 struct Silence {
     limit: Duration,
     timer: Pin<Box<Sleep>>,
 }
 
-/// What comes next on a leg. Bytes are in [`Leg::incoming`] by then.
+/// What comes next on a leg. Bytes are in [`Leg::incoming`].
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum LegEvent {
     Bytes,
     /// `end`, once.
     End,
-    /// See [`Leg::end_reason`]. Comes again whenever it is asked for.
+    /// The leg has ended: see [`Leg::end_reason`]. Returned by every later poll too.
     Over,
 }
 
-enum First {
+enum Verdict {
     Opened(Box<Opened>),
     Refused(Box<Problem>),
 }
 
 impl Leg {
-    /// The leg behind a 101, and what was read behind that.
+    /// The leg on a connection that was upgraded, and the bytes that were read beyond the 101.
     pub fn new(connection: Connection, ahead: Bytes) -> Self {
         Self {
-            frames: Frames::new(connection, ahead),
-            incoming: Incoming::default(),
+            frames: FrameStream::new(connection, ahead),
+            incoming: ReceiveBuffer::default(),
             next: None,
             silence: None,
             is_opened: false,
             far_ended: false,
             own_ended: false,
-            is_closing: false,
+            close_sent: false,
             end: None,
         }
     }
 
-    /// Waits for the relay's verdict. To be called once, before anything is read; writing before it is allowed, see the protocol.
-    /// It has no limit of its own: the handshake's deadline is the caller's to keep.
+    /// Waits for the relay's verdict. Call it once, before reading; writing before it is allowed, see the protocol.
+    /// It has no timeout of its own: the caller enforces the handshake's deadline.
     ///
     /// # Errors
     /// [`OpenError`].
     ///
     /// # Cancel safety
-    /// Nothing is lost; it may be called again.
+    /// Nothing is lost; it can be called again.
     pub async fn opened(&mut self) -> Result<Opened, OpenError> {
-        let first = poll_fn(|cx| self.poll_first(cx)).await?;
+        let first = poll_fn(|cx| self.poll_verdict(cx)).await?;
         match first {
-            First::Opened(opened) => {
-                let limit = Duration::from_millis(opened.ping_ms.saturating_mul(5) / 2);
+            Verdict::Opened(opened) => {
+                let limit = Duration::from_millis(opened.ping_ms) * 5 / 2;
                 self.is_opened = true;
                 self.silence = Some(Silence { limit, timer: Box::pin(sleep_until(Instant::now() + limit)) });
                 Ok(*opened)
             }
-            First::Refused(problem) => Err(OpenError::Refused(problem)),
+            Verdict::Refused(problem) => Err(OpenError::Refused(problem)),
         }
     }
 
-    /// Why the leg ended, as soon as that was read.
+    /// Why the leg ended, once that has been read.
     pub fn end_reason(&self) -> Option<&EndReason> {
         self.end.as_ref()
     }
 
     /// Ends this side, waits for the relay's Close 1000, and answers it.
     ///
-    /// With both directions ended, that is all. Otherwise this side is done with the stream: what was written before is still delivered, the
-    /// far side is told that no more comes, and what it still sends is dropped. There is no limit in time then, since the Close stands behind
-    /// all that a slow far side has not read yet. Dropping the future is the way to give up.
+    /// If both directions have ended, that is all. Otherwise this side is done with the stream: what was written before is still delivered,
+    /// the far side is told that no more comes, and what it still sends is discarded. There is no timeout, because the Close comes behind
+    /// everything that a slow far side has not read yet. Drop the future to give up.
     pub async fn finish(mut self) -> EndReason {
         if self.end.is_none() && !(self.own_ended && self.far_ended) {
-            self.end_this_side().await;
+            self.send_end().await;
         }
-        let end = poll_fn(|cx| self.poll_over(cx)).await;
-        self.part().await;
+        let end = poll_fn(|cx| self.poll_drain(cx)).await;
+        self.complete_close().await;
         end
     }
 
-    /// Resets the stream: the far side learns that it was cut. Waits for the relay's answer, 5 s at most.
+    /// Resets the stream: the far side learns that it was cut. Waits at most 5 s for the relay's answer.
     pub async fn reset(mut self) {
         self.send_close(CloseReason::Reset, "");
-        let answered = async { poll_fn(|cx| self.frames.poll_flush(cx)).await.is_ok() && poll_fn(|cx| self.poll_answer(cx)).await };
+        let answered = async { poll_fn(|cx| self.frames.poll_flush(cx)).await.is_ok() && poll_fn(|cx| self.poll_close(cx)).await };
         if !matches!(timeout(CLOSE_TIMEOUT, answered).await, Ok(true)) {
             self.frames.connection().reset_on_drop();
         }
     }
 
-    /// The last of a leg whose end is known: its answer, or its accusation, goes out within 5 s.
-    pub(crate) async fn part(mut self) {
+    /// Closes a leg whose end is known: sends the answer to a Close, or the Close after a protocol error, within 5 s.
+    pub(crate) async fn complete_close(mut self) {
         let is_gone = matches!(self.end, Some(EndReason::Lost(_)));
-        if is_gone || timeout(CLOSE_TIMEOUT, self.last_words()).await.is_err() {
+        if is_gone || timeout(CLOSE_TIMEOUT, self.write_close()).await.is_err() {
             self.frames.connection().reset_on_drop();
         }
     }
 
-    async fn last_words(&mut self) {
-        // The leg is over: what cannot be said now does not matter.
-        self.frames.connection().part_together();
+    async fn write_close(&mut self) {
+        // The leg is over: what cannot be sent now does not matter.
+        self.frames.connection().coalesce_with_fin();
         let said = poll_fn(|cx| self.frames.poll_flush(cx)).await.is_ok() && self.frames.connection().shutdown().await.is_ok();
-        if said && matches!(self.end, Some(EndReason::Broke { .. })) {
-            // Closing with unread bytes is a TCP reset, which would eat what was just said.
+        if said && matches!(self.end, Some(EndReason::ProtocolError { .. })) {
+            // Closing a socket with unread bytes sends a TCP reset, which could destroy the Close that was just sent.
             drop(tokio::io::copy(self.frames.connection(), &mut tokio::io::sink()).await);
         }
     }
 
-    /// Reads and drops until the relay's Close is there: true; or will never be.
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    /// Reads and discards until the relay's Close arrives (true) or cannot arrive any more (false).
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         loop {
-            match ready!(self.frames.poll_take(&mut self.incoming, cx)) {
-                Found::Bytes | Found::Text(_) => self.incoming.clear(),
-                Found::Close(_) => return Poll::Ready(true),
-                Found::Broken(_) | Found::Gone(_) => return Poll::Ready(false),
+            match ready!(self.frames.poll_receive(&mut self.incoming, cx)) {
+                Received::Bytes | Received::Text(_) => self.incoming.clear(),
+                Received::Close(_) => return Poll::Ready(true),
+                Received::Invalid(_) | Received::Disconnected(_) => return Poll::Ready(false),
             }
         }
     }
 
-    async fn end_this_side(&mut self) {
+    async fn send_end(&mut self) {
         let done = async {
             if self.far_ended {
                 return self.shutdown().await;
             }
-            poll_fn(|cx| self.frames.poll_room(cx)).await?;
+            poll_fn(|cx| self.frames.poll_writable(cx)).await?;
             self.send_close(CloseReason::Finished, "");
-            (self.own_ended, self.is_closing) = (true, true);
+            (self.own_ended, self.close_sent) = (true, true);
             poll_fn(|cx| self.frames.poll_flush(cx)).await
         };
         if let Err(error) = done.await {
-            tracing::debug!(%error, "the end of a leg could not be said");
+            tracing::debug!(%error, "cannot send the end of a leg");
         }
     }
 
-    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<Result<First, EndReason>> {
+    fn poll_verdict(&mut self, cx: &mut Context<'_>) -> Poll<Result<Verdict, EndReason>> {
         loop {
             if let Some(end) = self.end.clone() {
-                self.say_last(cx);
+                self.try_flush(cx);
                 return Poll::Ready(Err(end));
             }
-            match ready!(self.poll_found(cx)) {
-                Found::Bytes => self.broke(CloseReason::Protocol, "bytes before opened", cx),
-                Found::Text(text) => match LegText::decode(&text) {
-                    Ok(Decoded::Known(LegText::Opened(opened))) => return Poll::Ready(Ok(First::Opened(opened))),
-                    Ok(Decoded::Known(LegText::Refused(refused))) => return Poll::Ready(Ok(First::Refused(Box::new(refused.problem)))),
-                    Ok(Decoded::Known(LegText::End(_))) => self.broke(CloseReason::Protocol, "end before opened", cx),
+            match ready!(self.poll_received(cx)) {
+                Received::Bytes => self.protocol_error(CloseReason::Protocol, "bytes before opened", cx),
+                Received::Text(text) => match LegText::decode(&text) {
+                    Ok(Decoded::Known(LegText::Opened(opened))) => return Poll::Ready(Ok(Verdict::Opened(opened))),
+                    Ok(Decoded::Known(LegText::Refused(refused))) => return Poll::Ready(Ok(Verdict::Refused(Box::new(refused.problem)))),
+                    Ok(Decoded::Known(LegText::End(_))) => self.protocol_error(CloseReason::Protocol, "end before opened", cx),
                     Ok(Decoded::Unknown(_)) => {}
-                    Err(error) => self.broke_text(&error, cx),
+                    Err(error) => self.invalid_text(&error, cx),
                 },
-                end @ (Found::Close(_) | Found::Broken(_) | Found::Gone(_)) => self.found_end(end, cx),
+                end @ (Received::Close(_) | Received::Invalid(_) | Received::Disconnected(_)) => self.on_end(end, cx),
             }
         }
     }
 
-    /// What comes next. Pending registers the waker for frames and for the relay's silence.
-    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+    /// What comes next. Pending registers the waker for frames and for the silence timer.
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<LegEvent> {
         loop {
             if self.end.is_some() {
-                return Poll::Ready(Event::Over);
+                return Poll::Ready(LegEvent::Over);
             }
-            let found = match self.poll_found(cx) {
-                Poll::Ready(found) => found,
+            let received = match self.poll_received(cx) {
+                Poll::Ready(received) => received,
                 Poll::Pending => {
                     ready!(self.poll_silence(cx));
                     continue;
                 }
             };
-            match found {
-                Found::Bytes if self.is_closing => self.incoming.clear(),
-                Found::Bytes if self.far_ended => self.broke(CloseReason::Protocol, "bytes after end", cx),
-                Found::Bytes => return Poll::Ready(Event::Bytes),
-                Found::Text(text) => match LegText::decode(&text) {
+            match received {
+                Received::Bytes if self.close_sent => self.incoming.clear(),
+                Received::Bytes if self.far_ended => self.protocol_error(CloseReason::Protocol, "bytes after end", cx),
+                Received::Bytes => return Poll::Ready(LegEvent::Bytes),
+                Received::Text(text) => match LegText::decode(&text) {
                     Ok(Decoded::Known(LegText::End(_))) if !self.far_ended => {
                         self.far_ended = true;
-                        return Poll::Ready(Event::End);
+                        return Poll::Ready(LegEvent::End);
                     }
                     Ok(Decoded::Known(LegText::End(_)) | Decoded::Unknown(_)) => {}
                     Ok(Decoded::Known(LegText::Opened(_) | LegText::Refused(_))) => {
-                        self.broke(CloseReason::Protocol, "a second verdict", cx);
+                        self.protocol_error(CloseReason::Protocol, "a second verdict", cx);
                     }
-                    Err(error) => self.broke_text(&error, cx),
+                    Err(error) => self.invalid_text(&error, cx),
                 },
-                end @ (Found::Close(_) | Found::Broken(_) | Found::Gone(_)) => self.found_end(end, cx),
+                end @ (Received::Close(_) | Received::Invalid(_) | Received::Disconnected(_)) => self.on_end(end, cx),
             }
         }
     }
 
-    /// Reads on to the end of the leg; bytes are dropped.
-    pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<EndReason> {
+    /// Reads to the end of the leg and discards bytes.
+    pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<EndReason> {
         loop {
             match ready!(self.poll_event(cx)) {
-                Event::Bytes => self.incoming.clear(),
-                Event::End => {}
-                Event::Over => return Poll::Ready(self.end.clone().unwrap_or(EndReason::Finished)),
+                LegEvent::Bytes => self.incoming.clear(),
+                LegEvent::End => {}
+                LegEvent::Over => return Poll::Ready(self.end.clone().unwrap_or(EndReason::Finished)),
             }
         }
     }
 
-    /// What comes next; bytes before anything that stands behind them.
-    fn poll_found(&mut self, cx: &mut Context<'_>) -> Poll<Found> {
-        let found = match self.next.take() {
-            Some(found) => found,
-            None => ready!(self.frames.poll_take(&mut self.incoming, cx)),
+    /// What comes next; bytes come before a message that arrived behind them.
+    fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        let received = match self.next.take() {
+            Some(received) => received,
+            None => ready!(self.frames.poll_receive(&mut self.incoming, cx)),
         };
-        if self.incoming.is_empty() || matches!(found, Found::Bytes) {
-            return Poll::Ready(found);
+        if self.incoming.is_empty() || matches!(received, Received::Bytes) {
+            return Poll::Ready(received);
         }
-        self.next = Some(found);
-        Poll::Ready(Found::Bytes)
+        self.next = Some(received);
+        Poll::Ready(Received::Bytes)
     }
 
-    /// Notes what ends the leg.
-    fn found_end(&mut self, end: Found, cx: &mut Context<'_>) {
+    /// Records what ended the leg.
+    fn on_end(&mut self, end: Received, cx: &mut Context<'_>) {
         match end {
-            Found::Close(close) => {
+            Received::Close(close) => {
                 self.end = Some(self.end_by(close.as_ref()));
-                // The answer waits until `say_last`, or until the leg is parted with.
+                // The answer is flushed by `try_flush`, or when the leg is closed.
                 match &close {
                     Some(close) => self.frames.push_close(close.code, &close.reason),
                     None => self.frames.push(Kind::Close, &[]),
                 }
             }
-            Found::Broken(error) => self.broke(error.reason(), &error.to_string(), cx),
-            Found::Gone(error) => self.end = Some(EndReason::lost(error.as_ref())),
-            Found::Bytes | Found::Text(_) => {}
+            Received::Invalid(error) => self.protocol_error(error.reason(), &error.to_string(), cx),
+            Received::Disconnected(error) => self.end = Some(EndReason::lost(error.as_ref())),
+            Received::Bytes | Received::Text(_) => {}
         }
     }
 
     fn end_by(&self, close: Option<&Close>) -> EndReason {
-        let (code, reason) = close.map_or((1005, String::new()), |close| (close.code, close.reason.clone()));
+        let (code, reason) = close.map_or((1005, String::new()), |close| (close.code, printable(&close.reason, CLOSE_REASON_CHARS)));
         match code {
             1000 | 1005 if !self.is_opened => EndReason::Closed { code, reason },
             // An `end` that is still in a buffer here was not sent.
-            1000 | 1005 if self.own_ended && !self.is_unsaid() => EndReason::Finished,
+            1000 | 1005 if self.own_ended && !self.has_unsent_data() => EndReason::Finished,
             1000 | 1005 => EndReason::CutShort,
             code => EndReason::Closed { code, reason },
         }
     }
 
-    /// Judges only when nothing can be read: what waits unread in the machine's buffers is life.
+    /// Called only when nothing can be read: unread data in the socket's buffer shows that the relay is alive.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let heard = self.frames.connection().heard();
-        let Some(silence) = self.silence.as_mut().filter(|_| !self.is_closing) else { return Poll::Pending };
+        let last_read = self.frames.connection().last_read();
+        let Some(silence) = self.silence.as_mut().filter(|_| !self.close_sent) else { return Poll::Pending };
         loop {
             ready!(silence.timer.as_mut().poll(cx));
-            let due = heard + silence.limit;
+            let due = last_read + silence.limit;
             if due <= Instant::now() {
                 self.end = Some(EndReason::Silent(silence.limit));
                 return Poll::Ready(());
@@ -312,75 +316,73 @@ impl Leg {
         }
     }
 
-    /// Has what the socket still has to say written, as far as it takes it: above all the answer to a Close, where nobody is about to part
-    /// with the leg.
-    pub(crate) fn say_last(&mut self, cx: &mut Context<'_>) {
+    /// Writes as much of what is pending as the socket takes. Above all the answer to a Close, where nobody will close the leg.
+    pub(crate) fn try_flush(&mut self, cx: &mut Context<'_>) {
         drop(self.frames.poll_flush(cx));
     }
 
-    fn broke_text(&mut self, error: &MessageError, cx: &mut Context<'_>) {
+    fn invalid_text(&mut self, error: &MessageError, cx: &mut Context<'_>) {
         let close = match error {
             MessageError::TooLarge { .. } => CloseReason::TooBig,
             MessageError::NoType | MessageError::Field { .. } => CloseReason::Protocol,
         };
-        self.broke(close, &error.to_string(), cx);
+        self.protocol_error(close, &error.to_string(), cx);
     }
 
-    fn broke(&mut self, close: CloseReason, detail: &str, cx: &mut Context<'_>) {
+    fn protocol_error(&mut self, close: CloseReason, detail: &str, cx: &mut Context<'_>) {
         self.send_close(close, detail);
-        self.end = Some(EndReason::Broke { close, detail: detail.to_owned() });
-        self.say_last(cx); // the rest goes when the leg is parted with
+        self.end = Some(EndReason::ProtocolError { close, detail: detail.to_owned() });
+        self.try_flush(cx); // the rest is sent when the leg is closed
     }
 
     fn send_close(&mut self, close: CloseReason, detail: &str) {
-        let words = if detail.is_empty() { close.name().to_owned() } else { format!("{}: {detail}", close.name()) };
-        self.frames.push_close(close.code(), &words);
+        self.frames.push_close(close.code(), &close.text(detail));
     }
 
     /// Waits until bytes can be sent.
-    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.own_ended {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, "this side of the leg was ended")));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, "this side of the leg has ended")));
         }
         if let Some(end) = &self.end {
             return Poll::Ready(Err(end.to_error()));
         }
-        self.frames.poll_room(cx)
+        self.frames.poll_writable(cx)
     }
 
-    /// Sends what `source` has to say, at most 64 KiB, after [`Leg::poll_room`] was ready. Zero is its end.
-    pub(crate) fn poll_send_from<S: AsyncRead + Unpin>(&mut self, source: &mut S, cx: &mut Context<'_>) -> Poll<Result<usize, Unsent>> {
+    /// Sends at most 64 KiB read from `source`, after [`Leg::poll_writable`] was ready. Zero means that the source has ended.
+    pub(crate) fn poll_send_from<S: AsyncRead + Unpin>(&mut self, source: &mut S, cx: &mut Context<'_>) -> Poll<Result<usize, SendError>> {
         self.frames.poll_send(cx, |cx, payload| Pin::new(source).poll_read(cx, payload))
     }
 
-    /// Sends a pong that nobody asked for, if there is room; where there is none, the bytes that are in its way say the same.
+    /// Sends an unsolicited pong if there is room. If there is none, the bytes that block it show the same.
     pub(crate) fn poll_pong(&mut self, cx: &mut Context<'_>) {
-        if let Poll::Ready(Ok(())) = self.frames.poll_room(cx) {
+        if let Poll::Ready(Ok(())) = self.frames.poll_writable(cx) {
             self.frames.push(Kind::Pong, &[]);
-            drop(self.frames.poll_flush(cx)); // the rest goes with what is said next
+            drop(self.frames.poll_flush(cx)); // the rest goes out with the next write
         }
     }
 
-    /// Whether something of the stream was handed to the connection that it may not have written yet.
-    pub(crate) fn is_unsaid(&self) -> bool {
-        self.frames.is_unsaid()
+    /// Whether bytes or the end of the stream may not have been written to the connection yet.
+    pub(crate) fn has_unsent_data(&self) -> bool {
+        self.frames.has_unsent_data()
     }
 
-    /// Writes out all that was sent.
+    /// Flushes everything.
     pub(crate) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.end {
-            Some(end) if self.is_unsaid() => Poll::Ready(Err(end.to_error())),
+            Some(end) if self.has_unsent_data() => Poll::Ready(Err(end.to_error())),
             Some(_) | None => self.frames.poll_flush(cx),
         }
     }
 }
 
-/// Says that this leg does not come again. Where it cannot be said without waiting, the stream's deadline says it.
+/// Tells the relay that this leg will not be joined again. If that cannot be sent without waiting, the stream's deadline ends it.
 impl Drop for Leg {
     fn drop(&mut self) {
         if !self.is_opened && self.end.is_none() {
             self.send_close(CloseReason::Reset, "");
-            self.say_last(&mut Context::from_waker(Waker::noop()));
+            self.try_flush(&mut Context::from_waker(Waker::noop()));
         }
     }
 }

@@ -1,28 +1,29 @@
-//! A leg against the relay's end of it, with a clock that stands still.
+//! A leg against the relay's end of it, with a paused clock.
 
 use std::io::ErrorKind;
 use std::time::Duration;
 
 use futures_util::SinkExt;
 use moorline_proto::close::CloseReason;
-use moorline_proto::leg::{END_TEXT, LegText, Refused};
+use moorline_proto::leg::{END_TEXT, LegText, Opened, Refused};
 use moorline_proto::problem::{Problem, ProblemCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::select;
 use tokio::time::{Instant, advance, sleep};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::leg::{EndReason, OpenError};
-use crate::scripted::{PING, Said, joined, open, opened, pattern};
+use crate::scripted_relay::{PING, Received, joined, open, opened, pattern};
 
 const PIPE: usize = 1021;
 const ROOMY: usize = 1 << 21;
 
 #[tokio::test(start_paused = true)]
-async fn opened_says_who_is_there_and_bytes_may_be_behind_it() {
+async fn opened_names_the_peer_and_bytes_may_follow_it() {
     let (mut leg, mut relay) = joined(ROOMY).await;
     relay.open().await;
-    relay.say(b"hello").await;
+    relay.send_bytes(b"hello").await;
     assert_eq!(leg.opened().await, Ok(opened()));
     let mut heard = [0; 5];
     leg.read_exact(&mut heard).await.unwrap();
@@ -30,7 +31,7 @@ async fn opened_says_who_is_there_and_bytes_may_be_behind_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_is_its_problem() {
+async fn a_refusal_carries_its_problem() {
     let (mut leg, mut relay) = joined(ROOMY).await;
     let problem = Problem::new(ProblemCode::TargetRefused, "nobody listens");
     relay.text(LegText::Refused(Box::new(Refused { problem: problem.clone() })).encode()).await;
@@ -53,7 +54,7 @@ async fn a_leg_may_end_without_a_verdict() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leg_that_is_dropped_before_it_is_opened_says_that_it_does_not_come_again() {
+async fn a_leg_that_is_dropped_before_it_is_opened_is_closed_with_a_reset() {
     let (leg, mut relay) = joined(ROOMY).await;
     drop(leg);
     assert_eq!(relay.closed().await, Some(CloseReason::Reset.code()));
@@ -66,10 +67,10 @@ async fn a_leg_that_is_dropped_before_it_is_opened_says_that_it_does_not_come_ag
 async fn the_far_side_ends_first_and_this_side_goes_on() {
     let (mut leg, mut relay) = open(PIPE).await;
     let far = async {
-        relay.say(b"all I have").await;
+        relay.send_bytes(b"all I have").await;
         relay.end().await;
         assert_eq!(relay.bytes(100_000).await, pattern(100_000));
-        relay.hears_end().await;
+        relay.expect_end().await;
         relay.close(1000).await;
         assert_eq!(relay.closed().await, Some(1000));
     };
@@ -88,10 +89,10 @@ async fn the_far_side_ends_first_and_this_side_goes_on() {
 async fn this_side_ends_first_and_the_far_side_goes_on() {
     let (mut leg, mut relay) = open(PIPE).await;
     let far = async {
-        relay.hears_end().await;
-        relay.say(&pattern(60_000)).await;
+        relay.expect_end().await;
+        relay.send_bytes(&pattern(60_000)).await;
         relay.end().await;
-        relay.end().await; // a second one is ignored
+        relay.end().await; // a second `end` is ignored
         relay.close(1000).await;
         assert_eq!(relay.closed().await, Some(1000));
     };
@@ -108,9 +109,9 @@ async fn this_side_ends_first_and_the_far_side_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_simple_far_side_that_is_done_cuts_this_side_short() {
+async fn a_simple_far_side_that_finished_cuts_this_side_short() {
     let (mut leg, mut relay) = open(ROOMY).await;
-    relay.say(b"bye").await;
+    relay.send_bytes(b"bye").await;
     relay.close(1000).await;
     let mut heard = Vec::new();
     leg.read_to_end(&mut heard).await.unwrap();
@@ -141,7 +142,7 @@ async fn a_close_1000_behind_this_sides_end_is_a_clean_end() {
 async fn every_other_close_and_a_lost_connection_are_a_reset() {
     for code in [4001, 4002, 4005, 1012, 1011] {
         let (mut leg, mut relay) = open(ROOMY).await;
-        relay.end().await; // even behind an end: the stream was not finished
+        relay.end().await; // even after `end`: the stream was not finished
         leg.shutdown().await.unwrap();
         assert_eq!(leg.read(&mut [0; 8]).await.unwrap(), 0);
         relay.close(code).await;
@@ -168,7 +169,7 @@ async fn writes_are_cut_into_messages_of_64_kib_and_need_no_flush() {
     leg.write_all(&pattern(200_000)).await.unwrap();
     let mut sizes = Vec::new();
     while sizes.iter().sum::<usize>() < 200_000 {
-        let Said::Bytes(bytes) = relay.next().await else { panic!("bytes") };
+        let Received::Bytes(bytes) = relay.next().await else { panic!("bytes") };
         sizes.push(bytes.len());
     }
     assert_eq!(sizes, [65_536, 65_536, 65_536, 3_392]);
@@ -178,13 +179,13 @@ async fn writes_are_cut_into_messages_of_64_kib_and_need_no_flush() {
 async fn unknown_texts_and_empty_messages_are_ignored() {
     let (mut leg, mut relay) = open(ROOMY).await;
     relay.text(r#"{"type":"later","x":1}"#).await;
-    relay.say(b"").await;
-    relay.say(b"x").await;
+    relay.send_bytes(b"").await;
+    relay.send_bytes(b"x").await;
     assert_eq!(leg.read_u8().await.unwrap(), b'x');
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_relay_that_breaks_the_protocol_is_told_how() {
+async fn a_relay_that_breaks_the_protocol_is_closed_with_the_reason() {
     let large = format!(r#"{{"type":"x","y":"{}"}}"#, "y".repeat(17_000));
     let cases: [(&[Message], u16); 6] = [
         (&[Message::text(END_TEXT), Message::binary(vec![1])], 4400),
@@ -203,7 +204,7 @@ async fn a_relay_that_breaks_the_protocol_is_told_how() {
             let mut heard = Vec::new();
             drop(leg.read_to_end(&mut heard).await);
             leg.shutdown().await.ok();
-            assert!(matches!(leg.finish().await, EndReason::Broke { .. }), "{code}");
+            assert!(matches!(leg.finish().await, EndReason::ProtocolError { .. }), "{code}");
         };
         let far = async {
             assert_eq!(relay.closed().await, Some(code));
@@ -212,8 +213,8 @@ async fn a_relay_that_breaks_the_protocol_is_told_how() {
         tokio::join!(near, far);
     }
     let (mut leg, mut relay) = joined(ROOMY).await;
-    relay.say(b"early").await;
-    assert!(matches!(leg.opened().await, Err(OpenError::Ended(EndReason::Broke { .. }))));
+    relay.send_bytes(b"early").await;
+    assert!(matches!(leg.opened().await, Err(OpenError::Ended(EndReason::ProtocolError { .. }))));
     assert_eq!(relay.closed().await, Some(4400));
 }
 
@@ -227,15 +228,37 @@ async fn a_silent_relay_is_dead_after_two_and_a_half_pings() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_reason_of_a_close_is_made_printable() {
+    let (mut leg, mut relay) = open(ROOMY).await;
+    let reason = "killed: \u{1b}[2J\u{202e}\nmoorline: all is well".into();
+    relay.send(Message::Close(Some(CloseFrame { code: 4005.into(), reason }))).await;
+    leg.read(&mut [0; 8]).await.unwrap_err();
+    let Some(EndReason::Closed { code: 4005, reason }) = leg.end_reason() else { panic!("{leg:?}") };
+    assert_eq!(reason, "killed: \u{fffd}[2J\u{fffd}\u{fffd}moorline: all is well");
+}
+
+#[tokio::test(start_paused = true)]
+async fn absurd_ping_intervals_are_clamped() {
+    for (ping_ms, dead_after) in [(0, Duration::from_millis(125)), (u64::MAX, Duration::from_secs(9_000))] {
+        let (mut leg, mut relay) = joined(ROOMY).await;
+        let (verdict, ()) = tokio::join!(leg.opened(), relay.open_with(Opened { ping_ms, ..opened() }));
+        verdict.unwrap();
+        let begun = Instant::now();
+        leg.read(&mut [0; 8]).await.unwrap_err();
+        assert_eq!((leg.end_reason(), begun.elapsed()), (Some(&EndReason::Silent(dead_after)), dead_after), "{ping_ms}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_relay_that_pings_lives_and_is_answered() {
     let (mut leg, mut relay) = open(ROOMY).await;
     let far = async {
         for turn in 0..100u8 {
             sleep(PING).await;
             relay.send(Message::Ping(vec![turn].into())).await;
-            assert_eq!(relay.next().await, Said::Pong(vec![turn].into()));
+            assert_eq!(relay.next().await, Received::Pong(vec![turn].into()));
         }
-        relay.say(b"x").await;
+        relay.send_bytes(b"x").await;
     };
     let (heard, ()) = tokio::join!(leg.read_u8(), far);
     assert_eq!(heard.unwrap(), b'x');
@@ -245,7 +268,7 @@ async fn a_relay_that_pings_lives_and_is_answered() {
 async fn a_reader_that_paused_for_long_does_not_take_the_relay_for_dead() {
     let (mut leg, mut relay) = open(ROOMY).await;
     drop(tokio::time::timeout(Duration::from_secs(1), leg.read_u8()).await);
-    relay.say(b"x").await;
+    relay.send_bytes(b"x").await;
     advance(Duration::from_secs(3600)).await;
     assert_eq!(leg.read_u8().await.unwrap(), b'x');
     let begun = Instant::now();
@@ -254,22 +277,22 @@ async fn a_reader_that_paused_for_long_does_not_take_the_relay_for_dead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_done_drops_what_still_comes_and_waits_without_a_limit() {
+async fn finish_discards_what_still_arrives_and_waits_without_a_timeout() {
     let (mut leg, mut relay) = open(PIPE).await;
     leg.write_all(b"hello").await.unwrap();
     let late = async {
         assert_eq!(relay.bytes(5).await, b"hello");
-        relay.say(&pattern(50_000)).await;
-        assert_eq!(relay.next().await, Said::Close(1000));
-        sleep(Duration::from_secs(7_200)).await; // a far side that takes its time
-        relay.0.flush().await.ok(); // the answer
+        relay.send_bytes(&pattern(50_000)).await;
+        assert_eq!(relay.next().await, Received::Close(1000));
+        sleep(Duration::from_secs(7_200)).await; // a slow far side
+        relay.0.flush().await.ok(); // the answer to the Close
     };
     let (end, ()) = tokio::join!(leg.finish(), late);
     assert_eq!(end, EndReason::Finished);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reset_is_told_and_does_not_wait_for_ever() {
+async fn a_reset_is_sent_and_does_not_wait_for_ever() {
     let (leg, mut relay) = open(ROOMY).await;
     let ((), code) = tokio::join!(leg.reset(), relay.closed());
     assert_eq!(code, Some(4001));
@@ -284,7 +307,7 @@ async fn a_reset_is_told_and_does_not_wait_for_ever() {
 async fn reads_and_writes_that_are_dropped_lose_nothing() {
     let (mut leg, mut relay) = open(7).await;
     let far = async {
-        relay.say(&pattern(20_000)).await;
+        relay.send_bytes(&pattern(20_000)).await;
         relay.end().await;
         relay.bytes(20_000).await
     };

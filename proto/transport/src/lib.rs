@@ -1,4 +1,4 @@
-//! How an end of Moorline reaches the relay, whoever it is: the device's agent and the caller's client stand on this.
+//! The client side of the protocol's transport: what a device's agent and a caller's client share to reach a relay and to carry a stream.
 //!
 //! ```text
 //!   Dialer ── DNS ─▶ TCP ─▶ TLS ─▶ HTTP/1.1 upgrade ──▶ WebSocket   one deadline for all of it
@@ -6,20 +6,21 @@
 //!                          control channel ◀───────────────┴──────▶ Leg ◀══ bridge ══▶ local socket
 //! ```
 //!
-//! Reading order: [`dial`] (reaching the relay), [`leg`] (a leg as a stream of bytes, and why it ended), [`bridge`](mod@bridge) (a leg and a
-//! local socket tied together). What is said is in `moorline_proto`; what a device or a caller does with it is in their own crates.
+//! Reading order: [`dial`] (reaching the relay), [`leg`] (a leg as a byte stream, and why it ended), [`bridge`](mod@bridge) (copies between
+//! a leg and a local socket). The messages are in `moorline_proto`; the logic of devices and callers is in their own crates.
 
 pub mod bridge;
+mod buffered_tcp;
 pub mod connection;
 pub mod descriptors;
 pub mod dial;
 mod error;
 mod exchange;
 pub mod leg;
-mod reach;
-mod sessions;
+mod lock;
+mod tcp;
+mod tls_sessions;
 mod trust;
-mod under_tls;
 
 #[cfg(test)]
 mod bridge_tests;
@@ -28,4 +29,4 @@ mod dial_tests;
 #[cfg(test)]
 mod leg_tests;
 #[cfg(test)]
-mod scripted;
+mod scripted_relay;

@@ -1,4 +1,4 @@
-//! Whom to trust as the relay: the one CA of a join string, or the machine's own store.
+//! Which certificate authorities are trusted to identify the relay: the one CA of a join string, or the machine's trust store.
 
 use std::sync::Arc;
 
@@ -8,23 +8,23 @@ use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::sessions::Sessions;
+use crate::tls_sessions::TlsSessionStore;
 
-/// Why nobody can be trusted.
+/// Why no TLS configuration could be built.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// What was given as CA certificate is none.
-    #[error("the CA certificate that was given for the relay is not one")]
+    /// The given CA certificate is not a certificate.
+    #[error("the relay's CA certificate is not a valid certificate")]
     NotACertificate(#[source] rustls::Error),
-    /// No CA was given, and the machine has none.
-    #[error("this machine has no CA certificates of its own, and none was given for the relay")]
+    /// No CA was given and the machine has none.
+    #[error("this machine has no CA certificates, and none was given for the relay")]
     NoRoots,
-    /// TLS cannot be set up at all.
-    #[error("TLS cannot be set up")]
+    /// rustls refused the configuration.
+    #[error("cannot set up TLS")]
     Tls(#[source] rustls::Error),
 }
 
-/// One configuration for every connection of a dialer, so that later ones resume the first one's session.
+/// Builds one configuration for all connections of a dialer, so that they share TLS sessions.
 ///
 /// # Errors
 /// [`TrustError`].
@@ -34,13 +34,12 @@ pub(crate) fn client_config(ca: Option<&[u8]>) -> Result<Arc<ClientConfig>, Trus
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(TrustError::Tls)?;
     let mut config = config.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config.resumption = Resumption::store(Arc::new(Sessions::default()));
+    config.resumption = Resumption::store(Arc::new(TlsSessionStore::default()));
     Ok(Arc::new(config))
 }
 
-/// What the ends of a connection to the relay compute with. First come the suites that cost an end least: the relay takes the first one. A
-/// handshake with SHA-256 is cheaper than one with SHA-384, AES with 128 bits than with 256, and ChaCha20 than either where a machine has no
-/// instructions for AES.
+/// The cipher suites that agents and clients offer, cheapest first, because the relay takes the client's first choice. A SHA-256 handshake
+/// is cheaper than a SHA-384 one and AES-128 is cheaper than AES-256; ChaCha20 is the cheapest on machines without AES instructions.
 pub fn provider() -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     let rank = |suite: &rustls::SupportedCipherSuite| match suite.suite() {
@@ -55,7 +54,7 @@ pub fn provider() -> CryptoProvider {
         suite if suite == cipher_suite::TLS13_AES_256_GCM_SHA384.suite() => 3,
         _ => 4,
     };
-    provider.cipher_suites.sort_by_key(rank); // stable: the suites of TLS 1.2 keep their order
+    provider.cipher_suites.sort_by_key(rank); // stable: the TLS 1.2 suites keep their order
     provider
 }
 
@@ -83,7 +82,7 @@ fn only(ca: &[u8]) -> Result<RootCertStore, TrustError> {
 fn native_roots() -> Result<RootCertStore, TrustError> {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
-        tracing::debug!(%error, "a part of the machine's CA certificates cannot be read");
+        tracing::debug!(%error, "some of the machine's CA certificates cannot be read");
     }
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(found.certs);

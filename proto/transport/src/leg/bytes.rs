@@ -8,14 +8,14 @@ use moorline_proto::frame::Kind;
 use moorline_proto::leg::END_TEXT;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Leg, Unsent};
+use super::{Leg, SendError};
 
 impl AsyncRead for Leg {
-    /// EOF at the far side's `end`; [`io::ErrorKind::ConnectionReset`] with the [`EndReason`](super::EndReason) inside where the leg was cut.
+    /// EOF at the far side's `end`; [`io::ErrorKind::ConnectionReset`] with the [`EndReason`](super::EndReason) inside if the leg was cut.
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let leg = self.get_mut();
         if !leg.is_opened {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, "the leg is not opened")));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, "the leg is not open")));
         }
         loop {
             if !leg.incoming.is_empty() {
@@ -27,14 +27,14 @@ impl AsyncRead for Leg {
             }
             match leg.end.clone() {
                 Some(end) => {
-                    leg.say_last(cx);
+                    leg.try_flush(cx);
                     return Poll::Ready(if end.is_clean() { Ok(()) } else { Err(end.to_error()) });
                 }
                 None if leg.far_ended => return Poll::Ready(Ok(())),
                 None => {}
             }
             if leg.poll_event(cx).is_pending() {
-                // Whoever waits for an answer has asked: the question must not lie in a buffer.
+                // A caller that waits for an answer has sent its question: it must not stay in a buffer.
                 drop(leg.poll_flushed(cx));
                 return Poll::Pending;
             }
@@ -48,14 +48,14 @@ impl AsyncWrite for Leg {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        ready!(leg.poll_room(cx))?;
+        ready!(leg.poll_writable(cx))?;
         let mut source = buf;
         let some = match ready!(leg.poll_send_from(&mut source, cx)) {
             Ok(some) => some,
-            Err(Unsent::Source(error)) => return Poll::Ready(Err(error)),
-            Err(Unsent::Leg) => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            Err(SendError::Source(error)) => return Poll::Ready(Err(error)),
+            Err(SendError::Connection) => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
         };
-        // As with a socket, what was written is on its way without a flush, as far as there is room.
+        // As with a socket, written bytes are sent without a flush, as far as there is room.
         drop(leg.poll_flushed(cx));
         Poll::Ready(Ok(some))
     }
@@ -64,11 +64,11 @@ impl AsyncWrite for Leg {
         self.get_mut().poll_flushed(cx)
     }
 
-    /// Says `end`: this side will send no more bytes. The other direction goes on.
+    /// Sends `end`: this side sends no more bytes. The other direction goes on.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let leg = self.get_mut();
         if !leg.own_ended {
-            ready!(leg.poll_room(cx))?;
+            ready!(leg.poll_writable(cx))?;
             leg.own_ended = true;
             leg.frames.push(Kind::Text, END_TEXT.as_bytes());
         }

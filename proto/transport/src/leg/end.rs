@@ -1,4 +1,4 @@
-//! Why a leg ended, and why there was no stream on it.
+//! Why a leg ended, and why it was not opened.
 
 use std::io;
 use std::time::Duration;
@@ -9,30 +9,30 @@ use moorline_proto::problem::Problem;
 /// Why a leg ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndReason {
-    /// Close 1000 after this side's `end`: both directions came to their end.
+    /// Close 1000 after this side's `end`: both directions were finished.
     #[error("finished")]
     Finished,
-    /// Close 1000 before this side's `end` was sent: the far side was done, and what this side had still to say is lost.
-    #[error("the far side was done before this side's end")]
+    /// Close 1000 before this side sent its `end`: the far side stopped reading, and what this side had not sent is lost.
+    #[error("the far side finished before this side did")]
     CutShort,
     /// Any other Close.
     #[error("the relay closed the leg with {code}{}{reason}", if .reason.is_empty() { "" } else { " " })]
     Closed {
-        /// The code, 1005 where there is none (before `opened`).
+        /// The code; 1005 if there was none.
         code: u16,
-        /// The relay's words.
+        /// The reason in the Close frame.
         reason: String,
     },
-    /// The connection is gone without a Close.
+    /// The connection was lost without a Close.
     #[error("the connection to the relay was lost: {0}")]
     Lost(String),
-    /// Nothing came for this long, though pings were due.
+    /// Nothing was received for this long, although pings were due.
     #[error("the relay was silent for {0:?}")]
     Silent(Duration),
-    /// The relay broke the protocol; it was told so with this close reason.
+    /// The relay broke the protocol. The leg was closed with `close`.
     #[error("the relay broke the protocol: {detail}")]
-    Broke {
-        /// What the leg was closed with.
+    ProtocolError {
+        /// The reason in the Close that was sent.
         close: CloseReason,
         /// What was wrong.
         detail: String,
@@ -40,7 +40,7 @@ pub enum EndReason {
 }
 
 impl EndReason {
-    /// In words that people know, where the library's own speak to programmers.
+    /// Common errors in plain words.
     pub(super) fn lost(error: Option<&io::Error>) -> Self {
         let plain = match error.map(io::Error::kind) {
             None | Some(io::ErrorKind::UnexpectedEof) => "it ended without a Close",
@@ -50,21 +50,21 @@ impl EndReason {
         Self::Lost(plain.to_owned())
     }
 
-    /// Whether nothing that came from the far side is missing. What this side said may be, see [`EndReason::CutShort`].
+    /// Whether everything that the far side sent has arrived. This side's bytes may be missing: see [`EndReason::CutShort`].
     pub const fn is_clean(&self) -> bool {
         match self {
             Self::Finished | Self::CutShort => true,
-            Self::Closed { .. } | Self::Lost(_) | Self::Silent(_) | Self::Broke { .. } => false,
+            Self::Closed { .. } | Self::Lost(_) | Self::Silent(_) | Self::ProtocolError { .. } => false,
         }
     }
 
-    /// The protocol's reason for the code of a Close, if it is one of the protocol's.
+    /// The protocol's reason for the Close code, if it is one of the protocol's.
     pub fn close_reason(&self) -> Option<CloseReason> {
         match self {
             Self::Finished | Self::CutShort => Some(CloseReason::Finished),
             Self::Closed { code, .. } => CloseReason::from_code(*code),
             Self::Lost(_) | Self::Silent(_) => None,
-            Self::Broke { close, .. } => Some(*close),
+            Self::ProtocolError { close, .. } => Some(*close),
         }
     }
 
@@ -74,13 +74,13 @@ impl EndReason {
     }
 }
 
-/// Why there is no stream.
+/// Why a leg was not opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// `refused`: the relay or the device said no.
+    /// `refused`: the relay or the device refused the stream.
     #[error("refused: {}: {}", .0.code, .0.detail)]
     Refused(Box<Problem>),
-    /// The leg ended without either `opened` or `refused`.
+    /// The leg ended without `opened` or `refused`.
     #[error(transparent)]
     Ended(#[from] EndReason),
 }

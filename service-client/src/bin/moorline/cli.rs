@@ -1,4 +1,4 @@
-//! The command line and the environment: what may be written, and the help that teaches it. What the commands do is theirs.
+//! The command line and the environment, and their help. The commands' own files do the work.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
-use moorline::{DeviceId, ServiceName};
+use moorline::{DeviceId, Open, ServiceName};
 use moorline_proto::bounds::REASON_CHARS;
 use moorline_proto::text::Text;
 
@@ -22,24 +22,24 @@ Examples:
   ssh -o ProxyCommand='moorline connect %h ssh' lamp-1
 
 Credentials come from the profile, which `moorline login` writes, or from the variables MOORLINE_JOIN and MOORLINE_TOKEN.
-They are never given as arguments: every process of a machine can read those.
+They are never given as arguments: every process on the machine can read those.
 
 Exit codes:
   0  done
   1  failed: the stream was reset or lost, or a file or socket failed
   2  the command line is wrong
-  3  refused by the relay or the device; what to do next is printed
+  3  refused by the relay or the device; the advice is printed
   4  the relay cannot be reached
-  5  the credentials are missing or not good
+  5  the credentials are missing or invalid
 
-MOORLINE_LOG=debug prints what happens underneath on standard error.";
+MOORLINE_LOG=debug prints details on standard error.";
 
 const LOGIN_HELP: &str = "\
 Examples:
   moorline login --join join.txt --token-file token.txt
   moorline-relay token new --state /var/lib/moorline --subject alice | moorline login --join join.txt --token-file -
 
-The join string is what `moorline-relay init` printed; it is no secret, but it says whom to trust. Nothing is sent to the relay.";
+The join string is what `moorline-relay init` printed; it is not secret, but it says whom to trust. Nothing is sent to the relay.";
 
 const DEVICE_HELP: &str = "\
 Examples:
@@ -53,9 +53,9 @@ Examples:
   moorline forward lamp-1 8080:http                  http://127.0.0.1:8080 is the device's service `http`
   moorline forward lamp-1 2222:ssh 8080:http         several services at once
   moorline forward lamp-1 0.0.0.0:8080:http          for the whole network; think twice
-  moorline forward lamp-1 0:http --json              any free port, told on standard output
+  moorline forward lamp-1 0:http --json              any free port, reported on standard output
 
-Each local connection becomes a stream of its own. One that is refused is reset, and the reason printed. Ctrl-C ends it.";
+Each local connection becomes a stream of its own. If one is refused, the connection is reset and the reason printed. Ctrl-C stops it.";
 
 const CONNECT_HELP: &str = "\
 Examples:
@@ -63,7 +63,7 @@ Examples:
   printf 'GET / HTTP/1.0\\r\\n\\r\\n' | moorline connect lamp-1 http
   moorline connect lamp-1 backup --wait 10m --reason 'nightly backup' < archive.tar
 
-The end of standard input ends that direction alone; the other goes on until the device ends it. The exit code is 0 only if both ended so.";
+The end of standard input ends that direction only; the other goes on until the device ends it. The exit code is 0 only if both ended cleanly.";
 
 const SSH_HELP: &str = "\
 Examples:
@@ -71,8 +71,9 @@ Examples:
   moorline ssh root@lamp-1 uptime
   moorline ssh lamp-1 -L 9000:localhost:9000 -N
   moorline ssh lamp-1 --service ssh-admin --wait 5m
+  moorline ssh lamp-1 --timeline true                says how long it took to reach the device
 
-moorline's own options have two dashes and stand before ssh's. ssh does the rest: keys, known_hosts (under the device's id) and exit codes.";
+moorline's own options have two dashes and come before ssh's. ssh does the rest: keys, known_hosts (under the device's id) and exit codes.";
 
 /// Reaches the services of devices behind a Moorline relay, by device id and service name.
 #[derive(Debug, Parser)]
@@ -90,12 +91,12 @@ pub(crate) struct Sources {
     /// The profile with join string and token [default: moorline/profile.toml in $XDG_CONFIG_HOME or ~/.config]
     #[arg(long, value_name = "FILE", env = "MOORLINE_PROFILE", global = true)]
     pub(crate) profile: Option<PathBuf>,
-    /// A file with the caller's token, instead of the profile's; for login also - for standard input
+    /// A file with the caller's token, instead of the profile's. For login also -, which is standard input
     #[arg(long, value_name = "FILE", global = true)]
     pub(crate) token_file: Option<PathBuf>,
 }
 
-/// What to do.
+/// The command.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Writes the profile: which relay, and your token for it
@@ -143,7 +144,7 @@ pub(crate) enum DeviceAction {
         #[arg(long)]
         json: bool,
     },
-    /// Shows all that is known of one device
+    /// Shows everything that is known about one device
     Show {
         /// The device's id
         id: DeviceId,
@@ -158,18 +159,21 @@ pub(crate) enum DeviceAction {
     },
 }
 
-/// What one may say when asking for a stream.
+/// The options of a request for a stream.
 #[derive(Args, Clone, Debug, Default)]
-pub(crate) struct Asking {
-    /// How long to wait for a device that is offline, like 30s or 10m [default: not at all]
-    #[arg(long, value_name = "DURATION", value_parser = whole_seconds)]
+pub(crate) struct StreamArgs {
+    /// How long to wait for a device that is offline, like 30s or 10m, at most 7d [default: not at all]
+    #[arg(long, value_name = "DURATION", value_parser = wait)]
     pub(crate) wait: Option<Duration>,
-    /// How long opening may take once the device is online [default: the relay's, 60s as a rule]
+    /// How long opening may take once the device is online, from 1s to 1d [default: the relay's, usually 60s]
     #[arg(long, value_name = "DURATION", value_parser = deadline)]
     pub(crate) deadline: Option<Duration>,
-    /// Why; shown to the device and kept in the relay's records
+    /// Why you want the stream; shown to the device and kept in the relay's records
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub(crate) reason: Option<Text<REASON_CHARS>>,
+    /// Print for each stream how long opening took, and where the time went
+    #[arg(long)]
+    pub(crate) timeline: bool,
 }
 
 /// `moorline forward`.
@@ -177,14 +181,14 @@ pub(crate) struct Asking {
 pub(crate) struct Forward {
     /// The device's id
     pub(crate) device: DeviceId,
-    /// [ADDRESS:]PORT:SERVICE, on 127.0.0.1 where no address is given; port 0 is any free one
+    /// [ADDRESS:]PORT:SERVICE; the address defaults to 127.0.0.1, port 0 is any free one
     #[arg(required = true, value_name = "LOCAL:SERVICE")]
     pub(crate) pairs: Vec<Pair>,
-    /// One JSON object per listener on standard output, once it listens
+    /// One JSON object per listener on standard output, once it listens; with --timeline also one per stream
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) asking: Asking,
+    pub(crate) stream_args: StreamArgs,
 }
 
 /// `moorline connect`.
@@ -195,7 +199,7 @@ pub(crate) struct Connect {
     /// The service's name
     pub(crate) service: ServiceName,
     #[command(flatten)]
-    pub(crate) asking: Asking,
+    pub(crate) stream_args: StreamArgs,
 }
 
 /// `moorline ssh`.
@@ -205,8 +209,8 @@ pub(crate) struct Ssh {
     #[arg(long, value_name = "NAME", default_value = "ssh")]
     pub(crate) service: ServiceName,
     #[command(flatten)]
-    pub(crate) asking: Asking,
-    /// The device's id, with the user to log in as where it is not yours
+    pub(crate) stream_args: StreamArgs,
+    /// The device's id, after the user to log in as if that is not you
     #[arg(value_name = "[USER@]DEVICE")]
     pub(crate) login: SshLogin,
     /// Options for ssh, and the command to run there
@@ -234,38 +238,45 @@ impl FromStr for SshLogin {
 }
 
 impl Cli {
-    /// Reads the command line.
+    /// Parses the command line.
     ///
     /// # Errors
-    /// clap's, which teach; or which are no errors, but help that was asked for.
+    /// clap's errors and help texts, to be printed.
     pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         Self::try_parse_from(args).map_err(|mut error| {
             let of_ssh = error.get(ContextKind::Usage).is_some_and(|usage| usage.to_string().contains("moorline ssh"));
             if of_ssh && error.kind() == ErrorKind::UnknownArgument {
-                let behind = "ssh's own options stand behind the device, as in 'moorline ssh lamp-1 -i KEY'";
-                error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![behind.into()]));
+                let hint = "ssh's own options come after the device, as in 'moorline ssh lamp-1 -i KEY'";
+                error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint.into()]));
             }
             error
         })
     }
 }
 
-fn whole_seconds(text: &str) -> Result<Duration, String> {
+/// A span in whole seconds from `min` to `max`, as a number or with units.
+fn whole_seconds(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
     let plain = text.parse().map(Duration::from_secs);
     let duration = plain.or_else(|_| humantime::parse_duration(text)).map_err(|error| format!("{error}; write it like 30s or 10m"))?;
-    if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("whole seconds, please".to_owned()) }
+    if !(min..=max).contains(&duration) {
+        return Err(format!("it must be from {} to {}", humantime::format_duration(min), humantime::format_duration(max)));
+    }
+    if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("it must be in whole seconds".to_owned()) }
+}
+
+fn wait(text: &str) -> Result<Duration, String> {
+    whole_seconds(text, Duration::ZERO, Open::MAX_WAIT)
 }
 
 fn deadline(text: &str) -> Result<Duration, String> {
-    let duration = whole_seconds(text)?;
-    if duration.is_zero() { Err("at least 1s".to_owned()) } else { Ok(duration) }
+    whole_seconds(text, Open::MIN_DEADLINE, Open::MAX_DEADLINE)
 }
 
 fn reason(text: &str) -> Result<Text<REASON_CHARS>, String> {
     Text::new(text).map_err(|error| error.to_string())
 }
 
-/// What the environment says, read once.
+/// The environment, read once.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Environment {
     pub(crate) join: Option<OsString>,
@@ -277,7 +288,7 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    /// Reads it. An empty variable counts as none.
+    /// Reads it. An empty variable counts as unset.
     #[allow(clippy::disallowed_methods, reason = "the environment is read once, here")]
     pub(crate) fn read() -> Self {
         let of = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
@@ -291,7 +302,7 @@ impl Environment {
         }
     }
 
-    /// Where the profile is, if nothing else is said.
+    /// The default path of the profile.
     pub(crate) fn default_profile(&self) -> Option<PathBuf> {
         let config = self.config_home.clone().or_else(|| self.home.as_ref().map(|home| home.join(".config")))?;
         Some(config.join("moorline").join("profile.toml"))
@@ -309,12 +320,12 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_is_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn every_command_teaches_by_examples() {
+    fn every_commands_help_has_examples() {
         for command in Cli::command().get_subcommands() {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.starts_with("Examples:\n  "), "{}", command.get_name());
@@ -329,28 +340,44 @@ mod tests {
     }
 
     #[test]
-    fn an_option_of_ssh_in_the_wrong_place_is_told_its_place() {
+    fn an_ssh_option_in_the_wrong_place_gets_a_hint() {
         let error = parse("ssh -i key lamp-1").unwrap_err().to_string();
-        assert!(error.contains("'-i'") && error.contains("tip: ssh's own options stand behind the device"), "{error}");
+        assert!(error.contains("'-i'") && error.contains("tip: ssh's own options come after the device"), "{error}");
         let error = parse("connect -i key lamp-1 ssh").unwrap_err().to_string();
-        assert!(!error.contains("behind the device"), "{error}");
+        assert!(!error.contains("come after the device"), "{error}");
         parse("ssh lamp-1 -i key").unwrap();
     }
 
     #[test]
     fn forward_takes_several_pairs() {
         let Command::Forward(forward) = parse("forward lamp-1 8080:http 2222:ssh --json --wait 10m").unwrap().command else { panic!() };
-        assert_eq!((forward.pairs.len(), forward.json, forward.asking.wait), (2, true, Some(Duration::from_secs(600))));
+        assert_eq!((forward.pairs.len(), forward.json, forward.stream_args.wait), (2, true, Some(Duration::from_secs(600))));
         parse("forward lamp-1").unwrap_err();
         parse("forward Lamp-1 8080:http").unwrap_err();
     }
 
     #[test]
     fn durations_are_whole_seconds() {
-        assert_eq!(whole_seconds("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(whole_seconds("1m 30s"), Ok(Duration::from_secs(90)));
-        assert_eq!(whole_seconds("0s"), Ok(Duration::ZERO));
-        assert!(whole_seconds("1500ms").is_err() && whole_seconds("soon").is_err() && deadline("0").is_err());
+        assert_eq!(wait("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(wait("1m 30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(wait("0s"), Ok(Duration::ZERO));
+        assert!(wait("1500ms").is_err() && wait("soon").is_err() && deadline("0").is_err());
+    }
+
+    #[test]
+    fn a_duration_out_of_range_is_a_usage_error_that_names_the_range() {
+        for huge in ["604801", "8d", "18446744073709551615", "18446744073709551615s", "18446744073709551616", "584942417355y", "99999999y"]
+        {
+            for option in ["--wait", "--deadline"] {
+                for command in [format!("connect lamp-1 ssh {option} {huge}"), format!("ssh {option} {huge} lamp-1")] {
+                    let error = parse(&command).unwrap_err();
+                    assert_eq!((error.kind(), error.exit_code()), (ErrorKind::ValueValidation, 2), "{command}: {error}");
+                }
+            }
+        }
+        assert!(parse("connect lamp-1 ssh --wait 8d").unwrap_err().to_string().contains("from 0s to 7days"));
+        assert!(parse("connect lamp-1 ssh --deadline 0").unwrap_err().to_string().contains("from 1s to 1day"));
+        parse("connect lamp-1 ssh --wait 7d --deadline 1d").unwrap();
     }
 
     #[test]
@@ -366,7 +393,7 @@ mod tests {
         assert_eq!(words(&plain), ["-v", "-L", "1:localhost:2", "ls", "--all", "--service", "x"]);
 
         let ours = ssh("--profile p ssh lamp-1 --service admin --wait 5m -t top");
-        assert_eq!((ours.service.as_str(), ours.asking.wait), ("admin", Some(Duration::from_secs(300))));
+        assert_eq!((ours.service.as_str(), ours.stream_args.wait), ("admin", Some(Duration::from_secs(300))));
         assert_eq!(words(&ours), ["-t", "top"]);
         for wrong in ["ssh", "ssh Lamp", "ssh @lamp-1"] {
             parse(wrong).unwrap_err();

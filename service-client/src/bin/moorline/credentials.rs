@@ -1,4 +1,4 @@
-//! Which relay and which token: the environment before the profile. Reading and writing the profile itself is the library's.
+//! Selects relay and token: the environment comes before the profile. The library reads and writes the profile itself.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 
 use moorline::profile::{LoadProfileError, Profile, parse_token};
 use moorline::{Client, Join, Secret};
+use moorline_files::PrivateFileError;
 
 use crate::cli::{Environment, Sources};
 use crate::exit::{Exit, Failure};
 
-/// Bytes of a join string, a token or a key in a file; more is something else.
-const FILE_BYTES: u64 = 64 * 1024;
-/// Stands for standard input where a file is named.
+/// The most bytes of a file with a join string, a token or a key.
+const FILE_BYTES: usize = 64 * 1024;
+/// Names standard input in place of a file.
 const STDIN: &str = "-";
 
-/// Where credentials are looked for.
+/// The sources of the credentials.
 #[derive(Clone, Debug)]
 pub(crate) struct Credentials {
     pub(crate) sources: Sources,
@@ -23,10 +24,10 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
-    /// A client for the relay, with the token.
+    /// A client with the selected credentials.
     ///
     /// # Errors
-    /// None are there, or none that can be used.
+    /// There are no credentials, or they cannot be used.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         let profile = self.profile()?;
         Client::new(&profile.join, Some(profile.token)).map_err(|error| {
@@ -35,29 +36,33 @@ impl Credentials {
         })
     }
 
-    /// Where the profile is.
+    /// The path of the profile.
     ///
     /// # Errors
-    /// There is no home folder to look in.
+    /// There is no home folder.
     pub(crate) fn path(&self) -> Result<PathBuf, Failure> {
         self.sources.profile.clone().or_else(|| self.environment.default_profile()).ok_or_else(|| {
-            Failure::new(Exit::Credentials, "no home folder to keep the profile in").next("name a file with --profile or MOORLINE_PROFILE")
+            Failure::new(Exit::Credentials, "there is no home folder for the profile")
+                .next("name a file with --profile or MOORLINE_PROFILE")
         })
     }
 
-    /// The token that was given beside the profile.
+    /// The token that overrides the profile's.
     ///
     /// # Errors
-    /// What was given is no token.
+    /// The file or variable does not contain a token.
     pub(crate) fn given_token(&self) -> Result<Option<Secret>, Failure> {
         if let Some(path) = &self.sources.token_file {
-            let text = read(path)?;
-            let token = parse_token(&text).map_err(|error| bad(&format!("{} holds no token", path.display()), &error))?;
+            let text = read_secret(path)?;
+            let token =
+                parse_token(&text).map_err(|error| credentials_failure(&format!("{} does not contain a token", path.display()), &error))?;
             return Ok(Some(token));
         }
         let Some(text) = &self.environment.token else { return Ok(None) };
-        // Text that is no UTF-8 becomes text that is no token.
-        parse_token(&text.to_string_lossy()).map(Some).map_err(|error| bad("MOORLINE_TOKEN holds no token", &error))
+        // Text that is not UTF-8 becomes text that is not a token.
+        parse_token(&text.to_string_lossy())
+            .map(Some)
+            .map_err(|error| credentials_failure("MOORLINE_TOKEN does not contain a token", &error))
     }
 
     fn profile(&self) -> Result<Profile, Failure> {
@@ -69,9 +74,11 @@ impl Credentials {
             let profile = self.load()?;
             return Ok(Profile { token: token.unwrap_or(profile.token), ..profile });
         };
-        let join: Join =
-            join.to_string_lossy().parse().map_err(|error: moorline::RelayUrlError| bad("MOORLINE_JOIN holds no join string", &error))?;
-        // The profile's token is for the profile's relay, and is shown to no other.
+        let join: Join = join
+            .to_string_lossy()
+            .parse()
+            .map_err(|error: moorline::RelayUrlError| credentials_failure("MOORLINE_JOIN does not contain a join string", &error))?;
+        // The profile's token is for the profile's relay and is not sent to another one.
         let token = token.ok_or_else(|| {
             Failure::new(Exit::Credentials, "MOORLINE_JOIN is set, but no token for that relay")
                 .next("set MOORLINE_TOKEN too, or name a --token-file")
@@ -86,22 +93,46 @@ impl Credentials {
                 LoadProfileError::Missing { .. } => {
                     "write it with `moorline login --join FILE --token-file FILE`, or set MOORLINE_JOIN and MOORLINE_TOKEN".to_owned()
                 }
-                LoadProfileError::Exposed { path, .. } => format!("chmod 600 {}", path.display()),
-                LoadProfileError::Io { .. } => "see that the file is yours and can be read".to_owned(),
+                LoadProfileError::File(error) => private_file_advice(error),
                 LoadProfileError::Form { .. } | LoadProfileError::Join { .. } | LoadProfileError::Token { .. } => {
-                    "write it anew with `moorline login`".to_owned()
+                    "write it again with `moorline login`".to_owned()
                 }
             };
-            bad("no credentials", &error).next(next)
+            credentials_failure("no credentials", &error).next(next)
         })
     }
 }
 
-fn bad(what: &str, error: &dyn std::error::Error) -> Failure {
+fn credentials_failure(what: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
     Failure::new(Exit::Credentials, what).caused_by(error)
 }
 
-/// Whether a path stands for standard input.
+/// Reads a small file that only its owner may read, or standard input for `-`.
+///
+/// # Errors
+/// It cannot be read, is open to others, or is not UTF-8.
+fn read_secret(path: &Path) -> Result<String, Failure> {
+    if is_stdin(path) {
+        return read(path);
+    }
+    let what = || format!("cannot use {}", path.display());
+    let bytes = moorline_files::read_private(path, FILE_BYTES)
+        .map_err(|error| credentials_failure(&what(), &error).next(private_file_advice(&error)))?;
+    String::from_utf8(bytes.to_vec()).map_err(|_| Failure::new(Exit::Credentials, what()).because("it is not UTF-8"))
+}
+
+fn private_file_advice(error: &PrivateFileError) -> String {
+    match error {
+        PrivateFileError::Mode { path, .. } => format!("chmod 600 {}", path.display()),
+        PrivateFileError::Owner { .. } => "make a copy of your own, or run this as the file's owner".to_owned(),
+        PrivateFileError::SymbolicLink { .. } | PrivateFileError::NotRegular { .. } | PrivateFileError::TooLarge { .. } => {
+            "name a regular file with the secret and nothing else".to_owned()
+        }
+        PrivateFileError::Open { .. } | PrivateFileError::Read { .. } => "check that the file exists and that you can read it".to_owned(),
+    }
+}
+
+/// Whether a path names standard input.
 pub(crate) fn is_stdin(path: &Path) -> bool {
     path == Path::new(STDIN)
 }
@@ -109,16 +140,21 @@ pub(crate) fn is_stdin(path: &Path) -> bool {
 /// Reads a small file, or standard input for `-`.
 ///
 /// # Errors
-/// It cannot be read, or is no text.
+/// It cannot be read, or is not UTF-8.
 pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     let mut text = String::new();
+    let limit = FILE_BYTES as u64 + 1;
     let read = if is_stdin(path) {
-        io::stdin().lock().take(FILE_BYTES).read_to_string(&mut text)
+        io::stdin().lock().take(limit).read_to_string(&mut text)
     } else {
-        File::open(path).and_then(|file| file.take(FILE_BYTES).read_to_string(&mut text))
+        File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text))
     };
-    let name = if is_stdin(path) { "standard input".to_owned() } else { path.display().to_string() };
-    read.map(|_| text).map_err(|error| Failure::new(Exit::Failed, format!("cannot read {name}")).caused_by(&error))
+    let name = || if is_stdin(path) { "standard input".to_owned() } else { path.display().to_string() };
+    match read {
+        Ok(bytes) if bytes <= FILE_BYTES => Ok(text),
+        Ok(_) => Err(Failure::new(Exit::Failed, format!("{} is larger than {FILE_BYTES} bytes", name()))),
+        Err(error) => Err(Failure::new(Exit::Failed, format!("cannot read {}", name())).caused_by(&error)),
+    }
 }
 
 #[cfg(test)]
@@ -151,39 +187,50 @@ mod tests {
         assert_eq!(token(&credentials), Secret::new("from-environment"));
 
         let file = home.path().join("token");
-        fs::write(&file, "from-file\n").unwrap();
+        moorline_files::create(&file, 0o600, b"from-file\n").unwrap();
         credentials.sources.token_file = Some(file);
         assert_eq!(token(&credentials), Secret::new("from-file"));
         assert_eq!(credentials.profile().unwrap().join, "https://a.example".parse().unwrap());
     }
 
     #[test]
-    fn the_profiles_token_is_never_shown_to_another_relay() {
+    fn the_profiles_token_is_never_sent_to_another_relay() {
         let (_home, mut credentials) = at_home();
         saved(&credentials);
         credentials.environment.join = Some("https://b.example".into());
         let failure = credentials.profile().unwrap_err();
-        assert_eq!((failure.exit, failure.next.unwrap().contains("MOORLINE_TOKEN")), (Exit::Credentials, true));
+        assert_eq!((failure.exit, failure.advice().contains("MOORLINE_TOKEN")), (Exit::Credentials, true));
 
         credentials.environment.token = Some("word".into());
         assert_eq!(credentials.profile().unwrap().join, "https://b.example".parse().unwrap());
     }
 
     #[test]
-    fn an_exposed_profile_is_refused_with_the_command_that_mends_it() {
+    fn an_exposed_profile_is_refused_with_the_command_that_fixes_it() {
         let (_home, credentials) = at_home();
         saved(&credentials);
         let path = credentials.path().unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let failure = credentials.profile().unwrap_err();
-        assert_eq!((failure.exit, failure.next), (Exit::Credentials, Some(format!("chmod 600 {}", path.display()))));
+        assert_eq!((failure.exit, failure.advice()), (Exit::Credentials, format!("chmod 600 {}", path.display()).as_str()));
+    }
+
+    #[test]
+    fn a_token_file_that_others_may_read_is_refused_with_the_command_that_fixes_it() {
+        let (home, mut credentials) = at_home();
+        saved(&credentials);
+        let file = home.path().join("token");
+        moorline_files::create(&file, 0o644, b"word\n").unwrap();
+        credentials.sources.token_file = Some(file.clone());
+        let failure = credentials.profile().unwrap_err();
+        assert_eq!((failure.exit, failure.advice()), (Exit::Credentials, format!("chmod 600 {}", file.display()).as_str()));
     }
 
     #[test]
     fn no_profile_at_all_says_how_to_get_one() {
         let (_home, credentials) = at_home();
         let failure = credentials.profile().unwrap_err();
-        assert!(failure.exit == Exit::Credentials && failure.next.unwrap().contains("moorline login"));
+        assert!(failure.exit == Exit::Credentials && failure.advice().contains("moorline login"));
     }
 
     #[test]

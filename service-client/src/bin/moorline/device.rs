@@ -1,4 +1,4 @@
-//! `moorline device …`: the registry's devices, for people and as JSON.
+//! `moorline device …`: the devices of the registry, as text and as JSON.
 
 use moorline::{Client, Device, DeviceError, DeviceId, PublicKey, PublicKeyError};
 
@@ -7,10 +7,10 @@ use crate::credentials::{Credentials, read};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, table};
 
-/// Does what was asked of the registry.
+/// Runs one action on the registry.
 ///
 /// # Errors
-/// The relay refused it or cannot be reached, or the key is none.
+/// The relay refused the request or cannot be reached, or the key is not valid.
 pub(crate) async fn run(action: DeviceAction, credentials: &Credentials, output: Output) -> Result<(), Failure> {
     let client = credentials.client()?;
     match action {
@@ -18,58 +18,58 @@ pub(crate) async fn run(action: DeviceAction, credentials: &Credentials, output:
             let key = parse_key(&read(&key)?)?;
             let (algorithm, kid) = (key.algorithm(), key.thumbprint());
             let what = match add(&client, &id, key).await? {
-                Added::Now => format!("added {id} with its {algorithm} key {kid}"),
-                Added::Before => format!("{id} is there already, with this {algorithm} key {kid}"),
+                AddOutcome::Created => format!("added {id} with its {algorithm} key {kid}"),
+                AddOutcome::AlreadyRegistered => format!("{id} is already registered with this {algorithm} key {kid}"),
             };
             output.note(&format!("{what}\nnext: start moorline-agent on it, then `moorline device list`"));
             Ok(())
         }
         DeviceAction::List { json } => {
-            let devices = client.devices().await.map_err(|error| failed("cannot list the devices", &error))?;
-            if json { output.json(&devices) } else { output.print(&list(&devices)) }.map_err(|error| unwritten(&error))
+            let devices = client.devices().await.map_err(|error| device_failure("cannot list the devices", &error))?;
+            if json { output.json(&devices) } else { output.print(&list(&devices)) }.map_err(|error| write_failure(&error))
         }
         DeviceAction::Show { id, json } => {
-            let device = client.device(&id).await.map_err(|error| failed(&format!("cannot show {id}"), &error))?;
-            if json { output.json(&device) } else { output.print(&page(&device)) }.map_err(|error| unwritten(&error))
+            let device = client.device(&id).await.map_err(|error| device_failure(&format!("cannot show {id}"), &error))?;
+            if json { output.json(&device) } else { output.print(&page(&device)) }.map_err(|error| write_failure(&error))
         }
         DeviceAction::Remove { id } => {
-            client.remove_device(&id).await.map_err(|error| failed(&format!("cannot remove {id}"), &error))?;
+            client.remove_device(&id).await.map_err(|error| device_failure(&format!("cannot remove {id}"), &error))?;
             output.note(&format!("removed {id}"));
             Ok(())
         }
     }
 }
 
-enum Added {
-    Now,
-    Before,
+enum AddOutcome {
+    Created,
+    AlreadyRegistered,
 }
 
-/// Adding a device anew with the key it has is no mistake; putting another key in its place by `add` would be.
-async fn add(client: &Client, id: &DeviceId, key: PublicKey) -> Result<Added, Failure> {
+/// Adding a device again with the same key is not an error. `add` never replaces a key.
+async fn add(client: &Client, id: &DeviceId, key: PublicKey) -> Result<AddOutcome, Failure> {
     let what = format!("cannot add {id}");
     match client.device(id).await {
-        Ok(there) if there.keys.iter().any(|known| known.kid == key.thumbprint()) => return Ok(Added::Before),
+        Ok(there) if there.keys.iter().any(|known| known.kid == key.thumbprint()) => return Ok(AddOutcome::AlreadyRegistered),
         Ok(_) => {
-            let failure = Failure::new(Exit::Refused, what).because("there is a device of this id, with another key");
-            return Err(failure.next(format!("if it shall be replaced: `moorline device remove {id}`, then add it again")));
+            let failure = Failure::new(Exit::Refused, what).because("a device with this id exists and has another key");
+            return Err(failure.next(format!("to replace it: `moorline device remove {id}`, then add it again")));
         }
         Err(DeviceError::Refused(problem)) if problem.status == 404 => {}
-        Err(error) => return Err(failed(&what, &error)),
+        Err(error) => return Err(device_failure(&what, &error)),
     }
-    client.put_device(id, vec![key]).await.map(|_| Added::Now).map_err(|error| failed(&what, &error))
+    client.put_device(id, vec![key]).await.map(|_| AddOutcome::Created).map_err(|error| device_failure(&what, &error))
 }
 
 fn parse_key(text: &str) -> Result<PublicKey, Failure> {
     PublicKey::from_pem(text).map_err(|error| {
-        let failure = Failure::new(Exit::Usage, "this is no device's public key").caused_by(&error);
+        let failure = Failure::new(Exit::Usage, "this is not a device's public key").caused_by(&error);
         match error {
             PublicKeyError::Private => failure.next("`moorline-agent key --config FILE` prints the public key, on the device"),
             PublicKeyError::SmallOrder | PublicKeyError::NotCanonical => {
                 failure.next("make a new key on the device with `moorline-agent init`: this one proves nothing")
             }
             PublicKeyError::NotPem | PublicKeyError::Algorithm | PublicKeyError::Jwk(_) => {
-                failure.next("take what `moorline-agent init` or `moorline-agent key` printed on the device")
+                failure.next("use what `moorline-agent init` or `moorline-agent key` printed on the device")
             }
         }
     })
@@ -124,7 +124,7 @@ fn page(device: &Device) -> String {
     table(["device", device.device.as_str()], &rows)
 }
 
-fn failed(what: &str, error: &DeviceError) -> Failure {
+fn device_failure(what: &str, error: &DeviceError) -> Failure {
     match error {
         DeviceError::Refused(problem) => Failure::refused(what, problem),
         DeviceError::Unreachable(error) => Failure::unreachable(what, error),
@@ -134,7 +134,7 @@ fn failed(what: &str, error: &DeviceError) -> Failure {
     }
 }
 
-fn unwritten(error: &std::io::Error) -> Failure {
+fn write_failure(error: &std::io::Error) -> Failure {
     Failure::new(Exit::Failed, "cannot write to standard output").caused_by(error)
 }
 
@@ -174,6 +174,6 @@ new      offline  never                     -         -
     #[test]
     fn a_private_key_is_refused_before_it_is_sent() {
         let failure = parse_key("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").unwrap_err();
-        assert!(failure.exit == Exit::Usage && failure.why[0].contains("private key"), "{failure:?}");
+        assert!(failure.exit == Exit::Usage && failure.causes()[0].contains("private key"), "{failure:?}");
     }
 }

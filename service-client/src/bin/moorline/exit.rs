@@ -1,22 +1,24 @@
-//! How the program ends: its exit codes, and for each problem what to do next.
+//! The program's exit codes, and for each problem what to do next.
 
 use std::error::Error;
 use std::process::ExitCode;
 
-use moorline::{DialError, Problem, ProblemCode, Timeline};
+use moorline::timeline::describe_steps;
+use moorline::{DialError, Problem, ProblemCode};
+use moorline_proto::failure::Failure as Report;
 
-/// The exit codes, as `moorline --help` lists them.
+/// The exit codes, as listed by `moorline --help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// The stream was reset or lost, or a file or socket failed.
     Failed,
     /// The command line is wrong.
     Usage,
-    /// The relay or the device said no.
+    /// The relay or the device refused the request.
     Refused,
-    /// There is no way to the relay.
+    /// The relay cannot be reached.
     Unreachable,
-    /// No credentials, or none that are good.
+    /// The credentials are missing or invalid.
     Credentials,
 }
 
@@ -32,75 +34,78 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// What went wrong, for the person who asked for it.
+/// What went wrong, for the user, and the exit code that follows from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "somebody should be told"]
+#[must_use = "a failure that nobody prints is lost"]
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
-    pub(crate) what: String,
-    pub(crate) why: Vec<String>,
-    pub(crate) next: Option<String>,
+    /// Nothing is printed without it.
+    pub(crate) report: Option<Report>,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self { exit, what: what.into(), why: Vec::new(), next: None }
+        Self { exit, report: Some(Report::new(what)) }
     }
 
-    /// A failure that nobody wants to be told of.
-    pub(crate) fn quiet() -> Self {
-        Self::new(Exit::Failed, "")
+    /// A failure that needs no message.
+    pub(crate) fn silent() -> Self {
+        Self { exit: Exit::Failed, report: None }
     }
 
-    /// There is no way to the relay.
+    /// The relay cannot be reached.
     pub(crate) fn unreachable(what: &str, error: &DialError) -> Self {
         let next = match error {
             DialError::Resolve { .. } => "check the host name in the profile, and this machine's DNS",
             DialError::Connect { .. } | DialError::Deadline { .. } => {
-                "check that the relay runs, and that no firewall stands between here and its port"
+                "check that the relay is running and that no firewall blocks its port"
             }
             DialError::Tls { .. } => {
-                "if the relay was set up anew, log in with its new join string; else somebody else may be answering in its place"
+                "if the relay was set up again, log in with its new join string; otherwise another server may be answering in its place"
             }
             DialError::Http(_) | DialError::Body(_) | DialError::Upgrade(_) | DialError::Refused(_) => {
-                "check that the address in the profile is a Moorline relay, and what stands in front of it"
+                "check that the address in the profile is a Moorline relay, and any proxy in front of it"
             }
-            DialError::Request(_) => "check the names and the token that you gave",
+            DialError::Request(_) => "check the names and the token",
             DialError::NoDescriptors => {
-                let failure = Self::new(Exit::Failed, format!("{what}: too much is open")).caused_by(error);
-                return failure.next("raise the limit of this shell (`ulimit -n`), or close some connections");
+                let failure = Self::new(Exit::Failed, format!("{what}: too many open files")).caused_by(error);
+                return failure.next("raise this shell's limit of open files (`ulimit -n`), or close some connections");
             }
         };
         Self::new(Exit::Unreachable, format!("{what}: the relay cannot be reached")).caused_by(error).next(next)
     }
 
-    /// Adds a reason.
-    pub(crate) fn because(mut self, why: impl Into<String>) -> Self {
-        self.why.push(why.into());
-        self
+    /// Adds a cause in words.
+    pub(crate) fn because(self, cause: impl Into<String>) -> Self {
+        Self { report: self.report.map(|report| report.because(cause)), ..self }
     }
 
-    /// Adds an error and what stands behind it as one reason.
-    pub(crate) fn caused_by(self, error: &dyn Error) -> Self {
-        let mut why = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            // Some libraries print their cause as their own text.
-            if !why.contains(&error.to_string()) {
-                why += &format!(": {error}");
-            }
-            source = error.source();
-        }
-        self.because(why)
+    /// Adds an error and its sources as causes.
+    pub(crate) fn caused_by(self, error: &(dyn Error + 'static)) -> Self {
+        Self { report: self.report.map(|report| report.caused_by(error)), ..self }
     }
 
-    /// Says what to do about it.
-    pub(crate) fn next(mut self, next: impl Into<String>) -> Self {
-        self.next = Some(next.into());
-        self
+    /// Sets the advice.
+    pub(crate) fn next(self, advice: impl Into<String>) -> Self {
+        Self { report: self.report.map(|report| report.next(advice)), ..self }
     }
 
-    /// The relay's or the device's answer to `what`.
+    #[cfg(test)]
+    pub(crate) fn what(&self) -> &str {
+        self.report.as_ref().map_or("", Report::what)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn causes(&self) -> &[String] {
+        self.report.as_ref().map_or(&[], Report::causes)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn advice(&self) -> &str {
+        self.report.as_ref().and_then(Report::advice).unwrap_or_default()
+    }
+
+    /// The relay or the device refused `what`.
     pub(crate) fn refused(what: &str, problem: &Problem) -> Self {
         let known = problem.known_code();
         let exit = if problem.status == 401 { Exit::Credentials } else { Exit::Refused };
@@ -115,39 +120,23 @@ impl Failure {
         if let Some(last_seen) = problem.last_seen {
             failure = failure.because(format!("the device was last seen at {last_seen}"));
         }
-        if let Some(timeline) = problem.timeline.as_ref().and_then(spoken) {
-            failure = failure.because(format!("it went as far as: {timeline}"));
+        if let Some(steps) = problem.timeline.as_ref().and_then(describe_steps) {
+            failure = failure.because(format!("it went as far as: {steps}"));
         }
         if let Some(stream) = problem.stream {
-            failure = failure.because(format!("in the logs of relay and device it is stream {stream}"));
+            failure = failure.because(format!("the stream id in the logs of relay and device is {stream}"));
         }
         let again = problem.retry_after_s.map(|seconds| format!("try again in {seconds} s"));
         match (known.map(advice), again) {
             (Some(advice), Some(again)) => failure.next(format!("{advice}; {again}")),
             (Some(advice), None) => failure.next(advice),
             (None, Some(again)) => failure.next(again),
-            (None, None) => failure.next("this moorline does not know the code: a newer version may say more"),
+            (None, None) => failure.next("this version of moorline does not know the code; a newer one may"),
         }
     }
 }
 
-/// The steps that a stream reached, as a person reads them.
-fn spoken(timeline: &Timeline) -> Option<String> {
-    let steps = [
-        ("authorized", timeline.authorized_ms),
-        ("device found", timeline.found_ms),
-        ("offered", timeline.offered_ms),
-        ("device alive", timeline.device_alive_ms),
-        ("accepted", timeline.accepted_ms),
-        ("device joined", timeline.device_joined_ms),
-        ("caller joined", timeline.caller_joined_ms),
-        ("opened", timeline.opened_ms),
-    ];
-    let reached: Vec<String> = steps.into_iter().filter_map(|(step, at)| at.map(|ms| format!("{step} {ms} ms"))).collect();
-    (!reached.is_empty()).then(|| reached.join(", "))
-}
-
-/// What to do next about a problem.
+/// What to do about a problem.
 pub(crate) const fn advice(code: ProblemCode) -> &'static str {
     match code {
         ProblemCode::Malformed => "check the names that you gave; if they are right, compare the versions of moorline and the relay",
@@ -156,12 +145,12 @@ pub(crate) const fn advice(code: ProblemCode) -> &'static str {
             "check that the token is for this relay; the operator makes one with `moorline-relay token new`, `moorline login` keeps it"
         }
         ProblemCode::TokenExpired => "ask the relay's operator for a new token (`moorline-relay token new`) and log in with it",
-        ProblemCode::TokenNotYetValid => "compare the clocks of the relay and of whoever issued the token, or wait until its time comes",
+        ProblemCode::TokenNotYetValid => "compare the clocks of the relay and of whoever issued the token, or wait until it becomes valid",
         ProblemCode::Forbidden => "ask the relay's operator for a token that allows this action on this device and service",
         ProblemCode::RejectedByDevice => "the rules are in the device's own configuration: ask whoever looks after the device",
         ProblemCode::OriginNotAllowed => "the operator lists the origins of web pages in relay.toml, under `origins`",
-        ProblemCode::Killed => "an operator did this on purpose: ask why before you try again",
-        ProblemCode::Revoked => "ask the relay's operator whether you or the device shall have this leave again",
+        ProblemCode::Killed => "an operator ended it on purpose: ask why before you try again",
+        ProblemCode::Revoked => "ask the relay's operator whether you or the device should be allowed again",
         ProblemCode::DeviceUnknown => "compare the id with `moorline device list`; a device that your token does not cover looks the same",
         ProblemCode::ServiceNotExposed => {
             "`moorline device show` lists the device's services; they are set in agent.toml on the device, under [services]"
@@ -169,24 +158,26 @@ pub(crate) const fn advice(code: ProblemCode) -> &'static str {
         ProblemCode::StreamUnknown => "negotiate a new stream: the relay does not know this one, or the token belongs to another",
         ProblemCode::NoSuchRoute => "check that the address in the profile is a Moorline relay, and as new as this moorline",
         ProblemCode::MethodNotAllowed => "compare the versions of moorline and the relay",
-        ProblemCode::DeviceOffline => "see that the device has power, network and a running moorline-agent, or wait for it with --wait 10m",
-        ProblemCode::TokenUsed => "open a new stream: this one was joined already",
-        ProblemCode::Conflict => "look at what is there with `moorline device show`, and remove it first if it shall be replaced",
-        ProblemCode::StreamExpired => "open a new stream: this one is over",
+        ProblemCode::DeviceOffline => {
+            "check that the device has power, network and a running moorline-agent, or wait for it with --wait 10m"
+        }
+        ProblemCode::TokenUsed => "open a new stream: this one has been joined",
+        ProblemCode::Conflict => "look at the device with `moorline device show`, and remove it first if it should be replaced",
+        ProblemCode::StreamExpired => "open a new stream: this one has ended",
         ProblemCode::TooLarge => "shorten the reason or the data that go with the request",
-        ProblemCode::UpgradeRequired => "something between here and the relay drops WebSocket upgrades: let it pass them",
-        ProblemCode::RateLimited => "ask less often",
+        ProblemCode::UpgradeRequired => "a proxy between here and the relay drops WebSocket upgrades: configure it to pass them",
+        ProblemCode::RateLimited => "send fewer requests",
         ProblemCode::TooManyStreams => "close streams that are not needed, or ask the operator to raise `streams` or `streams_per_device`",
         ProblemCode::DeviceBusy => "the device takes no more streams now: close some of them, or come back later",
-        ProblemCode::Internal => "show the stream's name and the time to the relay's operator, whose log has the cause",
+        ProblemCode::Internal => "give the stream id and the time to the relay's operator, whose log has the cause",
         ProblemCode::TargetRefused => "start the service on the device; nothing listens at the target that agent.toml names",
-        ProblemCode::TargetTimeout => "the service's target does not answer the device: look at its host, its firewall, its load",
+        ProblemCode::TargetTimeout => "the service's target does not answer the device: check its host, its firewall and its load",
         ProblemCode::TargetUnreachable => "check the target's name and address in agent.toml on the device, and its routes",
-        ProblemCode::DeviceFailed => "look at the agent's log on the device: descriptors, permissions on the target's socket",
+        ProblemCode::DeviceFailed => "check the agent's log on the device: descriptors, permissions on the target's socket",
         ProblemCode::Draining => "try again: another node of the relay takes over, or this one comes back",
-        ProblemCode::Overloaded => "try again later; if it stays so, the operator has to add nodes or raise limits",
-        ProblemCode::DirectoryUnavailable => "try again; if it stays so, the operator has to look at the relay's database",
-        ProblemCode::HandshakeTimeout => "the steps above show who was slow; try again, with a longer --deadline if the link is slow",
+        ProblemCode::Overloaded => "try again later; if this lasts, the operator has to add nodes or raise limits",
+        ProblemCode::DirectoryUnavailable => "try again; if this lasts, the operator has to check the relay's database",
+        ProblemCode::HandshakeTimeout => "the steps above show what was slow; try again, with a longer --deadline if the link is slow",
         ProblemCode::DeviceUnresponsive => {
             "the device's connection has died and it will come back by itself: try again in a minute, or with --wait 2m"
         }
@@ -196,6 +187,8 @@ pub(crate) const fn advice(code: ProblemCode) -> &'static str {
 #[cfg(test)]
 mod tests {
     use moorline::Millis;
+
+    use moorline::Timeline;
 
     use super::*;
 
@@ -223,9 +216,12 @@ mod tests {
         let failure = Failure::refused("no stream to lamp-1/ssh", &problem);
 
         assert_eq!(failure.exit, Exit::Refused);
-        assert_eq!(failure.what, "no stream to lamp-1/ssh: the stream was not opened in time (handshake_timeout)");
-        assert_eq!(failure.why, ["the device did not join", "the device says: no", "it went as far as: offered 4 ms, device alive 9 ms"]);
-        assert!(failure.next.unwrap().ends_with("; try again in 3 s"));
+        assert_eq!(failure.what(), "no stream to lamp-1/ssh: the stream was not opened in time (handshake_timeout)");
+        assert_eq!(
+            failure.causes(),
+            ["the device did not join", "the device says: no", "it went as far as: offered 4 ms, device alive 9 ms"]
+        );
+        assert!(failure.advice().ends_with("; try again in 3 s"));
     }
 
     #[test]
@@ -244,6 +240,6 @@ mod tests {
     fn a_code_of_a_later_version_is_shown_as_it_came() {
         let problem =
             Problem { code: "moon_phase".to_owned(), title: "wrong moon".to_owned(), ..Problem::new(ProblemCode::Conflict, "wait") };
-        assert_eq!(Failure::refused("no stream", &problem).what, "no stream: wrong moon (moon_phase)");
+        assert_eq!(Failure::refused("no stream", &problem).what(), "no stream: wrong moon (moon_phase)");
     }
 }

@@ -1,17 +1,18 @@
-//! `moorline forward`: local ports whose every connection is a stream to the device.
+//! `moorline forward`: listens on local ports and opens one stream per connection.
 //!
 //! ```text
 //!   browser ──▶ 127.0.0.1:8080 ── stream ══▶ relay ══▶ lamp-1/http
 //! ```
 //!
-//! Owns: the listeners, their connections and how both end. Does not own: the bytes ([`moorline::Stream::bridge`]).
+//! Owns: the listeners, their connections and how both end. Does not own: copying the bytes ([`moorline::Stream::bridge`]).
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline::{Client, DeviceId, LocalSide, ServiceName};
+use moorline::timeline::describe;
+use moorline::{Client, DeviceId, LocalSide, ServiceName, Stream, StreamId, Timeline};
 use moorline_transport::descriptors;
 use serde::Serialize;
 use tokio::io::Interest;
@@ -22,27 +23,27 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use crate::asked::{asked, ended, is_everyday, not_opened};
-use crate::cli::{Asking, Forward};
+use crate::cli::{Forward, StreamArgs};
 use crate::credentials::Credentials;
 use crate::exit::{Exit, Failure};
+use crate::open_stream::{end_failure, is_routine, open_failure, open_stream};
 use crate::output::Output;
 use crate::pair::Pair;
 use crate::signals::Signals;
 
-/// Connections at once, over all ports. Beyond: reset at once, and told.
-const CONNECTIONS: usize = 1_024;
-/// After an accept that failed, as it does when there are no descriptors left: going on at once would only spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// A trouble with accepting that comes back within this is the same one, and is not told again.
-const CALM: Duration = Duration::from_secs(60);
-/// For streams to say that they are cut, when asked to end.
-const END_WITHIN: Duration = Duration::from_secs(3);
+/// Connections at once, over all ports. Further ones are reset at once, with a message.
+const MAX_CONNECTIONS: usize = 1_024;
+/// The pause after a failed accept. Without descriptors the next one would fail too.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(200);
+/// Accept errors are reported once in this interval.
+const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
+/// For open streams to send their resets on shutdown.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Forwards until it is told to end.
+/// Forwards until a signal arrives.
 ///
 /// # Errors
-/// No credentials, or an address that cannot be listened on.
+/// No credentials, or an address that cannot be bound.
 pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Output) -> Result<(), Failure> {
     descriptors::raise_limit();
     let mut signals = Signals::catch()?;
@@ -54,15 +55,16 @@ pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Out
     let shared = Arc::new(Shared {
         client,
         device: forward.device,
-        asking: forward.asking,
+        stream_args: forward.stream_args,
+        json: forward.json,
         output,
-        slots: Arc::new(Semaphore::new(CONNECTIONS)),
+        permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
     });
     for (listener, service) in listeners {
         let local = listener.local_addr().map_err(|error| Failure::new(Exit::Failed, "cannot listen").caused_by(&error))?;
-        announce(&shared, local, &service, forward.json)?;
+        announce(&shared, local, &service)?;
         shared.tasks.spawn(accept(listener, service, Arc::clone(&shared)));
     }
 
@@ -70,19 +72,20 @@ pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Out
     shared.stop.cancel();
     shared.tasks.close();
     tokio::select! {
-        // Late ones end with the process: their connections are reset by the system.
-        _ = timeout(END_WITHIN, shared.tasks.wait()) => Ok(()),
-        asked = signals.next() => Err(Failure::new(Exit::Failed, "ended at once").because(format!("a second signal came ({asked:?})"))),
+        // At the timeout the process exits, and the system resets the remaining connections.
+        _ = timeout(SHUTDOWN_TIMEOUT, shared.tasks.wait()) => Ok(()),
+        signal = signals.next() => Err(Failure::new(Exit::Failed, "stopped at once").because(format!("a second signal arrived ({signal:?})"))),
     }
 }
 
-/// What every connection uses.
+/// Shared by all connections.
 struct Shared {
     client: Client,
     device: DeviceId,
-    asking: Asking,
+    stream_args: StreamArgs,
+    json: bool,
     output: Output,
-    slots: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -98,8 +101,8 @@ async fn listen(pair: &Pair) -> Result<TcpListener, Failure> {
     })
 }
 
-/// Tells where it listens: the real port, also where any was asked for.
-fn announce(shared: &Shared, local: SocketAddr, service: &ServiceName, json: bool) -> Result<(), Failure> {
+/// Reports the listening address, with the real port where port 0 was requested.
+fn announce(shared: &Shared, local: SocketAddr, service: &ServiceName) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Line<'a> {
         local: SocketAddr,
@@ -107,14 +110,14 @@ fn announce(shared: &Shared, local: SocketAddr, service: &ServiceName, json: boo
         service: &'a ServiceName,
     }
     shared.output.note(&format!("forwarding {local} to {}/{service}", shared.device));
-    if !json {
+    if !shared.json {
         return Ok(());
     }
     let line = Line { local, device: &shared.device, service };
     shared.output.json(&line).map_err(|error| Failure::new(Exit::Failed, "cannot write to standard output").caused_by(&error))
 }
 
-/// Accepts, and nothing else: whatever a connection does happens in its own task.
+/// Only accepts: everything else happens in the connection's own task.
 async fn accept(listener: TcpListener, service: ServiceName, shared: Arc<Shared>) {
     let mut failed: Option<Instant> = None;
     loop {
@@ -125,37 +128,37 @@ async fn accept(listener: TcpListener, service: ServiceName, shared: Arc<Shared>
         let (local, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                if failed.replace(Instant::now()).is_none_or(|before| before.elapsed() > CALM) {
-                    let failure = Failure::new(Exit::Failed, "connections have to wait before they are accepted").caused_by(&error);
-                    shared.output.failure(&failure.next("raise the limit of this shell (`ulimit -n`), or close some connections"));
+                if failed.replace(Instant::now()).is_none_or(|before| before.elapsed() > ACCEPT_WARNING_INTERVAL) {
+                    let failure = Failure::new(Exit::Failed, "cannot accept connections for now").caused_by(&error);
+                    shared.output.failure(&failure.next("raise this shell's limit of open files (`ulimit -n`), or close some connections"));
                 }
                 tokio::select! {
-                    () = sleep(ACCEPT_PAUSE) => continue,
+                    () = sleep(ACCEPT_BACKOFF) => continue,
                     () = shared.stop.cancelled() => return,
                 }
             }
         };
-        let Ok(slot) = Arc::clone(&shared.slots).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&shared.permits).try_acquire_owned() else {
             local.reset_on_drop();
-            let failure = Failure::new(Exit::Failed, format!("{from} was reset: {CONNECTIONS} connections are open"));
+            let failure = Failure::new(Exit::Failed, format!("{from} was reset: {MAX_CONNECTIONS} connections are open"));
             shared.output.failure(&failure.next("close some of them, or run a second `moorline forward` on another port"));
             continue;
         };
-        shared.tasks.spawn(carry(local, from, service.clone(), slot, Arc::clone(&shared)));
+        shared.tasks.spawn(carry(local, from, service.clone(), permit, Arc::clone(&shared)));
     }
 }
 
-/// Carries one connection from accepted to ended. `_slot` is its place among [`CONNECTIONS`].
-async fn carry(local: TcpStream, from: SocketAddr, service: ServiceName, _slot: OwnedSemaphorePermit, shared: Arc<Shared>) {
-    local.reset_on_drop(); // until a stream has ended well: no byte was carried, and none may look as if it had been
+/// Carries one connection from accept to its end. `_permit` counts it among [`MAX_CONNECTIONS`].
+async fn carry(local: TcpStream, from: SocketAddr, service: ServiceName, _permit: OwnedSemaphorePermit, shared: Arc<Shared>) {
+    local.reset_on_drop(); // until a stream has ended cleanly, so that a cut connection never looks finished
     if let Err(error) = local.set_nodelay(true) {
-        debug!(%from, %error, "a socket option is not taken"); // slower, not wrong
+        debug!(%from, %error, "cannot set TCP_NODELAY"); // slower, but correct
     }
-    let opening = asked(shared.client.open(&shared.device, &service), &shared.asking);
+    let opening = open_stream(shared.client.open(&shared.device, &service), &shared.stream_args);
     let opened = tokio::select! {
-        biased; // an answer that is there is taken first: hanging up is said on it
+        biased; // an outcome that has arrived is used first, because hanging up is done on it
         opened = opening => opened,
-        () = hung_up(&local) => {
+        () = local_reset(&local) => {
             debug!(%from, %service, "the local connection was reset before the stream was open");
             return;
         }
@@ -165,21 +168,44 @@ async fn carry(local: TcpStream, from: SocketAddr, service: ServiceName, _slot: 
     let stream = match opened {
         Ok(stream) => stream,
         Err(error) => {
-            return shared.output.failure(&not_opened(&format!("{from} was reset, no stream to {to}"), &error));
+            return shared.output.failure(&open_failure(&format!("{from} was reset, no stream to {to}"), &error));
         }
     };
-    debug!(%from, %to, stream = %stream.id(), timeline = ?stream.timeline(), "opened");
+    debug!(%from, %to, stream = %stream.id(), timeline = describe(stream.timeline()), "opened");
+    if shared.stream_args.timeline {
+        report_timeline(&shared, from, &stream);
+    }
     let bridged = stream.bridge(local, shared.stop.cancelled()).await;
     debug!(%from, %to, to_device = bridged.to_leg_bytes, from_device = bridged.from_leg_bytes, ended = bridged.ended.name(), "ended");
-    if !is_everyday(&bridged.ended)
-        && let Err(failure) = ended(&format!("{from} to {to}"), &bridged.ended)
+    if !is_routine(&bridged.ended)
+        && let Err(failure) = end_failure(&format!("{from} to {to}"), &bridged.ended)
     {
         shared.output.failure(&failure);
     }
 }
 
-/// Ends when the local program has reset its connection. One that has only sent all it had may still wait for the answer.
-async fn hung_up(local: &TcpStream) {
+/// Reports how long opening took: as a sentence, or with `--json` as an object with the numbers.
+fn report_timeline(shared: &Shared, from: SocketAddr, stream: &Stream) {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        from: SocketAddr,
+        device: &'a DeviceId,
+        service: &'a ServiceName,
+        stream: StreamId,
+        timeline: &'a Timeline,
+    }
+    let (device, service, timeline) = (&shared.device, stream.service(), stream.timeline());
+    if !shared.json {
+        return shared.output.note(&format!("{from} to {device}/{service} through the relay: ok, {}", describe(timeline)));
+    }
+    let line = Line { from, device, service, stream: stream.id(), timeline };
+    if let Err(error) = shared.output.json(&line) {
+        debug!(%error, "cannot write to standard output"); // its reader has gone, and the forwarding goes on
+    }
+}
+
+/// Completes when the local program has reset its connection. One that only closed its sending side may still wait for the answer.
+async fn local_reset(local: &TcpStream) {
     match local.ready(Interest::ERROR).await {
         Ok(_) | Err(_) => (),
     }

@@ -1,4 +1,4 @@
-//! `moorline login`: writes the profile from a join string and a token. Nothing goes over the network.
+//! `moorline login`: writes the profile from a join string and a token, without any network access.
 
 use moorline::profile::Profile;
 use moorline::{Join, RelayUrlError};
@@ -11,13 +11,13 @@ use crate::output::Output;
 /// Writes the profile.
 ///
 /// # Errors
-/// What was given is no join string or no token, or the file cannot be written.
-pub(crate) fn run(login: &Login, credentials: &Credentials, output: Output) -> Result<(), Failure> {
+/// The join string or the token is not valid, or the file cannot be written.
+pub(crate) fn run(login: &Login, credentials: &Credentials, output: &Output) -> Result<(), Failure> {
     if is_stdin(&login.join) && credentials.sources.token_file.as_deref().is_some_and(is_stdin) {
         return Err(Failure::new(Exit::Usage, "only one of --join and --token-file can be standard input"));
     }
     let join: Join = read(&login.join)?.parse().map_err(|error: RelayUrlError| {
-        let failure = Failure::new(Exit::Credentials, format!("{} holds no join string", login.join.display())).caused_by(&error);
+        let failure = Failure::new(Exit::Credentials, format!("{} does not contain a join string", login.join.display())).caused_by(&error);
         failure.next("`moorline-relay init` prints the join string; it is one line that begins with https://")
     })?;
     let token = credentials.given_token()?.ok_or_else(|| {
@@ -56,10 +56,25 @@ mod tests {
     fn login_writes_a_profile_that_can_be_loaded() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("join"), format!("{JOIN}\n")).unwrap();
-        fs::write(folder.path().join("token"), "word\n").unwrap();
+        moorline_files::create(folder.path().join("token"), 0o600, b"word\n").unwrap();
         let login = Login { join: folder.path().join("join") };
-        run(&login, &credentials(folder.path()), Output::new(true)).unwrap();
+        run(&login, &credentials(folder.path()), &Output::new(true).0).unwrap();
         assert_eq!(Profile::load(&folder.path().join("p.toml")).unwrap().join.to_string(), JOIN);
+    }
+
+    #[test]
+    fn a_join_string_whose_ca_is_no_certificate_is_refused_where_it_is_pasted() {
+        let folder = tempfile::tempdir().unwrap();
+        moorline_files::create(folder.path().join("token"), 0o600, b"word\n").unwrap();
+        let login = Login { join: folder.path().join("join") };
+        let cut = &JOIN[..JOIN.len() - 8];
+        for join in ["https://relay.example.com#ca=AAEC", cut] {
+            fs::write(&login.join, join).unwrap();
+            let failure = run(&login, &credentials(folder.path()), &Output::new(true).0).unwrap_err();
+            assert_eq!(failure.exit, Exit::Credentials);
+            assert!(failure.causes()[0].contains("CA certificate"), "{failure:?}");
+        }
+        assert!(!folder.path().join("p.toml").exists());
     }
 
     #[test]
@@ -67,16 +82,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let login = Login { join: folder.path().join("join") };
         fs::write(&login.join, "relay.example.com").unwrap();
-        assert_eq!(run(&login, &credentials(folder.path()), Output::new(true)).unwrap_err().exit, Exit::Credentials);
+        assert_eq!(run(&login, &credentials(folder.path()), &Output::new(true).0).unwrap_err().exit, Exit::Credentials);
 
         fs::write(&login.join, "https://relay.example.com").unwrap();
         let mut credentials = credentials(folder.path());
         credentials.sources.token_file = None;
-        assert_eq!(run(&login, &credentials, Output::new(true)).unwrap_err().exit, Exit::Usage);
+        assert_eq!(run(&login, &credentials, &Output::new(true).0).unwrap_err().exit, Exit::Usage);
 
         credentials.sources.token_file = Some("-".into());
         let both = Login { join: "-".into() };
-        assert_eq!(run(&both, &credentials, Output::new(true)).unwrap_err().exit, Exit::Usage);
+        assert_eq!(run(&both, &credentials, &Output::new(true).0).unwrap_err().exit, Exit::Usage);
         assert!(!folder.path().join("p.toml").exists());
     }
 }

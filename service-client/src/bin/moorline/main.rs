@@ -1,17 +1,18 @@
-//! `moorline`: the services of devices behind a relay, from the shell.
+//! `moorline`: reaches the services of devices behind a relay from the shell.
 //!
-//! One file per command ([`login`], [`device`], [`forward`], [`connect`], [`ssh`]); [`cli`] is what may be written, [`credentials`]
-//! which relay and token are meant, [`asked`] how a stream is asked for, [`output`] what is printed, [`exit`] how it ends and what to do
-//! about it.
+//! One file per command ([`login`], [`device`], [`forward`], [`connect`], [`ssh`]). [`cli`] is the command line, [`credentials`] selects
+//! relay and token, [`open_stream`] opens streams for the commands, [`output`] prints, [`log`] logs, [`exit`] has the exit codes and the advice for each
+//! problem.
 
-mod asked;
 mod cli;
 mod connect;
 mod credentials;
 mod device;
 mod exit;
 mod forward;
+mod log;
 mod login;
+mod open_stream;
 mod output;
 mod pair;
 mod signals;
@@ -19,8 +20,6 @@ mod ssh;
 mod stdio;
 
 use std::process::ExitCode;
-
-use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, Environment};
 use crate::credentials::Credentials;
@@ -30,8 +29,8 @@ use crate::output::Output;
 fn main() -> ExitCode {
     let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let environment = Environment::read();
-    let output = Output::new(environment.no_color);
-    match log(&environment, output).and_then(|()| run(cli, environment, output)) {
+    let (output, _flush) = Output::new(environment.no_color);
+    match log::start(&environment, &output).and_then(|()| run(cli, environment, output.clone())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output.failure(&failure);
@@ -43,29 +42,20 @@ fn main() -> ExitCode {
 fn run(cli: Cli, environment: Environment, output: Output) -> Result<(), Failure> {
     let credentials = Credentials { sources: cli.sources, environment };
     match cli.command {
-        Command::Login(login) => login::run(&login, &credentials, output),
+        Command::Login(login) => login::run(&login, &credentials, &output),
         Command::Device { action } => block_on(device::run(action, &credentials, output)),
         Command::Forward(forward) => block_on(forward::run(forward, &credentials, output)),
-        Command::Connect(connect) => block_on(connect::run(&connect, &credentials)),
+        Command::Connect(connect) => block_on(connect::run(&connect, &credentials, output)),
         Command::Ssh(ssh) => match ssh::run(&ssh, &credentials.sources)? {},
     }
 }
 
-/// One thread is enough for all that a caller does, and quicker: nothing is handed from one to another.
+/// A caller needs one thread only, and is faster with it: no work moves between threads.
 fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, "cannot start").caused_by(&error))?;
     let result = runtime.block_on(command);
-    // A name that is still being resolved must not keep the process.
+    // A name that is still being resolved must not delay the exit.
     runtime.shutdown_background();
     result
-}
-
-fn log(environment: &Environment, output: Output) -> Result<(), Failure> {
-    let Some(filter) = &environment.log else { return Ok(()) };
-    let filter = EnvFilter::try_new(filter.to_string_lossy()).map_err(|error| {
-        Failure::new(Exit::Usage, "MOORLINE_LOG is no filter, like debug or moorline_transport=trace").caused_by(&error)
-    })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(output.has_colour()).init();
-    Ok(())
 }

@@ -1,41 +1,65 @@
-//! What the program writes, and where: results on standard output, everything for people on standard error. The one place that prints.
+//! The program's output: results on standard output, messages on standard error. Nothing else prints.
 
 use std::io::{self, IsTerminal, Write};
 
+use moorline_proto::failure::Style;
+use moorline_proto::text::printable;
 use serde::Serialize;
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 use crate::exit::Failure;
 
-/// The program's mouth. Cheap to clone; each line is written in one piece, so that tasks do not mix theirs.
-#[derive(Clone, Copy, Debug)]
+/// Characters of one cell of a table.
+const CELL_CHARS: usize = 400;
+
+/// Messages and lines of the log that wait to be written.
+const QUEUED_LINES: usize = 4_096;
+
+/// Cheap to clone. Each message is written in one piece, so that messages of different tasks do not mix.
+///
+/// Standard error is never waited for: messages go through a bounded queue to a thread that writes them. Where nobody reads them the queue
+/// fills up, and further ones are dropped.
+#[derive(Clone, Debug)]
 pub(crate) struct Output {
     style: Style,
+    messages: NonBlocking,
 }
 
-/// Whether colours are written to standard error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Style {
-    Colour,
-    Plain,
+/// Writes out the queued messages when it is dropped, for about a second at most.
+#[must_use = "messages that are still queued are lost with the process"]
+pub(crate) struct Flush {
+    messages: NonBlocking,
+    worker: Option<WorkerGuard>,
 }
 
 impl Output {
-    /// Colours only where a person reads and did not ask for none.
-    pub(crate) fn new(no_color: bool) -> Self {
+    /// Colours only if standard error is a terminal and the user did not disable them.
+    pub(crate) fn new(no_color: bool) -> (Self, Flush) {
         let style = if io::stderr().is_terminal() && !no_color { Style::Colour } else { Style::Plain };
-        Self { style }
+        Self::to(io::stderr(), style)
+    }
+
+    fn to(writer: impl Write + Send + 'static, style: Style) -> (Self, Flush) {
+        let queue = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUED_LINES);
+        let (messages, worker) = queue.finish(writer);
+        (Self { style, messages: messages.clone() }, Flush { messages, worker: Some(worker) })
     }
 
     /// Whether colours are written to standard error.
-    pub(crate) fn has_colour(self) -> bool {
+    pub(crate) fn has_colour(&self) -> bool {
         self.style == Style::Colour
+    }
+
+    /// The way to standard error, for the log.
+    pub(crate) fn messages(&self) -> NonBlocking {
+        self.messages.clone()
     }
 
     /// Writes text to standard output.
     ///
     /// # Errors
-    /// Nobody reads it any more, or the disk is full.
-    pub(crate) fn print(self, text: &str) -> io::Result<()> {
+    /// The reader has closed the pipe, or the disk is full.
+    pub(crate) fn print(&self, text: &str) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         stdout.write_all(text.as_bytes())?;
         stdout.flush()
@@ -45,53 +69,44 @@ impl Output {
     ///
     /// # Errors
     /// As [`Output::print`].
-    pub(crate) fn json(self, value: &impl Serialize) -> io::Result<()> {
+    pub(crate) fn json(&self, value: &impl Serialize) -> io::Result<()> {
         let mut line = serde_json::to_string(value)?;
         line.push('\n');
         self.print(&line)
     }
 
-    /// Tells a person something, on standard error. Where nobody can read it, it is lost.
-    pub(crate) fn note(self, text: &str) {
-        self.tell(&format!("{text}\n"));
+    /// Writes a message to standard error. It is lost if nobody can read it.
+    pub(crate) fn note(&self, text: &str) {
+        self.write_stderr(&format!("{text}\n"));
     }
 
-    /// Tells a person what went wrong, why, and what to do next.
-    pub(crate) fn failure(self, failure: &Failure) {
-        if !failure.what.is_empty() {
-            self.tell(&rendered(failure, self.style));
+    /// Writes what went wrong, why, and what to do next.
+    pub(crate) fn failure(&self, failure: &Failure) {
+        if let Some(report) = &failure.report {
+            self.write_stderr(&report.render("moorline", self.style));
         }
     }
 
-    fn tell(self, text: &str) {
-        drop(io::stderr().lock().write_all(text.as_bytes())); // there is nowhere left to complain
+    fn write_stderr(&self, text: &str) {
+        drop(self.messages.clone().write_all(text.as_bytes())); // there is no other place to report this
     }
 }
 
-fn rendered(failure: &Failure, style: Style) -> String {
-    let (name, label, plain) = match style {
-        Style::Colour => ("\x1b[1;31m", "\x1b[1m", "\x1b[0m"),
-        Style::Plain => ("", "", ""),
-    };
-    let mut text = format!("{name}moorline:{plain} {}\n", visible(&failure.what));
-    for why in &failure.why {
-        text += &format!("  {label}why:{plain}  {}\n", visible(why));
+impl Drop for Flush {
+    fn drop(&mut self) {
+        match self.messages.error_counter().dropped_lines() {
+            0 => {}
+            dropped => drop(writeln!(self.messages, "moorline: {dropped} messages were dropped, because nobody read them in time")),
+        }
+        drop(self.worker.take());
     }
-    if let Some(next) = &failure.next {
-        text += &format!("  {label}next:{plain} {}\n", visible(next));
-    }
-    text
 }
 
-/// Text that came from elsewhere, without what a terminal would obey.
-pub(crate) fn visible(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
-}
-
-/// Rows in columns as wide as their widest cell, two spaces between. The last column is not padded.
+/// A table whose columns are as wide as their widest cell, with two spaces between. The last column is not padded.
 pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
-    let rows: Vec<[String; N]> =
-        std::iter::once(head.map(str::to_owned)).chain(rows.iter().map(|row| row.each_ref().map(|cell| visible(cell)))).collect();
+    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned))
+        .chain(rows.iter().map(|row| row.each_ref().map(|cell| printable(cell, CELL_CHARS))))
+        .collect();
     let mut widths = [0; N];
     for (at, width) in widths.iter_mut().enumerate() {
         *width = rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
@@ -105,8 +120,9 @@ pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> St
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
-    use crate::exit::Exit;
 
     #[test]
     fn a_table_is_aligned() {
@@ -115,18 +131,35 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_says_what_why_and_what_next() {
-        let failure = Failure::new(Exit::Refused, "no stream to lamp-1/ssh").because("the device is off").next("switch it on");
-        assert_eq!(
-            rendered(&failure, Style::Plain),
-            "moorline: no stream to lamp-1/ssh\n  why:  the device is off\n  next: switch it on\n"
-        );
-        assert!(rendered(&failure, Style::Colour).contains("\x1b[1;31m"));
+    fn a_devices_text_cannot_control_the_terminal_and_is_bounded() {
+        let rows = [["a\u{1b}[2J\u{202e}b".to_owned(), "x".repeat(100_000)]];
+        let table = table(["DEVICE", "AGENT"], &rows);
+        assert!(table.contains("a\u{fffd}[2J\u{fffd}b") && table.len() < 1_000, "{table}");
+    }
+
+    /// Takes nothing until it is released.
+    struct Stalled(mpsc::Receiver<()>);
+
+    impl Write for Stalled {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.recv().ok(); // an error, once it is released
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]
-    fn a_devices_words_cannot_command_the_terminal() {
-        let failure = Failure::new(Exit::Refused, "refused").because("the device says: \x1b]0;owned\x07");
-        assert!(!rendered(&failure, Style::Plain).contains('\x1b'));
+    fn messages_that_nobody_reads_delay_nobody_and_are_counted() {
+        let (release, stalled) = mpsc::channel();
+        let (output, flush) = Output::to(Stalled(stalled), Style::Plain);
+        for _ in 0..3 * QUEUED_LINES {
+            output.note("127.0.0.1:40000 was reset, no stream to lamp-1/http"); // returns at once, or this test does not end
+        }
+        assert!(output.messages.error_counter().dropped_lines() >= QUEUED_LINES);
+        drop(release); // the thread goes on and ends
+        drop(flush);
     }
 }

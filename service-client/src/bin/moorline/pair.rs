@@ -1,11 +1,11 @@
-//! `[ADDRESS:]PORT:SERVICE`: where to listen, and what connections there reach.
+//! `[ADDRESS:]PORT:SERVICE`: where to listen, and the service behind it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use moorline::ServiceName;
 
-/// One local address and the service that connections to it reach.
+/// A local address, and the service that its connections reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pair {
     pub(crate) local: SocketAddr,
@@ -16,13 +16,13 @@ impl FromStr for Pair {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (local, service) = text.rsplit_once(':').ok_or("this is [ADDRESS:]PORT:SERVICE, like 8080:http")?;
+        let (local, service) = text.rsplit_once(':').ok_or("expected [ADDRESS:]PORT:SERVICE, like 8080:http")?;
         let service = service.parse::<ServiceName>().map_err(|error| error.to_string())?;
         let (address, port) = match local.rsplit_once(':') {
             None => (IpAddr::V4(Ipv4Addr::LOCALHOST), local),
             Some((address, port)) => (listen_address(address)?, port),
         };
-        let port = port.parse().map_err(|_| format!("{port:?} is no port from 0 to 65535"))?;
+        let port = port.parse().map_err(|_| format!("{port:?} is not a port from 0 to 65535"))?;
         Ok(Self { local: SocketAddr::new(address, port), service })
     }
 }
@@ -34,7 +34,7 @@ fn listen_address(text: &str) -> Result<IpAddr, String> {
         (None, "localhost") => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         (None, text) => text.parse().ok().map(IpAddr::V4),
     };
-    address.ok_or_else(|| format!("{text:?} is no IP address to listen on (IPv6 stands in brackets)"))
+    address.ok_or_else(|| format!("{text:?} is not an IP address to listen on (write IPv6 in brackets)"))
 }
 
 #[cfg(test)]

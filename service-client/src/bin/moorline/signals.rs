@@ -1,4 +1,4 @@
-//! The signals that ask the program to end.
+//! The signals that ask the program to stop.
 
 use std::fs;
 use std::future::pending;
@@ -7,19 +7,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit::{Exit, Failure};
 
-/// Which signal came.
+/// The signal that was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum ShutdownSignal {
     /// SIGINT: Ctrl-C.
     Interrupt,
     /// SIGTERM.
     Terminate,
-    /// SIGHUP: the terminal is gone, or ssh is done with its ProxyCommand.
+    /// SIGHUP: the terminal has closed, or ssh is done with its ProxyCommand.
     HangUp,
 }
 
-/// Catches the signals for as long as the process lives: none of them ends it by itself any more. SIGHUP stays ignored where it was,
-/// which is what `nohup` asks for.
+/// Catches the signals for the life of the process: none of them terminates it by default any more. An ignored SIGHUP stays ignored, which
+/// is what `nohup` asks for.
 #[derive(Debug)]
 pub(crate) struct Signals {
     interrupt: Signal,
@@ -28,10 +28,10 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Begins to catch them.
+    /// Installs the handlers.
     ///
     /// # Errors
-    /// The system refuses a handler.
+    /// A handler could not be installed.
     pub(crate) fn catch() -> Result<Self, Failure> {
         let caught = |kind| signal(kind).map_err(|error| Failure::new(Exit::Failed, "cannot catch signals").caused_by(&error));
         Ok(Self {
@@ -41,16 +41,16 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one. Cancel-safe: a signal that came is told at the next call.
-    pub(crate) async fn next(&mut self) -> Asked {
-        let (asked, came) = tokio::select! {
-            came = self.interrupt.recv() => (Asked::Interrupt, came),
-            came = self.terminate.recv() => (Asked::Terminate, came),
-            came = recv(self.hang_up.as_mut()) => (Asked::HangUp, came),
+    /// Waits for the next signal. Cancel-safe: a signal that arrived is returned by the next call.
+    pub(crate) async fn next(&mut self) -> ShutdownSignal {
+        let (signal, received) = tokio::select! {
+            received = self.interrupt.recv() => (ShutdownSignal::Interrupt, received),
+            received = self.terminate.recv() => (ShutdownSignal::Terminate, received),
+            received = recv(self.hang_up.as_mut()) => (ShutdownSignal::HangUp, received),
         };
-        match came {
-            Some(()) => asked,
-            None => pending().await, // no more signals can come; nothing to wait for
+        match received {
+            Some(()) => signal,
+            None => pending().await, // no more signals can arrive
         }
     }
 }
@@ -62,14 +62,14 @@ async fn recv(signal: Option<&mut Signal>) -> Option<()> {
     }
 }
 
-/// Linux tells it in the process's status. Where it cannot be read, the signal is taken as one that ends us.
+/// Reads `/proc/self/status` (Linux). If that fails, SIGHUP counts as not ignored.
 fn is_hang_up_ignored() -> bool {
     fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hang_up(&status))
 }
 
 fn ignores_hang_up(status: &str) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1) // SIGHUP is the first
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1) // SIGHUP is signal 1, the lowest bit
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `moorline ssh`: hands over to ssh, which comes back through `moorline connect` as its ProxyCommand.
+//! `moorline ssh`: executes ssh with `moorline connect` as its ProxyCommand.
 
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
@@ -10,24 +10,24 @@ use std::process::Command;
 use crate::cli::{Sources, Ssh};
 use crate::exit::{Exit, Failure};
 
-/// Becomes ssh; its exit code is then this process's.
+/// Replaces this process by ssh, whose exit code becomes this process's.
 ///
 /// # Errors
-/// There is no ssh here, or it does not start.
+/// ssh is not installed or cannot be started.
 pub(crate) fn run(ssh: &Ssh, sources: &Sources) -> Result<Infallible, Failure> {
-    let program = std::env::current_exe()
-        .map_err(|error| Failure::new(Exit::Failed, "cannot find the path of this program for ssh").caused_by(&error))?;
+    let program =
+        std::env::current_exe().map_err(|error| Failure::new(Exit::Failed, "cannot find this program's path for ssh").caused_by(&error))?;
     let error = Command::new("ssh").args(arguments(ssh, sources, &program)).exec();
     let failure = Failure::new(Exit::Failed, "cannot run ssh").caused_by(&error);
     Err(failure.next("install the OpenSSH client, or use `moorline forward` with another one"))
 }
 
-/// What ssh is given.
+/// The arguments for ssh.
 fn arguments(ssh: &Ssh, sources: &Sources, program: &Path) -> Vec<OsString> {
     let device = ssh.login.device.as_str();
     let mut proxy = OsString::from("ProxyCommand=");
     proxy.push(proxy_command(ssh, sources, program));
-    // The device's key is known under its id, whatever host name the user's own configuration makes of it.
+    // known_hosts has the device's key under its id, whatever host name the user's ssh configuration maps it to.
     let mut arguments = vec!["-o".into(), proxy, "-o".into(), format!("HostKeyAlias={device}").into()];
     arguments.push(match &ssh.login.user {
         Some(user) => format!("{user}@{device}").into(),
@@ -37,7 +37,7 @@ fn arguments(ssh: &Ssh, sources: &Sources, program: &Path) -> Vec<OsString> {
     arguments
 }
 
-/// The command by which ssh's shell starts `moorline connect`. The token is not in it: the profile, the token file or the environment is.
+/// The command line with which ssh's shell starts `moorline connect`. It contains no token: that is in the profile, file or environment.
 fn proxy_command(ssh: &Ssh, sources: &Sources, program: &Path) -> OsString {
     let mut words = vec![program.as_os_str().to_owned()];
     let mut option = |name: &str, value: OsString| words.extend([name.into(), value]);
@@ -48,20 +48,23 @@ fn proxy_command(ssh: &Ssh, sources: &Sources, program: &Path) -> OsString {
     }
     words.push("connect".into());
     let mut option = |name: &str, value: OsString| words.extend([name.into(), value]);
-    for (name, duration) in [("--wait", ssh.asking.wait), ("--deadline", ssh.asking.deadline)] {
+    for (name, duration) in [("--wait", ssh.stream_args.wait), ("--deadline", ssh.stream_args.deadline)] {
         if let Some(duration) = duration {
             option(name, format!("{}s", duration.as_secs()).into());
         }
     }
-    if let Some(reason) = &ssh.asking.reason {
-        // One word, so that a reason that begins with a dash is no option.
+    if let Some(reason) = &ssh.stream_args.reason {
+        // One word, so that a reason that begins with a dash is not taken for an option.
         words.push(format!("--reason={reason}").into());
+    }
+    if ssh.stream_args.timeline {
+        words.push("--timeline".into());
     }
     words.extend([ssh.login.device.as_str().into(), ssh.service.as_str().into()]);
     OsString::from_vec(words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(&b' '))
 }
 
-/// A word as the shell behind ssh reads it: in single quotes where it needs them, `%` doubled because ssh replaces `%h` and the like.
+/// Quotes a word for ssh's shell: in single quotes if necessary, `%` doubled because ssh expands `%h` and the like.
 fn quoted(word: &OsStr) -> Vec<u8> {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+=:,@".contains(byte);
     let bytes = word.as_bytes();
@@ -86,10 +89,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::cli::Asking;
+    use crate::cli::StreamArgs;
 
     fn ssh(login: &str) -> Ssh {
-        Ssh { service: "ssh".parse().unwrap(), asking: Asking::default(), login: login.parse().unwrap(), args: Vec::new() }
+        Ssh { service: "ssh".parse().unwrap(), stream_args: StreamArgs::default(), login: login.parse().unwrap(), args: Vec::new() }
     }
 
     fn none() -> Sources {
@@ -97,27 +100,28 @@ mod tests {
     }
 
     #[test]
-    fn ssh_is_given_the_proxy_command_and_the_devices_own_name() {
-        let mut asked = ssh("root@lamp-1");
-        asked.args = vec!["-v".into(), "uptime".into()];
+    fn ssh_gets_the_proxy_command_and_the_device_id_as_host_key_alias() {
+        let mut ssh_args = ssh("root@lamp-1");
+        ssh_args.args = vec!["-v".into(), "uptime".into()];
         assert_eq!(
-            arguments(&asked, &none(), Path::new("/usr/bin/moorline")),
+            arguments(&ssh_args, &none(), Path::new("/usr/bin/moorline")),
             ["-o", "ProxyCommand=/usr/bin/moorline connect lamp-1 ssh", "-o", "HostKeyAlias=lamp-1", "root@lamp-1", "-v", "uptime"]
         );
     }
 
     #[test]
-    fn options_of_ours_go_on_to_connect() {
-        let mut asked = ssh("lamp-1");
-        asked.asking = Asking {
+    fn our_options_are_passed_to_connect() {
+        let mut ssh_args = ssh("lamp-1");
+        ssh_args.stream_args = StreamArgs {
             wait: Some(Duration::from_secs(600)),
             deadline: Some(Duration::from_secs(5)),
             reason: Some(moorline_proto::text::Text::new("Bob's 50% job").unwrap()),
+            timeline: true,
         };
         let sources = Sources { profile: Some("/etc/my profile".into()), token_file: Some("/run/token".into()) };
         assert_eq!(
-            proxy_command(&asked, &sources, Path::new("/opt/m")),
-            r"/opt/m --profile '/etc/my profile' --token-file /run/token connect --wait 600s --deadline 5s '--reason=Bob'\''s 50%% job' lamp-1 ssh"
+            proxy_command(&ssh_args, &sources, Path::new("/opt/m")),
+            r"/opt/m --profile '/etc/my profile' --token-file /run/token connect --wait 600s --deadline 5s '--reason=Bob'\''s 50%% job' --timeline lamp-1 ssh"
         );
     }
 
@@ -129,7 +133,7 @@ mod tests {
         assert!(proxy.contains(here.to_str().unwrap()), "{proxy}");
     }
 
-    /// The real shell takes the words apart again, after ssh has halved the percent signs.
+    /// A real shell splits the words, after ssh has replaced `%%` by `%`.
     #[test]
     fn the_shell_reads_back_what_was_quoted() {
         for word in ["plain", "", "two words", "it's", "$HOME `id` \"x\" \\ ; & | < > * ?", "%h 100%", "line\nline", "-dash", "ü"] {

@@ -1,12 +1,12 @@
-//! Standard input and output as one connection, so that a stream is carried over them as over a socket.
+//! Standard input and output as one connection, so that a stream can be bridged with them as with a socket.
 //!
 //! ```text
-//!   fd 0 ── thread ──▶ queue ──▶ poll_read        a read that never returns blocks nobody, not even the end of the process
-//!   fd 1 ◀── thread ◀── queue ◀── poll_write      everything is written when [`Written`] says so
+//!   fd 0 ── thread ──▶ queue ──▶ poll_read        a read that never returns blocks neither a task nor the exit
+//!   fd 1 ◀── thread ◀── queue ◀── poll_write      [`OutputDone`] completes when everything is written
 //! ```
 //!
-//! tokio's own would do but for two things: shutting its output down leaves the descriptor open, so that the reader never sees the end, and
-//! a write that is under way when the process ends is lost.
+//! tokio's `Stdin` and `Stdout` do not fit: shutting down the output leaves the descriptor open, so the reader never sees EOF, and a write
+//! that is under way when the process exits is lost.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -20,65 +20,65 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::PollSender;
 
-/// Bytes of one read, as many as one message of a leg holds.
-const PIECE_BYTES: usize = 64 * 1024;
-/// Pieces that wait in either direction. More would only hide from the far side that the near one is slow.
-const PIECES: usize = 4;
+/// The size of one read: the largest message of a leg.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// Chunks queued per direction. More would only hide a slow local side from the far side.
+const QUEUED_CHUNKS: usize = 4;
 
-/// Reads standard input, writes standard output. Shutting it down closes standard output, so that its reader sees the end.
+/// Reads standard input and writes standard output. Shutting it down closes standard output, so that its reader sees EOF.
 #[derive(Debug)]
 pub(crate) struct Stdio {
     input: mpsc::Receiver<io::Result<Bytes>>,
-    read: Bytes,
+    pending: Bytes,
     output: PollSender<Bytes>,
 }
 
-/// Tells when all that was written to a [`Stdio`] has reached standard output, or can no more.
+/// Completes when everything written to a [`Stdio`] has reached standard output, or cannot any more.
 #[derive(Debug)]
 #[must_use = "what is still in the queue is lost when the process ends"]
-pub(crate) struct Written(oneshot::Receiver<io::Result<()>>);
+pub(crate) struct OutputDone(oneshot::Receiver<io::Result<()>>);
 
-impl Written {
-    /// Waits for it; the [`Stdio`] must be gone, or shut down.
+impl OutputDone {
+    /// Waits for it. The [`Stdio`] must have been dropped or shut down.
     ///
     /// # Errors
-    /// What standard output said when it took no more: its reader is gone, the disk is full.
+    /// Why standard output took no more: the reader has closed the pipe, or the disk is full.
     pub(crate) async fn wait(self) -> io::Result<()> {
         self.0.await.unwrap_or_else(|_| Err(io::Error::other("the thread that writes is gone")))
     }
 }
 
 impl Stdio {
-    /// Takes both over.
+    /// Starts the two threads.
     ///
     /// # Errors
-    /// The system gives no thread.
-    pub(crate) fn take() -> io::Result<(Self, Written)> {
-        let (input_end, input) = mpsc::channel(PIECES);
-        let (output, output_end) = mpsc::channel(PIECES);
+    /// A thread could not be started.
+    pub(crate) fn take() -> io::Result<(Self, OutputDone)> {
+        let (input_end, input) = mpsc::channel(QUEUED_CHUNKS);
+        let (output, output_end) = mpsc::channel(QUEUED_CHUNKS);
         let (done, written) = oneshot::channel();
-        // The first ends with the process, or when the reader is gone; the second when the writer is.
+        // The first ends with the process or when the receiver is dropped, the second when the sender is.
         thread::Builder::new().name("stdin".to_owned()).spawn(move || read_all(&input_end))?;
         thread::Builder::new().name("stdout".to_owned()).spawn(move || {
             let written = write_all(output_end);
-            drop(done.send(written)); // nobody waits any more: the process is told to end
+            drop(done.send(written)); // nobody waits when the process was told to exit
         })?;
-        Ok((Self { input, read: Bytes::new(), output: PollSender::new(output) }, Written(written)))
+        Ok((Self { input, pending: Bytes::new(), output: PollSender::new(output) }, OutputDone(written)))
     }
 }
 
 fn read_all(input: &mpsc::Sender<io::Result<Bytes>>) {
     let mut stdin = io::stdin().lock();
-    let mut buffer = vec![0; PIECE_BYTES];
+    let mut buffer = vec![0; CHUNK_BYTES];
     loop {
-        let piece = match stdin.read(&mut buffer) {
+        let chunk = match stdin.read(&mut buffer) {
             Ok(0) => return,
             Ok(count) => Ok(Bytes::copy_from_slice(&buffer[..count])),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => Err(error),
         };
-        let is_last = piece.is_err();
-        if input.blocking_send(piece).is_err() || is_last {
+        let is_last = chunk.is_err();
+        if input.blocking_send(chunk).is_err() || is_last {
             return;
         }
     }
@@ -86,26 +86,26 @@ fn read_all(input: &mpsc::Sender<io::Result<Bytes>>) {
 
 fn write_all(mut output: mpsc::Receiver<Bytes>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    while let Some(piece) = output.blocking_recv() {
-        stdout.write_all(&piece)?; // after an error, whoever writes finds the queue closed
+    while let Some(chunk) = output.blocking_recv() {
+        stdout.write_all(&chunk)?; // after an error, writers find the queue closed
         stdout.flush()?;
     }
-    // The end of the descriptor itself is what a reader sees: ssh ends when its ProxyCommand's output does.
-    let nowhere = File::options().write(true).open("/dev/null")?;
-    Ok(rustix::stdio::dup2_stdout(&nowhere)?)
+    // The reader waits for the descriptor to be closed: ssh exits when its ProxyCommand's output does.
+    let null = File::options().write(true).open("/dev/null")?;
+    Ok(rustix::stdio::dup2_stdout(&null)?)
 }
 
 impl AsyncRead for Stdio {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.read.is_empty() {
+        if self.pending.is_empty() {
             match ready!(self.input.poll_recv(cx)) {
-                Some(piece) => self.read = piece?,
+                Some(chunk) => self.pending = chunk?,
                 None => return Poll::Ready(Ok(())),
             }
         }
-        let count = self.read.len().min(buffer.remaining());
-        buffer.put_slice(&self.read[..count]);
-        self.read.advance(count);
+        let count = self.pending.len().min(buffer.remaining());
+        buffer.put_slice(&self.pending[..count]);
+        self.pending.advance(count);
         Poll::Ready(Ok(()))
     }
 }
@@ -114,7 +114,7 @@ impl AsyncWrite for Stdio {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
         ready!(self.output.poll_reserve(cx)).map_err(gone)?;
-        let count = bytes.len().min(PIECE_BYTES);
+        let count = bytes.len().min(CHUNK_BYTES);
         self.output.send_item(Bytes::copy_from_slice(&bytes[..count])).map_err(gone)?;
         Poll::Ready(Ok(count))
     }
@@ -130,5 +130,5 @@ impl AsyncWrite for Stdio {
     }
 }
 
-/// A pipe cannot show that it was cut: the exit code does.
+/// A pipe cannot show that it was cut. The exit code does.
 impl LocalSide for Stdio {}

@@ -1,4 +1,4 @@
-//! For tests: a relay within the process that answers as the test says, one connection after another.
+//! For tests: an in-process relay that answers as the test scripts it, one connection after another.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use crate::client::Client;
 
-/// What `opened` says to the caller of every scripted stream.
+/// The `opened` of every scripted stream.
 pub(crate) const OPENED: &str = r#"{"type":"opened","stream":"000102030405060708090a0b0c0d0e0f","service":"ssh","peer":{"device":"lamp-1"},
     "features":["f1"],"data":"AAE=","ping_ms":25000,"timeline":{"opened_ms":7}}"#;
 
@@ -24,8 +24,8 @@ pub(crate) struct Relay {
     dials: mpsc::Receiver<DuplexStream>,
 }
 
-/// A request as it arrived.
-pub(crate) struct Asked {
+/// A received request.
+pub(crate) struct Request {
     pub(crate) line: String,
     headers: HashMap<String, String>,
     pub(crate) body: Value,
@@ -34,7 +34,7 @@ pub(crate) struct Asked {
 
 pub(crate) type Leg = WebSocketStream<DuplexStream>;
 
-/// A relay, and a client of it whose token is `caller-token`.
+/// A relay, and a client for it whose token is `caller-token`.
 pub(crate) fn relay() -> (Relay, Client) {
     let (dialled, dials) = mpsc::channel(8);
     let dialer = Dialer::over("https://relay.example".parse().unwrap(), move |_| {
@@ -47,7 +47,7 @@ pub(crate) fn relay() -> (Relay, Client) {
 
 impl Relay {
     /// The next request.
-    pub(crate) async fn asked(&mut self) -> Asked {
+    pub(crate) async fn request(&mut self) -> Request {
         let mut pipe = self.dials.recv().await.unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -63,32 +63,32 @@ impl Relay {
         let mut body = vec![0; headers.get("content-length").map_or(0, |length| length.parse().unwrap())];
         pipe.read_exact(&mut body).await.unwrap();
         let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
-        Asked { line: line.to_owned(), headers, body, pipe }
+        Request { line: line.to_owned(), headers, body, pipe }
     }
 
-    /// Whether nobody has asked anything that was not looked at.
+    /// Whether every request has been taken.
     pub(crate) fn is_idle(&self) -> bool {
         self.dials.is_empty()
     }
 }
 
-impl Asked {
+impl Request {
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
 
-    pub(crate) async fn answer(mut self, status: u16, body: &impl serde::Serialize) {
+    pub(crate) async fn respond(mut self, status: u16, body: &impl serde::Serialize) {
         let body = serde_json::to_string(body).unwrap();
         let head = format!("HTTP/1.1 {status} x\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
         self.pipe.write_all((head + &body).as_bytes()).await.unwrap();
     }
 
     pub(crate) async fn refuse(self, problem: &Problem) {
-        self.answer(problem.status, problem).await;
+        self.respond(problem.status, problem).await;
     }
 
     /// 101.
-    pub(crate) async fn switch(mut self) -> Leg {
+    pub(crate) async fn upgrade(mut self) -> Leg {
         let accept = derive_accept_key(self.header("sec-websocket-key").as_bytes());
         let head = format!(
             "HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\
@@ -101,13 +101,13 @@ impl Asked {
 
     /// 101, and `opened`.
     pub(crate) async fn open(self) -> Leg {
-        let mut leg = self.switch().await;
-        say(&mut leg, OPENED).await;
+        let mut leg = self.upgrade().await;
+        send_text(&mut leg, OPENED).await;
         leg
     }
 }
 
-pub(crate) async fn say(leg: &mut Leg, text: &str) {
+pub(crate) async fn send_text(leg: &mut Leg, text: &str) {
     leg.send(Message::text(text)).await.unwrap();
 }
 
@@ -115,8 +115,8 @@ pub(crate) async fn close(leg: &mut Leg, code: u16) {
     leg.send(Message::Close(Some(CloseFrame { code: code.into(), reason: "".into() }))).await.unwrap();
 }
 
-/// The next message that is no ping and no pong.
-pub(crate) async fn hear(leg: &mut Leg) -> Message {
+/// The next message that is not a ping or pong.
+pub(crate) async fn receive(leg: &mut Leg) -> Message {
     loop {
         match leg.next().await.unwrap().unwrap() {
             Message::Ping(_) | Message::Pong(_) => {}

@@ -1,22 +1,24 @@
-//! TLS sessions to come back to the relay with: enough for a burst of streams. Resuming one costs both ends half of a full handshake.
+//! A TLS session store that holds enough tickets for a burst of streams. Resuming a session costs both ends half of a full handshake.
 //!
-//! rustls' own store keeps eight tickets of TLS 1.3, each good for one connection: of 64 streams at once, 56 would begin anew.
+//! rustls' own store keeps eight TLS 1.3 tickets, each good for one connection: of 64 streams at once, 56 would need a full handshake.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use rustls::NamedGroup;
 use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::pki_types::ServerName;
 
-/// Tickets of one server: half a kilobyte each.
+use crate::lock::lock;
+
+/// Tickets kept per server, half a kilobyte each.
 const TICKETS: usize = 64;
-/// Servers: the relay, and what hosts its legs may be at.
+/// Servers remembered: the relay, and the hosts that its legs may have.
 const SERVERS: usize = 8;
 
-/// What is remembered, in memory alone: the tickets of TLS 1.3 here, all else by rustls' own store.
+/// In memory only. TLS 1.3 tickets are kept here, everything else in rustls' own store.
 #[derive(Debug)]
-pub(crate) struct Sessions {
+pub(crate) struct TlsSessionStore {
     rest: ClientSessionMemoryCache,
     tickets: Mutex<VecDeque<Tickets>>,
 }
@@ -24,17 +26,17 @@ pub(crate) struct Sessions {
 #[derive(Debug)]
 struct Tickets {
     server: ServerName<'static>,
-    /// The oldest first.
+    /// Oldest first.
     tickets: VecDeque<Tls13ClientSessionValue>,
 }
 
-impl Default for Sessions {
+impl Default for TlsSessionStore {
     fn default() -> Self {
         Self { rest: ClientSessionMemoryCache::new(8 * SERVERS), tickets: Mutex::default() }
     }
 }
 
-impl ClientSessionStore for Sessions {
+impl ClientSessionStore for TlsSessionStore {
     fn set_kx_hint(&self, server: ServerName<'static>, group: NamedGroup) {
         self.rest.set_kx_hint(server, group);
     }
@@ -56,7 +58,7 @@ impl ClientSessionStore for Sessions {
     }
 
     fn insert_tls13_ticket(&self, server: ServerName<'static>, value: Tls13ClientSessionValue) {
-        let mut all = self.tickets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.tickets);
         if !all.iter().any(|tickets| tickets.server == server) {
             if all.len() == SERVERS {
                 all.pop_front();
@@ -72,7 +74,7 @@ impl ClientSessionStore for Sessions {
     }
 
     fn take_tls13_ticket(&self, server: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        let mut all = self.tickets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.tickets);
         all.iter_mut().find(|tickets| tickets.server == *server)?.tickets.pop_back()
     }
 }

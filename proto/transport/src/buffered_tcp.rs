@@ -1,8 +1,8 @@
-//! A TCP connection under TLS, with fewer system calls than TLS makes.
+//! A TCP connection under TLS that saves system calls.
 //!
-//! TLS writes the end of its handshake, and its goodbye, apart from the bytes that come right behind or before them: this can be told to keep
-//! what is written until more follows, so that one segment carries both and wakes the relay once. And rustls reads 4 KiB at a time: where
-//! much comes, this reads ahead.
+//! TLS writes the end of its handshake and its close_notify separately from the data next to them. This type can hold writes back until
+//! more follows, so that one segment carries both and the relay wakes once. On the read side rustls reads 4 KiB at a time; during bulk
+//! transfers this type reads ahead.
 
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -12,146 +12,146 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Bytes that are kept at most; what is longer goes at once.
-const KEPT: usize = 4 * 1024;
-/// Bytes that one read takes where the one before brought all it could.
-const AHEAD: usize = 64 * 1024;
-/// What such a read must bring for the next one to be such a read.
-const MUCH: usize = 8 * 1024;
+/// The most bytes that are held back; longer writes go out at once.
+const MAX_PENDING: usize = 4 * 1024;
+/// The size of one read during a bulk transfer.
+const READ_AHEAD: usize = 64 * 1024;
+/// A read of at least this many bytes keeps the bulk mode on.
+const READ_AHEAD_THRESHOLD: usize = 8 * 1024;
 
-/// A TCP connection, and what it keeps.
+/// A TCP connection with a small write buffer and an optional read-ahead buffer.
 #[derive(Debug)]
-pub(crate) struct UnderTls {
+pub(crate) struct BufferedTcp {
     tcp: TcpStream,
-    kept: Vec<u8>,
-    keeps: bool,
-    /// What was read ahead; without memory while little comes.
-    ahead: BytesMut,
-    /// The last read brought as much as it could.
-    comes_much: bool,
+    pending: Vec<u8>,
+    holds_writes: bool,
+    /// Bytes read ahead. Has no allocation outside bulk transfers.
+    read_ahead: BytesMut,
+    /// The last read filled its buffer.
+    is_bulk: bool,
 }
 
-impl UnderTls {
-    /// A connection that keeps what is written until something is to be read: who waits for the relay's answer has said all.
-    pub(crate) fn keeping(tcp: TcpStream) -> Self {
-        Self { tcp, kept: Vec::new(), keeps: true, ahead: BytesMut::new(), comes_much: false }
+impl BufferedTcp {
+    /// A connection that holds writes until something is read: a peer that waits for an answer has sent all of its question.
+    pub(crate) fn holding(tcp: TcpStream) -> Self {
+        Self { tcp, pending: Vec::new(), holds_writes: true, read_ahead: BytesMut::new(), is_bulk: false }
     }
 
-    /// From now on what is written is kept again: what is left to be said goes with the end.
-    pub(crate) fn keep(&mut self) {
-        self.keeps = true;
+    /// Holds writes again, so that the last bytes and the FIN share a segment.
+    pub(crate) fn hold_writes(&mut self) {
+        self.holds_writes = true;
     }
 
-    /// From now on what is written goes. What was kept goes with the next write or flush, and not before.
-    pub(crate) fn go_on(&mut self) {
-        self.keeps = false;
+    /// Stops holding writes. What is pending goes out with the next write or flush, not before.
+    pub(crate) fn release_writes(&mut self) {
+        self.holds_writes = false;
     }
 
-    /// The connection itself.
+    /// The underlying connection.
     pub(crate) fn tcp(&self) -> &TcpStream {
         &self.tcp
     }
 
-    fn poll_kept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.kept.is_empty() {
-            let written = ready!(Pin::new(&mut self.tcp).poll_write(cx, &self.kept))?;
-            self.kept.drain(..written);
+    fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.pending.is_empty() {
+            let written = ready!(Pin::new(&mut self.tcp).poll_write(cx, &self.pending))?;
+            self.pending.drain(..written);
         }
-        self.kept = Vec::new();
+        self.pending = Vec::new();
         Poll::Ready(Ok(()))
     }
 
-    /// Hands over what is kept with word that more follows, so that the end which follows at once is in the same segment. What is not taken
-    /// so goes the usual way.
+    /// Sends what is pending with `MSG_MORE`, so that the FIN that follows at once shares its segment. What is not taken this way is written as
+    /// usual.
     #[cfg(target_os = "linux")]
     fn send_with_end(&mut self) {
         use rustix::net::{SendFlags, send};
-        let (tcp, kept) = (&self.tcp, &self.kept);
-        let send_more = || send(tcp, kept, SendFlags::MORE | SendFlags::NOSIGNAL).map_err(io::Error::from);
-        if !kept.is_empty()
+        let (tcp, pending) = (&self.tcp, &self.pending);
+        let send_more = || send(tcp, pending, SendFlags::MORE | SendFlags::NOSIGNAL).map_err(io::Error::from);
+        if !pending.is_empty()
             && let Ok(sent) = tcp.try_io(Interest::WRITABLE, send_more)
         {
-            self.kept.drain(..sent);
+            self.pending.drain(..sent);
         }
     }
 
     #[cfg(not(target_os = "linux"))]
     fn send_with_end(&mut self) {}
 
-    /// Adds to what is kept, and has it all written unless it is to be kept. Nothing, where it is too much to be kept.
-    fn join(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Option<io::Result<usize>> {
+    /// Appends to the pending bytes and writes them unless writes are held. `None` if it would not fit.
+    fn buffer(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Option<io::Result<usize>> {
         let bytes = bufs.iter().map(|buf| buf.len()).sum::<usize>();
-        if self.kept.len() + bytes > KEPT {
+        if self.pending.len() + bytes > MAX_PENDING {
             return None;
         }
-        bufs.iter().for_each(|buf| self.kept.extend_from_slice(buf));
-        if !self.keeps
-            && let Poll::Ready(Err(error)) = self.poll_kept(cx)
+        bufs.iter().for_each(|buf| self.pending.extend_from_slice(buf));
+        if !self.holds_writes
+            && let Poll::Ready(Err(error)) = self.poll_pending(cx)
         {
             return Some(Err(error));
         }
         Some(Ok(bytes))
     }
 
-    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { tcp, ahead, comes_much, .. } = self;
-        ahead.reserve(AHEAD);
-        let read = pin!(tcp.read_buf(ahead)).poll(cx);
-        *comes_much = matches!(read, Poll::Ready(Ok(MUCH..)));
-        if ahead.is_empty() {
-            *ahead = BytesMut::new(); // who waits has no buffer
+    fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { tcp, read_ahead, is_bulk, .. } = self;
+        read_ahead.reserve(READ_AHEAD);
+        let read = pin!(tcp.read_buf(read_ahead)).poll(cx);
+        *is_bulk = matches!(read, Poll::Ready(Ok(READ_AHEAD_THRESHOLD..)));
+        if read_ahead.is_empty() {
+            *read_ahead = BytesMut::new(); // an idle connection has no buffer
         }
         read.map_ok(drop)
     }
 
-    fn is_plain(&self) -> bool {
-        !self.keeps && self.kept.is_empty()
+    fn is_passthrough(&self) -> bool {
+        !self.holds_writes && self.pending.is_empty()
     }
 }
 
-impl AsyncRead for UnderTls {
+impl AsyncRead for BufferedTcp {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.keeps
-            && let Poll::Ready(Err(error)) = self.poll_kept(cx)
+        if self.holds_writes
+            && let Poll::Ready(Err(error)) = self.poll_pending(cx)
         {
             return Poll::Ready(Err(error));
         }
-        if self.ahead.is_empty() {
-            if !self.comes_much {
+        if self.read_ahead.is_empty() {
+            if !self.is_bulk {
                 let (before, room) = (buf.filled().len(), buf.remaining());
                 ready!(Pin::new(&mut self.tcp).poll_read(cx, buf))?;
-                self.comes_much = buf.filled().len() - before == room;
+                self.is_bulk = buf.filled().len() - before == room;
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.poll_ahead(cx))?;
+            ready!(self.poll_read_ahead(cx))?;
         }
-        let some = self.ahead.len().min(buf.remaining());
-        buf.put_slice(&self.ahead[..some]);
-        self.ahead.advance(some);
-        if self.ahead.is_empty() && !self.comes_much {
-            self.ahead = BytesMut::new();
+        let some = self.read_ahead.len().min(buf.remaining());
+        buf.put_slice(&self.read_ahead[..some]);
+        self.read_ahead.advance(some);
+        if self.read_ahead.is_empty() && !self.is_bulk {
+            self.read_ahead = BytesMut::new();
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for UnderTls {
+impl AsyncWrite for BufferedTcp {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if !self.is_plain() {
-            if let Some(joined) = self.join(cx, &[IoSlice::new(buf)]) {
-                return Poll::Ready(joined);
+        if !self.is_passthrough() {
+            if let Some(buffered) = self.buffer(cx, &[IoSlice::new(buf)]) {
+                return Poll::Ready(buffered);
             }
-            ready!(self.poll_kept(cx))?;
+            ready!(self.poll_pending(cx))?;
         }
         Pin::new(&mut self.tcp).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        if !self.is_plain() {
-            if let Some(joined) = self.join(cx, bufs) {
-                return Poll::Ready(joined);
+        if !self.is_passthrough() {
+            if let Some(buffered) = self.buffer(cx, bufs) {
+                return Poll::Ready(buffered);
             }
-            ready!(self.poll_kept(cx))?;
+            ready!(self.poll_pending(cx))?;
         }
         Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
     }
@@ -161,16 +161,16 @@ impl AsyncWrite for UnderTls {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.keeps {
+        if self.holds_writes {
             return Poll::Ready(Ok(()));
         }
-        ready!(self.poll_kept(cx))?;
+        ready!(self.poll_pending(cx))?;
         Pin::new(&mut self.tcp).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.send_with_end();
-        ready!(self.poll_kept(cx))?;
+        ready!(self.poll_pending(cx))?;
         Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 }
@@ -182,10 +182,10 @@ mod tests {
 
     use super::*;
 
-    async fn pair() -> (UnderTls, TcpStream) {
+    async fn pair() -> (BufferedTcp, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (UnderTls::keeping(near), listener.accept().await.unwrap().0)
+        (BufferedTcp::holding(near), listener.accept().await.unwrap().0)
     }
 
     async fn heard(far: &mut TcpStream) -> String {
@@ -212,13 +212,13 @@ mod tests {
     async fn what_was_kept_goes_with_what_is_said_next_or_with_a_flush() {
         let (mut near, mut far) = pair().await;
         near.write_all(b"finished, ").await.unwrap();
-        near.go_on();
+        near.release_writes();
         near.write_all(b"GET").await.unwrap();
         assert_eq!(heard(&mut far).await, "finished, GET");
 
         let (mut near, mut far) = pair().await;
         near.write_all(b"finished").await.unwrap();
-        near.go_on();
+        near.release_writes();
         near.flush().await.unwrap();
         assert_eq!(heard(&mut far).await, "finished");
         near.write_all(b"GET").await.unwrap();
@@ -228,8 +228,8 @@ mod tests {
     #[tokio::test]
     async fn last_words_go_with_the_end_and_long_ones_are_not_kept() {
         let (mut near, mut far) = pair().await;
-        near.write_all(&[b'x'; KEPT + 1]).await.unwrap();
-        far.read_exact(&mut [0; KEPT + 1]).await.unwrap();
+        near.write_all(&[b'x'; MAX_PENDING + 1]).await.unwrap();
+        far.read_exact(&mut [0; MAX_PENDING + 1]).await.unwrap();
         near.write_all(b"bye").await.unwrap();
         near.shutdown().await.unwrap();
         assert_eq!(heard(&mut far).await, "bye");
@@ -260,6 +260,6 @@ mod tests {
         drop(far);
         let mut rest = String::new();
         near.read_to_string(&mut rest).await.unwrap();
-        assert_eq!((rest.as_str(), near.ahead.capacity()), ("end", 0));
+        assert_eq!((rest.as_str(), near.read_ahead.capacity()), ("end", 0));
     }
 }

@@ -1,40 +1,42 @@
-//! What a caller may say when it asks for a stream, and how it stands on the wire: as headers of `connect`, or as the body of `POST`.
+//! The options of a request for a stream, and how they are sent: as headers of `connect`, or as the body of `POST`.
 
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use moorline_proto::api::OpenStream;
-use moorline_proto::bounds::{DEFAULT_DEADLINE, IDEMPOTENCY_KEY_CHARS, REASON_CHARS};
+use moorline_proto::bounds::{DEADLINE, IDEMPOTENCY_KEY_CHARS, REASON_CHARS};
 use moorline_proto::id::{Feature, ServiceName};
 use moorline_proto::names::{DATA_HEADER, DEADLINE_HEADER, FEATURES_HEADER, IDEMPOTENCY_KEY_HEADER, REASON_HEADER, WAIT_HEADER};
 use moorline_proto::text::{Data, Text};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// The relay's own answer to a deadline that is over should arrive before this side gives up by itself.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+use crate::open::Open;
 
-/// Everything but device and service; nothing of it is required.
+/// The relay's own timeout response should arrive before this side gives up.
+const RESPONSE_MARGIN: Duration = Duration::from_secs(10);
+
+/// Everything but the device and the service. All of it is optional.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Asking {
-    pub(crate) deadline: Option<Duration>,
-    pub(crate) wait: Option<Duration>,
+pub(crate) struct StreamOptions {
+    deadline: Option<Duration>,
+    wait: Option<Duration>,
     pub(crate) reason: Option<Text<REASON_CHARS>>,
     pub(crate) data: Option<Data>,
     pub(crate) features: Vec<Feature>,
     pub(crate) key: Option<Key>,
 }
 
-/// Names one request for a stream, so that asking again does not open a second one.
+/// An idempotency key: repeating a request with the same key does not open a second stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key(String);
 
-/// Text that is no idempotency key.
+/// Text that is not an idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an idempotency key is 1 to {IDEMPOTENCY_KEY_CHARS} visible ASCII characters")]
 pub struct KeyError;
 
 impl Key {
-    /// A key that the caller keeps, in order to ask again after a restart of its own.
+    /// A key chosen by the caller, who can repeat the request after a restart.
     ///
     /// # Errors
     /// [`KeyError`].
@@ -44,7 +46,7 @@ impl Key {
         if fits { Ok(Self(text)) } else { Err(KeyError) }
     }
 
-    /// A new one: 128 random bits.
+    /// A new key of 128 random bits.
     pub fn random() -> Self {
         Self(format!("{:032x}", rand::random::<u128>()))
     }
@@ -59,11 +61,19 @@ impl Key {
     }
 }
 
-impl Asking {
-    /// After this long, the relay has answered or never will.
+impl StreamOptions {
+    /// Spans are brought into their ranges here, so that no sum of them can overflow.
+    pub(crate) fn set_wait(&mut self, wait: Duration) {
+        self.wait = Some(wait.min(Open::MAX_WAIT));
+    }
+
+    pub(crate) fn set_deadline(&mut self, deadline: Duration) {
+        self.deadline = Some(deadline.clamp(Open::MIN_DEADLINE, Open::MAX_DEADLINE));
+    }
+
+    /// How long the relay can take to answer.
     pub(crate) fn limit(&self) -> Duration {
-        let waiting = self.wait.unwrap_or_default().saturating_add(self.deadline.unwrap_or(DEFAULT_DEADLINE));
-        waiting.saturating_add(ANSWER_WITHIN)
+        self.wait.unwrap_or_default() + self.deadline.unwrap_or(DEADLINE) + RESPONSE_MARGIN
     }
 
     /// The headers of `connect`.
@@ -110,8 +120,8 @@ impl Asking {
 mod tests {
     use super::*;
 
-    fn full() -> Asking {
-        Asking {
+    fn full() -> StreamOptions {
+        StreamOptions {
             deadline: Some(Duration::from_secs(30)),
             wait: Some(Duration::from_secs(600)),
             reason: Some(Text::new("größer, 50%").unwrap()),
@@ -133,11 +143,22 @@ mod tests {
 
     #[test]
     fn what_was_not_said_is_left_to_the_relay() {
-        let asking = Asking::default();
-        assert_eq!(asking.headers(&Key::random()).len(), 1);
-        assert_eq!(serde_json::to_string(&asking.body(&"ssh".parse().unwrap())).unwrap(), r#"{"service":"ssh"}"#);
-        assert_eq!(asking.limit(), Duration::from_secs(70));
+        let options = StreamOptions::default();
+        assert_eq!(options.headers(&Key::random()).len(), 1);
+        assert_eq!(serde_json::to_string(&options.body(&"ssh".parse().unwrap())).unwrap(), r#"{"service":"ssh"}"#);
+        assert_eq!(options.limit(), Duration::from_secs(70));
         assert_eq!(full().limit(), Duration::from_secs(640));
+    }
+
+    #[test]
+    fn spans_beyond_their_range_are_brought_into_it() {
+        let mut options = StreamOptions::default();
+        options.set_wait(Duration::MAX);
+        options.set_deadline(Duration::MAX);
+        assert_eq!((options.wait, options.deadline), (Some(Open::MAX_WAIT), Some(Open::MAX_DEADLINE)));
+        assert_eq!(options.limit(), Open::MAX_WAIT + Open::MAX_DEADLINE + RESPONSE_MARGIN);
+        options.set_deadline(Duration::ZERO);
+        assert_eq!(options.deadline, Some(Open::MIN_DEADLINE));
     }
 
     #[test]

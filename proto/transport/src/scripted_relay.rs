@@ -1,4 +1,4 @@
-//! For tests: the relay's end of a leg, frame by frame, over a pipe; and local sides that can be reset.
+//! For tests: the relay's end of a leg over a pipe, driven frame by frame, and local sides that can be reset.
 
 use std::io;
 use std::pin::Pin;
@@ -21,12 +21,12 @@ use crate::bridge::LocalSide;
 use crate::connection::Connection;
 use crate::leg::Leg;
 
-/// How often the scripted relay says that it pings.
+/// The ping interval that the scripted relay announces.
 pub(crate) const PING: Duration = Duration::from_secs(25);
 
-/// What comes on a leg at the relay's end.
+/// What the relay received on a leg.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Said {
+pub(crate) enum Received {
     Bytes(Bytes),
     Text(String),
     Pong(Bytes),
@@ -37,7 +37,7 @@ pub(crate) enum Said {
 #[derive(Debug)]
 pub(crate) struct Relay(pub(crate) WebSocketStream<DuplexStream>);
 
-/// A leg before `opened`, over a pipe that holds so many bytes.
+/// A leg before `opened`, over a pipe of this capacity.
 pub(crate) async fn joined(pipe: usize) -> (Leg, Relay) {
     let (near, far) = duplex(pipe);
     let leg = Leg::new(Connection::over(near), Bytes::new());
@@ -74,7 +74,11 @@ pub(crate) fn opened() -> Opened {
 
 impl Relay {
     pub(crate) async fn open(&mut self) {
-        self.text(LegText::Opened(Box::new(opened())).encode()).await;
+        self.open_with(opened()).await;
+    }
+
+    pub(crate) async fn open_with(&mut self, opened: Opened) {
+        self.text(LegText::Opened(Box::new(opened)).encode()).await;
     }
 
     pub(crate) async fn send(&mut self, message: Message) {
@@ -85,7 +89,7 @@ impl Relay {
         self.send(Message::text(text.into())).await;
     }
 
-    pub(crate) async fn say(&mut self, bytes: &[u8]) {
+    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
         self.send(Message::binary(bytes.to_vec())).await;
     }
 
@@ -97,26 +101,26 @@ impl Relay {
         self.send(Message::Close(Some(CloseFrame { code: code.into(), reason: "".into() }))).await;
     }
 
-    /// What comes next; pings are left out.
-    pub(crate) async fn next(&mut self) -> Said {
+    /// The next message; pings are skipped.
+    pub(crate) async fn next(&mut self) -> Received {
         loop {
             return match self.0.next().await {
-                Some(Ok(Message::Binary(bytes))) => Said::Bytes(bytes),
-                Some(Ok(Message::Text(text))) => Said::Text(text.to_string()),
-                Some(Ok(Message::Pong(payload))) => Said::Pong(payload),
-                Some(Ok(Message::Close(frame))) => Said::Close(frame.map_or(1005, |frame| frame.code.into())),
+                Some(Ok(Message::Binary(bytes))) => Received::Bytes(bytes),
+                Some(Ok(Message::Text(text))) => Received::Text(text.to_string()),
+                Some(Ok(Message::Pong(payload))) => Received::Pong(payload),
+                Some(Ok(Message::Close(frame))) => Received::Close(frame.map_or(1005, |frame| frame.code.into())),
                 Some(Ok(_)) => continue,
-                Some(Err(_)) | None => Said::Gone,
+                Some(Err(_)) | None => Received::Gone,
             };
         }
     }
 
-    /// Exactly so many bytes.
+    /// Exactly this many bytes.
     pub(crate) async fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut all = Vec::new();
         while all.len() < count {
             match self.next().await {
-                Said::Bytes(bytes) => all.extend_from_slice(&bytes),
+                Received::Bytes(bytes) => all.extend_from_slice(&bytes),
                 other => panic!("{other:?} after {} of {count} bytes", all.len()),
             }
         }
@@ -124,28 +128,28 @@ impl Relay {
         all
     }
 
-    pub(crate) async fn hears_end(&mut self) {
-        assert_eq!(self.next().await, Said::Text(END_TEXT.to_owned()));
+    pub(crate) async fn expect_end(&mut self) {
+        assert_eq!(self.next().await, Received::Text(END_TEXT.to_owned()));
     }
 
-    /// The code that the leg is closed with; whatever comes before it is dropped.
+    /// The code that the leg is closed with. Everything before it is discarded.
     pub(crate) async fn closed(&mut self) -> Option<u16> {
         loop {
             match self.next().await {
-                Said::Close(code) => return Some(code),
-                Said::Gone => return None,
-                Said::Bytes(_) | Said::Text(_) | Said::Pong(_) => {}
+                Received::Close(code) => return Some(code),
+                Received::Gone => return None,
+                Received::Bytes(_) | Received::Text(_) | Received::Pong(_) => {}
             }
         }
     }
 }
 
-/// Bytes that differ from place to place.
+/// Bytes that depend on their position.
 pub(crate) fn pattern(count: usize) -> Vec<u8> {
     (0..count).map(|at| u8::try_from(at % 251).unwrap()).collect()
 }
 
-/// A local side that notes whether it was reset.
+/// A local side that records whether it was reset.
 #[derive(Debug)]
 pub(crate) struct Local {
     pub(crate) stream: DuplexStream,
@@ -153,7 +157,7 @@ pub(crate) struct Local {
     pub(crate) broken: Arc<AtomicBool>,
 }
 
-/// What a test holds of a local side.
+/// The test's end of a local side.
 #[derive(Debug)]
 pub(crate) struct Program {
     pub(crate) stream: DuplexStream,
@@ -161,8 +165,8 @@ pub(crate) struct Program {
     broken: Arc<AtomicBool>,
 }
 
-/// A local side, and the program behind it.
-pub(crate) fn local(pipe: usize) -> (Local, Program) {
+/// A local side and the program behind it.
+pub(crate) fn local_side(pipe: usize) -> (Local, Program) {
     let (near, far) = duplex(pipe);
     let (was_reset, broken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let local = Local { stream: near, was_reset: Arc::clone(&was_reset), broken: Arc::clone(&broken) };
@@ -174,7 +178,7 @@ impl Program {
         self.was_reset.load(Ordering::SeqCst)
     }
 
-    /// Resets the connection, as a program does that dies.
+    /// Resets the connection, as when the program dies.
     pub(crate) fn reset(self) {
         self.broken.store(true, Ordering::SeqCst);
     }
