@@ -17,24 +17,24 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::backoff::{Backoff, Because, Trouble};
-use crate::offer::{Desk, Handler, carry_out};
-use crate::session::{ConnectError, Ended, Event, Session};
+use crate::backoff::{Backoff, DisconnectCause, RetryReason};
+use crate::control_sender::ControlSender;
+use crate::offer::{Handler, OfferContext, serve_offer};
+use crate::session::{ConnectError, Session, SessionEnd, SessionEvent};
 use crate::settings::Settings;
-use crate::voice::Voice;
 
 /// An old channel that was not superseded by now is closed by the device, this long after the new one's `welcome`.
-const OLD_CHANNEL: Duration = Duration::from_secs(10);
+const OLD_SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A device's agent.
 #[derive(Clone)]
-pub struct Agent(Arc<Inside>);
+pub struct Agent(Arc<Inner>);
 
-struct Inside {
+struct Inner {
     settings: Settings,
     instance: Instance,
-    desk: Desk,
-    offers: Offers,
+    context: OfferContext,
+    offers: ActiveOffers,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -47,12 +47,12 @@ impl std::fmt::Debug for Agent {
 
 /// The offers that are being carried out, by stream. Clones share them.
 #[derive(Clone, Debug, Default)]
-struct Offers(Arc<Mutex<HashMap<StreamId, CancellationToken>>>);
+struct ActiveOffers(Arc<Mutex<HashMap<StreamId, CancellationToken>>>);
 
 /// One offer's place; dropping it leaves the place.
-struct Place(Offers, StreamId);
+struct OfferGuard(ActiveOffers, StreamId);
 
-impl Drop for Place {
+impl Drop for OfferGuard {
     fn drop(&mut self) {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
     }
@@ -65,19 +65,24 @@ impl Agent {
     /// [`TrustError`].
     pub fn new(settings: Settings, handler: impl Handler) -> Result<Self, TrustError> {
         let dialer = Dialer::new(settings.join.url.clone(), settings.join.ca.as_deref())?;
-        Ok(Self::over(settings, handler, dialer))
+        Ok(Self::with_dialer(settings, handler, dialer))
     }
 
     /// The same over connections of another kind.
-    pub fn over(settings: Settings, handler: impl Handler, dialer: Dialer) -> Self {
+    pub fn with_dialer(settings: Settings, handler: impl Handler, dialer: Dialer) -> Self {
         let bits: [u8; 16] = rand::rng().random();
         let instance = data_encoding::HEXLOWER.encode(&bits).parse().expect("32 hex digits are an instance");
-        let desk = Desk { dialer, handler: Arc::new(handler), voice: Voice::default(), trusted_suffix: settings.trusted_suffix.clone() };
-        Self(Arc::new(Inside {
+        let context = OfferContext {
+            dialer,
+            handler: Arc::new(handler),
+            control: ControlSender::default(),
+            trusted_suffix: settings.trusted_suffix.clone(),
+        };
+        Self(Arc::new(Inner {
             settings,
             instance,
-            desk,
-            offers: Offers::default(),
+            context,
+            offers: ActiveOffers::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }))
@@ -85,153 +90,155 @@ impl Agent {
 
     /// Keeps the device online until `stop` resolves; then closes the control channel and ends the streams.
     pub async fn run(&self, stop: impl Future<Output = ()>) {
-        let inside = &self.0;
+        let inner = &self.0;
         {
-            let mut online = std::pin::pin!(inside.stay_online());
+            let mut online = std::pin::pin!(inner.stay_connected());
             tokio::select! {
-                () = stop => inside.stop.cancel(),
+                () = stop => inner.stop.cancel(),
                 () = &mut online => {}
             }
             // Says goodbye where a channel is up.
             timeout(Duration::from_secs(6), online).await.ok();
         }
-        inside.tasks.close();
-        timeout(Duration::from_secs(6), inside.tasks.wait()).await.ok();
+        inner.tasks.close();
+        timeout(Duration::from_secs(6), inner.tasks.wait()).await.ok();
     }
 }
 
-impl Inside {
-    async fn stay_online(&self) {
+impl Inner {
+    async fn stay_connected(&self) {
         let mut backoff = Backoff::default();
         while !self.stop.is_cancelled() {
             let connected = tokio::select! {
-                connected = Session::connect(&self.desk.dialer, &self.settings, &self.instance) => connected,
+                connected = Session::connect(&self.context.dialer, &self.settings, &self.instance) => connected,
                 () = self.stop.cancelled() => return,
             };
-            let trouble = match connected {
+            let cause = match connected {
                 Ok(session) => {
-                    let (trouble, lasted) = self.hold(session).await;
+                    let (cause, lasted) = self.serve(session).await;
                     backoff.was_online(lasted);
-                    trouble
+                    cause
                 }
                 Err(error) => {
-                    self.not_connected(&error);
-                    error.trouble()
+                    self.log_connect_error(&error);
+                    error.disconnect_cause()
                 }
             };
-            self.pause(&mut backoff, &trouble).await;
+            self.wait_before_retry(&mut backoff, &cause).await;
         }
     }
 
-    fn not_connected(&self, error: &ConnectError) {
+    fn log_connect_error(&self, error: &ConnectError) {
         let relay = &self.settings.join.url;
         warn!(%relay, error = %Causes(error), "not connected");
     }
 
-    async fn pause(&self, backoff: &mut Backoff, trouble: &Trouble) {
+    async fn wait_before_retry(&self, backoff: &mut Backoff, cause: &DisconnectCause) {
         if self.stop.is_cancelled() {
             return;
         }
-        let pause = backoff.pause(trouble, Instant::now(), &mut rand::rng());
-        let (device, wait_s) = (&self.settings.device, pause.wait.as_secs());
-        match pause.because {
-            Because::Ordinary => info!(wait_ms = pause.wait.as_millis(), "dialling again"),
-            Because::NotAdmitted => {
+        let retry = backoff.next(cause, Instant::now(), &mut rand::rng());
+        let (device, wait_s) = (&self.settings.device, retry.after.as_secs());
+        match retry.reason {
+            RetryReason::Transient => info!(wait_ms = retry.after.as_millis(), "dialling again"),
+            RetryReason::NotAdmitted => {
                 error!(%device, wait_s, "the relay does not admit this device: an operator must add it (moorline device add), or its key");
             }
-            Because::DuplicateIdentity => error!(%device, wait_s, "duplicate_identity: another machine is online with this device's key"),
+            RetryReason::DuplicateIdentity => {
+                error!(%device, wait_s, "duplicate_identity: another machine is online with this device's key")
+            }
         }
         tokio::select! {
-            () = sleep(pause.wait) => {}
+            () = sleep(retry.after) => {}
             () = self.stop.cancelled() => {}
         }
     }
 
     /// Runs a session, and the ones that take its place without a gap, until the device is offline. Says why, and how long it was online.
-    async fn hold(&self, mut session: Session) -> (Trouble, Duration) {
-        let since = session.since;
-        self.online(&session);
+    async fn serve(&self, mut session: Session) -> (DisconnectCause, Duration) {
+        let since = session.online_since;
+        self.on_connected(&session);
         loop {
-            let after = match self.until_go_away(&mut session).await {
-                Turn::GoAway(after) => after,
-                Turn::Ended(ended) => {
-                    if let Ended::Broke(how) = &ended {
+            let after = match self.serve_until_go_away(&mut session).await {
+                ServeOutcome::GoAway(after) => after,
+                ServeOutcome::Ended(ended) => {
+                    if let SessionEnd::ProtocolViolation(how) = &ended {
                         session.close(CloseReason::Protocol, how).await;
                     }
-                    return (self.ended(&ended), since.elapsed());
+                    return (self.on_session_end(&ended), since.elapsed());
                 }
-                Turn::Stop => {
+                ServeOutcome::Stop => {
                     session.close(CloseReason::Finished, "").await;
-                    return (Trouble::Passing, since.elapsed());
+                    return (DisconnectCause::Transient, since.elapsed());
                 }
             };
-            match self.renew(&mut session, after).await {
-                Renewed::Session(newer) => {
-                    self.online(&newer);
+            match self.migrate(&mut session, after).await {
+                MigrateOutcome::Session(newer) => {
+                    self.on_connected(&newer);
                     let older = std::mem::replace(&mut session, *newer);
-                    self.tasks.spawn(retire(older));
+                    self.tasks.spawn(retire_session(older));
                 }
-                Renewed::Ended(ended) => {
-                    self.ended(&ended);
+                MigrateOutcome::Ended(ended) => {
+                    self.on_session_end(&ended);
                     // Lost while it was to go anyhow: dialled anew at once.
-                    match Session::connect(&self.desk.dialer, &self.settings, &self.instance).await {
+                    match Session::connect(&self.context.dialer, &self.settings, &self.instance).await {
                         Ok(newer) => {
-                            self.online(&newer);
+                            self.on_connected(&newer);
                             session = newer;
                         }
                         Err(error) => {
-                            self.not_connected(&error);
-                            return (error.trouble(), since.elapsed());
+                            self.log_connect_error(&error);
+                            return (error.disconnect_cause(), since.elapsed());
                         }
                     }
                 }
-                Renewed::Stop => {
+                MigrateOutcome::Stop => {
                     session.close(CloseReason::Finished, "").await;
-                    return (Trouble::Passing, since.elapsed());
+                    return (DisconnectCause::Transient, since.elapsed());
                 }
             }
         }
     }
 
-    fn online(&self, session: &Session) {
-        self.desk.voice.is_now(session.voice());
+    fn on_connected(&self, session: &Session) {
+        self.context.control.attach(session.sender());
         info!(device = %self.settings.device, node = %session.welcome.node, session = %session.welcome.session, "online");
     }
 
-    fn ended(&self, ended: &Ended) -> Trouble {
+    fn on_session_end(&self, ended: &SessionEnd) -> DisconnectCause {
         warn!(device = %self.settings.device, ?ended, "offline");
-        ended.trouble(&self.instance)
+        ended.disconnect_cause(&self.instance)
     }
 
-    async fn until_go_away(&self, session: &mut Session) -> Turn {
+    async fn serve_until_go_away(&self, session: &mut Session) -> ServeOutcome {
         loop {
             let event = tokio::select! {
                 event = session.next() => event,
-                () = self.stop.cancelled() => return Turn::Stop,
+                () = self.stop.cancelled() => return ServeOutcome::Stop,
             };
             match event {
-                Event::Offer(offer) => self.take(*offer, session.welcome.max_streams),
-                Event::Cancel(cancel) => self.cancel(&cancel),
-                Event::GoAway(after) => return Turn::GoAway(after),
-                Event::Ended(ended) => return Turn::Ended(ended),
+                SessionEvent::Offer(offer) => self.on_offer(*offer, session.welcome.max_streams),
+                SessionEvent::Cancel(cancel) => self.on_cancel(&cancel),
+                SessionEvent::GoAway(after) => return ServeOutcome::GoAway(after),
+                SessionEvent::Ended(ended) => return ServeOutcome::Ended(ended),
             }
         }
     }
 
     /// Dials anew first, while the old channel goes on; a dial that is refused leaves it as it is, and backs off.
-    async fn renew(&self, old: &mut Session, after: Duration) -> Renewed {
+    async fn migrate(&self, old: &mut Session, after: Duration) -> MigrateOutcome {
         info!(after_ms = after.as_millis(), "the node leaves: dialling anew");
         let dial = async {
             let mut backoff = Backoff::default();
             sleep(after).await;
             loop {
-                match Session::connect(&self.desk.dialer, &self.settings, &self.instance).await {
+                match Session::connect(&self.context.dialer, &self.settings, &self.instance).await {
                     Ok(session) => return session,
                     Err(error) => {
-                        self.not_connected(&error);
+                        self.log_connect_error(&error);
                         // Of its own: no source of randomness is held while it sleeps, so that an agent may be spawned.
-                        let pause = backoff.pause(&error.trouble(), Instant::now(), &mut rand::rng());
-                        sleep(pause.wait).await;
+                        let retry = backoff.next(&error.disconnect_cause(), Instant::now(), &mut rand::rng());
+                        sleep(retry.after).await;
                     }
                 }
             }
@@ -239,53 +246,53 @@ impl Inside {
         let mut dial = std::pin::pin!(Box::pin(dial));
         loop {
             let turn = tokio::select! {
-                newer = &mut dial => return Renewed::Session(Box::new(newer)),
-                turn = self.until_go_away(old) => turn,
+                newer = &mut dial => return MigrateOutcome::Session(Box::new(newer)),
+                turn = self.serve_until_go_away(old) => turn,
             };
             match turn {
-                Turn::GoAway(_) => {}
+                ServeOutcome::GoAway(_) => {}
                 // Superseded by the very channel that is being opened: its welcome is on the way. Or the node is gone, as it said it would
                 // be: the time that it named stands, so that a fleet does not come back as one.
-                Turn::Ended(ended) if ended.is_superseded_by(&self.instance) || ended.is_drained() => {
+                ServeOutcome::Ended(ended) if ended.is_superseded_by(&self.instance) || ended.is_drained() => {
                     return tokio::select! {
-                        newer = &mut dial => Renewed::Session(Box::new(newer)),
-                        () = self.stop.cancelled() => Renewed::Stop,
+                        newer = &mut dial => MigrateOutcome::Session(Box::new(newer)),
+                        () = self.stop.cancelled() => MigrateOutcome::Stop,
                     };
                 }
-                Turn::Ended(ended) => return Renewed::Ended(ended),
-                Turn::Stop => return Renewed::Stop,
+                ServeOutcome::Ended(ended) => return MigrateOutcome::Ended(ended),
+                ServeOutcome::Stop => return MigrateOutcome::Stop,
             }
         }
     }
 
-    fn take(&self, offer: Offer, most: u32) {
+    fn on_offer(&self, offer: Offer, max_streams: u32) {
         let cancel = self.stop.child_token();
         let stream = offer.stream;
-        let place = {
+        let guard = {
             let mut offers = self.offers.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if offers.len() < usize::try_from(most).unwrap_or(usize::MAX) {
+            if offers.len() < usize::try_from(max_streams).unwrap_or(usize::MAX) {
                 offers.insert(stream, cancel.clone());
-                Some(Place(self.offers.clone(), stream))
+                Some(OfferGuard(self.offers.clone(), stream))
             } else {
                 None
             }
         };
-        let Some(place) = place else {
+        let Some(guard) = guard else {
             let detail = Some(Text::truncated("the device has as many streams as it may"));
             // Not waited for here: this is who empties the queue of answers. The relay keeps to `max_streams`, so there are few of these.
-            let voice = self.desk.voice.clone();
+            let control = self.context.control.clone();
             self.tasks
-                .spawn(async move { voice.say(Reject { stream, attempt: Default::default(), code: RejectCode::Busy, detail }).await });
+                .spawn(async move { control.send(Reject { stream, attempt: Default::default(), code: RejectCode::Busy, detail }).await });
             return;
         };
-        let (desk, stop) = (self.desk.clone(), self.stop.clone());
+        let (context, stop) = (self.context.clone(), self.stop.clone());
         self.tasks.spawn(async move {
-            let _place = place;
-            Box::pin(carry_out(desk, offer, cancel, stop)).await;
+            let _guard = guard;
+            Box::pin(serve_offer(context, offer, cancel, stop)).await;
         });
     }
 
-    fn cancel(&self, cancel: &Cancel) {
+    fn on_cancel(&self, cancel: &Cancel) {
         let token = self.offers.0.lock().unwrap_or_else(PoisonError::into_inner).get(&cancel.stream).cloned();
         // Unknown streams are ignored: a cancel races with the answer.
         if let Some(token) = token {
@@ -295,22 +302,22 @@ impl Inside {
     }
 }
 
-enum Turn {
+enum ServeOutcome {
     GoAway(Duration),
-    Ended(Ended),
+    Ended(SessionEnd),
     Stop,
 }
 
-enum Renewed {
+enum MigrateOutcome {
     Session(Box<Session>),
-    Ended(Ended),
+    Ended(SessionEnd),
     Stop,
 }
 
 /// The old channel ends when the new one supersedes it, ten seconds later at the latest. What it still brings came too late.
-async fn retire(mut old: Session) {
-    let ended = async { while !matches!(old.next().await, Event::Ended(_)) {} };
-    if timeout(OLD_CHANNEL, ended).await.is_err() {
+async fn retire_session(mut old: Session) {
+    let ended = async { while !matches!(old.next().await, SessionEvent::Ended(_)) {} };
+    if timeout(OLD_SESSION_TIMEOUT, ended).await.is_err() {
         old.close(CloseReason::Finished, "").await;
     }
 }

@@ -58,7 +58,7 @@ struct InitArgs {
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
     /// What callers may reach: NAME=host:port or NAME=unix:/path; can be given again
-    #[arg(long = "service", value_name = "NAME=TARGET", value_parser = service)]
+    #[arg(long = "service", value_name = "NAME=TARGET", value_parser = parse_service)]
     services: Vec<(ServiceName, Target)>,
 }
 
@@ -87,10 +87,10 @@ enum LogFormat {
     Json,
 }
 
-fn service(text: &str) -> Result<(ServiceName, Target), String> {
+fn parse_service(text: &str) -> Result<(ServiceName, Target), String> {
     let (name, target) = text.split_once('=').ok_or("NAME=TARGET, like ssh=127.0.0.1:22")?;
     let name = name.parse().map_err(|error: moorline_proto::id::NameError| error.to_string())?;
-    Ok((name, target.parse().map_err(|error: crate::target::NoTarget| error.to_string())?))
+    Ok((name, target.parse().map_err(|error: crate::target::TargetParseError| error.to_string())?))
 }
 
 /// Runs the program. 0: done; 1: failed; 2: called wrongly.
@@ -102,16 +102,16 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let done = match cli.command {
-        Command::Init(args) => make(&args),
-        Command::Key(args) => load(&args.config).and_then(|config| print(&config.settings.identity.public().to_pem())),
-        Command::Check(args) => check(&args.config),
-        Command::Run(args) => run(&args),
+    let result = match cli.command {
+        Command::Init(args) => run_init(&args),
+        Command::Key(args) => load_config(&args.config).and_then(|config| print(&config.settings.identity.public().to_pem())),
+        Command::Check(args) => run_check(&args.config),
+        Command::Run(args) => run_agent(&args),
     };
-    match done {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tell(&error.rendered());
+            print_error(&error.rendered());
             ExitCode::FAILURE
         }
     }
@@ -144,17 +144,17 @@ fn print(text: &str) -> Result<(), Failure> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| Failure::new(error, "give it somewhere to print to"))
 }
 
-fn tell(text: &str) {
+fn print_error(text: &str) {
     // There is nowhere left to complain.
     io::stderr().lock().write_all(text.as_bytes()).ok();
 }
 
-fn load(path: &Path) -> Result<Config, Failure> {
+fn load_config(path: &Path) -> Result<Config, Failure> {
     Config::load(path)
         .map_err(|error| Failure::new(error, "correct the configuration; `moorline-agent check --config FILE` looks at it again"))
 }
 
-fn make(args: &InitArgs) -> Result<(), Failure> {
+fn run_init(args: &InitArgs) -> Result<(), Failure> {
     let mut text = String::new();
     let read = if args.join.as_os_str() == "-" {
         io::stdin().lock().take(64 * 1024).read_to_string(&mut text).map(drop)
@@ -170,7 +170,7 @@ fn make(args: &InitArgs) -> Result<(), Failure> {
         init(&new, &args.dir).map_err(|error| Failure::new(error, "give --dir a folder that may be written and holds no device"))?;
     print(&identity.public().to_pem())?;
     let (device, config) = (&args.device, args.dir.join(CONFIG_FILE));
-    tell(&format!(
+    print_error(&format!(
         "Made {}. The public key above belongs to the relay:\n  moorline device add {device} --key FILE\nThen run:\n  moorline-agent run --config {}\n",
         config.display(),
         config.display()
@@ -178,14 +178,14 @@ fn make(args: &InitArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn check(path: &Path) -> Result<(), Failure> {
-    let settings = load(path)?.settings;
+fn run_check(path: &Path) -> Result<(), Failure> {
+    let settings = load_config(path)?.settings;
     let names: Vec<&str> = settings.services.iter().map(|service| service.name.as_str()).collect();
     let names = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
     print(&format!("{}: good. {} exposes {names} through {}\n", path.display(), settings.device, settings.join.url))
 }
 
-fn run(args: &RunArgs) -> Result<(), Failure> {
+fn run_agent(args: &RunArgs) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(&args.log).map_err(|error| Failure::new(error, "--log takes info, or info,moorline_agent=debug"))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     match args.log_format {
@@ -193,14 +193,14 @@ fn run(args: &RunArgs) -> Result<(), Failure> {
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
     descriptors::raise_limit();
-    let config = load(&args.config.config)?;
+    let config = load_config(&args.config.config)?;
     let agent = Agent::new(config.settings, config.policy).map_err(|error| Failure::new(error, "see ca_file in the configuration"))?;
     // One thread carries a gigabyte in a second, and hands nothing to another: a device has better use for its cores.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(error, "this is a fault of the machine: see its limits"))?;
     let done = runtime.block_on(async {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let mut told = async || {
+        let mut signalled = async || {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
@@ -210,12 +210,12 @@ fn run(args: &RunArgs) -> Result<(), Failure> {
         let mut running = std::pin::pin!(agent.run(async { drop(stopped.await) }));
         tokio::select! {
             () = &mut running => return Ok(()),
-            () = told() => drop(stop.send(())),
+            () = signalled() => drop(stop.send(())),
         }
         tokio::select! {
             () = running => {}
             // The second signal ends at once.
-            () = told() => {}
+            () = signalled() => {}
         }
         Ok::<(), io::Error>(())
     });
@@ -231,9 +231,9 @@ mod tests {
     fn the_command_line_is_well_formed() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
-        assert!(service("ssh=127.0.0.1:22").is_ok());
+        assert!(parse_service("ssh=127.0.0.1:22").is_ok());
         for wrong in ["ssh", "SSH=127.0.0.1:22", "ssh=22"] {
-            assert!(service(wrong).is_err(), "{wrong}");
+            assert!(parse_service(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -41,13 +41,13 @@ pub enum IdentityError {
     },
     /// Others can read the key.
     #[error("others can read the key file {0}: run `chmod 600 {0}`; if somebody may have read it, make a new key", path.display())]
-    Open {
+    Permissions {
         /// Which file.
         path: PathBuf,
     },
     /// The file holds no Ed25519 key in PKCS#8 and PEM.
     #[error("{} holds no Ed25519 private key in PEM (PKCS#8)", path.display())]
-    NoKey {
+    NotAKey {
         /// Which file.
         path: PathBuf,
     },
@@ -83,10 +83,10 @@ impl Identity {
         let failed = |source| IdentityError::File { path: path.to_owned(), source };
         let mode = fs::metadata(path).map_err(failed)?.permissions().mode();
         if mode & 0o077 != 0 {
-            return Err(IdentityError::Open { path: path.to_owned() });
+            return Err(IdentityError::Permissions { path: path.to_owned() });
         }
         let text = Secret::new(fs::read_to_string(path).map_err(failed)?);
-        Self::from_pem(&text).ok_or_else(|| IdentityError::NoKey { path: path.to_owned() })
+        Self::from_pem(&text).ok_or_else(|| IdentityError::NotAKey { path: path.to_owned() })
     }
 
     /// A key that is in no file, for tests and programs that keep it elsewhere: PKCS#8 in PEM.
@@ -107,7 +107,7 @@ impl Identity {
     ///
     /// # Errors
     /// [`IdentityError::Library`].
-    pub fn prove(&self, claims: &ProofClaims) -> Result<String, IdentityError> {
+    pub fn sign_proof(&self, claims: &ProofClaims) -> Result<String, IdentityError> {
         let mut header = Header::new(Algorithm::EdDSA);
         header.typ = Some(PROOF_TYP.to_owned());
         header.kid = Some(self.public.thumbprint().to_string());
@@ -137,6 +137,6 @@ mod tests {
         let path = folder.path().join("device.key");
         fs::write(&path, "no key").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        assert!(matches!(Identity::load(&path), Err(IdentityError::NoKey { .. })));
+        assert!(matches!(Identity::load(&path), Err(IdentityError::NotAKey { .. })));
     }
 }

@@ -31,6 +31,7 @@ pub mod agent;
 pub mod backoff;
 pub mod cli;
 pub mod config;
+mod control_sender;
 pub mod identity;
 pub mod init;
 pub mod offer;
@@ -38,7 +39,6 @@ pub mod policy;
 pub mod session;
 pub mod settings;
 pub mod target;
-mod voice;
 
 pub use agent::Agent;
 pub use identity::Identity;

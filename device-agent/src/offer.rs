@@ -21,12 +21,12 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::control_sender::ControlSender;
 use crate::policy::Policy;
 use crate::target::{AnyStream, LocalStream};
-use crate::voice::Voice;
 
 /// Between two tries to join a leg, before the deadline.
-const JOIN_AGAIN: Duration = Duration::from_millis(300);
+const JOIN_RETRY_INTERVAL: Duration = Duration::from_millis(300);
 /// Why a stream was not opened: the leg's connection was one too many.
 const NO_DESCRIPTORS: &str = "no_descriptors";
 
@@ -44,7 +44,7 @@ pub struct OfferInfo {
     /// What the caller would use.
     pub features: Vec<Feature>,
     /// The target should answer in this time.
-    pub target_within: Duration,
+    pub target_timeout: Duration,
 }
 
 /// What is decided about an offer.
@@ -113,12 +113,12 @@ impl Accepted {
 }
 
 /// What a decision is when it is on its way.
-pub type Deciding<'a> = Pin<Box<dyn Future<Output = Decision> + Send + 'a>>;
+pub type DecisionFuture<'a> = Pin<Box<dyn Future<Output = Decision> + Send + 'a>>;
 
 /// Decides about offers. Closures do: `|offer: OfferInfo| async move { … }`.
 pub trait Handler: Send + Sync + 'static {
     /// Decides about one offer, and dials what stands behind a yes. Dropped when the offer becomes void.
-    fn decide(&self, offer: OfferInfo) -> Deciding<'_>;
+    fn decide(&self, offer: OfferInfo) -> DecisionFuture<'_>;
 }
 
 impl<F, D> Handler for F
@@ -126,20 +126,20 @@ where
     F: Fn(OfferInfo) -> D + Send + Sync + 'static,
     D: Future<Output = Decision> + Send + 'static,
 {
-    fn decide(&self, offer: OfferInfo) -> Deciding<'_> {
+    fn decide(&self, offer: OfferInfo) -> DecisionFuture<'_> {
         Box::pin(self(offer))
     }
 }
 
 impl Handler for Policy {
     /// Dials the service's target.
-    fn decide(&self, offer: OfferInfo) -> Deciding<'_> {
+    fn decide(&self, offer: OfferInfo) -> DecisionFuture<'_> {
         Box::pin(async move {
             let target = match self.decide(&offer.service) {
                 Ok(target) => target,
                 Err(code) => return Decision::reject(code, format!("no service {:?} here", offer.service.as_str())),
             };
-            match target.dial(offer.target_within).await {
+            match target.dial(offer.target_timeout).await {
                 Ok(local) => Decision::Accept(Accepted::local(local)),
                 Err(error) => {
                     warn!(service = %offer.service, %target, error = %Causes(&error), "target not reached");
@@ -153,32 +153,32 @@ impl Handler for Policy {
 
 /// What one offer's task uses.
 #[derive(Clone)]
-pub(crate) struct Desk {
+pub(crate) struct OfferContext {
     pub dialer: Dialer,
     pub handler: Arc<dyn Handler>,
-    pub voice: Voice,
+    pub control: ControlSender,
     pub trusted_suffix: Option<String>,
 }
 
 /// Carries out one offer, until its stream is over, or `cancel` says that it is void, or the agent stops. After `opened` only the leg's end
 /// counts, and `stop`: the far side sees a reset.
-pub(crate) async fn carry_out(desk: Desk, offer: Offer, cancel: CancellationToken, stop: CancellationToken) {
+pub(crate) async fn serve_offer(context: OfferContext, offer: Offer, cancel: CancellationToken, stop: CancellationToken) {
     let (stream, service, caller) = (offer.stream, offer.service.clone(), offer.caller.id());
-    let begun = Instant::now();
-    let deadline = begun + Duration::from_millis(offer.expires_in_ms);
-    let Some(door) = Door::of(&desk, &offer).await else {
+    let started = Instant::now();
+    let deadline = started + Duration::from_millis(offer.expires_in_ms);
+    let Some(endpoint) = LegEndpoint::resolve(&context, &offer).await else {
         return info!(%stream, %service, %caller, result = "policy", "stream not opened");
     };
-    let agreed = tokio::select! {
-        agreed = agree(&desk, &offer, &door, deadline) => agreed,
+    let joined = tokio::select! {
+        joined = decide_and_join(&context, &offer, &endpoint, deadline) => joined,
         () = cancel.cancelled() => Err("cancelled"),
     };
-    let (local, mut leg) = match agreed {
-        Ok(agreed) => agreed,
+    let (local, mut leg) = match joined {
+        Ok(joined) => joined,
         Err(result) => return info!(%stream, %service, %caller, result, "stream not opened"),
     };
     let opened = tokio::select! {
-        opened = opened(&desk, &offer, &door, &mut leg, deadline) => opened,
+        opened = wait_opened(&context, &offer, &endpoint, &mut leg, deadline) => opened,
         () = cancel.cancelled() => Err("cancelled"),
     };
     if let Err(result) = opened {
@@ -186,58 +186,63 @@ pub(crate) async fn carry_out(desk: Desk, offer: Offer, cancel: CancellationToke
     }
     debug!(%stream, %service, %caller, "stream opened");
     let bridged = bridge(local, leg, stop.cancelled()).await;
-    let lasted_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let lasted_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let (to_caller_bytes, to_target_bytes) = (bridged.to_leg_bytes, bridged.from_leg_bytes);
     info!(%stream, %service, %caller, result = bridged.ended.name(), to_target_bytes, to_caller_bytes, lasted_ms, "stream ended");
 }
 
 /// Decides, says so, and joins the leg.
-async fn agree(desk: &Desk, offer: &Offer, door: &Door, deadline: Instant) -> Result<(impl LocalSide + use<>, Leg), &'static str> {
-    let begun = Instant::now();
-    let left = deadline.saturating_duration_since(begun);
+async fn decide_and_join(
+    context: &OfferContext,
+    offer: &Offer,
+    endpoint: &LegEndpoint,
+    deadline: Instant,
+) -> Result<(impl LocalSide + use<>, Leg), &'static str> {
+    let started = Instant::now();
+    let left = deadline.saturating_duration_since(started);
     let info = OfferInfo {
         stream: offer.stream,
         service: offer.service.clone(),
         caller: offer.caller.clone(),
         data: offer.data.clone(),
         features: offer.features.clone(),
-        target_within: TARGET_TIMEOUT.min(left),
+        target_timeout: TARGET_TIMEOUT.min(left),
     };
-    let unanswered = Unanswered(Some(desk), offer.stream);
-    let mut deciding = pin!(timeout_at(deadline, desk.handler.decide(info)));
-    let (mut connecting, mut connected) = (pin!(door.dialer.ahead(deadline)), None);
+    let reject_on_panic = RejectOnPanic(Some(context), offer.stream);
+    let mut deciding = pin!(timeout_at(deadline, context.handler.decide(info)));
+    let (mut connecting, mut connected) = (pin!(endpoint.dialer.ahead(deadline)), None);
     let decision = loop {
         // Whoever decides has the first word: for a no that comes at once, nothing is connected.
         tokio::select! {
             biased;
             decision = &mut deciding => break decision,
-            connection = &mut connecting, if connected.is_none() => connected = Some(on_hold(connection, deadline).await),
+            connection = &mut connecting, if connected.is_none() => connected = Some(flush_idle(connection, deadline).await),
         }
     };
-    unanswered.settled();
+    reject_on_panic.disarm();
     match decision {
         Ok(Decision::Accept(Accepted { local, data, features })) => {
-            let dial_ms = Some(Millis::from_duration(begun.elapsed()));
-            desk.voice.say(Accept { stream: offer.stream, attempt: Default::default(), data, features, dial_ms }).await;
+            let dial_ms = Some(Millis::from_duration(started.elapsed()));
+            context.control.send(Accept { stream: offer.stream, attempt: Default::default(), data, features, dial_ms }).await;
             let connected = match connected {
                 Some(connected) => connected,
                 None => connecting.await,
             };
-            Ok((local, join_or_say_no(desk, offer, door, Some(connected), deadline).await?))
+            Ok((local, join_or_reject(context, offer, endpoint, Some(connected), deadline).await?))
         }
         Ok(Decision::Reject { code, detail }) => {
-            desk.say_no(offer.stream, code, &detail).await;
+            context.reject(offer.stream, code, &detail).await;
             Err(code.as_str())
         }
         Err(_) => {
-            desk.say_no(offer.stream, RejectCode::TargetTimeout, "no decision before the deadline").await;
+            context.reject(offer.stream, RejectCode::TargetTimeout, "no decision before the deadline").await;
             Err(RejectCode::TargetTimeout.as_str())
         }
     }
 }
 
 /// The relay is told that TLS is done, since the connection has to wait. Whether it lives is seen when it is used.
-async fn on_hold(mut connected: Result<Connection, DialError>, deadline: Instant) -> Result<Connection, DialError> {
+async fn flush_idle(mut connected: Result<Connection, DialError>, deadline: Instant) -> Result<Connection, DialError> {
     if let Ok(connection) = &mut connected {
         timeout_at(deadline, connection.flush()).await.ok();
     }
@@ -245,42 +250,42 @@ async fn on_hold(mut connected: Result<Connection, DialError>, deadline: Instant
 }
 
 /// An offer that nobody has answered. Where the handler panics, the caller hears so at once.
-struct Unanswered<'a>(Option<&'a Desk>, StreamId);
+struct RejectOnPanic<'a>(Option<&'a OfferContext>, StreamId);
 
-impl Unanswered<'_> {
-    fn settled(mut self) {
+impl RejectOnPanic<'_> {
+    fn disarm(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Unanswered<'_> {
+impl Drop for RejectOnPanic<'_> {
     fn drop(&mut self) {
-        if let Some(desk) = self.0.filter(|_| std::thread::panicking()) {
-            desk.voice.say_now(Reject { stream: self.1, attempt: Default::default(), code: RejectCode::Internal, detail: None });
+        if let Some(context) = self.0.filter(|_| std::thread::panicking()) {
+            context.control.try_send(Reject { stream: self.1, attempt: Default::default(), code: RejectCode::Internal, detail: None });
         }
     }
 }
 
-impl Desk {
-    async fn say_no(&self, stream: StreamId, code: RejectCode, detail: &str) {
-        self.voice.say(Reject { stream, attempt: Default::default(), code, detail: Some(Text::truncated(detail)) }).await;
+impl OfferContext {
+    async fn reject(&self, stream: StreamId, code: RejectCode, detail: &str) {
+        self.control.send(Reject { stream, attempt: Default::default(), code, detail: Some(Text::truncated(detail)) }).await;
     }
 }
 
 /// Where the leg is joined.
-struct Door {
+struct LegEndpoint {
     dialer: Dialer,
     path: String,
 }
 
-impl Door {
+impl LegEndpoint {
     /// Only the relay's own: an offer that leads elsewhere is rejected.
-    async fn of(desk: &Desk, offer: &Offer) -> Option<Self> {
-        match desk.dialer.url().resolve(offer.url.as_str(), desk.trusted_suffix.as_deref()) {
-            Ok((url, path)) => Some(Self { dialer: desk.dialer.at(url), path }),
+    async fn resolve(context: &OfferContext, offer: &Offer) -> Option<Self> {
+        match context.dialer.url().resolve(offer.url.as_str(), context.trusted_suffix.as_deref()) {
+            Ok((url, path)) => Some(Self { dialer: context.dialer.at(url), path }),
             Err(error) => {
                 warn!(stream = %offer.stream, %error, "an offer was rejected");
-                desk.say_no(offer.stream, RejectCode::Policy, "the leg's address is not the relay's").await;
+                context.reject(offer.stream, RejectCode::Policy, "the leg's address is not the relay's").await;
                 None
             }
         }
@@ -288,19 +293,19 @@ impl Door {
 }
 
 /// Joins the leg. Where that fails for good the relay is told, so that the caller does not wait out the deadline.
-async fn join_or_say_no(
-    desk: &Desk,
+async fn join_or_reject(
+    context: &OfferContext,
     offer: &Offer,
-    door: &Door,
+    endpoint: &LegEndpoint,
     ahead: Option<Result<Connection, DialError>>,
     deadline: Instant,
 ) -> Result<Leg, &'static str> {
-    let joined = join(offer, door, ahead, deadline).await;
+    let joined = join(offer, endpoint, ahead, deadline).await;
     if let Err(result) = joined {
         if result == NO_DESCRIPTORS {
             warn!(stream = %offer.stream, "no file descriptors are left: raise the limit (LimitNOFILE=)");
         }
-        desk.say_no(offer.stream, RejectCode::Internal, result).await;
+        context.reject(offer.stream, RejectCode::Internal, result).await;
     }
     joined
 }
@@ -308,15 +313,15 @@ async fn join_or_say_no(
 /// Joins the leg, over what was connected ahead, then again and again until the deadline: a lossy link must not burn the stream.
 async fn join(
     offer: &Offer,
-    door: &Door,
+    endpoint: &LegEndpoint,
     mut ahead: Option<Result<Connection, DialError>>,
     deadline: Instant,
 ) -> Result<Leg, &'static str> {
     loop {
         let joined = match ahead.take() {
-            Some(Ok(connection)) => door.dialer.leg_on(connection, &door.path, &offer.token, deadline).await,
+            Some(Ok(connection)) => endpoint.dialer.leg_on(connection, &endpoint.path, &offer.token, deadline).await,
             Some(Err(error)) => Err(error),
-            None => door.dialer.leg(&door.path, &HeaderMap::new(), Some(&offer.token), deadline).await,
+            None => endpoint.dialer.leg(&endpoint.path, &HeaderMap::new(), Some(&offer.token), deadline).await,
         };
         match joined {
             Ok(leg) => return Ok(leg),
@@ -326,25 +331,31 @@ async fn join(
             }
             // Trying again would take what other streams need.
             Err(DialError::NoDescriptors) => return Err(NO_DESCRIPTORS),
-            Err(error) if Instant::now() + JOIN_AGAIN >= deadline => {
+            Err(error) if Instant::now() + JOIN_RETRY_INTERVAL >= deadline => {
                 debug!(stream = %offer.stream, %error, "no leg before the deadline");
                 return Err("leg_timeout");
             }
             Err(error) => {
                 debug!(stream = %offer.stream, %error, "the leg is dialled again");
-                sleep(JOIN_AGAIN).await;
+                sleep(JOIN_RETRY_INTERVAL).await;
             }
         }
     }
 }
 
 /// Waits for `opened`; a leg that is lost before is joined again.
-async fn opened(desk: &Desk, offer: &Offer, door: &Door, leg: &mut Leg, deadline: Instant) -> Result<(), &'static str> {
+async fn wait_opened(
+    context: &OfferContext,
+    offer: &Offer,
+    endpoint: &LegEndpoint,
+    leg: &mut Leg,
+    deadline: Instant,
+) -> Result<(), &'static str> {
     loop {
         // The relay closes the leg at the deadline; a little later we stop waiting for it.
         match timeout_at(deadline + Duration::from_secs(5), leg.opened()).await {
             Ok(Ok(_)) => return Ok(()),
-            Ok(Err(OpenError::Ended(EndReason::Lost(_)))) => *leg = join_or_say_no(desk, offer, door, None, deadline).await?,
+            Ok(Err(OpenError::Ended(EndReason::Lost(_)))) => *leg = join_or_reject(context, offer, endpoint, None, deadline).await?,
             Ok(Err(error)) => {
                 debug!(stream = %offer.stream, %error, "the stream did not come about");
                 return Err("refused");

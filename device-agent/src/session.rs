@@ -18,16 +18,16 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tracing::debug;
 
-use crate::backoff::Trouble;
+use crate::backoff::DisconnectCause;
 use crate::identity::IdentityError;
 use crate::settings::Settings;
 
 /// DNS, TCP, TLS and the upgrade together.
-const DIAL_WITHIN: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// A relay that does not take a message in this time is dead.
-const WRITE_WITHIN: Duration = Duration::from_secs(10);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Answers that wait to be said.
-const ANSWERS: usize = 64;
+const OUTGOING_QUEUE: usize = 64;
 
 /// A control channel whose device was welcomed.
 #[derive(Debug)]
@@ -36,9 +36,9 @@ pub struct Session {
     /// What the relay said.
     pub welcome: Welcome,
     /// Since when.
-    pub since: Instant,
-    says: mpsc::Sender<FromDevice>,
-    said: mpsc::Receiver<FromDevice>,
+    pub online_since: Instant,
+    outgoing_sender: mpsc::Sender<FromDevice>,
+    outgoing: mpsc::Receiver<FromDevice>,
     last_frame: Instant,
     next_ping: Instant,
     pings: bool,
@@ -63,10 +63,10 @@ pub enum ConnectError {
     Lost,
     /// No `challenge`, or no `welcome`, in time.
     #[error("the relay did not say {0} in time")]
-    TooLate(&'static str),
+    Timeout(&'static str),
     /// What came is against the protocol.
     #[error("the relay broke the protocol: {0}")]
-    Broke(String),
+    ProtocolViolation(String),
     /// The proof could not be made.
     #[error("the device's proof could not be made")]
     Identity(#[from] IdentityError),
@@ -74,22 +74,22 @@ pub enum ConnectError {
 
 impl ConnectError {
     /// What it means for coming back.
-    pub fn trouble(&self) -> Trouble {
+    pub fn disconnect_cause(&self) -> DisconnectCause {
         match self {
             Self::Dial(error) => match error.refusal() {
-                Some(Refusal { status: 429 | 503, retry_after, .. }) => Trouble::Busy(*retry_after),
-                Some(Refusal { status: 400..=499, .. }) => Trouble::Mistake,
-                Some(_) | None => Trouble::Passing,
+                Some(Refusal { status: 429 | 503, retry_after, .. }) => DisconnectCause::Overloaded(*retry_after),
+                Some(Refusal { status: 400..=499, .. }) => DisconnectCause::ClientError,
+                Some(_) | None => DisconnectCause::Transient,
             },
-            Self::Closed { code, .. } => Trouble::Closed(*code),
-            Self::Lost | Self::TooLate(_) | Self::Broke(_) | Self::Identity(_) => Trouble::Passing,
+            Self::Closed { code, .. } => DisconnectCause::Closed(*code),
+            Self::Lost | Self::Timeout(_) | Self::ProtocolViolation(_) | Self::Identity(_) => DisconnectCause::Transient,
         }
     }
 }
 
 /// What a session brings.
 #[derive(Debug)]
-pub enum Event {
+pub enum SessionEvent {
     /// A question.
     Offer(Box<Offer>),
     /// A question is void.
@@ -97,12 +97,12 @@ pub enum Event {
     /// The node leaves: dial anew after this time. The session goes on.
     GoAway(Duration),
     /// It is over.
-    Ended(Ended),
+    Ended(SessionEnd),
 }
 
 /// Why a session ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum SessionEnd {
     /// The relay closed it.
     Closed {
         /// The close code.
@@ -113,24 +113,24 @@ pub enum Ended {
     /// The connection was lost.
     Lost,
     /// The relay was silent for too long, or takes nothing.
-    Silent,
+    Unresponsive,
     /// The relay broke the protocol.
-    Broke(String),
+    ProtocolViolation(String),
 }
 
-impl Ended {
+impl SessionEnd {
     /// What it means for coming back, for the start of the agent that is `own`.
-    pub fn trouble(&self, own: &Instance) -> Trouble {
+    pub fn disconnect_cause(&self, own: &Instance) -> DisconnectCause {
         match self {
             Self::Closed { code, .. } if *code == CloseReason::Superseded.code() => {
                 if self.is_superseded_by(own) {
-                    Trouble::Passing
+                    DisconnectCause::Transient
                 } else {
-                    Trouble::SupersededByAnother
+                    DisconnectCause::SupersededByOther
                 }
             }
-            Self::Closed { code, .. } => Trouble::Closed(*code),
-            Self::Lost | Self::Silent | Self::Broke(_) => Trouble::Passing,
+            Self::Closed { code, .. } => DisconnectCause::Closed(*code),
+            Self::Lost | Self::Unresponsive | Self::ProtocolViolation(_) => DisconnectCause::Transient,
         }
     }
 
@@ -155,11 +155,11 @@ impl Session {
     /// # Cancel safety
     /// Dropping the future drops the connection.
     pub async fn connect(dialer: &Dialer, settings: &Settings, instance: &Instance) -> Result<Self, ConnectError> {
-        let deadline = Instant::now() + DIAL_WITHIN;
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
         let mut socket = dialer.control(CONTROL, deadline).await?;
-        let challenge = match expect(&mut socket, "challenge").await? {
+        let challenge = match receive(&mut socket, "challenge").await? {
             ToDevice::Challenge(challenge) => challenge,
-            other => return Err(ConnectError::Broke(format!("{} before challenge", other.kind()))),
+            other => return Err(ConnectError::ProtocolViolation(format!("{} before challenge", other.kind()))),
         };
         let claims = ProofClaims {
             nonce: challenge.nonce,
@@ -167,96 +167,96 @@ impl Session {
             sub: settings.device.clone(),
             instance: instance.clone(),
         };
-        let proof = settings.identity.prove(&claims)?;
+        let proof = settings.identity.sign_proof(&claims)?;
         let hello = hello(settings, instance, &proof);
         let text = Message::text(FromDevice::from(hello).encode());
-        timeout(WRITE_WITHIN, socket.send(text)).await.map_err(|_| ConnectError::Lost)?.map_err(|_| ConnectError::Lost)?;
-        match expect(&mut socket, "welcome").await? {
+        timeout(WRITE_TIMEOUT, socket.send(text)).await.map_err(|_| ConnectError::Lost)?.map_err(|_| ConnectError::Lost)?;
+        match receive(&mut socket, "welcome").await? {
             ToDevice::Welcome(welcome) => Ok(Self::welcomed(socket, welcome)),
-            other => Err(ConnectError::Broke(format!("{} instead of welcome", other.kind()))),
+            other => Err(ConnectError::ProtocolViolation(format!("{} instead of welcome", other.kind()))),
         }
     }
 
     fn welcomed(socket: WebSocket, welcome: Welcome) -> Self {
-        let (says, said) = mpsc::channel(ANSWERS);
+        let (outgoing_sender, outgoing) = mpsc::channel(OUTGOING_QUEUE);
         let now = Instant::now();
         let pings = welcome.features.iter().any(|feature| feature.as_str() == HEARTBEAT_FEATURE);
-        let mut session = Self { socket, welcome, since: now, says, said, last_frame: now, next_ping: now, pings };
-        session.next_ping = now + session.heartbeat();
+        let mut session = Self { socket, welcome, online_since: now, outgoing_sender, outgoing, last_frame: now, next_ping: now, pings };
+        session.next_ping = now + session.heartbeat_interval();
         session
     }
 
-    fn heartbeat(&self) -> Duration {
+    fn heartbeat_interval(&self) -> Duration {
         // A relay that wants a ping every moment is not obeyed.
         Duration::from_millis(self.welcome.heartbeat_ms.max(50))
     }
 
     /// How to say something here, from any task.
-    pub fn voice(&self) -> mpsc::Sender<FromDevice> {
-        self.says.clone()
+    pub fn sender(&self) -> mpsc::Sender<FromDevice> {
+        self.outgoing_sender.clone()
     }
 
-    /// What comes next. After [`Event::Ended`] nothing does.
+    /// What comes next. After [`SessionEvent::Ended`] nothing does.
     ///
     /// # Cancel safety
     /// A message that is being said may be cut short; the session is to be dropped then. Otherwise nothing is lost.
-    pub async fn next(&mut self) -> Event {
+    pub async fn next(&mut self) -> SessionEvent {
         loop {
-            let dead = self.last_frame + self.heartbeat() * 5 / 2;
-            let timer = if self.pings { dead.min(self.next_ping) } else { dead };
+            let silent_at = self.last_frame + self.heartbeat_interval() * 5 / 2;
+            let timer = if self.pings { silent_at.min(self.next_ping) } else { silent_at };
             // `next` keeps partial messages in the socket, `recv` keeps what was not taken, the timer is state of ours.
-            let turn = tokio::select! {
-                message = self.socket.next() => self.hear(message),
-                Some(answer) = self.said.recv() => self.say(Message::text(answer.encode())).await,
-                () = sleep_until(timer) => self.beat().await,
+            let step = tokio::select! {
+                message = self.socket.next() => self.on_message(message),
+                Some(message) = self.outgoing.recv() => self.send(Message::text(message.encode())).await,
+                () = sleep_until(timer) => self.on_tick().await,
             };
-            match turn {
+            match step {
                 Ok(None) => {}
                 Ok(Some(event)) => return event,
-                Err(ended) => return Event::Ended(ended),
+                Err(ended) => return SessionEvent::Ended(ended),
             }
         }
     }
 
-    async fn beat(&mut self) -> Result<Option<Event>, Ended> {
+    async fn on_tick(&mut self) -> Result<Option<SessionEvent>, SessionEnd> {
         let now = Instant::now();
-        if now >= self.last_frame + self.heartbeat() * 5 / 2 {
-            return Err(Ended::Silent);
+        if now >= self.last_frame + self.heartbeat_interval() * 5 / 2 {
+            return Err(SessionEnd::Unresponsive);
         }
-        self.next_ping = now + self.heartbeat();
-        self.say(Message::Ping(Vec::new().into())).await
+        self.next_ping = now + self.heartbeat_interval();
+        self.send(Message::Ping(Vec::new().into())).await
     }
 
-    async fn say(&mut self, message: Message) -> Result<Option<Event>, Ended> {
-        match timeout(WRITE_WITHIN, self.socket.send(message)).await {
+    async fn send(&mut self, message: Message) -> Result<Option<SessionEvent>, SessionEnd> {
+        match timeout(WRITE_TIMEOUT, self.socket.send(message)).await {
             Ok(Ok(())) => Ok(None),
-            Ok(Err(_)) => Err(Ended::Lost),
-            Err(_) => Err(Ended::Silent),
+            Ok(Err(_)) => Err(SessionEnd::Lost),
+            Err(_) => Err(SessionEnd::Unresponsive),
         }
     }
 
-    fn hear(&mut self, message: Option<Result<Message, WsError>>) -> Result<Option<Event>, Ended> {
+    fn on_message(&mut self, message: Option<Result<Message, WsError>>) -> Result<Option<SessionEvent>, SessionEnd> {
         self.last_frame = Instant::now();
         match message {
             Some(Ok(Message::Text(text))) => match ToDevice::decode(&text) {
-                Ok(Decoded::Known(ToDevice::Offer(offer))) => Ok(Some(Event::Offer(Box::new(offer)))),
-                Ok(Decoded::Known(ToDevice::Cancel(cancel))) => Ok(Some(Event::Cancel(cancel))),
-                Ok(Decoded::Known(ToDevice::GoAway(away))) => Ok(Some(Event::GoAway(Duration::from_millis(away.reconnect_in_ms)))),
+                Ok(Decoded::Known(ToDevice::Offer(offer))) => Ok(Some(SessionEvent::Offer(Box::new(offer)))),
+                Ok(Decoded::Known(ToDevice::Cancel(cancel))) => Ok(Some(SessionEvent::Cancel(cancel))),
+                Ok(Decoded::Known(ToDevice::GoAway(away))) => Ok(Some(SessionEvent::GoAway(Duration::from_millis(away.reconnect_in_ms)))),
                 Ok(Decoded::Known(ToDevice::Challenge(_) | ToDevice::Welcome(_))) => Ok(None),
                 Ok(Decoded::Unknown(kind)) => {
                     debug!(kind, "a message of an unknown type was passed over");
                     Ok(None)
                 }
-                Err(error) => Err(Ended::Broke(error.to_string())),
+                Err(error) => Err(SessionEnd::ProtocolViolation(error.to_string())),
             },
             Some(Ok(Message::Close(frame))) => {
                 let (code, reason) = frame.map_or((1005, String::new()), |frame| (frame.code.into(), frame.reason.to_string()));
-                Err(Ended::Closed { code, reason })
+                Err(SessionEnd::Closed { code, reason })
             }
-            Some(Ok(Message::Binary(_))) => Err(Ended::Broke("binary on a control channel".to_owned())),
+            Some(Ok(Message::Binary(_))) => Err(SessionEnd::ProtocolViolation("binary on a control channel".to_owned())),
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Ok(None),
-            Some(Err(error @ (WsError::Capacity(_) | WsError::Utf8(_)))) => Err(Ended::Broke(error.to_string())),
-            Some(Err(_)) | None => Err(Ended::Lost),
+            Some(Err(error @ (WsError::Capacity(_) | WsError::Utf8(_)))) => Err(SessionEnd::ProtocolViolation(error.to_string())),
+            Some(Err(_)) | None => Err(SessionEnd::Lost),
         }
     }
 
@@ -264,7 +264,7 @@ impl Session {
     pub async fn close(mut self, reason: CloseReason, words: &str) {
         let text = if words.is_empty() { reason.name().to_owned() } else { format!("{}: {words}", reason.name()) };
         let frame = CloseFrame { code: reason.code().into(), reason: truncated_reason(&text).into() };
-        let goodbye = async {
+        let closed = async {
             self.socket.send(Message::Close(Some(frame))).await?;
             while let Some(message) = self.socket.next().await {
                 message?;
@@ -272,19 +272,19 @@ impl Session {
             Ok::<_, WsError>(())
         };
         // Whatever goes wrong here, the channel is over.
-        timeout(CLOSE_TIMEOUT, goodbye).await.ok();
+        timeout(CLOSE_TIMEOUT, closed).await.ok();
     }
 }
 
-async fn expect(socket: &mut WebSocket, what: &'static str) -> Result<ToDevice, ConnectError> {
+async fn receive(socket: &mut WebSocket, what: &'static str) -> Result<ToDevice, ConnectError> {
     let deadline = Instant::now() + WELCOME_TIMEOUT;
     loop {
-        let message = timeout_at(deadline, socket.next()).await.map_err(|_| ConnectError::TooLate(what))?;
+        let message = timeout_at(deadline, socket.next()).await.map_err(|_| ConnectError::Timeout(what))?;
         match message {
             Some(Ok(Message::Text(text))) => match ToDevice::decode(&text) {
                 Ok(Decoded::Known(message)) => return Ok(message),
                 Ok(Decoded::Unknown(_)) => {}
-                Err(error) => return Err(ConnectError::Broke(error.to_string())),
+                Err(error) => return Err(ConnectError::ProtocolViolation(error.to_string())),
             },
             Some(Ok(Message::Close(frame))) => {
                 let (code, reason) = frame.map_or((1005, String::new()), |frame| (frame.code.into(), frame.reason.to_string()));

@@ -32,22 +32,22 @@ pub enum Target {
 /// Text that is no target.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is neither host:port (like 127.0.0.1:22 or [::1]:22) nor unix:/path")]
-pub struct NoTarget(String);
+pub struct TargetParseError(String);
 
 impl FromStr for Target {
-    type Err = NoTarget;
+    type Err = TargetParseError;
 
-    fn from_str(text: &str) -> Result<Self, NoTarget> {
-        let wrong = || NoTarget(text.to_owned());
+    fn from_str(text: &str) -> Result<Self, TargetParseError> {
+        let error = || TargetParseError(text.to_owned());
         if let Some(path) = text.strip_prefix("unix:") {
-            return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(wrong()) };
+            return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(error()) };
         }
-        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let port = port.parse().ok().filter(|&port| port > 0).ok_or_else(wrong)?;
+        let (host, port) = text.rsplit_once(':').ok_or_else(error)?;
+        let port = port.parse().ok().filter(|&port| port > 0).ok_or_else(error)?;
         let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let host = bracketed.unwrap_or(host);
         if host.is_empty() || (bracketed.is_none() && host.contains(':')) || host.contains(char::is_whitespace) {
-            return Err(wrong());
+            return Err(error());
         }
         Ok(Self::Tcp { host: host.to_owned(), port })
     }
@@ -110,9 +110,9 @@ impl Target {
     ///
     /// # Cancel safety
     /// Dropping the future drops the connection.
-    pub async fn dial(&self, within: Duration) -> Result<LocalStream, TargetError> {
-        let dialled = timeout(within, self.connect()).await.map_err(|_| TargetError::TimedOut(within))?;
-        dialled.map_err(|error| match error {
+    pub async fn dial(&self, limit: Duration) -> Result<LocalStream, TargetError> {
+        let connected = timeout(limit, self.connect()).await.map_err(|_| TargetError::TimedOut(limit))?;
+        connected.map_err(|error| match error {
             TargetError::Connect(error) if descriptors::is_shortage(&error) => TargetError::NoDescriptors,
             TargetError::Resolve(error) if descriptors::is_shortage_of_resolver(&error) => TargetError::NoDescriptors,
             error => error,
