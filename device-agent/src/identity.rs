@@ -1,4 +1,4 @@
-//! The device's key: made on the device, kept in a file that only its owner can read, used to prove who the device is.
+//! The device's identity: an Ed25519 key pair that is generated on the device and signs the proof in `hello`. The private key is in a file of mode 0600.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -15,7 +15,7 @@ use moorline_proto::secret::Secret;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
 
-/// An Ed25519 key that proves a device.
+/// The key pair of a device.
 pub struct Identity {
     signing: EncodingKey,
     public: PublicKey,
@@ -27,28 +27,28 @@ impl std::fmt::Debug for Identity {
     }
 }
 
-/// Why there is no identity.
+/// Why a device's key is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// The file cannot be read or written.
-    #[error("the key file {}", path.display())]
+    /// The key file cannot be read or written.
+    #[error("cannot read or write the key file {}", path.display())]
     File {
-        /// Which file.
+        /// The key file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// Others can read the key.
-    #[error("others can read the key file {0}: run `chmod 600 {0}`; if somebody may have read it, make a new key", path.display())]
+    /// Group or others have access to the key file.
+    #[error("others can read the key file {0}: run `chmod 600 {0}`, or make a new key if somebody may have read it", path.display())]
     Permissions {
-        /// Which file.
+        /// The key file.
         path: PathBuf,
     },
-    /// The file holds no Ed25519 key in PKCS#8 and PEM.
-    #[error("{} holds no Ed25519 private key in PEM (PKCS#8)", path.display())]
+    /// The file contains no Ed25519 private key.
+    #[error("{} contains no Ed25519 private key (PKCS#8 in PEM)", path.display())]
     NotAKey {
-        /// Which file.
+        /// The key file.
         path: PathBuf,
     },
     /// The cryptographic library failed.
@@ -57,10 +57,10 @@ pub enum IdentityError {
 }
 
 impl Identity {
-    /// Makes a new key and keeps it in a new file, mode 0600.
+    /// Generates a key pair and writes the private key to a new file, mode 0600.
     ///
     /// # Errors
-    /// [`IdentityError`]; a file that is there already is not touched.
+    /// [`IdentityError`]. An existing file is not changed.
     pub fn create(path: &Path) -> Result<Self, IdentityError> {
         let pair = Ed25519KeyPair::generate().map_err(|_| IdentityError::Library)?;
         let der: Pkcs8V1Der<'_> = pair.as_der().map_err(|_| IdentityError::Library)?;
@@ -75,10 +75,10 @@ impl Identity {
         Self::from_pem(&text).ok_or(IdentityError::Library)
     }
 
-    /// Reads a key.
+    /// Reads the private key from a file.
     ///
     /// # Errors
-    /// [`IdentityError`], also where others than the owner can read the file.
+    /// [`IdentityError`], also where group or others have access to the file.
     pub fn load(path: &Path) -> Result<Self, IdentityError> {
         let failed = |source| IdentityError::File { path: path.to_owned(), source };
         let mode = fs::metadata(path).map_err(failed)?.permissions().mode();
@@ -89,7 +89,7 @@ impl Identity {
         Self::from_pem(&text).ok_or_else(|| IdentityError::NotAKey { path: path.to_owned() })
     }
 
-    /// A key that is in no file, for tests and programs that keep it elsewhere: PKCS#8 in PEM.
+    /// Parses a private key (PKCS#8 in PEM) that is kept elsewhere than in a file.
     pub fn from_pem(text: &Secret) -> Option<Self> {
         let der = PrivatePkcs8KeyDer::from_pem_slice(text.reveal().as_bytes()).ok()?;
         let der = der.secret_pkcs8_der();
@@ -98,12 +98,12 @@ impl Identity {
         Some(Self { signing: EncodingKey::from_ed_der(der), public })
     }
 
-    /// What the relay is to know.
+    /// The public key, which the relay has to know.
     pub fn public(&self) -> &PublicKey {
         &self.public
     }
 
-    /// Proves who the device is, once.
+    /// Signs the claims of a proof. Returns a compact JWS.
     ///
     /// # Errors
     /// [`IdentityError::Library`].
@@ -120,19 +120,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_made_once_and_only_its_owner_may_read_it() {
+    fn a_key_file_is_never_overwritten_and_must_be_private() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("device.key");
         let made = Identity::create(&path).unwrap();
         assert_eq!(Identity::load(&path).unwrap().public(), made.public());
-        assert!(matches!(Identity::create(&path), Err(IdentityError::File { .. })), "a key is never written over");
+        assert!(matches!(Identity::create(&path), Err(IdentityError::File { .. })), "an existing key is never overwritten");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let refused = Identity::load(&path).unwrap_err();
         assert!(refused.to_string().contains("chmod 600"), "{refused}");
     }
 
     #[test]
-    fn what_is_no_key_is_said_to_be_none() {
+    fn a_file_without_a_key_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("device.key");
         fs::write(&path, "no key").unwrap();
