@@ -24,7 +24,7 @@
 //! # }
 //! ```
 //!
-//! Reading order: [`agent`] (connect, serve, wait, reconnect), [`session`] (one control channel), [`offer`] (one stream),
+//! Reading order: [`agent`] (connect, serve, wait, reconnect), [`session`] (one control channel), `offer` (one stream),
 //! [`policy`] and [`backoff`] (pure decisions).
 
 pub mod agent;
@@ -32,17 +32,25 @@ pub mod backoff;
 pub mod cli;
 pub mod config;
 mod control_sender;
+pub mod handler;
 pub mod identity;
 pub mod init;
-pub mod offer;
+pub mod limits;
+mod offer;
 pub mod policy;
 pub mod session;
 pub mod settings;
+mod streams;
 pub mod target;
 
-pub use agent::Agent;
+#[cfg(test)]
+mod agent_tests;
+#[cfg(test)]
+mod scripted;
+
+pub use agent::{Agent, AgentHandle, ReplaceError};
+pub use handler::{Accepted, Decision, Handler, OfferInfo};
 pub use identity::Identity;
 pub use moorline_proto::control::RejectCode;
 pub use moorline_proto::join::Join;
-pub use offer::{Accepted, Decision, Handler, OfferInfo};
 pub use settings::Settings;

@@ -1,18 +1,32 @@
-//! One control channel of the device, from the dial to its end. It reads offers and cancels, and says what others hand it.
+//! One control channel of the device, from the dial to its end: receives offers and cancels, sends answers, pings.
+//!
+//! ```text
+//!   device                          relay
+//!     │── GET /v1/control ───────────▶│
+//!     │◀────────────── challenge ─────│
+//!     │── hello, with the proof ─────▶│
+//!     │◀──────────────── welcome ─────│   online from here on
+//!     │◀── offer, cancel, go_away ────│
+//!     │── accept, reject, services ──▶│
+//! ```
+//!
+//! Does not own: what happens to an offer ([`crate::offer`]), when to connect again ([`crate::backoff`]).
 
+use std::future::poll_fn;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use moorline_proto::bounds::{CLOSE_TIMEOUT, WELCOME_TIMEOUT};
 use moorline_proto::close::{CloseReason, truncated_reason};
-use moorline_proto::control::{Cancel, FromDevice, Hello, Offer, ToDevice, Welcome};
+use moorline_proto::control::{Cancel, FromDevice, Hello, Offer, Service, Services, ToDevice, Welcome};
 use moorline_proto::id::Instance;
 use moorline_proto::message::Decoded;
 use moorline_proto::names::{CONTROL, HEARTBEAT_FEATURE};
 use moorline_proto::proof::ProofClaims;
 use moorline_proto::text::Text;
 use moorline_transport::dial::{DialError, Dialer, Refusal, WebSocket};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
@@ -20,25 +34,25 @@ use tracing::debug;
 
 use crate::backoff::DisconnectCause;
 use crate::identity::IdentityError;
+use crate::limits::{CONNECT_TIMEOUT, HEARTBEAT_MS_RANGE, OUTGOING_QUEUE, WRITE_TIMEOUT};
 use crate::settings::Settings;
 
-/// DNS, TCP, TLS and the upgrade together.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// A relay that does not take a message in this time is dead.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Answers that wait to be said.
-const OUTGOING_QUEUE: usize = 64;
-
-/// A control channel whose device was welcomed.
+/// A control channel on which the relay has sent `welcome`.
 #[derive(Debug)]
 pub struct Session {
     socket: WebSocket,
-    /// What the relay said.
+    /// The relay's `welcome`.
     pub welcome: Welcome,
-    /// Since when.
+    /// When `welcome` came.
     pub online_since: Instant,
+    settings: watch::Receiver<Arc<Settings>>,
+    /// The services that the relay knows of.
+    announced: Vec<Service>,
     outgoing_sender: mpsc::Sender<FromDevice>,
     outgoing: mpsc::Receiver<FromDevice>,
+    /// A message that the socket has not taken yet.
+    unsent: Option<Message>,
+    heartbeat: Duration,
     last_frame: Instant,
     next_ping: Instant,
     pings: bool,
@@ -47,33 +61,33 @@ pub struct Session {
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// No WebSocket came about.
-    #[error("no control channel")]
+    /// The relay was not reached, or refused the request.
+    #[error("cannot open a control channel")]
     Dial(#[from] DialError),
-    /// The relay closed it before `welcome`.
+    /// The relay closed the control channel before `welcome`.
     #[error("the relay closed the control channel with {code}: {reason}")]
     Closed {
         /// The close code.
         code: u16,
-        /// The reason.
+        /// The reason, in printable characters.
         reason: String,
     },
-    /// The connection ended before `welcome`.
-    #[error("the control channel was lost before welcome")]
+    /// The connection was lost before `welcome`.
+    #[error("the connection was lost before welcome")]
     Lost,
-    /// No `challenge`, or no `welcome`, in time.
-    #[error("the relay did not say {0} in time")]
+    /// `challenge` or `welcome` did not come in time.
+    #[error("the relay did not send {0} in time")]
     Timeout(&'static str),
-    /// What came is against the protocol.
-    #[error("the relay broke the protocol: {0}")]
+    /// The relay violated the protocol.
+    #[error("the relay violated the protocol: {0}")]
     ProtocolViolation(String),
-    /// The proof could not be made.
-    #[error("the device's proof could not be made")]
+    /// The proof could not be signed.
+    #[error("cannot sign the device's proof")]
     Identity(#[from] IdentityError),
 }
 
 impl ConnectError {
-    /// What it means for coming back.
+    /// What the error means for the next attempt.
     pub fn disconnect_cause(&self) -> DisconnectCause {
         match self {
             Self::Dial(error) => match error.refusal() {
@@ -87,39 +101,43 @@ impl ConnectError {
     }
 }
 
-/// What a session brings.
+/// What happens on a session.
 #[derive(Debug)]
 pub enum SessionEvent {
-    /// A question.
+    /// A caller wants a stream.
     Offer(Box<Offer>),
-    /// A question is void.
+    /// An offer is void.
     Cancel(Cancel),
-    /// The node leaves: dial anew after this time. The session goes on.
+    /// The node is leaving: connect anew after this time. The session goes on until the relay closes it.
     GoAway(Duration),
-    /// It is over.
+    /// The session is over.
     Ended(SessionEnd),
 }
 
 /// Why a session ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SessionEnd {
-    /// The relay closed it.
+    /// The relay closed the control channel.
+    #[error("closed by the relay with {code}: {reason}")]
     Closed {
         /// The close code.
         code: u16,
-        /// The reason.
+        /// The reason, in printable characters.
         reason: String,
     },
     /// The connection was lost.
+    #[error("the connection was lost")]
     Lost,
-    /// The relay was silent for too long, or takes nothing.
+    /// The relay sent nothing for too long, or took nothing.
+    #[error("the relay is unresponsive")]
     Unresponsive,
-    /// The relay broke the protocol.
+    /// The relay violated the protocol.
+    #[error("the relay violated the protocol: {0}")]
     ProtocolViolation(String),
 }
 
 impl SessionEnd {
-    /// What it means for coming back, for the start of the agent that is `own`.
+    /// What the end means for the next attempt of the agent process `own`.
     pub fn disconnect_cause(&self, own: &Instance) -> DisconnectCause {
         match self {
             Self::Closed { code, .. } if *code == CloseReason::Superseded.code() => {
@@ -134,12 +152,12 @@ impl SessionEnd {
         }
     }
 
-    /// Whether the node closed the channel because it leaves.
+    /// Whether the relay closed the channel because its node is leaving.
     pub fn is_drained(&self) -> bool {
         matches!(self, Self::Closed { code, .. } if *code == CloseReason::RelayDraining.code())
     }
 
-    /// Whether a newer channel of this start of the agent took over: the reason is `superseded INSTANCE`.
+    /// Whether a newer channel of the agent process `instance` took over: the reason is `superseded INSTANCE`.
     pub fn is_superseded_by(&self, instance: &Instance) -> bool {
         matches!(self, Self::Closed { code, reason }
             if *code == CloseReason::Superseded.code() && reason.split_whitespace().nth(1) == Some(instance.as_str()))
@@ -147,70 +165,68 @@ impl SessionEnd {
 }
 
 impl Session {
-    /// Dials, proves who the device is, and waits to be welcomed.
+    /// Connects, proves the device's identity, and waits for `welcome`.
     ///
     /// # Errors
     /// [`ConnectError`].
     ///
     /// # Cancel safety
     /// Dropping the future drops the connection.
-    pub async fn connect(dialer: &Dialer, settings: &Settings, instance: &Instance) -> Result<Self, ConnectError> {
-        let deadline = Instant::now() + CONNECT_TIMEOUT;
-        let mut socket = dialer.control(CONTROL, deadline).await?;
+    pub async fn connect(dialer: &Dialer, mut settings: watch::Receiver<Arc<Settings>>, instance: &Instance) -> Result<Self, ConnectError> {
+        let mut socket = dialer.control(CONTROL, Instant::now() + CONNECT_TIMEOUT).await?;
         let challenge = match receive(&mut socket, "challenge").await? {
             ToDevice::Challenge(challenge) => challenge,
             other => return Err(ConnectError::ProtocolViolation(format!("{} before challenge", other.kind()))),
         };
+        let current = Arc::clone(&settings.borrow_and_update());
         let claims = ProofClaims {
             nonce: challenge.nonce,
             aud: dialer.url().host().to_owned(),
-            sub: settings.device.clone(),
+            sub: current.device.clone(),
             instance: instance.clone(),
         };
-        let proof = settings.identity.sign_proof(&claims)?;
-        let hello = hello(settings, instance, &proof);
+        let hello = hello(&current, instance, &current.identity.sign_proof(&claims)?);
         let text = Message::text(FromDevice::from(hello).encode());
         timeout(WRITE_TIMEOUT, socket.send(text)).await.map_err(|_| ConnectError::Lost)?.map_err(|_| ConnectError::Lost)?;
         match receive(&mut socket, "welcome").await? {
-            ToDevice::Welcome(welcome) => Ok(Self::welcomed(socket, welcome)),
+            ToDevice::Welcome(welcome) => Ok(Self::welcomed(socket, welcome, settings, current.services.clone())),
             other => Err(ConnectError::ProtocolViolation(format!("{} instead of welcome", other.kind()))),
         }
     }
 
-    fn welcomed(socket: WebSocket, welcome: Welcome) -> Self {
+    fn welcomed(socket: WebSocket, welcome: Welcome, settings: watch::Receiver<Arc<Settings>>, announced: Vec<Service>) -> Self {
         let (outgoing_sender, outgoing) = mpsc::channel(OUTGOING_QUEUE);
         let now = Instant::now();
         let pings = welcome.features.iter().any(|feature| feature.as_str() == HEARTBEAT_FEATURE);
-        let mut session = Self { socket, welcome, online_since: now, outgoing_sender, outgoing, last_frame: now, next_ping: now, pings };
-        session.next_ping = now + session.heartbeat_interval();
-        session
+        let heartbeat = Duration::from_millis(welcome.heartbeat_ms.clamp(*HEARTBEAT_MS_RANGE.start(), *HEARTBEAT_MS_RANGE.end()));
+        Self {
+            socket,
+            welcome,
+            online_since: now,
+            settings,
+            announced,
+            outgoing_sender,
+            outgoing,
+            unsent: None,
+            heartbeat,
+            last_frame: now,
+            next_ping: now + heartbeat,
+            pings,
+        }
     }
 
-    fn heartbeat_interval(&self) -> Duration {
-        // A relay that wants a ping every moment is not obeyed.
-        Duration::from_millis(self.welcome.heartbeat_ms.max(50))
-    }
-
-    /// How to say something here, from any task.
+    /// The queue of outgoing messages. They are sent while [`Session::next`] is polled.
     pub fn sender(&self) -> mpsc::Sender<FromDevice> {
         self.outgoing_sender.clone()
     }
 
-    /// What comes next. After [`SessionEvent::Ended`] nothing does.
+    /// Returns the next event. There is none after [`SessionEvent::Ended`].
     ///
     /// # Cancel safety
-    /// A message that is being said may be cut short; the session is to be dropped then. Otherwise nothing is lost.
+    /// Nothing is lost.
     pub async fn next(&mut self) -> SessionEvent {
         loop {
-            let silent_at = self.last_frame + self.heartbeat_interval() * 5 / 2;
-            let timer = if self.pings { silent_at.min(self.next_ping) } else { silent_at };
-            // `next` keeps partial messages in the socket, `recv` keeps what was not taken, the timer is state of ours.
-            let step = tokio::select! {
-                message = self.socket.next() => self.on_message(message),
-                Some(message) = self.outgoing.recv() => self.send(Message::text(message.encode())).await,
-                () = sleep_until(timer) => self.on_tick().await,
-            };
-            match step {
+            match self.step().await {
                 Ok(None) => {}
                 Ok(Some(event)) => return event,
                 Err(ended) => return SessionEvent::Ended(ended),
@@ -218,17 +234,58 @@ impl Session {
         }
     }
 
-    async fn on_tick(&mut self) -> Result<Option<SessionEvent>, SessionEnd> {
-        let now = Instant::now();
-        if now >= self.last_frame + self.heartbeat_interval() * 5 / 2 {
-            return Err(SessionEnd::Unresponsive);
+    async fn step(&mut self) -> Result<Option<SessionEvent>, SessionEnd> {
+        if self.unsent.is_some() {
+            return self.flush().await;
         }
-        self.next_ping = now + self.heartbeat_interval();
-        self.send(Message::Ping(Vec::new().into())).await
+        let silent_at = self.silent_at();
+        let timer = if self.pings { silent_at.min(self.next_ping) } else { silent_at };
+        // Each of these can be dropped: partial messages stay in the socket, `recv` and `changed` take nothing before they are ready, and
+        // the times are fields.
+        self.unsent = tokio::select! {
+            message = self.socket.next() => return self.on_message(message),
+            Some(message) = self.outgoing.recv() => Some(Message::text(message.encode())),
+            Ok(()) = self.settings.changed() => self.on_settings_changed(),
+            () = sleep_until(timer) => Some(self.on_tick()?),
+        };
+        self.flush().await
     }
 
-    async fn send(&mut self, message: Message) -> Result<Option<SessionEvent>, SessionEnd> {
-        match timeout(WRITE_TIMEOUT, self.socket.send(message)).await {
+    /// When the relay counts as unresponsive: two and a half heartbeats after its last frame.
+    fn silent_at(&self) -> Instant {
+        self.last_frame + self.heartbeat * 5 / 2
+    }
+
+    fn on_tick(&mut self) -> Result<Message, SessionEnd> {
+        let now = Instant::now();
+        if now >= self.silent_at() {
+            return Err(SessionEnd::Unresponsive);
+        }
+        self.next_ping = now + self.heartbeat;
+        Ok(Message::Ping(Vec::new().into()))
+    }
+
+    /// The device's services, if they are not those that the relay knows of.
+    fn on_settings_changed(&mut self) -> Option<Message> {
+        let services = self.settings.borrow_and_update().services.clone();
+        if services == self.announced {
+            return None;
+        }
+        self.announced.clone_from(&services);
+        Some(Message::text(FromDevice::from(Services { services }).encode()))
+    }
+
+    /// Hands the unsent message to the socket and writes out what the socket holds.
+    async fn flush(&mut self) -> Result<Option<SessionEvent>, SessionEnd> {
+        let (socket, unsent) = (&mut self.socket, &mut self.unsent);
+        let sent = async {
+            poll_fn(|cx| socket.poll_ready_unpin(cx)).await?;
+            if let Some(message) = unsent.take() {
+                socket.start_send_unpin(message)?;
+            }
+            socket.flush().await
+        };
+        match timeout(WRITE_TIMEOUT, sent).await {
             Ok(Ok(())) => Ok(None),
             Ok(Err(_)) => Err(SessionEnd::Lost),
             Err(_) => Err(SessionEnd::Unresponsive),
@@ -244,25 +301,25 @@ impl Session {
                 Ok(Decoded::Known(ToDevice::GoAway(away))) => Ok(Some(SessionEvent::GoAway(Duration::from_millis(away.reconnect_in_ms)))),
                 Ok(Decoded::Known(ToDevice::Challenge(_) | ToDevice::Welcome(_))) => Ok(None),
                 Ok(Decoded::Unknown(kind)) => {
-                    debug!(kind, "a message of an unknown type was passed over");
+                    debug!(kind, "message of an unknown type ignored");
                     Ok(None)
                 }
                 Err(error) => Err(SessionEnd::ProtocolViolation(error.to_string())),
             },
             Some(Ok(Message::Close(frame))) => {
-                let (code, reason) = frame.map_or((1005, String::new()), |frame| (frame.code.into(), frame.reason.to_string()));
+                let (code, reason) = close_code_and_reason(frame);
                 Err(SessionEnd::Closed { code, reason })
             }
-            Some(Ok(Message::Binary(_))) => Err(SessionEnd::ProtocolViolation("binary on a control channel".to_owned())),
+            Some(Ok(Message::Binary(_))) => Err(SessionEnd::ProtocolViolation("binary message on a control channel".to_owned())),
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Ok(None),
             Some(Err(error @ (WsError::Capacity(_) | WsError::Utf8(_)))) => Err(SessionEnd::ProtocolViolation(error.to_string())),
             Some(Err(_)) | None => Err(SessionEnd::Lost),
         }
     }
 
-    /// Closes the channel: with 1000 where the device stops on purpose. Five seconds at most.
-    pub async fn close(mut self, reason: CloseReason, words: &str) {
-        let text = if words.is_empty() { reason.name().to_owned() } else { format!("{}: {words}", reason.name()) };
+    /// Closes the channel and waits for the relay's Close, 5 s at most. A device that stops on purpose closes with 1000.
+    pub async fn close(mut self, reason: CloseReason, detail: &str) {
+        let text = if detail.is_empty() { reason.name().to_owned() } else { format!("{}: {detail}", reason.name()) };
         let frame = CloseFrame { code: reason.code().into(), reason: truncated_reason(&text).into() };
         let closed = async {
             self.socket.send(Message::Close(Some(frame))).await?;
@@ -271,15 +328,16 @@ impl Session {
             }
             Ok::<_, WsError>(())
         };
-        // Whatever goes wrong here, the channel is over.
+        // The channel is over, whatever comes of it.
         timeout(CLOSE_TIMEOUT, closed).await.ok();
     }
 }
 
-async fn receive(socket: &mut WebSocket, what: &'static str) -> Result<ToDevice, ConnectError> {
+/// Receives the next message of a known type.
+async fn receive(socket: &mut WebSocket, expected: &'static str) -> Result<ToDevice, ConnectError> {
     let deadline = Instant::now() + WELCOME_TIMEOUT;
     loop {
-        let message = timeout_at(deadline, socket.next()).await.map_err(|_| ConnectError::Timeout(what))?;
+        let message = timeout_at(deadline, socket.next()).await.map_err(|_| ConnectError::Timeout(expected))?;
         match message {
             Some(Ok(Message::Text(text))) => match ToDevice::decode(&text) {
                 Ok(Decoded::Known(message)) => return Ok(message),
@@ -287,13 +345,18 @@ async fn receive(socket: &mut WebSocket, what: &'static str) -> Result<ToDevice,
                 Err(error) => return Err(ConnectError::ProtocolViolation(error.to_string())),
             },
             Some(Ok(Message::Close(frame))) => {
-                let (code, reason) = frame.map_or((1005, String::new()), |frame| (frame.code.into(), frame.reason.to_string()));
+                let (code, reason) = close_code_and_reason(frame);
                 return Err(ConnectError::Closed { code, reason });
             }
             Some(Ok(_)) => {}
             Some(Err(_)) | None => return Err(ConnectError::Lost),
         }
     }
+}
+
+/// 1005 stands for a Close without a code (RFC 6455, 7.1.5).
+fn close_code_and_reason(frame: Option<CloseFrame>) -> (u16, String) {
+    frame.map_or((1005, String::new()), |frame| (frame.code.into(), frame.reason.to_string()))
 }
 
 fn hello(settings: &Settings, instance: &Instance, proof: &str) -> Hello {

@@ -7,6 +7,7 @@ use moorline_proto::text::Text;
 use tracing::error;
 
 use crate::identity::Identity;
+use crate::limits::MAX_STREAMS;
 
 /// What an agent needs to know to connect.
 #[derive(Debug)]
@@ -21,12 +22,14 @@ pub struct Settings {
     pub services: Vec<Service>,
     /// Legs may use hosts below this domain besides the relay's own host.
     pub trusted_suffix: Option<String>,
+    /// Streams at once, open and undecided. The relay's own limit holds besides: the smaller one counts.
+    pub max_streams: u32,
 }
 
 impl Settings {
     /// Settings of a device that exposes no services.
     pub fn new(join: Join, device: DeviceId, identity: Identity) -> Self {
-        Self { join, device, identity, services: Vec::new(), trusted_suffix: None }
+        Self { join, device, identity, services: Vec::new(), trusted_suffix: None, max_streams: MAX_STREAMS }
     }
 
     /// Adds a service with a description for people. An invalid name is logged and left out.

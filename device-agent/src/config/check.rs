@@ -15,6 +15,7 @@ use rustls_pki_types::pem::PemObject;
 
 use crate::config::file::{File, ServiceEntry};
 use crate::identity::{Identity, IdentityError};
+use crate::limits::{MAX_STREAMS, MAX_STREAMS_RANGE};
 use crate::policy::Policy;
 use crate::settings::Settings;
 use crate::target::Target;
@@ -89,10 +90,19 @@ impl Config {
         let (services, policy) = services(&file.services)?;
         let identity = Identity::load(&folder.join(&file.key_file)).map_err(ConfigError::Key)?;
         let ca = file.ca_file.as_ref().map(|name| certificate(&folder.join(name), name)).transpose()?;
+        let max_streams = max_streams(file.max_streams)?;
         let join = Join { url, ca };
-        let settings = Settings { join, device, identity, services, trusted_suffix: file.trusted_suffix.clone() };
+        let settings = Settings { join, device, identity, services, trusted_suffix: file.trusted_suffix.clone(), max_streams };
         Ok(Self { settings, policy })
     }
+}
+
+fn max_streams(written: Option<u32>) -> Result<u32, ConfigError> {
+    let (streams, range) = (written.unwrap_or(MAX_STREAMS), MAX_STREAMS_RANGE);
+    if range.contains(&streams) {
+        return Ok(streams);
+    }
+    Err(invalid("max_streams", &streams.to_string(), format_args!("from {} to {} are allowed", range.start(), range.end())))
 }
 
 fn services(entries: &BTreeMap<String, ServiceEntry>) -> Result<(Vec<Service>, Policy), ConfigError> {

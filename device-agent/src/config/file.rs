@@ -21,6 +21,10 @@ pub struct File {
     /// Legs may use hosts below this domain besides the relay's own host. Default: none.
     #[serde(default)]
     pub trusted_suffix: Option<String>,
+    /// Streams at once, 1 to 10000. Further offers are rejected as `busy`. The relay's limit holds besides, and so does the process's
+    /// limit of file descriptors, of which a stream takes two. Default: 512.
+    #[serde(default)]
+    pub max_streams: Option<u32>,
     /// The services that callers may reach, by name. Nothing else can be reached.
     #[serde(default)]
     pub services: BTreeMap<String, ServiceEntry>,
