@@ -15,6 +15,11 @@ pub(crate) const RESERVED_DESCRIPTORS: u64 = 24;
 /// File descriptors of a stream: its leg and its target.
 pub(crate) const DESCRIPTORS_PER_STREAM: u64 = 2;
 
+/// Bytes of a join string that are read.
+pub(crate) const JOIN_BYTES: u64 = 64 * 1024;
+/// Bytes of a private key's file. An Ed25519 key takes about 120.
+pub(crate) const KEY_FILE_BYTES: usize = 16 * 1024;
+
 /// Messages that wait to be sent on the control channel. Beyond: answers wait for a place, rejections of excess offers are dropped.
 pub(crate) const OUTGOING_QUEUE: usize = 256;
 /// Places of that queue that rejections of excess offers leave free, so that a flood of offers does not delay other answers.
@@ -26,6 +31,13 @@ pub(crate) const DROPPED_LOG_INTERVAL: Duration = Duration::from_secs(60);
 pub(crate) const HEARTBEAT_MS_RANGE: RangeInclusive<u64> = 50..=3_600_000;
 /// What the relay's `expires_in_ms` is clamped to: an hour.
 pub(crate) const OFFER_EXPIRY_MAX: Duration = Duration::from_secs(3600);
+
+/// Log lines that wait to be written. Beyond: lines are dropped and counted. About 2 MB of long lines.
+pub(crate) const LOG_QUEUE_LINES: usize = 8_192;
+/// How often dropped log lines are reported.
+pub(crate) const LOG_DROPS_INTERVAL: Duration = Duration::from_secs(60);
+/// For the queue of log lines to be written when the program ends.
+pub(crate) const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// DNS, TCP, TLS and the upgrade of a control channel together.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);

@@ -131,6 +131,8 @@ fn certificate(path: &Path, name: &str) -> Result<Vec<u8>, ConfigError> {
 
 #[cfg(test)]
 mod tests {
+    use moorline_proto::causes::Causes;
+
     use super::*;
 
     fn error_of(text: &str) -> String {
@@ -138,9 +140,7 @@ mod tests {
         Identity::create(&folder.path().join("device.key")).unwrap();
         let path = folder.path().join("agent.toml");
         fs::write(&path, text).unwrap();
-        let error = Config::load(&path).unwrap_err();
-        let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-        format!("{error}: {source}")
+        Causes(&Config::load(&path).unwrap_err()).to_string()
     }
 
     const VALID: &str = "relay = 'https://relay.test'\ndevice = 'lamp-1'\nkey_file = 'device.key'\n";
@@ -149,9 +149,11 @@ mod tests {
     fn a_valid_file_yields_its_settings() {
         let folder = tempfile::tempdir().unwrap();
         Identity::create(&folder.path().join("device.key")).unwrap();
-        let file = File::from_toml(&format!("{VALID}[services.ssh]\ntarget = '127.0.0.1:22'\ndescription = 'a shell'")).unwrap();
+        let file =
+            File::from_toml(&format!("max_streams = 7\n{VALID}[services.ssh]\ntarget = '127.0.0.1:22'\ndescription = 'a shell'")).unwrap();
         let config = Config::check(&file, folder.path()).unwrap();
         assert_eq!((config.settings.join.url.host(), config.settings.device.as_str()), ("relay.test", "lamp-1"));
+        assert_eq!(config.settings.max_streams, 7);
         assert_eq!(config.policy.decide(&"ssh".parse().unwrap()).unwrap().to_string(), "127.0.0.1:22");
     }
 
@@ -167,6 +169,8 @@ mod tests {
             (VALID.replace("device = 'lamp-1'\n", ""), ["device", "missing field"]),
             (format!("{VALID}ca_file = 'none.pem'"), ["none.pem", "cannot read"]),
             (VALID.replace("device.key", "other.key"), ["key_file", "other.key"]),
+            (format!("max_streams = 0\n{VALID}"), ["max_streams", "1 to 10000"]),
+            (format!("max_streams = 10001\n{VALID}"), ["max_streams", "10001"]),
         ] {
             let error = error_of(&text);
             assert!(words.iter().all(|word| error.contains(word)), "{words:?} in {error:?}");
