@@ -11,7 +11,7 @@ use moorline_proto::causes::Causes;
 use moorline_proto::close::CloseReason;
 use moorline_proto::control::{Cancel, Offer, Reject, RejectCode};
 use moorline_proto::id::Instance;
-use moorline_proto::text::Text;
+use moorline_proto::text::{Text, printable};
 use moorline_transport::dial::{Dialer, TrustError};
 use rand::RngExt;
 use tokio::sync::watch;
@@ -23,7 +23,7 @@ use tracing::{debug, error, info, warn};
 use crate::backoff::{Backoff, DisconnectCause, RetryReason};
 use crate::control_sender::ControlSender;
 use crate::handler::Handler;
-use crate::limits::{RETIRED_SESSION_TIMEOUT, STOP_TIMEOUT, streams_for_descriptors};
+use crate::limits::{PEER_TEXT_CHARS, RETIRED_SESSION_TIMEOUT, STOP_TIMEOUT, streams_for_descriptors};
 use crate::offer::{OfferContext, serve_offer};
 use crate::session::{ConnectError, Session, SessionEnd, SessionEvent};
 use crate::settings::Settings;
@@ -219,7 +219,7 @@ impl Inner {
     async fn connect(&self) -> Result<Session, ConnectError> {
         let connected = Box::pin(Session::connect(&self.dialer, self.settings.subscribe(), &self.instance)).await;
         if let Err(error) = &connected {
-            warn!(relay = %self.dialer.url(), error = %Causes(error), "connecting failed");
+            warn!(relay = %self.dialer.url(), error = printable(&Causes(error).to_string(), PEER_TEXT_CHARS), "connecting failed");
         }
         connected
     }

@@ -15,6 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::agent::{Agent, ReplaceError};
 use crate::handler::{Accepted, Decision, DecisionFuture, OfferInfo};
 use crate::scripted::{ScriptedRelay, Socket, agent, offer, settings, welcome};
+use crate::session::{Session, SessionEvent};
 use crate::settings::Settings;
 
 /// What a handler tells its test about one call.
@@ -282,4 +283,29 @@ async fn settings_are_replaced_while_the_agent_runs() {
         assert_eq!(handle.replace_settings(moved).unwrap_err(), ReplaceError::Relay);
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn text_of_the_relay_is_bounded_and_printable_before_it_is_logged() {
+    let (sender, receiver) = tokio::sync::watch::channel(Arc::new(settings()));
+    let instance = "00112233445566778899aabbccddeeff".parse().unwrap();
+    let (dialer, mut relay) = crate::scripted::dialer();
+    let mut connect = async || {
+        let session = Session::connect(&dialer, receiver.clone(), &instance);
+        let (session, (control, _)) = tokio::join!(session, relay.admit(welcome()));
+        (session.unwrap(), control)
+    };
+    let (mut session, mut control) = connect().await;
+    control.close(4400, "one\n2027-01-01 ERROR\u{202e}forged").await;
+    let SessionEvent::Ended(end) = session.next().await else { panic!("it was closed") };
+    assert_eq!(end.to_string(), "closed by the relay with 4400: one\u{fffd}2027-01-01 ERROR\u{fffd}forged");
+
+    for text in [format!(r#"{{"type":"offer","stream":"{}\\n"}}"#, "x".repeat(50_000)), format!("{{\"{}", "\u{1b}".repeat(9_000))] {
+        let (mut session, mut control) = connect().await;
+        control.send_message(Message::text(text)).await;
+        let SessionEvent::Ended(end) = session.next().await else { panic!("the protocol was violated") };
+        let shown = end.to_string();
+        assert!(shown.chars().count() < 400 && !shown.contains(char::is_control), "{shown:?}");
+    }
+    drop(sender);
 }

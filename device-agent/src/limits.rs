@@ -32,6 +32,8 @@ pub(crate) const HEARTBEAT_MS_RANGE: RangeInclusive<u64> = 50..=3_600_000;
 /// What the relay's `expires_in_ms` is clamped to: an hour.
 pub(crate) const OFFER_EXPIRY_MAX: Duration = Duration::from_secs(3600);
 
+/// Characters of a text that may come from the relay, in errors and log lines.
+pub(crate) const PEER_TEXT_CHARS: usize = 256;
 /// Log lines that wait to be written. Beyond: lines are dropped and counted. About 2 MB of long lines.
 pub(crate) const LOG_QUEUE_LINES: usize = 8_192;
 /// How often dropped log lines are reported.

@@ -8,15 +8,17 @@
 //!
 //! Until `opened`, a cancel or a newer offer of the same stream ends all of it without an answer.
 
+use std::error::Error;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
 use moorline_proto::bounds::TARGET_TIMEOUT;
+use moorline_proto::causes::Causes;
 use moorline_proto::control::{Accept, Offer, Reject, RejectCode};
 use moorline_proto::millis::Millis;
-use moorline_proto::text::Text;
+use moorline_proto::text::{Text, printable};
 use moorline_transport::bridge::{LocalSide, bridge};
 use moorline_transport::connection::Connection;
 use moorline_transport::dial::{DialError, Dialer};
@@ -28,7 +30,7 @@ use tracing::{debug, info, warn};
 
 use crate::control_sender::ControlSender;
 use crate::handler::{Accepted, Decision, Handler, OfferInfo};
-use crate::limits::{JOIN_RETRY_INTERVAL, OFFER_EXPIRY_MAX, OPENED_GRACE};
+use crate::limits::{JOIN_RETRY_INTERVAL, OFFER_EXPIRY_MAX, OPENED_GRACE, PEER_TEXT_CHARS};
 use crate::streams::StreamGuard;
 
 /// The result of an offer whose leg could not be connected for lack of file descriptors.
@@ -95,7 +97,7 @@ impl Opening<'_> {
         match dialer.url().resolve(self.offer.url.as_str(), self.context.trusted_suffix.as_deref()) {
             Ok((url, path)) => Ok(LegEndpoint { dialer: dialer.at(url), path }),
             Err(error) => {
-                warn!(stream = %self.offer.stream, %error, "offer rejected: its leg is at a foreign address");
+                warn!(stream = %self.offer.stream, error = loggable(&error), "offer rejected: its leg is at a foreign address");
                 self.reject(RejectCode::Policy, "the leg's address is not the relay's").await;
                 Err(RejectCode::Policy.as_str())
             }
@@ -184,17 +186,17 @@ impl Opening<'_> {
             match joined {
                 Ok(leg) => return Ok(leg),
                 Err(error) if error.refusal().is_some_and(|refusal| (400..429).contains(&refusal.status)) => {
-                    debug!(%stream, %error, "the relay refused the leg");
+                    debug!(%stream, error = loggable(&error), "the relay refused the leg");
                     return Err("leg_refused");
                 }
                 // Another attempt would take what other streams need.
                 Err(DialError::NoDescriptors) => return Err(NO_DESCRIPTORS),
                 Err(error) if Instant::now() + JOIN_RETRY_INTERVAL >= self.deadline => {
-                    debug!(%stream, %error, "no leg before the deadline");
+                    debug!(%stream, error = loggable(&error), "no leg before the deadline");
                     return Err("leg_timeout");
                 }
                 Err(error) => {
-                    debug!(%stream, %error, "joining the leg again");
+                    debug!(%stream, error = loggable(&error), "joining the leg again");
                     sleep(JOIN_RETRY_INTERVAL).await;
                 }
             }
@@ -208,7 +210,7 @@ impl Opening<'_> {
                 Ok(Ok(_)) => return Ok(()),
                 Ok(Err(OpenError::Ended(EndReason::Lost(_)))) => *leg = self.join(endpoint, None).await?,
                 Ok(Err(error)) => {
-                    debug!(stream = %self.offer.stream, %error, "the relay did not open the stream");
+                    debug!(stream = %self.offer.stream, error = loggable(&error), "the relay did not open the stream");
                     return Err("refused");
                 }
                 Err(_) => return Err("leg_timeout"),
@@ -223,6 +225,11 @@ async fn flush_idle(mut connected: Result<Connection, DialError>, deadline: Inst
         timeout_at(deadline, connection.flush()).await.ok();
     }
     connected
+}
+
+/// An error and its causes, which may contain text of the relay, in a bounded number of printable characters.
+fn loggable(error: &(dyn Error + 'static)) -> String {
+    printable(&Causes(error).to_string(), PEER_TEXT_CHARS)
 }
 
 /// Rejects the offer if the handler panics, so that the caller need not wait until the deadline.

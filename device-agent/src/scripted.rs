@@ -44,13 +44,19 @@ pub(crate) fn settings() -> Settings {
 
 /// An agent, and the relay that it connects to.
 pub(crate) fn agent(settings: Settings, handler: impl Handler) -> (Agent, ScriptedRelay) {
+    let (dialer, relay) = dialer();
+    (Agent::with_dialer(settings, handler, dialer), relay)
+}
+
+/// A dialer, and the relay that it connects to.
+pub(crate) fn dialer() -> (Dialer, ScriptedRelay) {
     let (sender, connections) = mpsc::channel(64);
     let connect = move |_: RelayUrl| {
         let (near, far) = duplex(1 << 20);
         let sent = sender.try_send(far);
         async move { sent.map(|()| near).map_err(|_| io::Error::other("nobody accepts")) }
     };
-    (Agent::with_dialer(settings, handler, Dialer::over(URL.parse().unwrap(), connect)), ScriptedRelay(connections))
+    (Dialer::over(URL.parse().unwrap(), connect), ScriptedRelay(connections))
 }
 
 /// A `welcome` without features: the relay pings.

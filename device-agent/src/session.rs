@@ -24,7 +24,7 @@ use moorline_proto::id::Instance;
 use moorline_proto::message::Decoded;
 use moorline_proto::names::{CONTROL, HEARTBEAT_FEATURE};
 use moorline_proto::proof::ProofClaims;
-use moorline_proto::text::Text;
+use moorline_proto::text::{Text, printable};
 use moorline_transport::dial::{DialError, Dialer, Refusal, WebSocket};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -34,7 +34,7 @@ use tracing::debug;
 
 use crate::backoff::DisconnectCause;
 use crate::identity::IdentityError;
-use crate::limits::{CONNECT_TIMEOUT, HEARTBEAT_MS_RANGE, OUTGOING_QUEUE, WRITE_TIMEOUT};
+use crate::limits::{CONNECT_TIMEOUT, HEARTBEAT_MS_RANGE, OUTGOING_QUEUE, PEER_TEXT_CHARS, WRITE_TIMEOUT};
 use crate::settings::Settings;
 
 /// A control channel on which the relay has sent `welcome`.
@@ -304,7 +304,7 @@ impl Session {
                     debug!(kind, "message of an unknown type ignored");
                     Ok(None)
                 }
-                Err(error) => Err(SessionEnd::ProtocolViolation(error.to_string())),
+                Err(error) => Err(SessionEnd::ProtocolViolation(printable(&error.to_string(), PEER_TEXT_CHARS))),
             },
             Some(Ok(Message::Close(frame))) => {
                 let (code, reason) = close_code_and_reason(frame);
@@ -312,7 +312,9 @@ impl Session {
             }
             Some(Ok(Message::Binary(_))) => Err(SessionEnd::ProtocolViolation("binary message on a control channel".to_owned())),
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Ok(None),
-            Some(Err(error @ (WsError::Capacity(_) | WsError::Utf8(_)))) => Err(SessionEnd::ProtocolViolation(error.to_string())),
+            Some(Err(error @ (WsError::Capacity(_) | WsError::Utf8(_)))) => {
+                Err(SessionEnd::ProtocolViolation(printable(&error.to_string(), PEER_TEXT_CHARS)))
+            }
             Some(Err(_)) | None => Err(SessionEnd::Lost),
         }
     }
@@ -342,7 +344,7 @@ async fn receive(socket: &mut WebSocket, expected: &'static str) -> Result<ToDev
             Some(Ok(Message::Text(text))) => match ToDevice::decode(&text) {
                 Ok(Decoded::Known(message)) => return Ok(message),
                 Ok(Decoded::Unknown(_)) => {}
-                Err(error) => return Err(ConnectError::ProtocolViolation(error.to_string())),
+                Err(error) => return Err(ConnectError::ProtocolViolation(printable(&error.to_string(), PEER_TEXT_CHARS))),
             },
             Some(Ok(Message::Close(frame))) => {
                 let (code, reason) = close_code_and_reason(frame);
@@ -354,9 +356,9 @@ async fn receive(socket: &mut WebSocket, expected: &'static str) -> Result<ToDev
     }
 }
 
-/// 1005 stands for a Close without a code (RFC 6455, 7.1.5).
+/// The reason is the relay's text: fit to be logged. 1005 stands for a Close without a code (RFC 6455, 7.1.5).
 fn close_code_and_reason(frame: Option<CloseFrame>) -> (u16, String) {
-    frame.map_or((1005, String::new()), |frame| (frame.code.into(), frame.reason.to_string()))
+    frame.map_or((1005, String::new()), |frame| (frame.code.into(), printable(&frame.reason, PEER_TEXT_CHARS)))
 }
 
 fn hello(settings: &Settings, instance: &Instance, proof: &str) -> Hello {
