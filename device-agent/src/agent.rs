@@ -1,316 +1,397 @@
-//! The agent: connects, holds the control channel, pauses, connects again. Owns every task that serves an offer, so that a stream
-//! outlives the control channel on which it was offered.
+//! The agent: connects, serves the control channel, waits, reconnects. It owns the tasks of all streams, so that a stream outlives the
+//! control channel on which it was offered.
+//!
+//! Two signals end an agent's work. `retire`: it accepts no more offers and does not connect any more, but keeps its streams.
+//! `end_streams`: its streams are reset.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_proto::causes::Causes;
 use moorline_proto::close::CloseReason;
 use moorline_proto::control::{Cancel, Offer, Reject, RejectCode};
-use moorline_proto::id::{Instance, StreamId};
-use moorline_proto::text::Text;
+use moorline_proto::id::Instance;
+use moorline_proto::text::{Text, printable};
 use moorline_transport::dial::{Dialer, TrustError};
 use rand::RngExt;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
-use crate::backoff::{Backoff, Because, Trouble};
-use crate::offer::{Desk, Handler, carry_out};
-use crate::session::{ConnectError, Ended, Event, Session};
+use crate::backoff::{Backoff, DisconnectCause, RetryReason};
+use crate::control_sender::ControlSender;
+use crate::handler::Handler;
+use crate::limits::{PEER_TEXT_CHARS, RETIRED_SESSION_TIMEOUT, STOP_TIMEOUT, streams_for_descriptors};
+use crate::offer::{OfferContext, serve_offer};
+use crate::session::{ConnectError, Session, SessionEnd, SessionEvent};
 use crate::settings::Settings;
-use crate::voice::Voice;
-
-/// An old channel that was not superseded by now is closed by the device, this long after the new one's `welcome`.
-const OLD_CHANNEL: Duration = Duration::from_secs(10);
+use crate::streams::{NotAdmitted, Streams};
 
 /// A device's agent.
-#[derive(Clone)]
-pub struct Agent(Arc<Inside>);
+pub struct Agent(Arc<Inner>);
 
-struct Inside {
-    settings: Settings,
+/// Changes an agent while it runs. Clones belong to the same agent.
+#[derive(Clone)]
+pub struct AgentHandle(Arc<Inner>);
+
+struct Inner {
+    dialer: Dialer,
+    handler: Arc<dyn Handler>,
     instance: Instance,
-    desk: Desk,
-    offers: Offers,
+    settings: watch::Sender<Arc<Settings>>,
+    control: ControlSender,
+    streams: Streams,
+    /// Streams for which the process has file descriptors.
+    streams_for_descriptors: u32,
     tasks: TaskTracker,
-    stop: CancellationToken,
+    retire: CancellationToken,
+    end_streams: CancellationToken,
+}
+
+/// Why settings cannot replace those of a running agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReplaceError {
+    /// The device's id differs.
+    #[error("a running agent cannot become another device")]
+    Device,
+    /// The relay's address or CA differs.
+    #[error("a running agent cannot move to another relay")]
+    Relay,
 }
 
 impl std::fmt::Debug for Agent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Agent({}, {:?})", self.0.settings.device, self.0.settings.join.url)
+        self.0.describe("Agent", f)
     }
 }
 
-/// The offers that are being carried out, by stream. Clones share them.
-#[derive(Clone, Debug, Default)]
-struct Offers(Arc<Mutex<HashMap<StreamId, CancellationToken>>>);
-
-/// One offer's place; dropping it leaves the place.
-struct Place(Offers, StreamId);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+impl std::fmt::Debug for AgentHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.describe("AgentHandle", f)
     }
 }
 
 impl Agent {
-    /// An agent that asks `handler` about each offer. Nothing is dialled before [`Agent::run`].
+    /// An agent that asks `handler` about each offer. It does not connect before [`Agent::run`].
     ///
     /// # Errors
     /// [`TrustError`].
     pub fn new(settings: Settings, handler: impl Handler) -> Result<Self, TrustError> {
         let dialer = Dialer::new(settings.join.url.clone(), settings.join.ca.as_deref())?;
-        Ok(Self::over(settings, handler, dialer))
+        Ok(Self::with_dialer(settings, handler, dialer))
     }
 
-    /// The same over connections of another kind.
-    pub fn over(settings: Settings, handler: impl Handler, dialer: Dialer) -> Self {
+    /// The same with connections of another kind.
+    pub fn with_dialer(settings: Settings, handler: impl Handler, dialer: Dialer) -> Self {
         let bits: [u8; 16] = rand::rng().random();
         let instance = data_encoding::HEXLOWER.encode(&bits).parse().expect("32 hex digits are an instance");
-        let desk = Desk { dialer, handler: Arc::new(handler), voice: Voice::default(), trusted_suffix: settings.trusted_suffix.clone() };
-        Self(Arc::new(Inside {
-            settings,
+        let descriptors = rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
+        Self(Arc::new(Inner {
+            dialer,
+            handler: Arc::new(handler),
             instance,
-            desk,
-            offers: Offers::default(),
+            settings: watch::Sender::new(Arc::new(settings)),
+            control: ControlSender::default(),
+            streams: Streams::default(),
+            streams_for_descriptors: streams_for_descriptors(descriptors),
             tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
+            retire: CancellationToken::new(),
+            end_streams: CancellationToken::new(),
         }))
     }
 
-    /// Keeps the device online until `stop` resolves; then closes the control channel and ends the streams.
-    pub async fn run(&self, stop: impl Future<Output = ()>) {
-        let inside = &self.0;
-        {
-            let mut online = std::pin::pin!(inside.stay_online());
-            tokio::select! {
-                () = stop => inside.stop.cancel(),
-                () = &mut online => {}
-            }
-            // Says goodbye where a channel is up.
-            timeout(Duration::from_secs(6), online).await.ok();
+    /// A handle by which the agent is changed while it runs.
+    pub fn handle(&self) -> AgentHandle {
+        AgentHandle(Arc::clone(&self.0))
+    }
+
+    /// Keeps the device online until `stop` completes. Then closes the control channel and resets the streams, within 6 s.
+    ///
+    /// Also returns when the agent was retired and its last stream has ended.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the streams.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let inner = &self.0;
+        let _ended_on_drop = (inner.retire.clone().drop_guard(), inner.end_streams.clone().drop_guard());
+        let work = async {
+            inner.stay_connected().await;
+            inner.tasks.close();
+            inner.tasks.wait().await;
+        };
+        let mut work = std::pin::pin!(work);
+        tokio::select! {
+            () = &mut work => return,
+            () = stop => {}
         }
-        inside.tasks.close();
-        timeout(Duration::from_secs(6), inside.tasks.wait()).await.ok();
+        inner.retire.cancel();
+        inner.end_streams.cancel();
+        if timeout(STOP_TIMEOUT, work).await.is_err() {
+            warn!("the relay does not answer: stopping without its Close");
+        }
     }
 }
 
-impl Inside {
-    async fn stay_online(&self) {
+#[cfg(test)]
+impl AgentHandle {
+    /// Tasks of offers and streams.
+    pub(crate) fn tasks(&self) -> usize {
+        self.0.tasks.len()
+    }
+
+    /// Rejections of excess offers that were dropped so far.
+    pub(crate) fn dropped_rejections(&self) -> usize {
+        usize::try_from(self.0.control.dropped()).unwrap_or(usize::MAX)
+    }
+}
+
+impl AgentHandle {
+    /// Replaces the settings. The relay is told the new services at once. The limit of streams and the trusted suffix apply to the next
+    /// offer, the key to the next connection.
+    ///
+    /// # Errors
+    /// [`ReplaceError`]; the old settings stay.
+    pub fn replace_settings(&self, settings: Settings) -> Result<(), ReplaceError> {
+        let current = Arc::clone(&self.0.settings.borrow());
+        if settings.device != current.device {
+            return Err(ReplaceError::Device);
+        }
+        if settings.join != current.join {
+            return Err(ReplaceError::Relay);
+        }
+        self.0.settings.send_replace(Arc::new(settings));
+        Ok(())
+    }
+
+    /// Retires the agent: it rejects further offers as `busy` and never connects again. Its streams go on. The control channel stays open
+    /// for 10 s at most, for the answers to earlier offers and until another agent of the device takes over.
+    pub fn retire(&self) {
+        self.0.retire.cancel();
+    }
+}
+
+/// How serving a session ended.
+enum Served {
+    GoAway(Duration),
+    Ended(SessionEnd),
+    Retired,
+}
+
+/// How the change from an old session to a new one ended.
+enum Migrated {
+    To(Box<Session>),
+    Ended(SessionEnd),
+    Retired,
+}
+
+/// Why a device is offline, and for how long it was online.
+struct Disconnected {
+    cause: DisconnectCause,
+    online_for: Duration,
+}
+
+impl Inner {
+    fn describe(&self, name: &str, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{name}({}, {})", self.settings.borrow().device, self.dialer.url())
+    }
+
+    /// Connects again and again, until the agent is retired.
+    async fn stay_connected(self: &Arc<Self>) {
         let mut backoff = Backoff::default();
-        while !self.stop.is_cancelled() {
-            let connected = tokio::select! {
-                connected = Session::connect(&self.desk.dialer, &self.settings, &self.instance) => connected,
-                () = self.stop.cancelled() => return,
-            };
-            let trouble = match connected {
+        while let Some(connected) = self.retire.run_until_cancelled(self.connect()).await {
+            let cause = match connected {
                 Ok(session) => {
-                    let (trouble, lasted) = self.hold(session).await;
-                    backoff.was_online(lasted);
-                    trouble
+                    let Some(disconnected) = self.serve(session).await else { return };
+                    backoff.was_online(disconnected.online_for);
+                    disconnected.cause
                 }
-                Err(error) => {
-                    self.not_connected(&error);
-                    error.trouble()
-                }
+                Err(error) => error.disconnect_cause(),
             };
-            self.pause(&mut backoff, &trouble).await;
+            let delay = self.delay(&mut backoff, &cause);
+            if self.retire.run_until_cancelled(sleep(delay)).await.is_none() {
+                return;
+            }
         }
     }
 
-    fn not_connected(&self, error: &ConnectError) {
-        let relay = &self.settings.join.url;
-        warn!(%relay, error = %Causes(error), "not connected");
+    async fn connect(&self) -> Result<Session, ConnectError> {
+        let connected = Box::pin(Session::connect(&self.dialer, self.settings.subscribe(), &self.instance)).await;
+        if let Err(error) = &connected {
+            warn!(relay = %self.dialer.url(), error = printable(&Causes(error).to_string(), PEER_TEXT_CHARS), "connecting failed");
+        }
+        connected
     }
 
-    async fn pause(&self, backoff: &mut Backoff, trouble: &Trouble) {
-        if self.stop.is_cancelled() {
-            return;
-        }
-        let pause = backoff.pause(trouble, Instant::now(), &mut rand::rng());
-        let (device, wait_s) = (&self.settings.device, pause.wait.as_secs());
-        match pause.because {
-            Because::Ordinary => info!(wait_ms = pause.wait.as_millis(), "dialling again"),
-            Because::NotAdmitted => {
+    fn delay(&self, backoff: &mut Backoff, cause: &DisconnectCause) -> Duration {
+        let retry = backoff.next(cause, Instant::now(), &mut rand::rng());
+        let (device, wait_s) = (&self.settings.borrow().device, retry.after.as_secs());
+        match retry.reason {
+            RetryReason::Transient => info!(wait_ms = retry.after.as_millis(), "reconnecting after a delay"),
+            RetryReason::NotAdmitted => {
                 error!(%device, wait_s, "the relay does not admit this device: an operator must add it (moorline device add), or its key");
             }
-            Because::DuplicateIdentity => error!(%device, wait_s, "duplicate_identity: another machine is online with this device's key"),
-        }
-        tokio::select! {
-            () = sleep(pause.wait) => {}
-            () = self.stop.cancelled() => {}
-        }
-    }
-
-    /// Runs a session, and the ones that take its place without a gap, until the device is offline. Says why, and how long it was online.
-    async fn hold(&self, mut session: Session) -> (Trouble, Duration) {
-        let since = session.since;
-        self.online(&session);
-        loop {
-            let after = match self.until_go_away(&mut session).await {
-                Turn::GoAway(after) => after,
-                Turn::Ended(ended) => {
-                    if let Ended::Broke(how) = &ended {
-                        session.close(CloseReason::Protocol, how).await;
-                    }
-                    return (self.ended(&ended), since.elapsed());
-                }
-                Turn::Stop => {
-                    session.close(CloseReason::Finished, "").await;
-                    return (Trouble::Passing, since.elapsed());
-                }
-            };
-            match self.renew(&mut session, after).await {
-                Renewed::Session(newer) => {
-                    self.online(&newer);
-                    let older = std::mem::replace(&mut session, *newer);
-                    self.tasks.spawn(retire(older));
-                }
-                Renewed::Ended(ended) => {
-                    self.ended(&ended);
-                    // Lost while it was to go anyhow: dialled anew at once.
-                    match Session::connect(&self.desk.dialer, &self.settings, &self.instance).await {
-                        Ok(newer) => {
-                            self.online(&newer);
-                            session = newer;
-                        }
-                        Err(error) => {
-                            self.not_connected(&error);
-                            return (error.trouble(), since.elapsed());
-                        }
-                    }
-                }
-                Renewed::Stop => {
-                    session.close(CloseReason::Finished, "").await;
-                    return (Trouble::Passing, since.elapsed());
-                }
+            RetryReason::DuplicateIdentity => {
+                error!(%device, wait_s, "duplicate_identity: another machine is online with this device's key");
             }
         }
+        retry.after
     }
 
-    fn online(&self, session: &Session) {
-        self.desk.voice.is_now(session.voice());
-        info!(device = %self.settings.device, node = %session.welcome.node, session = %session.welcome.session, "online");
-    }
-
-    fn ended(&self, ended: &Ended) -> Trouble {
-        warn!(device = %self.settings.device, ?ended, "offline");
-        ended.trouble(&self.instance)
-    }
-
-    async fn until_go_away(&self, session: &mut Session) -> Turn {
+    /// Serves a session, and those that replace it without a gap, until the device is offline. Returns nothing if the agent is retired.
+    async fn serve(self: &Arc<Self>, mut session: Session) -> Option<Disconnected> {
+        let online_since = session.online_since;
+        let disconnected = |cause| Some(Disconnected { cause, online_for: online_since.elapsed() });
+        self.on_connected(&session);
         loop {
-            let event = tokio::select! {
-                event = session.next() => event,
-                () = self.stop.cancelled() => return Turn::Stop,
+            let after = match self.serve_until_go_away(&mut session).await {
+                Served::GoAway(after) => after,
+                Served::Ended(end) => {
+                    if let SessionEnd::ProtocolViolation(detail) = &end {
+                        session.close(CloseReason::Protocol, detail).await;
+                    }
+                    return disconnected(self.on_session_end(&end));
+                }
+                Served::Retired => {
+                    self.retire_session(session).await;
+                    return None;
+                }
             };
+            let newer = match self.migrate(&mut session, after).await {
+                Migrated::To(newer) => *newer,
+                Migrated::Ended(end) => {
+                    self.on_session_end(&end);
+                    // The session was about to end: there is no reason to back off.
+                    match self.retire.run_until_cancelled(self.connect()).await? {
+                        Ok(newer) => newer,
+                        Err(error) => return disconnected(error.disconnect_cause()),
+                    }
+                }
+                Migrated::Retired => {
+                    self.retire_session(session).await;
+                    return None;
+                }
+            };
+            self.on_connected(&newer);
+            let older = std::mem::replace(&mut session, newer);
+            let inner = Arc::clone(self);
+            self.tasks.spawn(async move { inner.retire_session(older).await });
+        }
+    }
+
+    fn on_connected(&self, session: &Session) {
+        self.control.attach(session.sender());
+        info!(device = %self.settings.borrow().device, node = %session.welcome.node, session = %session.welcome.session, "online");
+    }
+
+    fn on_session_end(&self, end: &SessionEnd) -> DisconnectCause {
+        warn!(device = %self.settings.borrow().device, reason = %end, "offline");
+        end.disconnect_cause(&self.instance)
+    }
+
+    async fn serve_until_go_away(self: &Arc<Self>, session: &mut Session) -> Served {
+        loop {
+            let Some(event) = self.retire.run_until_cancelled(session.next()).await else { return Served::Retired };
             match event {
-                Event::Offer(offer) => self.take(*offer, session.welcome.max_streams),
-                Event::Cancel(cancel) => self.cancel(&cancel),
-                Event::GoAway(after) => return Turn::GoAway(after),
-                Event::Ended(ended) => return Turn::Ended(ended),
+                SessionEvent::Offer(offer) => self.on_offer(*offer, session.welcome.max_streams),
+                SessionEvent::Cancel(cancel) => self.on_cancel(&cancel),
+                SessionEvent::GoAway(after) => return Served::GoAway(after),
+                SessionEvent::Ended(end) => return Served::Ended(end),
             }
         }
     }
 
-    /// Dials anew first, while the old channel goes on; a dial that is refused leaves it as it is, and backs off.
-    async fn renew(&self, old: &mut Session, after: Duration) -> Renewed {
-        info!(after_ms = after.as_millis(), "the node leaves: dialling anew");
-        let dial = async {
-            let mut backoff = Backoff::default();
+    /// Opens a new session while the old one goes on. The old one is kept until the new one is open, however often that fails.
+    async fn migrate(self: &Arc<Self>, old: &mut Session, after: Duration) -> Migrated {
+        info!(after_ms = after.as_millis(), "the relay node is leaving: connecting anew");
+        let connect = async {
             sleep(after).await;
+            let mut backoff = Backoff::default();
             loop {
-                match Session::connect(&self.desk.dialer, &self.settings, &self.instance).await {
+                match self.connect().await {
                     Ok(session) => return session,
                     Err(error) => {
-                        self.not_connected(&error);
-                        // Of its own: no source of randomness is held while it sleeps, so that an agent may be spawned.
-                        let pause = backoff.pause(&error.trouble(), Instant::now(), &mut rand::rng());
-                        sleep(pause.wait).await;
+                        // In a statement of its own: the source of randomness must not be held across an await.
+                        let retry = backoff.next(&error.disconnect_cause(), Instant::now(), &mut rand::rng());
+                        sleep(retry.after).await;
                     }
                 }
             }
         };
-        let mut dial = std::pin::pin!(Box::pin(dial));
+        let mut connect = std::pin::pin!(Box::pin(connect));
         loop {
-            let turn = tokio::select! {
-                newer = &mut dial => return Renewed::Session(Box::new(newer)),
-                turn = self.until_go_away(old) => turn,
+            let served = tokio::select! {
+                newer = &mut connect => return Migrated::To(Box::new(newer)),
+                served = self.serve_until_go_away(old) => served,
             };
-            match turn {
-                Turn::GoAway(_) => {}
-                // Superseded by the very channel that is being opened: its welcome is on the way. Or the node is gone, as it said it would
-                // be: the time that it named stands, so that a fleet does not come back as one.
-                Turn::Ended(ended) if ended.is_superseded_by(&self.instance) || ended.is_drained() => {
-                    return tokio::select! {
-                        newer = &mut dial => Renewed::Session(Box::new(newer)),
-                        () = self.stop.cancelled() => Renewed::Stop,
-                    };
+            match served {
+                Served::GoAway(_) => {}
+                // Superseded by the session that is being opened, whose `welcome` is on its way; or closed by the leaving node. In both
+                // cases the delay that the relay gave still holds, so that its devices do not all reconnect at once.
+                Served::Ended(end) if end.is_superseded_by(&self.instance) || end.is_drained() => {
+                    let newer = self.retire.run_until_cancelled(&mut connect).await;
+                    return newer.map_or(Migrated::Retired, |newer| Migrated::To(Box::new(newer)));
                 }
-                Turn::Ended(ended) => return Renewed::Ended(ended),
-                Turn::Stop => return Renewed::Stop,
+                Served::Ended(end) => return Migrated::Ended(end),
+                Served::Retired => return Migrated::Retired,
             }
         }
     }
 
-    fn take(&self, offer: Offer, most: u32) {
-        let cancel = self.stop.child_token();
-        let stream = offer.stream;
-        let place = {
-            let mut offers = self.offers.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if offers.len() < usize::try_from(most).unwrap_or(usize::MAX) {
-                offers.insert(stream, cancel.clone());
-                Some(Place(self.offers.clone(), stream))
-            } else {
-                None
+    /// Serves a session that brings no more streams until the relay closes it. Closes it when the streams are to end, after 10 s at the
+    /// latest.
+    async fn retire_session(self: &Arc<Self>, mut session: Session) {
+        let until_end = async {
+            loop {
+                match session.next().await {
+                    // Offers that cross with a newer session are repeated there.
+                    SessionEvent::Offer(offer) if self.retire.is_cancelled() => self.on_offer(*offer, 0),
+                    SessionEvent::Offer(_) | SessionEvent::GoAway(_) => {}
+                    SessionEvent::Cancel(cancel) => self.on_cancel(&cancel),
+                    SessionEvent::Ended(_) => return,
+                }
             }
         };
-        let Some(place) = place else {
-            let detail = Some(Text::truncated("the device has as many streams as it may"));
-            // Not waited for here: this is who empties the queue of answers. The relay keeps to `max_streams`, so there are few of these.
-            let voice = self.desk.voice.clone();
-            self.tasks
-                .spawn(async move { voice.say(Reject { stream, attempt: Default::default(), code: RejectCode::Busy, detail }).await });
-            return;
-        };
-        let (desk, stop) = (self.desk.clone(), self.stop.clone());
-        self.tasks.spawn(async move {
-            let _place = place;
-            Box::pin(carry_out(desk, offer, cancel, stop)).await;
-        });
+        let ended = self.end_streams.run_until_cancelled(timeout(RETIRED_SESSION_TIMEOUT, until_end)).await;
+        if !matches!(ended, Some(Ok(()))) {
+            session.close(CloseReason::Finished, "").await;
+        }
     }
 
-    fn cancel(&self, cancel: &Cancel) {
-        let token = self.offers.0.lock().unwrap_or_else(PoisonError::into_inner).get(&cancel.stream).cloned();
-        // Unknown streams are ignored: a cancel races with the answer.
-        if let Some(token) = token {
+    fn on_offer(self: &Arc<Self>, offer: Offer, relay_max_streams: u32) {
+        if self.retire.is_cancelled() {
+            return self.reject_excess(&offer, "the device accepts no more streams");
+        }
+        let settings = Arc::clone(&self.settings.borrow());
+        let max_streams = settings.max_streams.min(relay_max_streams).min(self.streams_for_descriptors);
+        let cancel = self.end_streams.child_token();
+        let guard =
+            match self.streams.admit(offer.stream, offer.attempt, usize::try_from(max_streams).unwrap_or(usize::MAX), cancel.clone()) {
+                Ok(guard) => guard,
+                Err(NotAdmitted::Full) => return self.reject_excess(&offer, "the device has as many streams as it may have"),
+                Err(NotAdmitted::Outdated) => return debug!(stream = %offer.stream, "offer ignored: a later attempt is under way"),
+            };
+        let context = OfferContext {
+            dialer: self.dialer.clone(),
+            handler: Arc::clone(&self.handler),
+            control: self.control.clone(),
+            trusted_suffix: settings.trusted_suffix.clone(),
+        };
+        let end_streams = self.end_streams.clone();
+        self.tasks.spawn(async move { Box::pin(serve_offer(context, offer, guard, cancel, end_streams)).await });
+    }
+
+    fn reject_excess(&self, offer: &Offer, detail: &str) {
+        debug!(stream = %offer.stream, detail, "offer rejected");
+        let Offer { stream, attempt, .. } = *offer;
+        self.control.try_reject(Reject { stream, attempt, code: RejectCode::Busy, detail: Some(Text::truncated(detail)) });
+    }
+
+    fn on_cancel(&self, cancel: &Cancel) {
+        // The offer may be unknown: a cancel crosses with the answer.
+        if self.streams.cancel(&cancel.stream) {
             info!(stream = %cancel.stream, code = %cancel.code, "offer cancelled");
-            token.cancel();
         }
-    }
-}
-
-enum Turn {
-    GoAway(Duration),
-    Ended(Ended),
-    Stop,
-}
-
-enum Renewed {
-    Session(Box<Session>),
-    Ended(Ended),
-    Stop,
-}
-
-/// The old channel ends when the new one supersedes it, ten seconds later at the latest. What it still brings came too late.
-async fn retire(mut old: Session) {
-    let ended = async { while !matches!(old.next().await, Event::Ended(_)) {} };
-    if timeout(OLD_CHANNEL, ended).await.is_err() {
-        old.close(CloseReason::Finished, "").await;
     }
 }

@@ -1,4 +1,4 @@
-//! How long to stay away after which trouble. Pure: randomness and time are arguments.
+//! How long to wait before the next connection attempt. Pure: time and randomness are arguments.
 
 use std::time::Duration;
 
@@ -6,120 +6,120 @@ use moorline_proto::close::{CloseReason, ReconnectPolicy};
 use rand::{Rng, RngExt};
 use tokio::time::Instant;
 
-/// First ceiling of the jitter.
-const FIRST: Duration = Duration::from_secs(1);
-/// Last ceiling of the jitter.
-const LONGEST: Duration = Duration::from_secs(60);
-/// A Retry-After is kept up to this.
-const BUSY_LONGEST: Duration = Duration::from_secs(3600);
-/// Online for this long, and the ceiling is the first one again.
-const STEADY: Duration = Duration::from_secs(60);
-/// After what looks like a bug or a wrong address.
-const MISTAKE: Duration = Duration::from_secs(60);
-/// An instance that was superseded and comes back within this time, and is superseded again, shares its identity.
-const FLAPPING: Duration = Duration::from_secs(600);
-/// The first pause of one that shares its identity; it doubles.
-const DUPLICATE_FIRST: Duration = Duration::from_secs(60);
-/// The longest pause of one that shares its identity.
-const DUPLICATE_LONGEST: Duration = Duration::from_secs(3600);
+/// Upper bound of the first jittered delay.
+const FIRST_CEILING: Duration = Duration::from_secs(1);
+/// The upper bound doubles up to this.
+const LAST_CEILING: Duration = Duration::from_secs(60);
+/// A longer `Retry-After` is taken as this.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+/// A connection that lasted this long resets the backoff.
+const STABLE_AFTER: Duration = Duration::from_secs(60);
+/// Delay after an error that points to a bug or a wrong address.
+const CLIENT_ERROR_DELAY: Duration = Duration::from_secs(60);
+/// An agent that is superseded twice within this time shares its identity with another machine.
+const FLAPPING_WINDOW: Duration = Duration::from_secs(600);
+/// First delay of an agent that shares its identity; each further one doubles.
+const DUPLICATE_FIRST_DELAY: Duration = Duration::from_secs(60);
+/// Longest delay of an agent that shares its identity.
+const DUPLICATE_MAX_DELAY: Duration = Duration::from_secs(3600);
 
-/// Why the device is not online.
+/// Why the device is offline.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// Anything that time may mend: no way to the relay, a lost connection, 5xx, silence.
-    Passing,
-    /// 429 or 503, with its Retry-After.
-    Busy(Option<Duration>),
-    /// Another 4xx on the control request.
-    Mistake,
-    /// The channel was closed with a code.
+pub enum DisconnectCause {
+    /// A condition that may pass: no route to the relay, a lost connection, a 5xx status, a timeout.
+    Transient,
+    /// Status 429 or 503, with its `Retry-After`.
+    Overloaded(Option<Duration>),
+    /// Any other 4xx status of the control request.
+    ClientError,
+    /// The relay closed the control channel with this code.
     Closed(u16),
-    /// Superseded by another start of an agent with this identity.
-    SupersededByAnother,
+    /// Another agent process with the same identity took over.
+    SupersededByOther,
 }
 
-/// What to do, and whether to say that an operator is needed.
+/// When to connect again, and what to report meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pause {
-    /// Stay away for this long.
-    pub wait: Duration,
-    /// What to say about it.
-    pub because: Because,
+pub struct Retry {
+    /// Delay before the next attempt.
+    pub after: Duration,
+    /// What to report.
+    pub reason: RetryReason,
 }
 
-/// What is to be said about a pause.
+/// What the log says about a delay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Because {
-    /// Nothing that does not pass.
-    Ordinary,
-    /// The relay does not take this device: somebody must add it, or its key.
+pub enum RetryReason {
+    /// Nothing that needs an operator.
+    Transient,
+    /// The relay does not admit this device: an operator must register it or its key.
     NotAdmitted,
-    /// Two machines share this identity.
+    /// Two machines use the same identity.
     DuplicateIdentity,
 }
 
-/// How often it went wrong lately.
+/// Backoff state of one agent.
 #[derive(Debug)]
 pub struct Backoff {
     attempts: u32,
     superseded_at: Option<Instant>,
-    duplicate_pause: Duration,
+    duplicate_delay: Duration,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { attempts: 0, superseded_at: None, duplicate_pause: DUPLICATE_FIRST }
+        Self { attempts: 0, superseded_at: None, duplicate_delay: DUPLICATE_FIRST_DELAY }
     }
 }
 
 impl Backoff {
-    /// The device was online for so long.
+    /// Records a control channel that was open for `lasted`.
     pub fn was_online(&mut self, lasted: Duration) {
-        if lasted >= STEADY {
+        if lasted >= STABLE_AFTER {
             self.attempts = 0;
         }
-        if lasted >= DUPLICATE_LONGEST {
-            self.duplicate_pause = DUPLICATE_FIRST;
+        if lasted >= DUPLICATE_MAX_DELAY {
+            self.duplicate_delay = DUPLICATE_FIRST_DELAY;
         }
     }
 
-    /// How long to stay away after `trouble` at `now`.
-    pub fn pause(&mut self, trouble: &Trouble, now: Instant, rng: &mut impl Rng) -> Pause {
-        let ordinary = |wait| Pause { wait, because: Because::Ordinary };
-        match trouble {
-            Trouble::Passing => ordinary(self.jitter(rng)),
-            Trouble::Busy(Some(wait)) => ordinary((*wait).min(BUSY_LONGEST).mul_f64(rng.random_range(1.0..=1.5))),
-            Trouble::Busy(None) => ordinary(self.jitter(rng)),
-            Trouble::Mistake => ordinary(MISTAKE),
-            Trouble::SupersededByAnother => self.superseded(now, rng),
-            Trouble::Closed(code) => match CloseReason::from_code(*code).map(CloseReason::reconnect_policy) {
-                Some(ReconnectPolicy::After(wait)) => ordinary(wait),
+    /// Returns when to connect again after `cause`, which occurred at `now`. At most 90 minutes.
+    pub fn next(&mut self, cause: &DisconnectCause, now: Instant, rng: &mut impl Rng) -> Retry {
+        let transient = |after| Retry { after, reason: RetryReason::Transient };
+        match cause {
+            DisconnectCause::Transient | DisconnectCause::Overloaded(None) => transient(self.jitter(rng)),
+            // Up to half more at random, so that a fleet that was told the same time does not return at once.
+            DisconnectCause::Overloaded(Some(after)) => transient((*after).min(RETRY_AFTER_MAX).mul_f64(rng.random_range(1.0..=1.5))),
+            DisconnectCause::ClientError => transient(CLIENT_ERROR_DELAY),
+            DisconnectCause::SupersededByOther => self.superseded(now, rng),
+            DisconnectCause::Closed(code) => match CloseReason::from_code(*code).map(CloseReason::reconnect_policy) {
+                Some(ReconnectPolicy::After(wait)) => transient(wait),
                 Some(ReconnectPolicy::Rarely(wait)) => {
-                    Pause { wait: wait.mul_f64(rng.random_range(0.5..=1.5)), because: Because::NotAdmitted }
+                    Retry { after: wait.mul_f64(rng.random_range(0.5..=1.5)), reason: RetryReason::NotAdmitted }
                 }
-                Some(ReconnectPolicy::Backoff | ReconnectPolicy::UnlessSuperseded) | None => ordinary(self.jitter(rng)),
+                Some(ReconnectPolicy::Backoff | ReconnectPolicy::UnlessSuperseded) | None => transient(self.jitter(rng)),
             },
         }
     }
 
-    /// Full jitter: from nothing to a ceiling that doubles from 1 s to 60 s, so that a fleet does not return as one.
+    /// Full jitter: uniform between zero and a ceiling that doubles from 1 s to 60 s, so that a fleet does not reconnect at once.
     fn jitter(&mut self, rng: &mut impl Rng) -> Duration {
-        let ceiling = FIRST.saturating_mul(2_u32.saturating_pow(self.attempts)).min(LONGEST);
+        let ceiling = FIRST_CEILING.saturating_mul(2_u32.saturating_pow(self.attempts)).min(LAST_CEILING);
         self.attempts = self.attempts.saturating_add(1);
         ceiling.mul_f64(rng.random_range(0.0..=1.0))
     }
 
-    /// Comes back once; whoever is superseded again within ten minutes is one of two with the same identity.
-    fn superseded(&mut self, now: Instant, rng: &mut impl Rng) -> Pause {
+    /// Reconnects once. An agent that is superseded again within the window is one of two with the same identity, and backs off.
+    fn superseded(&mut self, now: Instant, rng: &mut impl Rng) -> Retry {
         let before = self.superseded_at.replace(now);
-        if before.is_none_or(|before| now.duration_since(before) >= FLAPPING) {
-            return Pause { wait: self.jitter(rng), because: Because::Ordinary };
+        if before.is_none_or(|before| now.saturating_duration_since(before) >= FLAPPING_WINDOW) {
+            return Retry { after: self.jitter(rng), reason: RetryReason::Transient };
         }
-        let wait = self.duplicate_pause;
-        self.duplicate_pause = (wait * 2).min(DUPLICATE_LONGEST);
-        // The pause itself does not make the next one look new.
-        self.superseded_at = Some(now + wait);
-        Pause { wait, because: Because::DuplicateIdentity }
+        let after = self.duplicate_delay;
+        self.duplicate_delay = after.saturating_mul(2).min(DUPLICATE_MAX_DELAY);
+        // The window starts when the delay ends. Otherwise a long delay would look like a stable connection.
+        self.superseded_at = Some(now + after);
+        Retry { after, reason: RetryReason::DuplicateIdentity }
     }
 }
 
@@ -136,45 +136,65 @@ mod tests {
         SmallRng::seed_from_u64(7)
     }
 
+    /// The longest next delay of many agents.
+    fn longest(fleet: &mut [Backoff], rng: &mut SmallRng) -> Duration {
+        let now = Instant::now();
+        fleet.iter_mut().map(|backoff| backoff.next(&DisconnectCause::Transient, now, rng).after).max().unwrap()
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn pauses_grow_to_a_minute_and_begin_anew_after_a_minute_online() {
-        let (mut backoff, mut rng, now) = (Backoff::default(), rng(), Instant::now());
+    async fn delays_of_a_fleet_double_to_a_minute_and_start_over_after_a_minute_online() {
+        let mut rng = rng();
+        let mut fleet: Vec<Backoff> = (0..200).map(|_| Backoff::default()).collect();
         for ceiling in [1, 2, 4, 8, 16, 32, 60, 60, 60] {
-            let pause = backoff.pause(&Trouble::Passing, now, &mut rng).wait;
-            assert!(pause <= ceiling * S, "{pause:?} of at most {ceiling} s");
+            let longest = longest(&mut fleet, &mut rng);
+            assert!(longest <= ceiling * S && longest > ceiling * S * 9 / 10, "{longest:?} of {ceiling} s");
         }
-        backoff.was_online(59 * S);
-        let longest = (0..50).map(|_| backoff.pause(&Trouble::Passing, now, &mut rng).wait).max();
-        assert!(longest > Some(30 * S), "a short visit changes nothing: {longest:?}");
-        backoff.was_online(60 * S);
-        assert!(backoff.pause(&Trouble::Passing, now, &mut rng).wait <= S);
+        fleet.iter_mut().for_each(|backoff| backoff.was_online(59 * S));
+        assert!(longest(&mut fleet, &mut rng) > 50 * S, "a short connection does not reset the backoff");
+        fleet.iter_mut().for_each(|backoff| backoff.was_online(60 * S));
+        assert!(longest(&mut fleet, &mut rng) <= S);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_the_relay_says_about_coming_back_is_kept() {
+    async fn a_fleet_spreads_over_the_whole_delay() {
+        let (mut rng, now) = (rng(), Instant::now());
+        let mut tenths = [0; 10];
+        for _ in 0..1_000 {
+            let after = Backoff::default().next(&DisconnectCause::Transient, now, &mut rng).after;
+            tenths[usize::try_from(after.as_millis() / 100).unwrap().min(9)] += 1;
+        }
+        assert!(tenths.iter().all(|&count| count > 50), "{tenths:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_relays_instructions_are_followed_within_bounds() {
         let (mut backoff, mut rng, now) = (Backoff::default(), rng(), Instant::now());
-        let busy = backoff.pause(&Trouble::Busy(Some(30 * S)), now, &mut rng);
-        assert!(busy.wait >= 30 * S && busy.wait <= 45 * S);
-        assert_eq!(backoff.pause(&Trouble::Mistake, now, &mut rng).wait, 60 * S);
-        assert_eq!(backoff.pause(&Trouble::Closed(4400), now, &mut rng).wait, 60 * S);
+        let overloaded = backoff.next(&DisconnectCause::Overloaded(Some(30 * S)), now, &mut rng);
+        assert!(overloaded.after >= 30 * S && overloaded.after <= 45 * S);
+        let absurd = backoff.next(&DisconnectCause::Overloaded(Some(Duration::MAX)), now, &mut rng);
+        assert!(absurd.after >= 3_600 * S && absurd.after <= 5_400 * S, "{absurd:?}");
+        assert_eq!(backoff.next(&DisconnectCause::ClientError, now, &mut rng).after, 60 * S);
+        assert_eq!(backoff.next(&DisconnectCause::Closed(4400), now, &mut rng).after, 60 * S);
         for code in [4401, 4403, 4006] {
-            let pause = backoff.pause(&Trouble::Closed(code), now, &mut rng);
-            assert!(pause.wait >= 150 * S && pause.wait <= 450 * S && pause.because == Because::NotAdmitted, "{code}: {pause:?}");
+            let retry = backoff.next(&DisconnectCause::Closed(code), now, &mut rng);
+            assert!(retry.after >= 150 * S && retry.after <= 450 * S && retry.reason == RetryReason::NotAdmitted, "{code}: {retry:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn two_machines_with_one_identity_stop_fighting() {
+    async fn two_machines_with_one_identity_stop_superseding_each_other() {
         let (mut backoff, mut rng, mut now) = (Backoff::default(), rng(), Instant::now());
-        assert_eq!(backoff.pause(&Trouble::SupersededByAnother, now, &mut rng).because, Because::Ordinary, "it comes back once");
+        let first = backoff.next(&DisconnectCause::SupersededByOther, now, &mut rng);
+        assert_eq!(first.reason, RetryReason::Transient, "it reconnects once");
         for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
             now += S;
-            let pause = backoff.pause(&Trouble::SupersededByAnother, now, &mut rng);
-            assert_eq!((pause.wait, pause.because), (minutes * 60 * S, Because::DuplicateIdentity));
-            now += pause.wait;
+            let retry = backoff.next(&DisconnectCause::SupersededByOther, now, &mut rng);
+            assert_eq!((retry.after, retry.reason), (minutes * 60 * S, RetryReason::DuplicateIdentity));
+            now += retry.after;
         }
         backoff.was_online(3600 * S);
         now += 3600 * S;
-        assert_eq!(backoff.pause(&Trouble::SupersededByAnother, now, &mut rng).because, Because::Ordinary);
+        assert_eq!(backoff.next(&DisconnectCause::SupersededByOther, now, &mut rng).reason, RetryReason::Transient);
     }
 }

@@ -1,21 +1,24 @@
-//! The device's key: made on the device, kept in a file that only its owner can read, used to prove who the device is.
+//! The device's identity: an Ed25519 key pair that is generated on the device and signs the proof in `hello`. The private key is in a file of mode 0600.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use data_encoding::BASE64;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use moorline_files::{CreateError, PrivateFileError};
 use moorline_proto::names::PROOF_TYP;
 use moorline_proto::proof::{ProofClaims, PublicKey};
 use moorline_proto::secret::Secret;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
 
-/// An Ed25519 key that proves a device.
+use crate::limits::KEY_FILE_BYTES;
+
+/// Read and write for the owner alone.
+const PRIVATE_MODE: u32 = 0o600;
+
+/// The key pair of a device.
 pub struct Identity {
     signing: EncodingKey,
     public: PublicKey,
@@ -27,28 +30,19 @@ impl std::fmt::Debug for Identity {
     }
 }
 
-/// Why there is no identity.
+/// Why a device's key is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// The file cannot be read or written.
-    #[error("the key file {}", path.display())]
-    File {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Others can read the key.
-    #[error("others can read the key file {0}: run `chmod 600 {0}`; if somebody may have read it, make a new key", path.display())]
-    Open {
-        /// Which file.
-        path: PathBuf,
-    },
-    /// The file holds no Ed25519 key in PKCS#8 and PEM.
-    #[error("{} holds no Ed25519 private key in PEM (PKCS#8)", path.display())]
-    NoKey {
-        /// Which file.
+    /// The key file cannot be created.
+    #[error("cannot create the device's key file")]
+    Create(#[source] CreateError),
+    /// The key file cannot be read, or is not private.
+    #[error("cannot use the device's key file")]
+    Read(#[source] PrivateFileError),
+    /// The file contains no Ed25519 private key.
+    #[error("{} contains no Ed25519 private key (PKCS#8 in PEM)", path.display())]
+    NotAKey {
+        /// The key file.
         path: PathBuf,
     },
     /// The cryptographic library failed.
@@ -57,57 +51,51 @@ pub enum IdentityError {
 }
 
 impl Identity {
-    /// Makes a new key and keeps it in a new file, mode 0600.
+    /// Generates a key pair and writes the private key to a new file, mode 0600.
     ///
     /// # Errors
-    /// [`IdentityError`]; a file that is there already is not touched.
+    /// [`IdentityError`]. An existing file is not changed, and a symbolic link is not followed.
     pub fn create(path: &Path) -> Result<Self, IdentityError> {
         let pair = Ed25519KeyPair::generate().map_err(|_| IdentityError::Library)?;
         let der: Pkcs8V1Der<'_> = pair.as_der().map_err(|_| IdentityError::Library)?;
-        let packed = Secret::new(BASE64.encode(der.as_ref()));
-        let text = Secret::new(format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", packed.reveal())); // for its file
-        let write = || {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-            file.write_all(text.reveal().as_bytes())?; // into the one file that is for it
-            file.sync_all()
-        };
-        write().map_err(|source| IdentityError::File { path: path.to_owned(), source })?;
+        let encoded = Secret::new(BASE64.encode(der.as_ref()));
+        let text = Secret::new(format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", encoded.reveal())); // for its file
+        moorline_files::create(path, PRIVATE_MODE, text.reveal().as_bytes()).map_err(IdentityError::Create)?; // the file of the key
         Self::from_pem(&text).ok_or(IdentityError::Library)
     }
 
-    /// Reads a key.
+    /// Reads the private key from a file of mode 0600 that belongs to the effective user or to root.
     ///
     /// # Errors
-    /// [`IdentityError`], also where others than the owner can read the file.
+    /// [`IdentityError`].
     pub fn load(path: &Path) -> Result<Self, IdentityError> {
-        let failed = |source| IdentityError::File { path: path.to_owned(), source };
-        let mode = fs::metadata(path).map_err(failed)?.permissions().mode();
-        if mode & 0o077 != 0 {
-            return Err(IdentityError::Open { path: path.to_owned() });
-        }
-        let text = Secret::new(fs::read_to_string(path).map_err(failed)?);
-        Self::from_pem(&text).ok_or_else(|| IdentityError::NoKey { path: path.to_owned() })
+        let text = moorline_files::read_private(path, KEY_FILE_BYTES).map_err(IdentityError::Read)?;
+        Self::parse(&text).ok_or_else(|| IdentityError::NotAKey { path: path.to_owned() })
     }
 
-    /// A key that is in no file, for tests and programs that keep it elsewhere: PKCS#8 in PEM.
+    /// Parses a private key (PKCS#8 in PEM) that is kept elsewhere than in a file.
     pub fn from_pem(text: &Secret) -> Option<Self> {
-        let der = PrivatePkcs8KeyDer::from_pem_slice(text.reveal().as_bytes()).ok()?;
+        Self::parse(text.reveal().as_bytes()) // into the key that signs
+    }
+
+    fn parse(pem: &[u8]) -> Option<Self> {
+        let der = PrivatePkcs8KeyDer::from_pem_slice(pem).ok()?;
         let der = der.secret_pkcs8_der();
         let pair = Ed25519KeyPair::from_pkcs8(der).ok()?;
         let public = PublicKey::Ed25519(pair.public_key().as_ref().try_into().ok()?);
         Some(Self { signing: EncodingKey::from_ed_der(der), public })
     }
 
-    /// What the relay is to know.
+    /// The public key, which the relay has to know.
     pub fn public(&self) -> &PublicKey {
         &self.public
     }
 
-    /// Proves who the device is, once.
+    /// Signs the claims of a proof. Returns a compact JWS.
     ///
     /// # Errors
     /// [`IdentityError::Library`].
-    pub fn prove(&self, claims: &ProofClaims) -> Result<String, IdentityError> {
+    pub fn sign_proof(&self, claims: &ProofClaims) -> Result<String, IdentityError> {
         let mut header = Header::new(Algorithm::EdDSA);
         header.typ = Some(PROOF_TYP.to_owned());
         header.kid = Some(self.public.thumbprint().to_string());
@@ -117,26 +105,37 @@ impl Identity {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
     use super::*;
 
     #[test]
-    fn a_key_is_made_once_and_only_its_owner_may_read_it() {
+    fn a_key_file_is_never_overwritten_and_must_be_private() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("device.key");
         let made = Identity::create(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(Identity::load(&path).unwrap().public(), made.public());
-        assert!(matches!(Identity::create(&path), Err(IdentityError::File { .. })), "a key is never written over");
+        assert!(matches!(Identity::create(&path), Err(IdentityError::Create(CreateError::Exists { .. }))));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let refused = Identity::load(&path).unwrap_err();
-        assert!(refused.to_string().contains("chmod 600"), "{refused}");
+        assert!(matches!(Identity::load(&path), Err(IdentityError::Read(PrivateFileError::Mode { mode: 0o640, .. }))));
     }
 
     #[test]
-    fn what_is_no_key_is_said_to_be_none() {
+    fn a_key_file_is_not_read_through_a_symbolic_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("device.key"), folder.path().join("link.key"));
+        Identity::create(&path).unwrap();
+        symlink(&path, &link).unwrap();
+        assert!(matches!(Identity::load(&link), Err(IdentityError::Read(PrivateFileError::SymbolicLink { .. }))));
+    }
+
+    #[test]
+    fn a_file_without_a_key_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("device.key");
-        fs::write(&path, "no key").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        assert!(matches!(Identity::load(&path), Err(IdentityError::NoKey { .. })));
+        moorline_files::create(&path, 0o600, b"no key").unwrap();
+        assert!(matches!(Identity::load(&path), Err(IdentityError::NotAKey { .. })));
     }
 }

@@ -1,7 +1,7 @@
-//! The device's side of Moorline: holds one control channel open to a relay, decides about offers, carries streams to local services.
+//! The device's side of Moorline: keeps a control channel to a relay open, decides about offers, connects streams to local services.
 //!
-//! The program `moorline-agent` is this library with a configuration file. A program that is a device itself embeds it, sees each offer,
-//! and accepts it with any stream of bytes:
+//! The program `moorline-agent` is this library with a configuration file. A program that is a device itself can embed it. It gets each
+//! offer and accepts it with any byte stream:
 //!
 //! ```no_run
 //! use moorline_agent::{Accepted, Agent, Decision, Identity, OfferInfo, RejectCode, Settings};
@@ -9,13 +9,13 @@
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! let join: moorline_agent::Join = std::fs::read_to_string("join")?.parse()?;
 //! let settings = Settings::new(join, "lamp-1".parse()?, Identity::load("device.key".as_ref())?)
-//!     .exposing("echo", "says everything twice");
+//!     .exposing("echo", "echoes everything");
 //! let agent = Agent::new(settings, |offer: OfferInfo| async move {
 //!     if offer.caller.subject.as_str() != "alice" {
 //!         return Decision::reject(RejectCode::Policy, "alice only");
 //!     }
 //!     let (near, far) = tokio::io::duplex(4096);
-//!     // … hand `far` to whatever answers …
+//!     // … pass `far` to the code that serves the stream …
 //!     # drop(far);
 //!     Decision::Accept(Accepted::stream(near))
 //! })?;
@@ -24,25 +24,35 @@
 //! # }
 //! ```
 //!
-//! Reading order: [`agent`] (connect, hold, pause, again), [`session`] (one control channel), [`offer`] (one stream),
-//! [`policy`] and [`backoff`] (what is decided, and how long to wait: pure).
+//! Reading order: [`agent`] (connect, serve, wait, reconnect), [`session`] (one control channel), `offer` (one stream),
+//! [`policy`] and [`backoff`] (pure decisions).
 
 pub mod agent;
 pub mod backoff;
 pub mod cli;
 pub mod config;
+mod control_sender;
+mod failure;
+pub mod handler;
 pub mod identity;
 pub mod init;
-pub mod offer;
+pub mod limits;
+mod logging;
+mod offer;
 pub mod policy;
 pub mod session;
 pub mod settings;
+mod streams;
 pub mod target;
-mod voice;
 
-pub use agent::Agent;
+#[cfg(test)]
+mod agent_tests;
+#[cfg(test)]
+mod scripted;
+
+pub use agent::{Agent, AgentHandle, ReplaceError};
+pub use handler::{Accepted, Decision, Handler, OfferInfo};
 pub use identity::Identity;
 pub use moorline_proto::control::RejectCode;
 pub use moorline_proto::join::Join;
-pub use offer::{Accepted, Decision, Handler, OfferInfo};
 pub use settings::Settings;

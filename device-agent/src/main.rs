@@ -1,4 +1,4 @@
-//! The agent as a program. All of it is in the library.
+//! The program `moorline-agent`. All of it is in the library.
 
 use std::process::ExitCode;
 

@@ -1,355 +1,250 @@
-//! One offer: decide, dial the target, accept, join the leg, carry bytes, report.
+//! One offer: decide, connect to the target, accept, join the leg, carry bytes, report.
+//!
+//! ```text
+//!   offer ─▶ decide ─▶ accept ─▶ join the leg ─▶ opened ─▶ bridge ─▶ end
+//!              │          the connection to the relay is made while the target is dialled
+//!              └─▶ reject
+//! ```
+//!
+//! Until `opened`, a cancel or a newer offer of the same stream ends all of it without an answer.
 
-use std::pin::{Pin, pin};
+use std::error::Error;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
 use moorline_proto::bounds::TARGET_TIMEOUT;
 use moorline_proto::causes::Causes;
-use moorline_proto::control::{Accept, CallerInfo, Offer, Reject, RejectCode};
-use moorline_proto::id::{Feature, ServiceName, StreamId};
+use moorline_proto::control::{Accept, Offer, Reject, RejectCode};
 use moorline_proto::millis::Millis;
-use moorline_proto::text::{Data, Text};
+use moorline_proto::text::{Text, printable};
 use moorline_transport::bridge::{LocalSide, bridge};
 use moorline_transport::connection::Connection;
 use moorline_transport::dial::{DialError, Dialer};
 use moorline_transport::leg::{EndReason, Leg, OpenError};
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::policy::Policy;
-use crate::target::{AnyStream, LocalStream};
-use crate::voice::Voice;
+use crate::control_sender::ControlSender;
+use crate::handler::{Accepted, Decision, Handler, OfferInfo};
+use crate::limits::{JOIN_RETRY_INTERVAL, OFFER_EXPIRY_MAX, OPENED_GRACE, PEER_TEXT_CHARS};
+use crate::streams::StreamGuard;
 
-/// Between two tries to join a leg, before the deadline.
-const JOIN_AGAIN: Duration = Duration::from_millis(300);
-/// Why a stream was not opened: the leg's connection was one too many.
+/// The result of an offer whose leg could not be connected for lack of file descriptors.
 const NO_DESCRIPTORS: &str = "no_descriptors";
 
-/// A question, as whoever decides sees it.
-#[derive(Clone, Debug)]
-pub struct OfferInfo {
-    /// Names the stream.
-    pub stream: StreamId,
-    /// What the caller wants to reach.
-    pub service: ServiceName,
-    /// Who asks, from where, and why.
-    pub caller: CallerInfo,
-    /// From the caller, opaque to the relay.
-    pub data: Option<Data>,
-    /// What the caller would use.
-    pub features: Vec<Feature>,
-    /// The target should answer in this time.
-    pub target_within: Duration,
+/// What the task of an offer uses.
+pub(crate) struct OfferContext {
+    pub(crate) dialer: Dialer,
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) control: ControlSender,
+    pub(crate) trusted_suffix: Option<String>,
 }
 
-/// What is decided about an offer.
-#[derive(Debug)]
-pub enum Decision {
-    /// It is taken.
-    Accept(Accepted),
-    /// It is not.
-    Reject {
-        /// Why.
-        code: RejectCode,
-        /// In words that the caller sees.
-        detail: String,
-    },
+/// An offer on its way to an open stream.
+struct Opening<'a> {
+    context: &'a OfferContext,
+    offer: &'a Offer,
+    deadline: Instant,
 }
 
-impl Decision {
-    /// A no, with words that the caller sees (the first 256 characters).
-    pub fn reject(code: RejectCode, detail: impl Into<String>) -> Self {
-        Self::Reject { code, detail: detail.into() }
-    }
+/// The address of a leg.
+struct LegEndpoint {
+    dialer: Dialer,
+    path: String,
 }
 
-/// A yes, and what stands behind it: a live target.
-#[derive(Debug)]
-pub struct Accepted {
-    local: LocalStream,
-    data: Option<Data>,
-    features: Vec<Feature>,
-}
-
-impl Accepted {
-    /// With a TCP connection: the one kind that shows its other end when the stream was cut.
-    pub fn tcp(tcp: TcpStream) -> Self {
-        Self::local(LocalStream::Tcp(tcp))
-    }
-
-    /// With a Unix socket.
-    pub fn unix(unix: UnixStream) -> Self {
-        Self::local(LocalStream::Unix(unix))
-    }
-
-    /// With any stream of bytes.
-    pub fn stream(stream: impl AnyStream + 'static) -> Self {
-        Self::local(LocalStream::Any(Box::new(stream)))
-    }
-
-    /// With what a target gave.
-    pub fn local(local: LocalStream) -> Self {
-        Self { local, data: None, features: Vec::new() }
-    }
-
-    /// Sends the caller some data with the yes.
-    #[must_use]
-    pub fn with_data(mut self, data: Data) -> Self {
-        self.data = Some(data);
-        self
-    }
-
-    /// Names those of the offered features that this side will use.
-    #[must_use]
-    pub fn with_features(mut self, features: Vec<Feature>) -> Self {
-        self.features = features;
-        self
-    }
-}
-
-/// What a decision is when it is on its way.
-pub type Deciding<'a> = Pin<Box<dyn Future<Output = Decision> + Send + 'a>>;
-
-/// Decides about offers. Closures do: `|offer: OfferInfo| async move { … }`.
-pub trait Handler: Send + Sync + 'static {
-    /// Decides about one offer, and dials what stands behind a yes. Dropped when the offer becomes void.
-    fn decide(&self, offer: OfferInfo) -> Deciding<'_>;
-}
-
-impl<F, D> Handler for F
-where
-    F: Fn(OfferInfo) -> D + Send + Sync + 'static,
-    D: Future<Output = Decision> + Send + 'static,
-{
-    fn decide(&self, offer: OfferInfo) -> Deciding<'_> {
-        Box::pin(self(offer))
-    }
-}
-
-impl Handler for Policy {
-    /// Dials the service's target.
-    fn decide(&self, offer: OfferInfo) -> Deciding<'_> {
-        Box::pin(async move {
-            let target = match self.decide(&offer.service) {
-                Ok(target) => target,
-                Err(code) => return Decision::reject(code, format!("no service {:?} here", offer.service.as_str())),
-            };
-            match target.dial(offer.target_within).await {
-                Ok(local) => Decision::Accept(Accepted::local(local)),
-                Err(error) => {
-                    warn!(service = %offer.service, %target, error = %Causes(&error), "target not reached");
-                    // The address of the target is the device's own matter.
-                    Decision::reject(error.code(), error.to_string())
-                }
-            }
-        })
-    }
-}
-
-/// What one offer's task uses.
-#[derive(Clone)]
-pub(crate) struct Desk {
-    pub dialer: Dialer,
-    pub handler: Arc<dyn Handler>,
-    pub voice: Voice,
-    pub trusted_suffix: Option<String>,
-}
-
-/// Carries out one offer, until its stream is over, or `cancel` says that it is void, or the agent stops. After `opened` only the leg's end
-/// counts, and `stop`: the far side sees a reset.
-pub(crate) async fn carry_out(desk: Desk, offer: Offer, cancel: CancellationToken, stop: CancellationToken) {
-    let (stream, service, caller) = (offer.stream, offer.service.clone(), offer.caller.id());
-    let begun = Instant::now();
-    let deadline = begun + Duration::from_millis(offer.expires_in_ms);
-    let Some(door) = Door::of(&desk, &offer).await else {
-        return info!(%stream, %service, %caller, result = "policy", "stream not opened");
-    };
-    let agreed = tokio::select! {
-        agreed = agree(&desk, &offer, &door, deadline) => agreed,
-        () = cancel.cancelled() => Err("cancelled"),
-    };
-    let (local, mut leg) = match agreed {
-        Ok(agreed) => agreed,
+/// Serves one offer until its stream has ended. `cancel` ends it before `opened`, `end_streams` afterwards; the far side sees a reset then.
+pub(crate) async fn serve_offer(
+    context: OfferContext,
+    offer: Offer,
+    mut guard: StreamGuard,
+    cancel: CancellationToken,
+    end_streams: CancellationToken,
+) {
+    let (stream, service, caller) = (offer.stream, &offer.service, offer.caller.id());
+    let started = Instant::now();
+    let expires_in = Duration::from_millis(offer.expires_in_ms).min(OFFER_EXPIRY_MAX);
+    let opening = Opening { context: &context, offer: &offer, deadline: started + expires_in };
+    let opened = cancel.run_until_cancelled(opening.open()).await.unwrap_or(Err("cancelled"));
+    let (local, leg) = match opened {
+        Ok(opened) if guard.opened() => opened,
+        Ok(_) => return info!(%stream, %service, %caller, result = "cancelled", "stream not opened"),
         Err(result) => return info!(%stream, %service, %caller, result, "stream not opened"),
     };
-    let opened = tokio::select! {
-        opened = opened(&desk, &offer, &door, &mut leg, deadline) => opened,
-        () = cancel.cancelled() => Err("cancelled"),
-    };
-    if let Err(result) = opened {
-        return info!(%stream, %service, %caller, result, "stream not opened");
-    }
     debug!(%stream, %service, %caller, "stream opened");
-    let bridged = bridge(local, leg, stop.cancelled()).await;
-    let lasted_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let bridged = bridge(local, leg, end_streams.cancelled()).await;
+    let lasted_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let (to_caller_bytes, to_target_bytes) = (bridged.to_leg_bytes, bridged.from_leg_bytes);
     info!(%stream, %service, %caller, result = bridged.ended.name(), to_target_bytes, to_caller_bytes, lasted_ms, "stream ended");
 }
 
-/// Decides, says so, and joins the leg.
-async fn agree(desk: &Desk, offer: &Offer, door: &Door, deadline: Instant) -> Result<(impl LocalSide + use<>, Leg), &'static str> {
-    let begun = Instant::now();
-    let left = deadline.saturating_duration_since(begun);
-    let info = OfferInfo {
-        stream: offer.stream,
-        service: offer.service.clone(),
-        caller: offer.caller.clone(),
-        data: offer.data.clone(),
-        features: offer.features.clone(),
-        target_within: TARGET_TIMEOUT.min(left),
-    };
-    let unanswered = Unanswered(Some(desk), offer.stream);
-    let mut deciding = pin!(timeout_at(deadline, desk.handler.decide(info)));
-    let (mut connecting, mut connected) = (pin!(door.dialer.preconnect(deadline)), None);
-    let decision = loop {
-        // Whoever decides has the first word: for a no that comes at once, nothing is connected.
-        tokio::select! {
-            biased;
-            decision = &mut deciding => break decision,
-            connection = &mut connecting, if connected.is_none() => connected = Some(on_hold(connection, deadline).await),
+impl Opening<'_> {
+    /// From the offer to `opened`. An error is the result for the log; the relay has its answer then.
+    async fn open(&self) -> Result<(impl LocalSide + use<>, Leg), &'static str> {
+        let endpoint = self.endpoint().await?;
+        let (local, mut leg) = self.decide_and_join(&endpoint).await?;
+        self.wait_opened(&endpoint, &mut leg).await?;
+        Ok((local, leg))
+    }
+
+    /// The address of the leg. An address that is not the relay's own is rejected.
+    async fn endpoint(&self) -> Result<LegEndpoint, &'static str> {
+        let dialer = &self.context.dialer;
+        match dialer.url().resolve(self.offer.url.as_str(), self.context.trusted_suffix.as_deref()) {
+            Ok((url, path)) => Ok(LegEndpoint { dialer: dialer.at(url), path }),
+            Err(error) => {
+                warn!(stream = %self.offer.stream, error = loggable(&error), "offer rejected: its leg is at a foreign address");
+                self.reject(RejectCode::Policy, "the leg's address is not the relay's").await;
+                Err(RejectCode::Policy.as_str())
+            }
         }
-    };
-    unanswered.settled();
-    match decision {
-        Ok(Decision::Accept(Accepted { local, data, features })) => {
-            let dial_ms = Some(Millis::from_duration(begun.elapsed()));
-            desk.voice.say(Accept { stream: offer.stream, attempt: Default::default(), data, features, dial_ms }).await;
-            let connected = match connected {
-                Some(connected) => connected,
-                None => connecting.await,
+    }
+
+    /// Asks the handler, answers the offer, and joins the leg.
+    async fn decide_and_join(&self, endpoint: &LegEndpoint) -> Result<(impl LocalSide + use<>, Leg), &'static str> {
+        let started = Instant::now();
+        let reject_on_panic = RejectOnPanic(Some(self));
+        let mut deciding = pin!(timeout_at(self.deadline, self.context.handler.decide(self.info(started))));
+        let (mut connecting, mut connected) = (pin!(endpoint.dialer.ahead(self.deadline)), None);
+        let decision = loop {
+            // The decision comes first: nothing is connected for an offer that is rejected at once.
+            tokio::select! {
+                biased;
+                decision = &mut deciding => break decision,
+                connection = &mut connecting, if connected.is_none() => connected = Some(flush_idle(connection, self.deadline).await),
+            }
+        };
+        reject_on_panic.disarm();
+        match decision {
+            Ok(Decision::Accept(Accepted { local, data, features })) => {
+                let dial_ms = Some(Millis::from_duration(started.elapsed()));
+                let Offer { stream, attempt, .. } = *self.offer;
+                self.context.control.send(Accept { stream, attempt, data, features, dial_ms }).await;
+                let connected = match connected {
+                    Some(connected) => connected,
+                    None => connecting.await,
+                };
+                Ok((local, self.join(endpoint, Some(connected)).await?))
+            }
+            Ok(Decision::Reject { code, detail }) => {
+                self.reject(code, &detail).await;
+                Err(code.as_str())
+            }
+            Err(_) => {
+                self.reject(RejectCode::TargetTimeout, "no decision before the deadline").await;
+                Err(RejectCode::TargetTimeout.as_str())
+            }
+        }
+    }
+
+    fn info(&self, now: Instant) -> OfferInfo {
+        let left = self.deadline.saturating_duration_since(now);
+        OfferInfo {
+            stream: self.offer.stream,
+            service: self.offer.service.clone(),
+            caller: self.offer.caller.clone(),
+            data: self.offer.data.clone(),
+            features: self.offer.features.clone(),
+            target_timeout: TARGET_TIMEOUT.min(left),
+        }
+    }
+
+    fn rejection(&self, code: RejectCode, detail: Option<&str>) -> Reject {
+        Reject { stream: self.offer.stream, attempt: self.offer.attempt, code, detail: detail.map(Text::truncated) }
+    }
+
+    async fn reject(&self, code: RejectCode, detail: &str) {
+        self.context.control.send(self.rejection(code, Some(detail))).await;
+    }
+
+    /// Joins the leg. If that fails for good, tells the relay, so that the caller need not wait until the deadline.
+    async fn join(&self, endpoint: &LegEndpoint, ahead: Option<Result<Connection, DialError>>) -> Result<Leg, &'static str> {
+        let joined = self.try_join(endpoint, ahead).await;
+        if let Err(result) = joined {
+            if result == NO_DESCRIPTORS {
+                warn!(stream = %self.offer.stream, "no file descriptors left: raise the limit (LimitNOFILE=)");
+            }
+            self.reject(RejectCode::Internal, result).await;
+        }
+        joined
+    }
+
+    /// Joins the leg over the connection that was made ahead, then over new ones until the deadline: one lost connection must not cost
+    /// the stream.
+    async fn try_join(&self, endpoint: &LegEndpoint, mut ahead: Option<Result<Connection, DialError>>) -> Result<Leg, &'static str> {
+        let (stream, token) = (self.offer.stream, &self.offer.token);
+        loop {
+            let joined = match ahead.take() {
+                Some(Ok(connection)) => endpoint.dialer.leg_on(connection, &endpoint.path, token, self.deadline).await,
+                Some(Err(error)) => Err(error),
+                None => endpoint.dialer.leg(&endpoint.path, &HeaderMap::new(), Some(token), self.deadline).await,
             };
-            Ok((local, join_or_say_no(desk, offer, door, Some(connected), deadline).await?))
+            match joined {
+                Ok(leg) => return Ok(leg),
+                Err(error) if error.refusal().is_some_and(|refusal| (400..429).contains(&refusal.status)) => {
+                    debug!(%stream, error = loggable(&error), "the relay refused the leg");
+                    return Err("leg_refused");
+                }
+                // Another attempt would take what other streams need.
+                Err(DialError::NoDescriptors) => return Err(NO_DESCRIPTORS),
+                Err(error) if Instant::now() + JOIN_RETRY_INTERVAL >= self.deadline => {
+                    debug!(%stream, error = loggable(&error), "no leg before the deadline");
+                    return Err("leg_timeout");
+                }
+                Err(error) => {
+                    debug!(%stream, error = loggable(&error), "joining the leg again");
+                    sleep(JOIN_RETRY_INTERVAL).await;
+                }
+            }
         }
-        Ok(Decision::Reject { code, detail }) => {
-            desk.say_no(offer.stream, code, &detail).await;
-            Err(code.as_str())
-        }
-        Err(_) => {
-            desk.say_no(offer.stream, RejectCode::TargetTimeout, "no decision before the deadline").await;
-            Err(RejectCode::TargetTimeout.as_str())
+    }
+
+    /// Waits for `opened`. A leg that is lost before is joined again.
+    async fn wait_opened(&self, endpoint: &LegEndpoint, leg: &mut Leg) -> Result<(), &'static str> {
+        loop {
+            match timeout_at(self.deadline + OPENED_GRACE, leg.opened()).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(OpenError::Ended(EndReason::Lost(_)))) => *leg = self.join(endpoint, None).await?,
+                Ok(Err(error)) => {
+                    debug!(stream = %self.offer.stream, error = loggable(&error), "the relay did not open the stream");
+                    return Err("refused");
+                }
+                Err(_) => return Err("leg_timeout"),
+            }
         }
     }
 }
 
-/// The relay is told that TLS is done, since the connection has to wait. Whether it lives is seen when it is used.
-async fn on_hold(mut connected: Result<Connection, DialError>, deadline: Instant) -> Result<Connection, DialError> {
+/// Flushes a connection that has to wait, so that the relay sees the end of the TLS handshake. Whether it still works is seen when it is used.
+async fn flush_idle(mut connected: Result<Connection, DialError>, deadline: Instant) -> Result<Connection, DialError> {
     if let Ok(connection) = &mut connected {
         timeout_at(deadline, connection.flush()).await.ok();
     }
     connected
 }
 
-/// An offer that nobody has answered. Where the handler panics, the caller hears so at once.
-struct Unanswered<'a>(Option<&'a Desk>, StreamId);
+/// An error and its causes, which may contain text of the relay, in a bounded number of printable characters.
+fn loggable(error: &(dyn Error + 'static)) -> String {
+    printable(&Causes(error).to_string(), PEER_TEXT_CHARS)
+}
 
-impl Unanswered<'_> {
-    fn settled(mut self) {
+/// Rejects the offer if the handler panics, so that the caller need not wait until the deadline.
+struct RejectOnPanic<'a>(Option<&'a Opening<'a>>);
+
+impl RejectOnPanic<'_> {
+    fn disarm(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Unanswered<'_> {
+impl Drop for RejectOnPanic<'_> {
     fn drop(&mut self) {
-        if let Some(desk) = self.0.filter(|_| std::thread::panicking()) {
-            desk.voice.say_now(Reject { stream: self.1, attempt: Default::default(), code: RejectCode::Internal, detail: None });
-        }
-    }
-}
-
-impl Desk {
-    async fn say_no(&self, stream: StreamId, code: RejectCode, detail: &str) {
-        self.voice.say(Reject { stream, attempt: Default::default(), code, detail: Some(Text::truncated(detail)) }).await;
-    }
-}
-
-/// Where the leg is joined.
-struct Door {
-    dialer: Dialer,
-    path: String,
-}
-
-impl Door {
-    /// Only the relay's own: an offer that leads elsewhere is rejected.
-    async fn of(desk: &Desk, offer: &Offer) -> Option<Self> {
-        match desk.dialer.url().resolve(offer.url.as_str(), desk.trusted_suffix.as_deref()) {
-            Ok((url, path)) => Some(Self { dialer: desk.dialer.at(url), path }),
-            Err(error) => {
-                warn!(stream = %offer.stream, %error, "an offer was rejected");
-                desk.say_no(offer.stream, RejectCode::Policy, "the leg's address is not the relay's").await;
-                None
-            }
-        }
-    }
-}
-
-/// Joins the leg. Where that fails for good the relay is told, so that the caller does not wait out the deadline.
-async fn join_or_say_no(
-    desk: &Desk,
-    offer: &Offer,
-    door: &Door,
-    ahead: Option<Result<Connection, DialError>>,
-    deadline: Instant,
-) -> Result<Leg, &'static str> {
-    let joined = join(offer, door, ahead, deadline).await;
-    if let Err(result) = joined {
-        if result == NO_DESCRIPTORS {
-            warn!(stream = %offer.stream, "no file descriptors are left: raise the limit (LimitNOFILE=)");
-        }
-        desk.say_no(offer.stream, RejectCode::Internal, result).await;
-    }
-    joined
-}
-
-/// Joins the leg, over what was connected ahead, then again and again until the deadline: a lossy link must not burn the stream.
-async fn join(
-    offer: &Offer,
-    door: &Door,
-    mut ahead: Option<Result<Connection, DialError>>,
-    deadline: Instant,
-) -> Result<Leg, &'static str> {
-    loop {
-        let joined = match ahead.take() {
-            Some(Ok(connection)) => door.dialer.leg_on(connection, &door.path, &offer.token, deadline).await,
-            Some(Err(error)) => Err(error),
-            None => door.dialer.leg(&door.path, &HeaderMap::new(), Some(&offer.token), deadline).await,
-        };
-        match joined {
-            Ok(leg) => return Ok(leg),
-            Err(error) if error.refusal().is_some_and(|refusal| (400..429).contains(&refusal.status)) => {
-                debug!(stream = %offer.stream, %error, "the leg was refused");
-                return Err("leg_refused");
-            }
-            // Trying again would take what other streams need.
-            Err(DialError::NoDescriptors) => return Err(NO_DESCRIPTORS),
-            Err(error) if Instant::now() + JOIN_AGAIN >= deadline => {
-                debug!(stream = %offer.stream, %error, "no leg before the deadline");
-                return Err("leg_timeout");
-            }
-            Err(error) => {
-                debug!(stream = %offer.stream, %error, "the leg is dialled again");
-                sleep(JOIN_AGAIN).await;
-            }
-        }
-    }
-}
-
-/// Waits for `opened`; a leg that is lost before is joined again.
-async fn opened(desk: &Desk, offer: &Offer, door: &Door, leg: &mut Leg, deadline: Instant) -> Result<(), &'static str> {
-    loop {
-        // The relay closes the leg at the deadline; a little later we stop waiting for it.
-        match timeout_at(deadline + Duration::from_secs(5), leg.opened()).await {
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(OpenError::Ended(EndReason::Lost(_)))) => *leg = join_or_say_no(desk, offer, door, None, deadline).await?,
-            Ok(Err(error)) => {
-                debug!(stream = %offer.stream, %error, "the stream did not come about");
-                return Err("refused");
-            }
-            Err(_) => return Err("leg_timeout"),
+        if let Some(opening) = self.0.filter(|_| std::thread::panicking()) {
+            opening.context.control.try_send(opening.rejection(RejectCode::Internal, None));
         }
     }
 }

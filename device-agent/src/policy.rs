@@ -1,4 +1,4 @@
-//! What the device takes, by its own rules. Pure.
+//! Which services the device offers, by its own configuration. Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,22 +7,22 @@ use moorline_proto::id::ServiceName;
 
 use crate::target::Target;
 
-/// The services of a configuration and where they lead.
+/// The configured services and their targets. Everything else is rejected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     targets: BTreeMap<ServiceName, Target>,
 }
 
 impl Policy {
-    /// Exactly these services are taken.
+    /// A policy that accepts exactly these services.
     pub fn new(targets: BTreeMap<ServiceName, Target>) -> Self {
         Self { targets }
     }
 
-    /// Where the service leads.
+    /// Returns the target of a service.
     ///
     /// # Errors
-    /// [`RejectCode::NotExposed`].
+    /// [`RejectCode::NotExposed`] for a service that is not configured.
     pub fn decide(&self, service: &ServiceName) -> Result<&Target, RejectCode> {
         self.targets.get(service).ok_or(RejectCode::NotExposed)
     }
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_named_is_exposed() {
+    fn only_configured_services_are_exposed() {
         let target: Target = "127.0.0.1:22".parse().unwrap();
         let policy = Policy::new([("ssh".parse().unwrap(), target.clone())].into());
         assert_eq!(policy.decide(&"ssh".parse().unwrap()), Ok(&target));

@@ -1,4 +1,4 @@
-//! What an agent is told about itself: who the device is, where its relay is, what it exposes.
+//! The settings of an agent: the device's identity, its relay, the services that it exposes.
 
 use moorline_proto::control::Service;
 use moorline_proto::id::{DeviceId, NameError};
@@ -7,36 +7,39 @@ use moorline_proto::text::Text;
 use tracing::error;
 
 use crate::identity::Identity;
+use crate::limits::MAX_STREAMS;
 
-/// Who the device is and where its relay is.
+/// What an agent needs to know to connect.
 #[derive(Debug)]
 pub struct Settings {
-    /// The relay, and whom to trust there.
+    /// The relay's address and the CA to trust.
     pub join: Join,
-    /// The device's name.
+    /// The device's id.
     pub device: DeviceId,
-    /// Its key.
+    /// The device's key.
     pub identity: Identity,
-    /// What it exposes, as callers see it.
+    /// The services that the device exposes, as callers see them.
     pub services: Vec<Service>,
-    /// Besides the host that is dialled, legs may lead to hosts below this domain.
+    /// Legs may use hosts below this domain besides the relay's own host.
     pub trusted_suffix: Option<String>,
+    /// Streams at once, open and undecided. The relay's own limit holds besides: the smaller one counts.
+    pub max_streams: u32,
 }
 
 impl Settings {
-    /// A device that exposes nothing yet.
+    /// Settings of a device that exposes no services.
     pub fn new(join: Join, device: DeviceId, identity: Identity) -> Self {
-        Self { join, device, identity, services: Vec::new(), trusted_suffix: None }
+        Self { join, device, identity, services: Vec::new(), trusted_suffix: None, max_streams: MAX_STREAMS }
     }
 
-    /// Exposes a service by a name that is a good one, with words for people. A name that is none is left out and logged.
+    /// Adds a service with a description for people. An invalid name is logged and left out.
     #[must_use]
     pub fn exposing(mut self, name: &str, description: &str) -> Self {
         match name.parse() {
             Ok(name) => self.services.push(Service { name, description: Some(Text::truncated(description)) }),
             Err(error) => {
                 let error: NameError = error;
-                error!(%error, "a service is not exposed");
+                error!(%error, "service left out: its name is invalid");
             }
         }
         self

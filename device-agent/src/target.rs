@@ -1,4 +1,4 @@
-//! A local service behind a name: its address, dialling it, and what a failure means for the caller.
+//! The local target of a service: its address, connecting to it, and what a failure means for the caller.
 
 use std::fmt;
 use std::io;
@@ -15,39 +15,39 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 
-/// Where a service listens: `host:port`, or `unix:/path`.
+/// The address of a local service: `host:port`, or `unix:/path`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// TCP; the name is resolved at each dial.
+    /// A TCP address. The name is resolved for each connection.
     Tcp {
-        /// Host name or address; IPv6 without brackets.
+        /// Host name or IP address; IPv6 without brackets.
         host: String,
-        /// Port.
+        /// Port, never 0.
         port: u16,
     },
-    /// A Unix stream socket.
+    /// The absolute path of a Unix stream socket.
     Unix(PathBuf),
 }
 
-/// Text that is no target.
+/// The text is not a target.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither host:port (like 127.0.0.1:22 or [::1]:22) nor unix:/path")]
-pub struct NoTarget(String);
+#[error("{0:?} is neither host:port (such as 127.0.0.1:22 or [::1]:22) nor unix:/path")]
+pub struct TargetParseError(String);
 
 impl FromStr for Target {
-    type Err = NoTarget;
+    type Err = TargetParseError;
 
-    fn from_str(text: &str) -> Result<Self, NoTarget> {
-        let wrong = || NoTarget(text.to_owned());
+    fn from_str(text: &str) -> Result<Self, TargetParseError> {
+        let error = || TargetParseError(text.to_owned());
         if let Some(path) = text.strip_prefix("unix:") {
-            return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(wrong()) };
+            return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(error()) };
         }
-        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let port = port.parse().ok().filter(|&port| port > 0).ok_or_else(wrong)?;
+        let (host, port) = text.rsplit_once(':').ok_or_else(error)?;
+        let port = port.parse().ok().filter(|&port| port > 0).ok_or_else(error)?;
         let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let host = bracketed.unwrap_or(host);
         if host.is_empty() || (bracketed.is_none() && host.contains(':')) || host.contains(char::is_whitespace) {
-            return Err(wrong());
+            return Err(error());
         }
         Ok(Self::Tcp { host: host.to_owned(), port })
     }
@@ -63,25 +63,25 @@ impl fmt::Display for Target {
     }
 }
 
-/// Why a target could not be reached.
+/// Why a connection to a target failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    /// Its name does not resolve.
-    #[error("the target's name does not resolve")]
+    /// The host name does not resolve.
+    #[error("the target's host name does not resolve")]
     Resolve(#[source] io::Error),
-    /// It did not answer in time.
+    /// The target did not answer in time.
     #[error("the target did not answer within {0:?}")]
     TimedOut(Duration),
-    /// It could not be connected to.
-    #[error("the target could not be connected to")]
+    /// The connection failed.
+    #[error("connecting to the target failed")]
     Connect(#[source] io::Error),
-    /// The agent may open no more connections.
+    /// The agent has no file descriptors left.
     #[error("the device has no file descriptors left")]
     NoDescriptors,
 }
 
 impl TargetError {
-    /// What the caller is told.
+    /// The code that the caller gets.
     pub fn code(&self) -> RejectCode {
         match self {
             Self::Resolve(_) => RejectCode::TargetUnreachable,
@@ -94,7 +94,7 @@ impl TargetError {
                 | io::ErrorKind::NetworkDown
                 | io::ErrorKind::AddrNotAvailable
                 | io::ErrorKind::NotFound => RejectCode::TargetUnreachable,
-                // Such as not being permitted to open it: the device's own trouble.
+                // For instance, permission denied on a socket: a problem of the device.
                 _ => RejectCode::Internal,
             },
             Self::NoDescriptors => RejectCode::Internal,
@@ -103,16 +103,16 @@ impl TargetError {
 }
 
 impl Target {
-    /// Connects, within a time.
+    /// Connects to the target. Fails after `limit`.
     ///
     /// # Errors
     /// [`TargetError`].
     ///
     /// # Cancel safety
     /// Dropping the future drops the connection.
-    pub async fn dial(&self, within: Duration) -> Result<LocalStream, TargetError> {
-        let dialled = timeout(within, self.connect()).await.map_err(|_| TargetError::TimedOut(within))?;
-        dialled.map_err(|error| match error {
+    pub async fn dial(&self, limit: Duration) -> Result<LocalStream, TargetError> {
+        let connected = timeout(limit, self.connect()).await.map_err(|_| TargetError::TimedOut(limit))?;
+        connected.map_err(|error| match error {
             TargetError::Connect(error) if descriptors::is_shortage(&error) => TargetError::NoDescriptors,
             TargetError::Resolve(error) if descriptors::is_shortage_of_resolver(&error) => TargetError::NoDescriptors,
             error => error,
@@ -129,7 +129,7 @@ impl Target {
                     match TcpStream::connect(address).await {
                         Ok(tcp) => {
                             if let Err(error) = tcp.set_nodelay(true) {
-                                tracing::debug!(%error, "TCP options were refused");
+                                tracing::debug!(%error, "setting TCP_NODELAY failed");
                             }
                             return Ok(LocalStream::Tcp(tcp));
                         }
@@ -142,17 +142,17 @@ impl Target {
     }
 }
 
-/// Any stream of bytes that a program accepts an offer with.
+/// Any byte stream that an embedding program accepts an offer with.
 pub trait AnyStream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> AnyStream for S {}
 
 /// The local end of a stream.
 pub enum LocalStream {
-    /// TCP, which can be reset.
+    /// A TCP connection, which can be reset.
     Tcp(TcpStream),
     /// A Unix socket.
     Unix(UnixStream),
-    /// Whatever an embedding program brings.
+    /// A stream of an embedding program.
     Any(Box<dyn AnyStream>),
 }
 
@@ -166,7 +166,7 @@ impl fmt::Debug for LocalStream {
     }
 }
 
-macro_rules! each {
+macro_rules! with_io {
     ($stream:expr, $io:ident => $call:expr) => {
         match $stream.get_mut() {
             LocalStream::Tcp($io) => $call,
@@ -178,27 +178,27 @@ macro_rules! each {
 
 impl AsyncRead for LocalStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        each!(self, io => Pin::new(io).poll_read(cx, buf))
+        with_io!(self, io => Pin::new(io).poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for LocalStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self, io => Pin::new(io).poll_write(cx, buf))
+        with_io!(self, io => Pin::new(io).poll_write(cx, buf))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, io => Pin::new(io).poll_flush(cx))
+        with_io!(self, io => Pin::new(io).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, io => Pin::new(io).poll_shutdown(cx))
+        with_io!(self, io => Pin::new(io).poll_shutdown(cx))
     }
 }
 
 impl LocalSide for LocalStream {
     fn reset_on_drop(&self) {
-        // A Unix socket can only be closed.
+        // Other streams can only be closed.
         if let Self::Tcp(tcp) = self {
             tcp.reset_on_drop();
         }
@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_are_written_as_they_are_read() {
+    fn a_target_is_displayed_as_it_was_parsed() {
         for text in ["127.0.0.1:22", "[::1]:8080", "localhost:80", "unix:/run/docker.sock"] {
             assert_eq!(text.parse::<Target>().map(|target| target.to_string()).as_deref(), Ok(text));
         }
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_is_named_for_the_caller() {
+    async fn each_failure_has_its_reject_code() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let closed = listener.local_addr().unwrap();
         drop(listener);

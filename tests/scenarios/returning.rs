@@ -102,5 +102,5 @@ async fn a_relay_that_is_told_to_stop_says_goodbye_and_ends_well() {
     let device = world.device("lamp-1", &[("echo", echo.address)]).await;
     world.relay.signal("TERM");
     assert_eq!(world.relay.ended().await, Some(0));
-    device.agent.event("the node leaves: dialling anew").await;
+    device.agent.event("the relay node is leaving: connecting anew").await;
 }

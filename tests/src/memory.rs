@@ -94,7 +94,7 @@ impl MemoryWorld {
         let identity = Identity::from_pem(&pem).expect("a key that was written is read");
         let join = format!("https://{HOST}").parse().expect("a join string");
         let settings = services.iter().fold(Settings::new(join, device, identity), |settings, name| settings.exposing(name, ""));
-        Agent::over(settings, handler, self.dialer())
+        Agent::with_dialer(settings, handler, self.dialer())
     }
 
     /// A caller's token with leave for everything.

@@ -1,4 +1,4 @@
-//! The configuration as it is used: every value checked, every file found. Errors name the key and the value.
+//! The configuration after validation: every value checked, every file read. Errors name the key and the value.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,61 +15,62 @@ use rustls_pki_types::pem::PemObject;
 
 use crate::config::file::{File, ServiceEntry};
 use crate::identity::{Identity, IdentityError};
+use crate::limits::{MAX_STREAMS, MAX_STREAMS_RANGE};
 use crate::policy::Policy;
 use crate::settings::Settings;
 use crate::target::Target;
 
-/// What the agent runs with.
+/// A valid configuration.
 #[derive(Debug)]
 pub struct Config {
-    /// Who the device is and where its relay is.
+    /// The settings of the agent.
     pub settings: Settings,
-    /// What it takes.
+    /// The services and their targets.
     pub policy: Policy,
 }
 
-/// Why a configuration cannot be used.
+/// Why a configuration is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A file that it names, or itself, cannot be read.
-    #[error("{} cannot be read", path.display())]
+    /// The file, or a file that it names, cannot be read.
+    #[error("cannot read {}", path.display())]
     Read {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// It is not written as it should be.
-    #[error("{} is not written as it should be", path.display())]
+    /// The file is not TOML, or has an unknown, missing or wrong key.
+    #[error("{} is invalid", path.display())]
     Toml {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Line, key, and what is wrong.
+        /// The parser's error, which names line and key.
         #[source]
         source: Box<toml::de::Error>,
     },
-    /// A value is none of its kind.
+    /// A value is invalid.
     #[error("{key} = {value:?}: {why}")]
     Value {
-        /// The key.
+        /// The key of the value.
         key: String,
-        /// The value.
+        /// The value as written.
         value: String,
-        /// What is wrong with it.
+        /// What is expected instead.
         why: String,
     },
-    /// The device's key cannot be used.
-    #[error("key_file")]
+    /// The device's key is not usable.
+    #[error("key_file is not usable")]
     Key(#[source] IdentityError),
 }
 
-fn value(key: impl Into<String>, value: &str, why: impl ToString) -> ConfigError {
+fn invalid(key: impl Into<String>, value: &str, why: impl ToString) -> ConfigError {
     ConfigError::Value { key: key.into(), value: value.to_owned(), why: why.to_string() }
 }
 
 impl Config {
-    /// Reads and checks a configuration file and the files that it names.
+    /// Reads and validates a configuration file and the files that it names.
     ///
     /// # Errors
     /// [`ConfigError`].
@@ -79,33 +80,42 @@ impl Config {
         Self::check(&file, path.parent().unwrap_or(Path::new(".")))
     }
 
-    /// Checks what was written; files are looked for from `folder`.
+    /// Validates a parsed file. Paths in it are relative to `folder`.
     ///
     /// # Errors
     /// [`ConfigError`].
     pub fn check(file: &File, folder: &Path) -> Result<Self, ConfigError> {
-        let url: RelayUrl = file.relay.parse().map_err(|error| value("relay", &file.relay, error))?;
-        let device: DeviceId = file.device.parse().map_err(|error| value("device", &file.device, error))?;
+        let url: RelayUrl = file.relay.parse().map_err(|error| invalid("relay", &file.relay, error))?;
+        let device: DeviceId = file.device.parse().map_err(|error| invalid("device", &file.device, error))?;
         let (services, policy) = services(&file.services)?;
         let identity = Identity::load(&folder.join(&file.key_file)).map_err(ConfigError::Key)?;
         let ca = file.ca_file.as_ref().map(|name| certificate(&folder.join(name), name)).transpose()?;
+        let max_streams = max_streams(file.max_streams)?;
         let join = Join { url, ca };
-        let settings = Settings { join, device, identity, services, trusted_suffix: file.trusted_suffix.clone() };
+        let settings = Settings { join, device, identity, services, trusted_suffix: file.trusted_suffix.clone(), max_streams };
         Ok(Self { settings, policy })
     }
 }
 
-fn services(written: &BTreeMap<String, ServiceEntry>) -> Result<(Vec<Service>, Policy), ConfigError> {
-    if written.len() > SERVICES {
-        return Err(value("services", &written.len().to_string(), format_args!("at most {SERVICES} are allowed")));
+fn max_streams(written: Option<u32>) -> Result<u32, ConfigError> {
+    let (streams, range) = (written.unwrap_or(MAX_STREAMS), MAX_STREAMS_RANGE);
+    if range.contains(&streams) {
+        return Ok(streams);
+    }
+    Err(invalid("max_streams", &streams.to_string(), format_args!("from {} to {} are allowed", range.start(), range.end())))
+}
+
+fn services(entries: &BTreeMap<String, ServiceEntry>) -> Result<(Vec<Service>, Policy), ConfigError> {
+    if entries.len() > SERVICES {
+        return Err(invalid("services", &entries.len().to_string(), format_args!("at most {SERVICES} services are allowed")));
     }
     let (mut services, mut targets) = (Vec::new(), BTreeMap::new());
-    for (text, entry) in written {
-        let name: ServiceName = text.parse().map_err(|error| value(format!("services.{text}"), text, error))?;
-        let target: Target = entry.target.parse().map_err(|error| value(format!("services.{text}.target"), &entry.target, error))?;
+    for (text, entry) in entries {
+        let name: ServiceName = text.parse().map_err(|error| invalid(format!("services.{text}"), text, error))?;
+        let target: Target = entry.target.parse().map_err(|error| invalid(format!("services.{text}.target"), &entry.target, error))?;
         let described = entry.description.as_deref().map(Text::new).transpose();
         let description = described
-            .map_err(|error| value(format!("services.{text}.description"), entry.description.as_deref().unwrap_or_default(), error))?;
+            .map_err(|error| invalid(format!("services.{text}.description"), entry.description.as_deref().unwrap_or_default(), error))?;
         targets.insert(name.clone(), target);
         services.push(Service { name, description });
     }
@@ -114,50 +124,55 @@ fn services(written: &BTreeMap<String, ServiceEntry>) -> Result<(Vec<Service>, P
 
 fn certificate(path: &Path, name: &str) -> Result<Vec<u8>, ConfigError> {
     let text = fs::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    let certificate = CertificateDer::from_pem_slice(&text).map_err(|_| value("ca_file", name, "no certificate in PEM is in it"))?;
+    let certificate =
+        CertificateDer::from_pem_slice(&text).map_err(|_| invalid("ca_file", name, "the file contains no certificate in PEM"))?;
     Ok(certificate.to_vec())
 }
 
 #[cfg(test)]
 mod tests {
+    use moorline_proto::causes::Causes;
+
     use super::*;
 
-    fn wrong(text: &str) -> String {
+    fn error_of(text: &str) -> String {
         let folder = tempfile::tempdir().unwrap();
         Identity::create(&folder.path().join("device.key")).unwrap();
         let path = folder.path().join("agent.toml");
         fs::write(&path, text).unwrap();
-        let error = Config::load(&path).unwrap_err();
-        let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-        format!("{error}: {source}")
+        Causes(&Config::load(&path).unwrap_err()).to_string()
     }
 
-    const GOOD: &str = "relay = 'https://relay.test'\ndevice = 'lamp-1'\nkey_file = 'device.key'\n";
+    const VALID: &str = "relay = 'https://relay.test'\ndevice = 'lamp-1'\nkey_file = 'device.key'\n";
 
     #[test]
-    fn a_good_one_is_used_as_it_is_written() {
+    fn a_valid_file_yields_its_settings() {
         let folder = tempfile::tempdir().unwrap();
         Identity::create(&folder.path().join("device.key")).unwrap();
-        let file = File::from_toml(&format!("{GOOD}[services.ssh]\ntarget = '127.0.0.1:22'\ndescription = 'a shell'")).unwrap();
+        let file =
+            File::from_toml(&format!("max_streams = 7\n{VALID}[services.ssh]\ntarget = '127.0.0.1:22'\ndescription = 'a shell'")).unwrap();
         let config = Config::check(&file, folder.path()).unwrap();
         assert_eq!((config.settings.join.url.host(), config.settings.device.as_str()), ("relay.test", "lamp-1"));
+        assert_eq!(config.settings.max_streams, 7);
         assert_eq!(config.policy.decide(&"ssh".parse().unwrap()).unwrap().to_string(), "127.0.0.1:22");
     }
 
     #[test]
     fn errors_name_the_key_and_the_value() {
         for (text, words) in [
-            (GOOD.replace("https", "http"), ["relay", "http://relay.test"]),
-            (GOOD.replace("lamp-1", "Lamp-1"), ["device", "Lamp-1"]),
-            (format!("{GOOD}[services.SSH]\ntarget = '127.0.0.1:22'"), ["services.SSH", "lower case"]),
-            (format!("{GOOD}[services.ssh]\ntarget = 'nowhere'"), ["services.ssh.target", "nowhere"]),
-            (format!("{GOOD}[services.ssh]\ntarget = '127.0.0.1:22'\nport = 1"), ["port", "unknown field"]),
-            (format!("colour = 'red'\n{GOOD}"), ["colour", "unknown field"]),
-            (GOOD.replace("device = 'lamp-1'\n", ""), ["device", "missing field"]),
-            (format!("{GOOD}ca_file = 'none.pem'"), ["none.pem", "cannot be read"]),
-            (GOOD.replace("device.key", "other.key"), ["key_file", "other.key"]),
+            (VALID.replace("https", "http"), ["relay", "http://relay.test"]),
+            (VALID.replace("lamp-1", "Lamp-1"), ["device", "Lamp-1"]),
+            (format!("{VALID}[services.SSH]\ntarget = '127.0.0.1:22'"), ["services.SSH", "lower case"]),
+            (format!("{VALID}[services.ssh]\ntarget = 'nowhere'"), ["services.ssh.target", "nowhere"]),
+            (format!("{VALID}[services.ssh]\ntarget = '127.0.0.1:22'\nport = 1"), ["port", "unknown field"]),
+            (format!("colour = 'red'\n{VALID}"), ["colour", "unknown field"]),
+            (VALID.replace("device = 'lamp-1'\n", ""), ["device", "missing field"]),
+            (format!("{VALID}ca_file = 'none.pem'"), ["none.pem", "cannot read"]),
+            (VALID.replace("device.key", "other.key"), ["key_file", "other.key"]),
+            (format!("max_streams = 0\n{VALID}"), ["max_streams", "1 to 10000"]),
+            (format!("max_streams = 10001\n{VALID}"), ["max_streams", "10001"]),
         ] {
-            let error = wrong(&text);
+            let error = error_of(&text);
             assert!(words.iter().all(|word| error.contains(word)), "{words:?} in {error:?}");
         }
     }

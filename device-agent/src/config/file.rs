@@ -1,26 +1,31 @@
-//! `agent.toml` as it is written. The comments here are its reference.
+//! `agent.toml` as written. The comments here are its reference.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-/// The whole file. A key that is not listed here is an error.
+/// The whole file. An unknown key is an error.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
-    /// The relay's address: `https://host[:port]`.
+    /// Address of the relay: `https://host[:port]`.
     pub relay: String,
-    /// The device's id: 1 to 128 of `a-z 0-9 - _ .`.
+    /// Id of the device: 1 to 128 characters of `a-z 0-9 - _ .`.
     pub device: String,
-    /// The device's private key, PKCS#8 in PEM, readable by its owner alone. Relative to the folder of this file.
+    /// File with the device's private key (PKCS#8 in PEM), mode 0600. Relative to the folder of this file.
     pub key_file: String,
-    /// The CA certificate of the relay in PEM: then only this one is trusted. Default: those that the machine trusts.
+    /// File with the CA certificate of the relay in PEM; no other CA is trusted then. Relative to the folder of this file.
+    /// Default: the CAs that the machine trusts.
     #[serde(default)]
     pub ca_file: Option<String>,
-    /// Besides the relay's own host, legs may lead to hosts below this domain. Default: none.
+    /// Legs may use hosts below this domain besides the relay's own host. Default: none.
     #[serde(default)]
     pub trusted_suffix: Option<String>,
-    /// What the device exposes, by service name. Nothing that is not named here can be reached.
+    /// Streams at once, 1 to 10000. Further offers are rejected as `busy`. The relay's limit holds besides, and so does the process's
+    /// limit of file descriptors, of which a stream takes two. Default: 512.
+    #[serde(default)]
+    pub max_streams: Option<u32>,
+    /// The services that callers may reach, by name. Nothing else can be reached.
     #[serde(default)]
     pub services: BTreeMap<String, ServiceEntry>,
 }
@@ -29,18 +34,18 @@ pub struct File {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceEntry {
-    /// Where it listens: `host:port`, or `unix:/path`.
+    /// Where the service listens: `host:port`, or `unix:/path`.
     pub target: String,
-    /// For people who list devices; at most 200 characters. Default: none.
+    /// Description for people who list devices, at most 200 characters. Default: none.
     #[serde(default)]
     pub description: Option<String>,
 }
 
 impl File {
-    /// Reads the file's text.
+    /// Parses the text of the file.
     ///
     /// # Errors
-    /// What is wrong, with line and key.
+    /// The parser's error, which names line and key.
     pub fn from_toml(text: &str) -> Result<Self, toml::de::Error> {
         toml::from_str(text)
     }

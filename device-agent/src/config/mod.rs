@@ -1,4 +1,4 @@
-//! The agent's configuration: as written ([`mod@file`]) and as used ([`check`]).
+//! The agent's configuration: as written in the file ([`mod@file`]) and after validation ([`check`]).
 
 pub mod check;
 pub mod file;

@@ -1,0 +1,112 @@
+//! The program's log: lines on standard error, written by a thread of its own, so that a reader that hangs cannot stop the agent.
+//!
+//! Lines that find the queue full are dropped and counted.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::mpsc;
+use std::thread;
+
+use clap::ValueEnum;
+use tokio::time::sleep;
+use tracing::warn;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+
+use crate::limits::{LOG_DROPS_INTERVAL, LOG_FLUSH_TIMEOUT, LOG_QUEUE_LINES};
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// The log, while the program runs.
+#[derive(Debug)]
+#[must_use = "lines are written only while this is held"]
+pub(crate) struct Log {
+    worker: WorkerGuard,
+    dropped: ErrorCounter,
+}
+
+impl Log {
+    /// Starts the log of this process.
+    pub(crate) fn start(format: LogFormat, filter: EnvFilter) -> Self {
+        let (writer, worker) = non_blocking(io::stderr());
+        let dropped = writer.error_counter();
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(io::stderr().is_terminal());
+        match format {
+            LogFormat::Text => log.with_target(false).init(),
+            LogFormat::Json => log.json().flatten_event(true).init(),
+        }
+        Self { worker, dropped }
+    }
+
+    /// Logs now and then how many lines were dropped. Never returns.
+    pub(crate) async fn report_drops(&self) {
+        let mut reported = 0;
+        loop {
+            sleep(LOG_DROPS_INTERVAL).await;
+            reported = self.report_since(reported);
+        }
+    }
+
+    fn report_since(&self, reported: usize) -> usize {
+        let dropped = self.dropped.dropped_lines();
+        if dropped > reported {
+            warn!(lines = dropped, "log lines were dropped: standard error is not read fast enough");
+        }
+        dropped
+    }
+
+    /// Writes out the queue, as far as standard error takes it in a second.
+    pub(crate) fn finish(self) {
+        self.report_since(0);
+        let (done, written) = mpsc::sync_channel::<()>(1);
+        // In a thread of its own, since the worker may hang in a write for ever; it ends with the process then.
+        let flush = thread::Builder::new().spawn(move || {
+            drop(self.worker);
+            drop(done);
+        });
+        if flush.is_ok() {
+            written.recv_timeout(LOG_FLUSH_TIMEOUT).ok();
+        }
+    }
+}
+
+/// A writer that never waits, in front of one that may.
+fn non_blocking(writer: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LOG_QUEUE_LINES).thread_name("log").finish(writer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes nothing before the sender is dropped.
+    struct Stuck(mpsc::Receiver<()>);
+
+    impl Write for Stuck {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.0.recv().ok();
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_hangs_costs_log_lines_and_no_time() {
+        let (release, stuck) = mpsc::sync_channel(1);
+        let (mut writer, worker) = non_blocking(Stuck(stuck));
+        for _ in 0..LOG_QUEUE_LINES + 100 {
+            writer.write_all(b"a line").unwrap();
+        }
+        // One line is with the worker.
+        assert!((99..=100).contains(&writer.error_counter().dropped_lines()));
+        drop(release);
+        drop(worker);
+    }
+}

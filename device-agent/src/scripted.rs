@@ -1,0 +1,198 @@
+//! For tests: the relay's side of control channels and legs, message by message, over in-memory pipes.
+
+use std::io;
+
+use futures_util::{SinkExt, StreamExt};
+use moorline_proto::control::{Attempt, CallerInfo, Challenge, FromDevice, Hello, Nonce, Offer, ToDevice, Welcome};
+use moorline_proto::join::RelayUrl;
+use moorline_proto::leg::{LegText, Opened, Peer};
+use moorline_proto::message::Decoded;
+use moorline_proto::problem::Timeline;
+use moorline_proto::secret::Secret;
+use moorline_proto::text::Text;
+use moorline_proto::timestamp::Timestamp;
+use moorline_transport::dial::Dialer;
+use tokio::io::{DuplexStream, duplex};
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Message, http::header::SEC_WEBSOCKET_PROTOCOL};
+use tokio_tungstenite::{WebSocketStream, accept_hdr_async};
+
+use crate::agent::Agent;
+use crate::handler::Handler;
+use crate::identity::Identity;
+use crate::settings::Settings;
+
+/// The address of the scripted relay.
+pub(crate) const URL: &str = "https://relay.test";
+
+/// What the agent has dialled.
+#[derive(Debug)]
+pub(crate) struct ScriptedRelay(mpsc::Receiver<DuplexStream>);
+
+/// The relay's end of a WebSocket.
+#[derive(Debug)]
+pub(crate) struct Socket(WebSocketStream<DuplexStream>);
+
+/// Settings of a device with a new key.
+pub(crate) fn settings() -> Settings {
+    let folder = tempfile::tempdir().unwrap();
+    let identity = Identity::create(&folder.path().join("device.key")).unwrap();
+    Settings::new(URL.parse().unwrap(), "lamp-1".parse().unwrap(), identity)
+}
+
+/// An agent, and the relay that it connects to.
+pub(crate) fn agent(settings: Settings, handler: impl Handler) -> (Agent, ScriptedRelay) {
+    let (dialer, relay) = dialer();
+    (Agent::with_dialer(settings, handler, dialer), relay)
+}
+
+/// A dialer, and the relay that it connects to.
+pub(crate) fn dialer() -> (Dialer, ScriptedRelay) {
+    let (sender, connections) = mpsc::channel(64);
+    let connect = move |_: RelayUrl| {
+        let (near, far) = duplex(1 << 20);
+        let sent = sender.try_send(far);
+        async move { sent.map(|()| near).map_err(|_| io::Error::other("nobody accepts")) }
+    };
+    (Dialer::over(URL.parse().unwrap(), connect), ScriptedRelay(connections))
+}
+
+/// A `welcome` without features: the relay pings.
+pub(crate) fn welcome() -> Welcome {
+    Welcome {
+        session: Text::truncated("session"),
+        node: "n1".parse().unwrap(),
+        heartbeat_ms: 3_600_000,
+        heartbeat_max_ms: 3_600_000,
+        max_streams: 512,
+        features: Vec::new(),
+        time: Timestamp::from_millis(0),
+    }
+}
+
+/// The first offer of a stream of the service `ssh`.
+pub(crate) fn offer(stream: u32) -> Offer {
+    let stream = format!("{stream:032x}");
+    Offer {
+        stream: stream.parse().unwrap(),
+        attempt: Attempt::FIRST,
+        service: "ssh".parse().unwrap(),
+        url: Text::truncated(&format!("/v1/legs/n1/{stream}")),
+        token: Secret::new("mrl_leg_x"),
+        expires_in_ms: 60_000,
+        caller: caller(),
+        data: None,
+        features: Vec::new(),
+    }
+}
+
+fn caller() -> CallerInfo {
+    CallerInfo {
+        issuer: "relay".parse().unwrap(),
+        subject: "alice".parse().unwrap(),
+        groups: Vec::new(),
+        address: [192, 0, 2, 1].into(),
+        reason: None,
+    }
+}
+
+impl ScriptedRelay {
+    /// Accepts a connection on which nothing need be asked: that of a leg is made ahead.
+    pub(crate) async fn accept_connection(&mut self) -> DuplexStream {
+        self.0.recv().await.unwrap()
+    }
+
+    /// Accepts the next connection and its upgrade.
+    pub(crate) async fn accept(&mut self) -> Socket {
+        let connection = self.accept_connection().await;
+        #[expect(clippy::result_large_err, reason = "the signature of tungstenite's callback")]
+        let with_subprotocol = |request: &Request, mut response: Response| -> Result<Response, ErrorResponse> {
+            let subprotocol = request.headers()[SEC_WEBSOCKET_PROTOCOL].clone();
+            response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, subprotocol);
+            Ok(response)
+        };
+        Socket(accept_hdr_async(connection, with_subprotocol).await.unwrap())
+    }
+
+    /// Accepts a control channel and admits the device.
+    pub(crate) async fn admit(&mut self, welcome: Welcome) -> (Socket, Hello) {
+        let mut control = self.accept().await;
+        control.send(Challenge { nonce: Nonce([7; 32]), time: Timestamp::from_millis(0) }).await;
+        let FromDevice::Hello(hello) = control.next().await else { panic!("hello comes first") };
+        control.send(welcome).await;
+        (control, hello)
+    }
+
+    /// Accepts a leg and opens its stream.
+    pub(crate) async fn open_leg(&mut self, offer: &Offer) -> Socket {
+        let mut leg = self.accept().await;
+        let opened = Opened {
+            stream: offer.stream,
+            service: offer.service.clone(),
+            peer: Peer::Caller(caller()),
+            features: Vec::new(),
+            data: None,
+            ping_ms: 3_600_000,
+            timeline: Timeline::default(),
+        };
+        leg.send_message(Message::text(LegText::Opened(Box::new(opened)).encode())).await;
+        leg
+    }
+
+    /// Whether the agent has dialled again.
+    pub(crate) fn has_connections(&self) -> bool {
+        !self.0.is_empty()
+    }
+}
+
+impl Socket {
+    pub(crate) async fn send(&mut self, message: impl Into<ToDevice>) {
+        self.send_message(Message::text(message.into().encode())).await;
+    }
+
+    pub(crate) async fn send_message(&mut self, message: Message) {
+        self.0.send(message).await.unwrap();
+    }
+
+    /// The next message, without pings and pongs. None after the end.
+    pub(crate) async fn next_message(&mut self) -> Option<Message> {
+        loop {
+            match self.0.next().await {
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(message)) => return Some(message),
+                Some(Err(_)) | None => return None,
+            }
+        }
+    }
+
+    /// The next message of the control channel.
+    pub(crate) async fn next(&mut self) -> FromDevice {
+        match self.next_message().await {
+            Some(Message::Text(text)) => match FromDevice::decode(&text).unwrap() {
+                Decoded::Known(message) => message,
+                Decoded::Unknown(kind) => panic!("unknown message {kind}"),
+            },
+            other => panic!("{other:?} instead of a message"),
+        }
+    }
+
+    /// The code that the socket is closed with. None for a connection that is lost without a Close.
+    pub(crate) async fn closed(&mut self) -> Option<u16> {
+        loop {
+            match self.next_message().await? {
+                Message::Close(frame) => {
+                    while self.next_message().await.is_some() {} // the answer goes out
+                    return Some(frame.map_or(1005, |frame| frame.code.into()));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub(crate) async fn close(&mut self, code: u16, reason: &str) {
+        let frame = CloseFrame { code: code.into(), reason: reason.into() };
+        self.send_message(Message::Close(Some(frame))).await;
+    }
+}
