@@ -19,9 +19,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
 use crate::config::TlsFiles;
-use crate::init::{Init, Made, init};
+use crate::init::{CreatedRelay, Init, init};
 use crate::serve::{Serve, serve};
-use crate::token::{Minted, Wanted, mint};
+use crate::token::{IssuedToken, TokenRequest, mint};
 
 /// A relay that carries streams (ssh, HTTP, anything on TCP) to devices which only dial out.
 #[derive(Debug, Parser)]
@@ -203,8 +203,8 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Init(args) => {
             let (state, json) = (args.state.clone(), args.json);
-            let made = in_runtime(init(&args.into(), &clock))?.map_err(|error| Failure::of(error.advice(), error))?;
-            print(&if json { made_json(&made) } else { made_text(&state, &made) })
+            let created = in_runtime(init(&args.into(), &clock))?.map_err(|error| Failure::of(error.advice(), error))?;
+            print(&if json { created_json(&created) } else { created_text(&state, &created) })
         }
         Command::Serve(args) => {
             log(args.log_format, args.log);
@@ -213,20 +213,20 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Token(TokenCommand::New(args)) => {
             let (state, json) = (args.state.clone(), args.json);
-            let minted = mint(&state, &args.into(), clock.now()).map_err(|error| Failure::of(error.advice(), error))?;
-            print(&minted_text(&minted, json))
+            let issued = mint(&state, &args.into(), clock.now()).map_err(|error| Failure::of(error.advice(), error))?;
+            print(&issued_text(&issued, json))
         }
     }
 }
 
 /// After the work is done, threads of the runtime get this long: what they still do, nobody waits for.
-const RUNTIME_WITHIN: Duration = Duration::from_millis(500);
+const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
 fn in_runtime<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::of("see this user's limits of threads and memory (ulimit -a)", error))?;
     let done = runtime.block_on(work);
-    runtime.shutdown_timeout(RUNTIME_WITHIN);
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIMEOUT);
     Ok(done)
 }
 
@@ -252,34 +252,34 @@ impl From<InitArgs> for Init {
     }
 }
 
-impl From<TokenArgs> for Wanted {
+impl From<TokenArgs> for TokenRequest {
     fn from(args: TokenArgs) -> Self {
         let access = AccessRule { actions: args.allow, devices: args.devices, services: args.services };
         Self { subject: args.subject, access, lifetime: args.lifetime }
     }
 }
 
-fn made_json(made: &Made) -> String {
+fn created_json(created: &CreatedRelay) -> String {
     // The token goes to whoever ran the command, who asked for it.
-    json!({ "join": made.join.to_string(), "token": made.token.reveal(), "ca_file": made.ca_file }).to_string()
+    json!({ "join": created.join.to_string(), "token": created.token.reveal(), "ca_file": created.ca_file }).to_string()
 }
 
-fn made_text(state: &Path, made: &Made) -> String {
+fn created_text(state: &Path, created: &CreatedRelay) -> String {
     let state = state.display();
     format!(
         "A relay is ready in {state}.\n\n\
          Join string. Devices and callers need it to find the relay and to know it again; it opens nothing:\n\n{}\n\n\
          Your token. It is a secret and allows everything until {}:\n\n{}\n\n\
          Next:\n  moorline-relay serve --state {state}\n  moorline login --join FILE --token-file FILE    (each put into a file of its own)",
-        made.join,
-        made.expires_at,
-        made.token.reveal(), // to whoever ran the command, who asked for it
+        created.join,
+        created.expires_at,
+        created.token.reveal(), // to whoever ran the command, who asked for it
     )
 }
 
-fn minted_text(minted: &Minted, as_json: bool) -> String {
-    let token = minted.token.reveal(); // to whoever ran the command, who asked for it
-    if as_json { json!({ "token": token, "expires_at": minted.expires_at }).to_string() } else { token.to_owned() }
+fn issued_text(issued: &IssuedToken, as_json: bool) -> String {
+    let token = issued.token.reveal(); // to whoever ran the command, who asked for it
+    if as_json { json!({ "token": token, "expires_at": issued.expires_at }).to_string() } else { token.to_owned() }
 }
 
 /// Prints the one thing that was asked for.
@@ -332,7 +332,7 @@ mod tests {
     #[test]
     fn a_token_is_for_everything_that_most_callers_need_unless_it_says_otherwise() {
         let token = |line: &str| match parse(&format!("moorline-relay token new --state s --subject alice {line}")) {
-            Ok(Command::Token(TokenCommand::New(args))) => Wanted::from(args),
+            Ok(Command::Token(TokenCommand::New(args))) => TokenRequest::from(args),
             other => panic!("{other:?}"),
         };
         let most = token("--lifetime 12h");

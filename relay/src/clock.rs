@@ -11,27 +11,27 @@ pub struct Clock(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
-    Machine,
-    Set { at: Timestamp, since: Instant },
+    System,
+    Simulated { at: Timestamp, since: Instant },
 }
 
 impl Clock {
     /// The machine's clock.
     pub fn system() -> Self {
-        Self(Source::Machine)
+        Self(Source::System)
     }
 
     /// A clock that shows `at` now and goes on with tokio's time, so that it stands still and jumps where that does.
     pub fn at(at: Timestamp) -> Self {
-        Self(Source::Set { at, since: Instant::now() })
+        Self(Source::Simulated { at, since: Instant::now() })
     }
 
     /// The time.
     #[expect(clippy::disallowed_methods, reason = "everybody else is handed a Clock")]
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            Source::Machine => SystemTime::now().into(),
-            Source::Set { at, since } => {
+            Source::System => SystemTime::now().into(),
+            Source::Simulated { at, since } => {
                 let passed = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
                 Timestamp::from_millis(at.as_millis().saturating_add(passed))
             }

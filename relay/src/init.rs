@@ -26,12 +26,12 @@ use moorline_proto::timestamp::Timestamp;
 use crate::access::mint::{SigningKey, SigningKeyError};
 use crate::clock::Clock;
 use crate::config::check::{FILE_NAME, name};
-use crate::config::file::{File, Fresh, shipped};
+use crate::config::file::{File, NewRelay, shipped};
 use crate::config::{Config, ConfigError, TlsFiles};
 use crate::net::tls::{TlsFileError, server_config};
 use crate::pki;
 use crate::store::{CallerKey, Registry, SqliteRegistry, StoreError};
-use crate::token::{SIGNING_KEY_FILE, TokenError, Wanted, sign};
+use crate::token::{SIGNING_KEY_FILE, TokenError, TokenRequest, sign};
 
 /// Name of the database in a state folder.
 pub const DATABASE_FILE: &str = "moorline.db";
@@ -61,7 +61,7 @@ pub struct Init {
 
 /// What the operator needs to know of the relay that was made.
 #[derive(Debug)]
-pub struct Made {
+pub struct CreatedRelay {
     /// For devices and callers. With the operator's own certificate it has no CA.
     pub join: Join,
     /// Allows everything.
@@ -77,7 +77,7 @@ pub struct Made {
 pub enum InitError {
     /// There is one already.
     #[error("{} holds a relay already: {found} is there", state.display())]
-    Taken {
+    AlreadyExists {
         /// The folder.
         state: PathBuf,
         /// The file that shows it.
@@ -130,7 +130,9 @@ impl InitError {
     /// What to do about it.
     pub fn advice(&self) -> &'static str {
         match self {
-            Self::Taken { .. } => "start it with `moorline-relay serve`, or give --state another folder; nothing is ever overwritten",
+            Self::AlreadyExists { .. } => {
+                "start it with `moorline-relay serve`, or give --state another folder; nothing is ever overwritten"
+            }
             Self::Exposed { .. } => "give --state an empty folder or one that does not exist yet; keys will live in it",
             Self::Name(_) => "give --name what devices will dial, without scheme and port: relay.example.com, 192.0.2.1",
             Self::Address(_) => "give --listen a port from 1 to 65535: the join string tells it to devices and callers",
@@ -146,15 +148,15 @@ impl InitError {
 ///
 /// # Errors
 /// [`InitError`]; what had been written by then is removed again.
-pub async fn init(wanted: &Init, clock: &Clock) -> Result<Made, InitError> {
+pub async fn init(options: &Init, clock: &Clock) -> Result<CreatedRelay, InitError> {
     let now = clock.now();
-    let names = checked(&wanted.names)?;
-    let url = address(&names, wanted.listen.port())?;
-    let mut folder = Unfinished::begin(&wanted.state)?;
+    let names = checked(&options.names)?;
+    let url = address(&names, options.listen.port())?;
+    let mut folder = Unfinished::begin(&options.state)?;
 
-    let own = wanted.own.as_ref().map(absolute).transpose()?;
+    let own = options.own.as_ref().map(absolute).transpose()?;
     let ca = if own.is_some() { None } else { Some(write_pki(&mut folder, &names, now)?) };
-    let config = write_config(&mut folder, wanted, &names, own.as_ref())?;
+    let config = write_config(&mut folder, options, &names, own.as_ref())?;
     if let Some(files) = &config.tls {
         server_config(&files.certificate, &files.key).map_err(InitError::Tls)?;
     }
@@ -162,14 +164,14 @@ pub async fn init(wanted: &Init, clock: &Clock) -> Result<Made, InitError> {
     let key = SigningKey::generate().map_err(InitError::SigningKey)?;
     let pem = key.to_pem().map_err(InitError::SigningKey)?;
     folder.write(SIGNING_KEY_FILE, pem.reveal(), 0o600)?; // to the one file that holds it
-    let operator = Wanted::operator(wanted.operator_lifetime);
+    let operator = TokenRequest::operator(options.operator_lifetime);
     let token = sign(&key, &config.own_iss(), &names, &operator, now);
-    let minted = token.map_err(|error| InitError::Token(error.of(folder.path(SIGNING_KEY_FILE))))?;
+    let issued = token.map_err(|error| InitError::Token(error.with_file(folder.path(SIGNING_KEY_FILE))))?;
     fill_database(&mut folder, &CallerKey::new(config.own_iss(), config.issuer, key.public().clone())).await?;
 
     let ca_file = ca.is_some().then(|| folder.path(CA_FILE));
     folder.keep();
-    Ok(Made { join: Join { url, ca }, token: minted.token, expires_at: minted.expires_at, ca_file })
+    Ok(CreatedRelay { join: Join { url, ca }, token: issued.token, expires_at: issued.expires_at, ca_file })
 }
 
 /// The names as they stand in tokens and proofs, each once.
@@ -207,12 +209,12 @@ fn write_pki(folder: &mut Unfinished, names: &[String], now: Timestamp) -> Resul
     Ok(pki.ca_der)
 }
 
-fn write_config(folder: &mut Unfinished, wanted: &Init, names: &[String], own: Option<&TlsFiles>) -> Result<Config, InitError> {
-    let text = shipped(&Fresh {
-        node: wanted.node.as_str(),
-        issuer: wanted.issuer.as_str(),
+fn write_config(folder: &mut Unfinished, options: &Init, names: &[String], own: Option<&TlsFiles>) -> Result<Config, InitError> {
+    let text = shipped(&NewRelay {
+        node: options.node.as_str(),
+        issuer: options.issuer.as_str(),
         names,
-        listen: &wanted.listen.to_string(),
+        listen: &options.listen.to_string(),
         tls: own.map(|own| (own.certificate.as_path(), own.key.as_path())),
     });
     let file = folder.path(FILE_NAME);
@@ -252,7 +254,7 @@ impl Unfinished {
         if !is_new {
             let ours = [FILE_NAME, CA_FILE, CA_KEY_FILE, TLS_FILE, TLS_KEY_FILE, SIGNING_KEY_FILE, DATABASE_FILE];
             if let Some(found) = ours.into_iter().find(|file| fs::symlink_metadata(state.join(file)).is_ok()) {
-                return Err(InitError::Taken { state: state.into(), found });
+                return Err(InitError::AlreadyExists { state: state.into(), found });
             }
             make_private(state)?;
         }

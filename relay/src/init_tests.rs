@@ -111,15 +111,15 @@ async fn the_relay_takes_the_operators_token_and_those_made_later() {
     assert_eq!(operator.id.to_string(), "relay:operator");
     assert_eq!(operator.access[0].actions, moorline_proto::claims::Action::ALL);
 
-    let narrow = Wanted {
+    let narrow = TokenRequest {
         subject: "alice".parse().unwrap(),
         access: serde_json::from_str(r#"{"actions":["device.read"],"devices":["lamp-*"]}"#).unwrap(),
         lifetime: DAY,
     };
-    let minted = mint(&state, &narrow, clock.now()).unwrap();
-    assert_eq!(auth.authenticate(&minted.token).unwrap().access, std::slice::from_ref(&narrow.access));
-    let later = Clock::at(Timestamp::from_millis(minted.expires_at.as_millis() + 31_000));
-    let late = CallerAuth::new(keys, config.names, later).authenticate(&minted.token);
+    let issued = mint(&state, &narrow, clock.now()).unwrap();
+    assert_eq!(auth.authenticate(&issued.token).unwrap().access, std::slice::from_ref(&narrow.access));
+    let later = Clock::at(Timestamp::from_millis(issued.expires_at.as_millis() + 31_000));
+    let late = CallerAuth::new(keys, config.names, later).authenticate(&issued.token);
     assert_eq!(late.map_err(|error| error.problem()), Err(ProblemCode::TokenExpired));
 
     fs::set_permissions(state.join("signing.key"), Permissions::from_mode(0o640)).unwrap();
@@ -133,7 +133,7 @@ async fn a_relay_is_never_overwritten() {
     init(&wanted(&state), &Clock::system()).await.unwrap();
     let key = fs::read(state.join("signing.key")).unwrap();
     let again = init(&wanted(&state), &Clock::system()).await;
-    assert!(matches!(again, Err(InitError::Taken { found: "relay.toml", .. })), "{again:?}");
+    assert!(matches!(again, Err(InitError::AlreadyExists { found: "relay.toml", .. })), "{again:?}");
     assert_eq!(fs::read(state.join("signing.key")).unwrap(), key);
 }
 

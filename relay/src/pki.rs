@@ -17,7 +17,7 @@ use crate::random;
 /// How long CA and certificate are good: ten years.
 const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// They are good from a day ago: devices without a battery-backed clock boot in the past.
-const SLACK: Duration = Duration::from_secs(24 * 60 * 60);
+const BACKDATE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A CA and one certificate of it, with their keys, as PEM.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub(crate) fn make(names: &[String], now: Timestamp) -> Result<Pki, rcgen::Error
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::new(Vec::new())?;
     // The number tells apart the CAs of two relays: trust stores find a CA by its name.
-    ca.distinguished_name = named(&format!("Moorline CA {}", HEXLOWER.encode(&random::bytes::<8>())));
+    ca.distinguished_name = distinguished_name(&format!("Moorline CA {}", HEXLOWER.encode(&random::bytes::<8>())));
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     set_times(&mut ca, now);
@@ -51,7 +51,7 @@ pub(crate) fn make(names: &[String], now: Timestamp) -> Result<Pki, rcgen::Error
 
     let key = KeyPair::generate()?;
     let mut leaf = CertificateParams::new(names)?;
-    leaf.distinguished_name = named("Moorline relay");
+    leaf.distinguished_name = distinguished_name("Moorline relay");
     leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     leaf.use_authority_key_identifier_extension = true;
@@ -68,7 +68,7 @@ pub(crate) fn make(names: &[String], now: Timestamp) -> Result<Pki, rcgen::Error
     })
 }
 
-fn named(name: &str) -> DistinguishedName {
+fn distinguished_name(name: &str) -> DistinguishedName {
     let mut distinguished = DistinguishedName::new();
     distinguished.push(DnType::CommonName, name);
     distinguished
@@ -76,6 +76,6 @@ fn named(name: &str) -> DistinguishedName {
 
 fn set_times(params: &mut CertificateParams, now: Timestamp) {
     let now = SystemTime::from(now);
-    params.not_before = (now - SLACK).into();
+    params.not_before = (now - BACKDATE).into();
     params.not_after = (now + LIFETIME).into();
 }

@@ -73,16 +73,16 @@ impl ServeError {
 ///
 /// # Cancel safety
 /// Dropping the future ends the relay at once, without goodbyes.
-pub async fn serve(wanted: &Serve, clock: Clock) -> Result<(), ServeError> {
+pub async fn serve(options: &Serve, clock: Clock) -> Result<(), ServeError> {
     let mut signals = Signals::new().map_err(ServeError::Signals)?;
-    let mut config = Config::load(&wanted.state).map_err(ServeError::Config)?;
-    if let (Some(address), Some(first)) = (wanted.listen, config.listeners.first_mut()) {
+    let mut config = Config::load(&options.state).map_err(ServeError::Config)?;
+    if let (Some(address), Some(first)) = (options.listen, config.listeners.first_mut()) {
         first.address = address;
     }
     raise_descriptors(&config);
     let tls = config.tls.as_ref().map(|files| server_config(&files.certificate, &files.key));
     let tls = tls.transpose().map_err(ServeError::Tls)?;
-    let registry = Arc::new(open(&wanted.state).await?);
+    let registry = Arc::new(open(&options.state).await?);
     let state = State { registry: Arc::<SqliteRegistry>::clone(&registry), tls, clock };
     let relay = Relay::start(config, state).await.map_err(ServeError::Start)?;
 

@@ -20,11 +20,11 @@ use crate::random;
 pub const SIGNING_KEY_FILE: &str = "signing.key";
 
 /// What `Authorization: Bearer …` may have at most, so that a token which no relay would read is never made.
-const MOST_BYTES: usize = 8 * 1024 - "Bearer ".len();
+const MAX_BYTES: usize = 8 * 1024 - "Bearer ".len();
 
 /// What a token shall say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct TokenRequest {
     /// Who it is for.
     pub subject: Subject,
     /// What it allows.
@@ -33,7 +33,7 @@ pub struct Wanted {
     pub lifetime: Duration,
 }
 
-impl Wanted {
+impl TokenRequest {
     /// A token for the operator: everything, everywhere.
     pub fn operator(lifetime: Duration) -> Self {
         let any = || vec![Pattern::any()];
@@ -44,7 +44,7 @@ impl Wanted {
 
 /// A token that was made.
 #[derive(Debug)]
-pub struct Minted {
+pub struct IssuedToken {
     /// The token.
     pub token: Secret,
     /// When it ends.
@@ -84,7 +84,7 @@ pub enum TokenError {
         source: SigningKeyError,
     },
     /// So many patterns that relays would refuse to read the token.
-    #[error("the token would have {got} bytes, and relays read {MOST_BYTES} at most")]
+    #[error("the token would have {got} bytes, and relays read {MAX_BYTES} at most")]
     TooLong {
         /// How long it would be.
         got: usize,
@@ -107,11 +107,11 @@ impl TokenError {
 ///
 /// # Errors
 /// [`TokenError`].
-pub fn mint(state: &Path, wanted: &Wanted, now: Timestamp) -> Result<Minted, TokenError> {
+pub fn mint(state: &Path, request: &TokenRequest, now: Timestamp) -> Result<IssuedToken, TokenError> {
     let config = Config::load(state).map_err(TokenError::Config)?;
     let file = state.join(SIGNING_KEY_FILE);
     let key = signing_key(&file)?;
-    sign(&key, &config.own_iss(), &config.names, wanted, now).map_err(|error| error.of(file))
+    sign(&key, &config.own_iss(), &config.names, request, now).map_err(|error| error.with_file(file))
 }
 
 fn signing_key(file: &Path) -> Result<SigningKey, TokenError> {
@@ -134,7 +134,7 @@ pub(crate) enum SignError {
 }
 
 impl SignError {
-    pub(crate) fn of(self, file: PathBuf) -> TokenError {
+    pub(crate) fn with_file(self, file: PathBuf) -> TokenError {
         match self {
             Self::Key(source) => TokenError::Key { file, source },
             Self::TooLong(got) => TokenError::TooLong { got },
@@ -143,23 +143,29 @@ impl SignError {
 }
 
 /// Makes a token of `iss` for a relay of these names.
-pub(crate) fn sign(key: &SigningKey, iss: &str, names: &[String], wanted: &Wanted, now: Timestamp) -> Result<Minted, SignError> {
+pub(crate) fn sign(
+    key: &SigningKey,
+    iss: &str,
+    names: &[String],
+    request: &TokenRequest,
+    now: Timestamp,
+) -> Result<IssuedToken, SignError> {
     let iat = now.as_millis() / 1_000;
-    let exp = iat.saturating_add(wanted.lifetime.as_secs());
+    let exp = iat.saturating_add(request.lifetime.as_secs());
     let token = key.mint(&CallerClaims {
         iss: iss.to_owned(),
-        sub: wanted.subject.clone(),
+        sub: request.subject.clone(),
         aud: Audience::Many(names.to_vec()),
         exp,
         iat,
         nbf: None,
         jti: Some(HEXLOWER.encode(&random::bytes::<16>())),
-        access: vec![wanted.access.clone()],
+        access: vec![request.access.clone()],
     });
     let token = token.map_err(SignError::Key)?;
     let bytes = token.reveal().len(); // its length alone
-    if bytes > MOST_BYTES {
+    if bytes > MAX_BYTES {
         return Err(SignError::TooLong(bytes));
     }
-    Ok(Minted { token, expires_at: Timestamp::from_millis(exp.saturating_mul(1_000)) })
+    Ok(IssuedToken { token, expires_at: Timestamp::from_millis(exp.saturating_mul(1_000)) })
 }

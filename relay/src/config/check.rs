@@ -238,7 +238,7 @@ fn limits(written: &file::Limits) -> Result<Limits, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::file::{Fresh, shipped};
+    use crate::config::file::{NewRelay, shipped};
 
     fn check(text: &str) -> Result<Config, ConfigError> {
         Config::check(File::from_toml(text).unwrap(), Path::new("/state"))
@@ -248,7 +248,7 @@ mod tests {
 
     fn shipped_text() -> String {
         let names = ["localhost".to_owned()];
-        shipped(&Fresh { node: "n1", issuer: "relay", names: &names, listen: "0.0.0.0:443", tls: None })
+        shipped(&NewRelay { node: "n1", issuer: "relay", names: &names, listen: "0.0.0.0:443", tls: None })
     }
 
     #[test]

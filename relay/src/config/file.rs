@@ -130,7 +130,7 @@ impl File {
 
 /// What is particular to a new relay; all else has its default.
 #[derive(Clone, Copy, Debug)]
-pub struct Fresh<'a> {
+pub struct NewRelay<'a> {
     /// Checked: see [`crate::config::Config::node`].
     pub node: &'a str,
     /// Checked.
@@ -144,8 +144,8 @@ pub struct Fresh<'a> {
 }
 
 /// The text of a new relay's `relay.toml`: what is particular to it, and every other key as a comment that states its default.
-pub fn shipped(fresh: &Fresh<'_>) -> String {
-    let list: Vec<String> = fresh.names.iter().map(|name| quoted(name)).collect();
+pub fn shipped(new: &NewRelay<'_>) -> String {
+    let list: Vec<String> = new.names.iter().map(|name| quoted(name)).collect();
     let mut text = format!(
         "# Moorline relay. A key that is commented out has the value that it shows.\n\n\
          # This process among the relay's nodes: 1 to 32 of a-z 0-9 -.\nnode = {}\n\n\
@@ -160,12 +160,12 @@ pub fn shipped(fresh: &Fresh<'_>) -> String {
          #trusted_proxies = []\n\
          # Every connection begins with a PROXY protocol header, and comes from trusted_proxies. X-Forwarded-For is then not believed.\n\
          #proxy_protocol = false\n",
-        quoted(fresh.node),
-        quoted(fresh.issuer),
+        quoted(new.node),
+        quoted(new.issuer),
         list.join(", "),
-        quoted(fresh.listen),
+        quoted(new.listen),
     );
-    let tls = fresh.tls.map(|(certificate, key)| [quoted(&certificate.to_string_lossy()), quoted(&key.to_string_lossy())]);
+    let tls = new.tls.map(|(certificate, key)| [quoted(&certificate.to_string_lossy()), quoted(&key.to_string_lossy())]);
     let about = "Certificate and key of listeners with TLS. Paths are relative to the folder of this file.";
     write_table(&mut text, "tls", about, Tls::KEYS, tls.as_ref().map_or(&[], |paths| paths));
     write_table(&mut text, "times", "How long the relay waits for things, from 10ms to 7days.", Times::KEYS, &[]);
@@ -196,7 +196,7 @@ fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
 
-    const FRESH: Fresh<'_> = Fresh { node: "n1", issuer: "relay", names: &[], listen: "0.0.0.0:443", tls: None };
+    const NEW_RELAY: NewRelay<'_> = NewRelay { node: "n1", issuer: "relay", names: &[], listen: "0.0.0.0:443", tls: None };
 
     #[test]
     fn unknown_keys_are_errors_that_name_the_key() {
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn paths_with_quotes_survive_the_shipped_file() {
         let (certificate, key) = (Path::new("/etc/a \"b\"\\c.pem"), Path::new("/etc/it's.key"));
-        let file = File::from_toml(&shipped(&Fresh { tls: Some((certificate, key)), ..FRESH })).unwrap();
+        let file = File::from_toml(&shipped(&NewRelay { tls: Some((certificate, key)), ..NEW_RELAY })).unwrap();
         assert_eq!(file.tls.certificate.as_deref().map(Path::new), Some(certificate));
         assert_eq!(file.tls.key.as_deref().map(Path::new), Some(key));
     }

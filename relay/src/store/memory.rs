@@ -10,14 +10,14 @@ use moorline_proto::id::DeviceId;
 use moorline_proto::proof::{PublicKey, Thumbprint};
 use moorline_proto::timestamp::Timestamp;
 
-use crate::store::{Answer, CallerKey, DeviceRecord, KeyRecord, Put, Registry, StoreError};
+use crate::store::{CallerKey, DeviceRecord, KeyRecord, Put, Registry, StoreError, StoreFuture};
 
 /// A registry that is gone when it is dropped.
 #[derive(Debug, Default)]
-pub struct MemoryRegistry(Mutex<Known>);
+pub struct MemoryRegistry(Mutex<Tables>);
 
 #[derive(Debug, Default)]
-struct Known {
+struct Tables {
     devices: BTreeMap<DeviceId, DeviceRecord>,
     owners: BTreeMap<Thumbprint, DeviceId>,
     caller_keys: BTreeMap<Thumbprint, CallerKey>,
@@ -29,20 +29,20 @@ impl MemoryRegistry {
         Self::default()
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn tables(&self) -> MutexGuard<'_, Tables> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
+impl Tables {
     fn put(&mut self, device: &DeviceId, keys: &[PublicKey], now: Timestamp) -> Result<Put, StoreError> {
         let is_taken = |kid: &Thumbprint| self.owners.get(kid).is_some_and(|owner| owner != device);
         if let Some(kid) = keys.iter().map(PublicKey::thumbprint).find(is_taken) {
             return Err(StoreError::Conflict { kid });
         }
         let put = if self.devices.contains_key(device) { Put::Replaced } else { Put::Created };
-        let fresh = || DeviceRecord { device: device.clone(), created: now, last_seen: None, keys: Vec::new() };
-        let record = self.devices.entry(device.clone()).or_insert_with(fresh);
+        let new = || DeviceRecord { device: device.clone(), created: now, last_seen: None, keys: Vec::new() };
+        let record = self.devices.entry(device.clone()).or_insert_with(new);
         for gone in record.keys.extract_if(.., |had| !keys.contains(&had.key)) {
             self.owners.remove(&gone.kid);
         }
@@ -67,26 +67,26 @@ impl Known {
 }
 
 impl Registry for MemoryRegistry {
-    fn device<'a>(&'a self, device: &'a DeviceId) -> Answer<'a, Option<DeviceRecord>> {
-        ready(Ok(self.known().devices.get(device).cloned())).boxed()
+    fn device<'a>(&'a self, device: &'a DeviceId) -> StoreFuture<'a, Option<DeviceRecord>> {
+        ready(Ok(self.tables().devices.get(device).cloned())).boxed()
     }
 
-    fn devices<'a>(&'a self, after: Option<&'a DeviceId>, most: usize) -> Answer<'a, Vec<DeviceRecord>> {
+    fn devices<'a>(&'a self, after: Option<&'a DeviceId>, max: usize) -> StoreFuture<'a, Vec<DeviceRecord>> {
         let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-        let some = self.known().devices.range::<DeviceId, _>(behind).take(most).map(|(_, record)| record.clone()).collect();
+        let some = self.tables().devices.range::<DeviceId, _>(behind).take(max).map(|(_, record)| record.clone()).collect();
         ready(Ok(some)).boxed()
     }
 
-    fn put_device<'a>(&'a self, device: &'a DeviceId, keys: &'a [PublicKey], now: Timestamp) -> Answer<'a, Put> {
-        ready(self.known().put(device, keys, now)).boxed()
+    fn put_device<'a>(&'a self, device: &'a DeviceId, keys: &'a [PublicKey], now: Timestamp) -> StoreFuture<'a, Put> {
+        ready(self.tables().put(device, keys, now)).boxed()
     }
 
-    fn remove_device<'a>(&'a self, device: &'a DeviceId) -> Answer<'a, bool> {
-        ready(Ok(self.known().remove(device))).boxed()
+    fn remove_device<'a>(&'a self, device: &'a DeviceId) -> StoreFuture<'a, bool> {
+        ready(Ok(self.tables().remove(device))).boxed()
     }
 
-    fn seen<'a>(&'a self, device: &'a DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> Answer<'a, ()> {
-        if let Some(record) = self.known().devices.get_mut(device) {
+    fn seen<'a>(&'a self, device: &'a DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> StoreFuture<'a, ()> {
+        if let Some(record) = self.tables().devices.get_mut(device) {
             record.last_seen = Some(now);
             for key in record.keys.iter_mut().filter(|key| Some(key.kid) == kid) {
                 key.last_used = Some(now);
@@ -95,12 +95,12 @@ impl Registry for MemoryRegistry {
         ready(Ok(())).boxed()
     }
 
-    fn caller_keys(&self) -> Answer<'_, Vec<CallerKey>> {
-        ready(Ok(self.known().caller_keys.values().cloned().collect())).boxed()
+    fn caller_keys(&self) -> StoreFuture<'_, Vec<CallerKey>> {
+        ready(Ok(self.tables().caller_keys.values().cloned().collect())).boxed()
     }
 
-    fn put_caller_key<'a>(&'a self, key: &'a CallerKey) -> Answer<'a, ()> {
-        self.known().caller_keys.insert(key.kid, key.clone());
+    fn put_caller_key<'a>(&'a self, key: &'a CallerKey) -> StoreFuture<'a, ()> {
+        self.tables().caller_keys.insert(key.kid, key.clone());
         ready(Ok(())).boxed()
     }
 }

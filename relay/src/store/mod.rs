@@ -22,32 +22,32 @@ pub use memory::MemoryRegistry;
 pub use sqlite::SqliteRegistry;
 
 /// The answer to a question to the registry. Dropping it may or may not undo a change that was asked for; never half of one.
-pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+pub type StoreFuture<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
 /// Devices, their public keys, and the keys that callers' tokens are signed with.
 pub trait Registry: Send + Sync + Debug {
     /// One device.
-    fn device<'a>(&'a self, device: &'a DeviceId) -> Answer<'a, Option<DeviceRecord>>;
+    fn device<'a>(&'a self, device: &'a DeviceId) -> StoreFuture<'a, Option<DeviceRecord>>;
 
-    /// At most `most` devices in the order of their ids, those behind `after`.
-    fn devices<'a>(&'a self, after: Option<&'a DeviceId>, most: usize) -> Answer<'a, Vec<DeviceRecord>>;
+    /// At most `max` devices in the order of their ids, those behind `after`.
+    fn devices<'a>(&'a self, after: Option<&'a DeviceId>, max: usize) -> StoreFuture<'a, Vec<DeviceRecord>>;
 
     /// Makes the device what it shall be: adds it, or replaces its keys. A key that it had before keeps its times.
     ///
     /// Answers [`StoreError::Conflict`] if one of the keys is another device's, and changes nothing then.
-    fn put_device<'a>(&'a self, device: &'a DeviceId, keys: &'a [PublicKey], now: Timestamp) -> Answer<'a, Put>;
+    fn put_device<'a>(&'a self, device: &'a DeviceId, keys: &'a [PublicKey], now: Timestamp) -> StoreFuture<'a, Put>;
 
     /// Removes the device and its keys. Answers whether there was one.
-    fn remove_device<'a>(&'a self, device: &'a DeviceId) -> Answer<'a, bool>;
+    fn remove_device<'a>(&'a self, device: &'a DeviceId) -> StoreFuture<'a, bool>;
 
     /// Notes that the device was online, and which of its keys proved it. Does nothing for a device that was removed since.
-    fn seen<'a>(&'a self, device: &'a DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> Answer<'a, ()>;
+    fn seen<'a>(&'a self, device: &'a DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> StoreFuture<'a, ()>;
 
     /// Every key that callers' tokens may be signed with.
-    fn caller_keys(&self) -> Answer<'_, Vec<CallerKey>>;
+    fn caller_keys(&self) -> StoreFuture<'_, Vec<CallerKey>>;
 
     /// Adds such a key, or replaces the one of the same thumbprint.
-    fn put_caller_key<'a>(&'a self, key: &'a CallerKey) -> Answer<'a, ()>;
+    fn put_caller_key<'a>(&'a self, key: &'a CallerKey) -> StoreFuture<'a, ()>;
 }
 
 /// What the registry knows of one device.

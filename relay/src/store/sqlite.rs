@@ -17,14 +17,14 @@ use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
 use sqlx::{Row, Sqlite, Transaction};
 
-use crate::store::{Answer, CallerKey, DeviceRecord, KeyRecord, Put, Registry, StoreError};
+use crate::store::{CallerKey, DeviceRecord, KeyRecord, Put, Registry, StoreError, StoreFuture};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("src/store/migrations");
 
 /// For somebody else's lock on the file: an operator's backup, for example.
-const BUSY_WITHIN: Duration = Duration::from_secs(5);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a free connection of ours.
-const CONNECTION_WITHIN: Duration = Duration::from_secs(10);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that read at once; each is a thread.
 const READERS: u32 = 2;
 
@@ -47,9 +47,9 @@ impl SqliteRegistry {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .foreign_keys(true)
-            .busy_timeout(BUSY_WITHIN);
+            .busy_timeout(BUSY_TIMEOUT);
         // A file does not hang up: no connection is tried out before it is used.
-        let pool = |most: u32| SqlitePoolOptions::new().max_connections(most).acquire_timeout(CONNECTION_WITHIN).test_before_acquire(false);
+        let pool = |max: u32| SqlitePoolOptions::new().max_connections(max).acquire_timeout(ACQUIRE_TIMEOUT).test_before_acquire(false);
         let writer = pool(1).connect_with(options.clone()).await.map_err(StoreError::backend("opening its file"))?;
         MIGRATIONS.run(&writer).await.map_err(StoreError::backend("bringing its tables up to date"))?;
         let readers = pool(READERS).connect_lazy_with(options.pragma("query_only", "ON"));
@@ -139,7 +139,7 @@ async fn insert_key(change: &mut Transaction<'_, Sqlite>, device: &DeviceId, key
 }
 
 impl Registry for SqliteRegistry {
-    fn device<'a>(&'a self, device: &'a DeviceId) -> Answer<'a, Option<DeviceRecord>> {
+    fn device<'a>(&'a self, device: &'a DeviceId) -> StoreFuture<'a, Option<DeviceRecord>> {
         async move {
             let failed = "reading a device";
             let rows = sqlx::query(DEVICE).bind(device.as_str()).fetch_all(&self.readers).await.map_err(StoreError::backend(failed))?;
@@ -148,18 +148,18 @@ impl Registry for SqliteRegistry {
         .boxed()
     }
 
-    fn devices<'a>(&'a self, after: Option<&'a DeviceId>, most: usize) -> Answer<'a, Vec<DeviceRecord>> {
+    fn devices<'a>(&'a self, after: Option<&'a DeviceId>, max: usize) -> StoreFuture<'a, Vec<DeviceRecord>> {
         async move {
             let failed = "listing devices";
             let after = after.map_or("", DeviceId::as_str); // every id stands behind the empty text
-            let most = i64::try_from(most).unwrap_or(i64::MAX);
-            let rows = sqlx::query(DEVICES).bind(after).bind(most).fetch_all(&self.readers).await;
+            let max = i64::try_from(max).unwrap_or(i64::MAX);
+            let rows = sqlx::query(DEVICES).bind(after).bind(max).fetch_all(&self.readers).await;
             records(&rows.map_err(StoreError::backend(failed))?).map_err(StoreError::backend(failed))
         }
         .boxed()
     }
 
-    fn put_device<'a>(&'a self, device: &'a DeviceId, keys: &'a [PublicKey], now: Timestamp) -> Answer<'a, Put> {
+    fn put_device<'a>(&'a self, device: &'a DeviceId, keys: &'a [PublicKey], now: Timestamp) -> StoreFuture<'a, Put> {
         async move {
             let put = self.put(device, keys, now).await.map_err(StoreError::backend("writing a device"))?;
             put.map_err(|kid| StoreError::Conflict { kid })
@@ -167,7 +167,7 @@ impl Registry for SqliteRegistry {
         .boxed()
     }
 
-    fn remove_device<'a>(&'a self, device: &'a DeviceId) -> Answer<'a, bool> {
+    fn remove_device<'a>(&'a self, device: &'a DeviceId) -> StoreFuture<'a, bool> {
         async move {
             let removed = sqlx::query("DELETE FROM devices WHERE device = $1").bind(device.as_str()).execute(&self.writer).await;
             Ok(removed.map_err(StoreError::backend("removing a device"))?.rows_affected() > 0)
@@ -175,11 +175,11 @@ impl Registry for SqliteRegistry {
         .boxed()
     }
 
-    fn seen<'a>(&'a self, device: &'a DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> Answer<'a, ()> {
+    fn seen<'a>(&'a self, device: &'a DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> StoreFuture<'a, ()> {
         async move { self.note(device, kid, now).await.map_err(StoreError::backend("noting that a device was online")) }.boxed()
     }
 
-    fn caller_keys(&self) -> Answer<'_, Vec<CallerKey>> {
+    fn caller_keys(&self) -> StoreFuture<'_, Vec<CallerKey>> {
         async move {
             let failed = "reading the callers' keys";
             let rows = sqlx::query("SELECT iss, issuer, spki FROM caller_keys ORDER BY kid").fetch_all(&self.readers).await;
@@ -189,7 +189,7 @@ impl Registry for SqliteRegistry {
         .boxed()
     }
 
-    fn put_caller_key<'a>(&'a self, key: &'a CallerKey) -> Answer<'a, ()> {
+    fn put_caller_key<'a>(&'a self, key: &'a CallerKey) -> StoreFuture<'a, ()> {
         async move {
             let sql = "INSERT INTO caller_keys (kid, iss, issuer, spki) VALUES ($1, $2, $3, $4) \
                 ON CONFLICT (kid) DO UPDATE SET iss = excluded.iss, issuer = excluded.issuer";
