@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{Path, Request, State};
 use http::StatusCode;
 use moorline_proto::api::{Device, DeviceKey, DeviceList, Online, PutDevice};
-use moorline_proto::claims::Action;
+use moorline_proto::claims::{Action, Pattern};
 use moorline_proto::close::CloseReason;
 use moorline_proto::id::DeviceId;
 use moorline_proto::problem::ProblemCode;
@@ -35,7 +35,7 @@ pub async fn list(State(edge): State<Arc<Edge>>, request: Request) -> Result<Jso
     let (after, most) = page(request.uri().query().unwrap_or_default())?;
     let visitor = visitor(&request)?;
     let caller = edge.caller(request.headers(), &visitor)?;
-    let records = edge.registry.devices(after.as_ref(), most).await.map_err(|error| registry_failed(&error))?;
+    let records = edge.registry.devices(&[Pattern::any()], after.as_ref(), most).await.map_err(|error| registry_failed(&error))?;
     let next = (records.len() == most).then(|| records.last().map(|record| record.device.to_string())).flatten();
     let seen = records.iter().filter(|record| edge.act(&caller, Action::DeviceRead, On::device(&record.device), &visitor).is_ok());
     Ok(Json(DeviceList { devices: seen.map(|record| row(&edge, record)).collect(), next }))

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use moorline_proto::claims::Pattern;
 use moorline_proto::id::DeviceId;
 use moorline_proto::proof::PublicKey;
 use moorline_proto::timestamp::Timestamp;
 
-use super::{CallerKey, DeviceRecord, MemoryRegistry, Put, Registry, SqliteRegistry, StoreError};
+use super::{CallerKey, DeviceRecord, MemoryRegistry, Page, Put, Registry, SqliteRegistry, StoreError};
 
 /// Every kind of registry, empty; the folder goes when it is dropped.
 async fn registries() -> (Vec<Arc<dyn Registry>>, tempfile::TempDir) {
@@ -92,7 +93,7 @@ async fn devices_are_listed_in_pages_by_id() {
         let mut seen: Vec<String> = Vec::new();
         let mut after = None;
         loop {
-            let page = registry.devices(after.as_ref(), 2).await.unwrap();
+            let page = registry.devices(&[Pattern::any()], after.as_ref(), 2).await.unwrap();
             assert!(page.len() <= 2 && page.iter().all(|record| record.keys.len() == 2));
             seen.extend(page.iter().map(|record| record.device.to_string()));
             match page.last() {
@@ -101,6 +102,74 @@ async fn devices_are_listed_in_pages_by_id() {
             }
         }
         assert_eq!(seen, ["a-1", "a.1", "a_1", "b", "c"], "{registry:?}");
+    }
+}
+
+fn patterns(written: &[&str]) -> Vec<Pattern> {
+    written.iter().map(|pattern| pattern.parse().unwrap()).collect()
+}
+
+/// The ids of the page's devices.
+fn ids(page: &Page) -> Vec<&str> {
+    page.devices.iter().map(|record| record.device.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_listing_has_the_devices_that_its_filter_matches_and_no_others() {
+    let (registries, _folder) = registries().await;
+    for registry in registries {
+        for (number, name) in (1..).zip(["lamp-1", "lamp_1", "lampx1", "door", "door-1", "a.b"]) {
+            registry.put_device(&device(name), &[key(number)], at(10)).await.unwrap();
+        }
+        for (filter, expected) in [
+            (&["*"][..], &["a.b", "door", "door-1", "lamp-1", "lamp_1", "lampx1"][..]),
+            (&["lamp_1"], &["lamp_1"]),
+            (&["lamp_*", "door"], &["door", "lamp_1"]),
+            (&["*-1", "lamp-*", "lamp-1"], &["door-1", "lamp-1"]),
+            (&["a.*", "*.b", "a*b"], &["a.b"]),
+            (&["l*p*1"], &["lamp-1", "lamp_1", "lampx1"]),
+            (&["lamp"], &[]),
+            (&[], &[]),
+        ] {
+            let page = Page::read(registry.as_ref(), &patterns(filter), None, 10).await.unwrap();
+            assert_eq!((ids(&page).as_slice(), &page.next), (expected, &None), "{filter:?} in {registry:?}");
+        }
+        let many: Vec<Pattern> = (0..2_000).map(|number| format!("lamp-{number}").parse().unwrap()).collect();
+        assert_eq!(ids(&Page::read(registry.as_ref(), &many, None, 10).await.unwrap()), ["lamp-1"]);
+    }
+}
+
+#[tokio::test]
+async fn pages_follow_one_another_by_their_cursors() {
+    let (registries, _folder) = registries().await;
+    for registry in registries {
+        for (number, name) in (1..).zip(["lamp-1", "door-1", "lamp-2", "lamp-3", "zoo", "lamp-4"]) {
+            registry.put_device(&device(name), &[key(number)], at(10)).await.unwrap();
+        }
+        let lamps = patterns(&["lamp-*"]);
+        let first = Page::read(registry.as_ref(), &lamps, None, 2).await.unwrap();
+        assert_eq!(ids(&first), ["lamp-1", "lamp-2"]);
+        let cursor = first.next.unwrap().to_string().parse().unwrap();
+        let second = Page::read(registry.as_ref(), &lamps, Some(&cursor), 2).await.unwrap();
+        assert_eq!((ids(&second).as_slice(), &second.next), (&["lamp-3", "lamp-4"][..], &None), "exactly full, and the last: {registry:?}");
+    }
+}
+
+#[tokio::test]
+async fn three_visible_devices_among_ten_thousand_are_one_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let (memory, sqlite) = (MemoryRegistry::new(), SqliteRegistry::open(&folder.path().join("moorline.db")).await.unwrap());
+    let row = "INSERT INTO devices (device, created_ms) WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 9999) \
+               SELECT printf('device-%05d', i), 10 FROM n";
+    sqlx::query(row).execute(&sqlite.writer).await.unwrap();
+    for number in 0..10_000 {
+        memory.put_device(&device(&format!("device-{number:05}")), &[], at(10)).await.unwrap();
+    }
+    let visible = patterns(&["device-00017", "device-0420*9", "device-*9999"]);
+    for registry in [&memory as &dyn Registry, &sqlite] {
+        let page = Page::read(registry, &visible, None, 3).await.unwrap();
+        let expected = ["device-00017", "device-04209", "device-09999"];
+        assert_eq!((ids(&page).as_slice(), &page.next), (&expected[..], &None), "{registry:?}");
     }
 }
 
@@ -114,7 +183,7 @@ async fn a_removed_device_is_gone_and_seeing_it_brings_nothing_back() {
         assert!(!registry.remove_device(&lamp).await.unwrap());
         registry.seen(&lamp, Some(key(1).thumbprint()), at(20)).await.unwrap();
         assert_eq!(registry.device(&lamp).await.unwrap(), None, "{registry:?}");
-        assert_eq!(registry.devices(None, 10).await.unwrap(), []);
+        assert_eq!(registry.devices(&[Pattern::any()], None, 10).await.unwrap(), []);
     }
 }
 
@@ -145,7 +214,7 @@ async fn a_file_is_private_and_is_there_again_when_it_is_opened_again() {
     first.close().await;
 
     let second = SqliteRegistry::open(&file).await.unwrap();
-    assert_eq!(second.devices(None, 10).await.unwrap().len(), 1);
+    assert_eq!(second.devices(&[Pattern::any()], None, 10).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

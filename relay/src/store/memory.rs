@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::ready;
+use moorline_proto::claims::Pattern;
 use moorline_proto::id::DeviceId;
 use moorline_proto::proof::{PublicKey, Thumbprint};
 use moorline_proto::timestamp::Timestamp;
@@ -71,10 +72,12 @@ impl Registry for MemoryRegistry {
         ready(Ok(self.tables().devices.get(device).cloned())).boxed()
     }
 
-    fn devices<'a>(&'a self, after: Option<&'a DeviceId>, max: usize) -> StoreFuture<'a, Vec<DeviceRecord>> {
-        let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-        let some = self.tables().devices.range::<DeviceId, _>(behind).take(max).map(|(_, record)| record.clone()).collect();
-        ready(Ok(some)).boxed()
+    fn devices<'a>(&'a self, filter: &'a [Pattern], after: Option<&'a DeviceId>, max: usize) -> StoreFuture<'a, Vec<DeviceRecord>> {
+        let range = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let tables = self.tables();
+        let rows = tables.devices.range::<DeviceId, _>(range).map(|(_, record)| record);
+        let matches = |record: &&DeviceRecord| filter.iter().any(|pattern| pattern.matches(record.device.as_str()));
+        ready(Ok(rows.filter(matches).take(max).cloned().collect())).boxed()
     }
 
     fn put_device<'a>(&'a self, device: &'a DeviceId, keys: &'a [PublicKey], now: Timestamp) -> StoreFuture<'a, Put> {

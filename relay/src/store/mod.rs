@@ -9,6 +9,7 @@ use std::error::Error;
 use std::fmt::Debug;
 
 use futures_util::future::BoxFuture;
+use moorline_proto::claims::Pattern;
 use moorline_proto::id::{DeviceId, Issuer};
 use moorline_proto::proof::{KeyAlgorithm, PublicKey, Thumbprint};
 use moorline_proto::timestamp::Timestamp;
@@ -16,9 +17,11 @@ use moorline_proto::timestamp::Timestamp;
 #[cfg(test)]
 mod contract;
 mod memory;
+mod page;
 mod sqlite;
 
 pub use memory::MemoryRegistry;
+pub use page::{Cursor, InvalidCursor, Page};
 pub use sqlite::SqliteRegistry;
 
 /// The answer to a question to the registry. Dropping it may or may not undo a change that was asked for; never half of one.
@@ -29,8 +32,9 @@ pub trait Registry: Send + Sync + Debug {
     /// One device.
     fn device<'a>(&'a self, device: &'a DeviceId) -> StoreFuture<'a, Option<DeviceRecord>>;
 
-    /// At most `max` devices in the order of their ids, those behind `after`.
-    fn devices<'a>(&'a self, after: Option<&'a DeviceId>, max: usize) -> StoreFuture<'a, Vec<DeviceRecord>>;
+    /// The first `max` devices behind `after`, in the order of their ids, whose id matches one of the patterns of `filter`. An empty
+    /// filter matches nothing. [`Page::read`] makes pages of it.
+    fn devices<'a>(&'a self, filter: &'a [Pattern], after: Option<&'a DeviceId>, max: usize) -> StoreFuture<'a, Vec<DeviceRecord>>;
 
     /// Makes the device what it shall be: adds it, or replaces its keys. A key that it had before keeps its times.
     ///

@@ -3,6 +3,7 @@
 //! One connection writes, so that no two of ours wait for the file's lock; others read beside it (write-ahead log). Statements keep
 //! to what PostgreSQL understands too.
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -10,12 +11,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use moorline_proto::claims::Pattern;
 use moorline_proto::id::DeviceId;
 use moorline_proto::proof::{PublicKey, Thumbprint};
 use moorline_proto::timestamp::Timestamp;
 use sqlx::migrate::Migrator;
+use sqlx::query::Query;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
-use sqlx::{Row, Sqlite, Transaction};
+use sqlx::{AssertSqlSafe, Row, Sqlite, Transaction};
 
 use crate::store::{CallerKey, DeviceRecord, KeyRecord, Put, Registry, StoreError, StoreFuture};
 
@@ -31,7 +34,7 @@ const READERS: u32 = 2;
 /// A registry in a file of mode 0600, made and brought up to date when it is opened.
 #[derive(Debug)]
 pub struct SqliteRegistry {
-    writer: SqlitePool,
+    pub(super) writer: SqlitePool,
     readers: SqlitePool,
 }
 
@@ -71,9 +74,29 @@ fn make_private(file: &Path) -> io::Result<()> {
 const DEVICE: &str = "SELECT d.device, d.created_ms, d.last_seen_ms, k.spki, k.created_ms AS key_created_ms, k.last_used_ms \
     FROM devices d LEFT JOIN device_keys k ON k.device = d.device WHERE d.device = $1 ORDER BY k.created_ms, k.kid";
 
-const DEVICES: &str = "SELECT d.device, d.created_ms, d.last_seen_ms, k.spki, k.created_ms AS key_created_ms, k.last_used_ms \
-    FROM (SELECT device, created_ms, last_seen_ms FROM devices WHERE device > $1 ORDER BY device LIMIT $2) d \
-    LEFT JOIN device_keys k ON k.device = d.device ORDER BY d.device, k.created_ms, k.kid";
+/// The statement that lists devices: $1 is the id that they follow, $2 how many rows, and from $3 on there are the patterns.
+///
+/// The patterns are rows of a table, not terms of an expression: SQLite bounds the depth of expressions to 1,000.
+fn list_statement(patterns: usize) -> String {
+    let values: Vec<String> = (0..patterns).map(|index| format!("(${})", index + 3)).collect();
+    format!(
+        "SELECT d.device, d.created_ms, d.last_seen_ms, k.spki, k.created_ms AS key_created_ms, k.last_used_ms \
+         FROM (SELECT device, created_ms, last_seen_ms FROM devices WHERE device > $1 \
+               AND EXISTS (SELECT 1 FROM (VALUES {}) AS patterns WHERE devices.device LIKE patterns.column1 ESCAPE '\\') \
+               ORDER BY device LIMIT $2) d \
+         LEFT JOIN device_keys k ON k.device = d.device ORDER BY d.device, k.created_ms, k.kid",
+        values.join(", ")
+    )
+}
+
+/// The patterns as `LIKE` has them, each once; one where one of them matches everything.
+fn like_patterns(filter: &[Pattern]) -> BTreeSet<String> {
+    if filter.contains(&Pattern::any()) {
+        return BTreeSet::from(["%".to_owned()]);
+    }
+    // A pattern has no `%` and no backslash of its own; `_` stands for any character in LIKE.
+    filter.iter().map(|pattern| pattern.to_string().replace('_', "\\_").replace('*', "%")).collect()
+}
 
 /// What came of [`SqliteRegistry::put`], or the key of another device that stands in the way.
 type PutOrTaken = Result<Put, Thumbprint>;
@@ -148,12 +171,18 @@ impl Registry for SqliteRegistry {
         .boxed()
     }
 
-    fn devices<'a>(&'a self, after: Option<&'a DeviceId>, max: usize) -> StoreFuture<'a, Vec<DeviceRecord>> {
+    fn devices<'a>(&'a self, filter: &'a [Pattern], after: Option<&'a DeviceId>, max: usize) -> StoreFuture<'a, Vec<DeviceRecord>> {
         async move {
             let failed = "listing devices";
-            let after = after.map_or("", DeviceId::as_str); // every id stands behind the empty text
+            let patterns = like_patterns(filter);
+            if patterns.is_empty() {
+                return Ok(Vec::new());
+            }
+            let after = after.map_or("", DeviceId::as_str); // every id follows the empty text
             let max = i64::try_from(max).unwrap_or(i64::MAX);
-            let rows = sqlx::query(DEVICES).bind(after).bind(max).fetch_all(&self.readers).await;
+            // Nothing but placeholders is written into the statement.
+            let statement = sqlx::query(AssertSqlSafe(list_statement(patterns.len()))).persistent(false).bind(after).bind(max);
+            let rows = patterns.into_iter().fold(statement, Query::bind).fetch_all(&self.readers).await;
             records(&rows.map_err(StoreError::backend(failed))?).map_err(StoreError::backend(failed))
         }
         .boxed()
