@@ -20,7 +20,7 @@ use crate::net::accept::{ConnectionServer, accept};
 use crate::net::admission::{Admission, Peer};
 use crate::net::client_address::TrustedProxies;
 use crate::net::connection::{Carrier, Socket};
-use crate::store::{Registry, StoreError};
+use crate::store::{LastSeen, Registry, StoreError};
 use crate::stream::join::Rendezvous;
 use crate::stream::registry::Streams;
 use crate::stream::{Ground, Openings};
@@ -30,6 +30,8 @@ use crate::tasks::Tasks;
 const BACKLOG: u32 = 4096;
 /// Tasks have this long to say goodbye when the relay stops.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// What is written behind has this long after that.
+const FLUSH_WITHIN: Duration = Duration::from_secs(6);
 
 /// What a relay stands on besides its configuration.
 #[derive(Clone, Debug)]
@@ -67,6 +69,8 @@ pub enum StartError {
 pub struct Relay {
     door: ConnectionServer,
     tasks: Tasks,
+    /// What is stopped after everything else, because the others hand work to it.
+    background: Tasks,
     addresses: Vec<SocketAddr>,
     directory: Directory,
     streams: Streams,
@@ -84,7 +88,11 @@ impl Relay {
             bound.push(bind(listener, &state)?);
         }
         let addresses: Vec<SocketAddr> = bound.iter().map(|listener| listener.address).collect();
-        let tasks = Tasks::default();
+        let (tasks, background) = (Tasks::default(), Tasks::default());
+        let last_seen = Arc::new(LastSeen::new(state.registry, config.limits.connections));
+        let registry = Arc::clone(&last_seen) as Arc<dyn Registry>;
+        let writer = Arc::clone(&last_seen);
+        background.spawn("last seen", |stop| async move { writer.run(stop).await });
         let (directory, streams) = (Directory::default(), Streams::new(&config.limits));
         let rendezvous = Rendezvous::new(config.times.closed_stream_retention);
         let ground = Ground {
@@ -92,7 +100,7 @@ impl Relay {
             times: config.times.clone(),
             clock: state.clock.clone(),
             tasks: tasks.clone(),
-            registry: Arc::clone(&state.registry),
+            registry: Arc::clone(&registry),
             directory: directory.clone(),
             rendezvous: rendezvous.clone(),
             streams: streams.clone(),
@@ -109,7 +117,8 @@ impl Relay {
             limits: config.limits,
             clock: state.clock,
             tasks: tasks.clone(),
-            registry: state.registry,
+            registry,
+            last_seen,
             directory: directory.clone(),
             rendezvous,
             streams: streams.clone(),
@@ -130,7 +139,7 @@ impl Relay {
             let door = ConnectionServer { tls, trusted_proxies, client_address_source, ..door.clone() };
             tasks.spawn("accept", move |stop| accept(listener.socket, door, stop));
         }
-        Ok(Self { door, tasks, addresses, directory, streams })
+        Ok(Self { door, tasks, background, addresses, directory, streams })
     }
 
     /// Where it listens, in the order of the configuration.
@@ -163,6 +172,9 @@ impl Relay {
         drop(self.door);
         if let Err(late) = self.tasks.finish(STOP_WITHIN).await {
             warn!(%late, "the relay stopped without waiting any longer");
+        }
+        if let Err(late) = self.background.finish(FLUSH_WITHIN).await {
+            warn!(%late, "the relay stopped before everything was written");
         }
     }
 }

@@ -91,14 +91,14 @@ async fn serve(edge: &Arc<Edge>, known: Known, visitor: &Peer, stop: Cancellatio
         Err(error) => return debug!(%device, session, %error, "a device was lost before its welcome"),
     };
     info!(%device, session, address = %visitor.address, "device online");
-    remember(edge, &handle, Some(kid)).await;
+    edge.last_seen.note(&device, Some(kid), edge.clock.now());
     let keepalive = Keepalive::new(pinger, edge.times.heartbeat, edge.times.heartbeat_max, Instant::now());
     let reconnect_in = RECONNECT_SPREAD.mul_f64(rand::rng().random());
     let hear = |answer: Answer| hear(edge, &handle, answer);
     let ended = Session::new(socket, handle.clone(), keepalive, edge.times.offer_ack_timeout, reconnect_in).run(hear, stop).await;
+    edge.last_seen.note(&device, None, edge.clock.now()); // before it is offline: whoever finds it so is told since when
     drop(listed);
     info!(%device, session, ?ended, "device offline");
-    remember(edge, &handle, None).await;
 }
 
 fn hear(edge: &Edge, handle: &DeviceHandle, answer: Answer) {
@@ -109,13 +109,6 @@ fn hear(edge: &Edge, handle: &DeviceHandle, answer: Answer) {
     let device = &handle.about().device;
     if !edge.rendezvous.from_device(device, stream, Event::Answered(answer)) {
         debug!(%device, %stream, "an answer to no undecided stream was passed over");
-    }
-}
-
-async fn remember(edge: &Edge, handle: &DeviceHandle, kid: Option<moorline_proto::proof::Thumbprint>) {
-    let device = &handle.about().device;
-    if let Err(error) = edge.registry.seen(device, kid, edge.clock.now()).await {
-        warn!(%device, error = %Causes(&error), "when the device was seen is not recorded");
     }
 }
 

@@ -34,7 +34,7 @@ use crate::http::bearer::bearer;
 use crate::http::problem::Refusal;
 use crate::limits::{Limits, Times};
 use crate::net::admission::Peer;
-use crate::store::{Registry, StoreError};
+use crate::store::{LastSeen, Registry, StoreError};
 use crate::stream::join::Rendezvous;
 use crate::stream::registry::Streams;
 use crate::stream::{Event, Openings};
@@ -64,6 +64,8 @@ pub struct Edge {
     pub callers: CallerAuth,
     /// Devices and their keys.
     pub registry: Arc<dyn Registry>,
+    /// When devices were last online.
+    pub last_seen: Arc<LastSeen>,
     /// Where devices are.
     pub directory: Directory,
     /// Where legs join.

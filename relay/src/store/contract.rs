@@ -7,7 +7,7 @@ use moorline_proto::id::DeviceId;
 use moorline_proto::proof::PublicKey;
 use moorline_proto::timestamp::Timestamp;
 
-use super::{CallerKey, DeviceRecord, MemoryRegistry, Page, Put, Registry, SqliteRegistry, StoreError};
+use super::{CallerKey, DeviceRecord, MemoryRegistry, Page, Put, Registry, Sighting, SqliteRegistry, StoreError};
 
 /// Every kind of registry, empty; the folder goes when it is dropped.
 async fn registries() -> (Vec<Arc<dyn Registry>>, tempfile::TempDir) {
@@ -26,6 +26,10 @@ fn key(number: u8) -> PublicKey {
 
 fn at(ms: u64) -> Timestamp {
     Timestamp::from_millis(ms)
+}
+
+fn sighting(device: &DeviceId, key: &PublicKey, at: Timestamp) -> Sighting {
+    Sighting { device: device.clone(), last_seen: at, key_uses: vec![(key.thumbprint(), at)] }
 }
 
 /// The device's keys with when they were added and used, as far as a test's numbers tell them apart.
@@ -55,7 +59,7 @@ async fn a_key_that_stays_keeps_its_times() {
         let lamp = device("lamp-1");
         let p256 = PublicKey::P256([7; 64]);
         registry.put_device(&lamp, &[key(1), key(2)], at(10)).await.unwrap();
-        registry.seen(&lamp, Some(key(2).thumbprint()), at(15)).await.unwrap();
+        registry.record_sightings(&[sighting(&lamp, &key(2), at(15))]).await.unwrap();
         registry.put_device(&lamp, &[p256.clone(), key(2), key(2)], at(20)).await.unwrap();
         let record = registry.device(&lamp).await.unwrap().unwrap();
         assert_eq!(keys(&record), [(key(2), at(10), Some(at(15))), (p256, at(20), None)], "{registry:?}");
@@ -181,7 +185,7 @@ async fn a_removed_device_is_gone_and_seeing_it_brings_nothing_back() {
         registry.put_device(&lamp, &[key(1)], at(10)).await.unwrap();
         assert!(registry.remove_device(&lamp).await.unwrap());
         assert!(!registry.remove_device(&lamp).await.unwrap());
-        registry.seen(&lamp, Some(key(1).thumbprint()), at(20)).await.unwrap();
+        registry.record_sightings(&[sighting(&lamp, &key(1), at(20))]).await.unwrap();
         assert_eq!(registry.device(&lamp).await.unwrap(), None, "{registry:?}");
         assert_eq!(registry.devices(&[Pattern::any()], None, 10).await.unwrap(), []);
     }
@@ -196,6 +200,32 @@ async fn callers_keys_are_kept_with_their_issuer() {
         own.issuer = "corp".parse().unwrap();
         registry.put_caller_key(&own).await.unwrap();
         assert_eq!(registry.caller_keys().await.unwrap(), [own], "{registry:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_sighting_of_another_devices_key_changes_nothing() {
+    let (registries, _folder) = registries().await;
+    for registry in registries {
+        let (lamp, door) = (device("lamp-1"), device("door-1"));
+        registry.put_device(&lamp, &[key(1)], at(10)).await.unwrap();
+        registry.put_device(&door, &[key(2)], at(10)).await.unwrap();
+        registry.record_sightings(&[sighting(&lamp, &key(2), at(20)), sighting(&device("gone"), &key(1), at(20))]).await.unwrap();
+        assert_eq!(registry.device(&lamp).await.unwrap().unwrap().last_seen, Some(at(20)));
+        for (device, number) in [(&lamp, 1), (&door, 2)] {
+            assert_eq!(keys(&registry.device(device).await.unwrap().unwrap()), [(key(number), at(10), None)], "{registry:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn changes_are_on_disk_before_they_are_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = SqliteRegistry::open(&folder.path().join("moorline.db")).await.unwrap();
+    for (pool, expected) in [(&registry.writer, 2), (&registry.background_writer, 1)] {
+        let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(pool).await.unwrap();
+        let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(pool).await.unwrap();
+        assert_eq!((journal.as_str(), synchronous), ("wal", expected), "2 syncs the log with every commit, 1 before a checkpoint");
     }
 }
 

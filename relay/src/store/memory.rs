@@ -11,7 +11,7 @@ use moorline_proto::id::DeviceId;
 use moorline_proto::proof::{PublicKey, Thumbprint};
 use moorline_proto::timestamp::Timestamp;
 
-use crate::store::{CallerKey, DeviceRecord, KeyRecord, Put, Registry, StoreError, StoreFuture};
+use crate::store::{CallerKey, DeviceRecord, KeyRecord, Put, Registry, Sighting, StoreError, StoreFuture};
 
 /// A registry that is gone when it is dropped.
 #[derive(Debug, Default)]
@@ -88,11 +88,11 @@ impl Registry for MemoryRegistry {
         ready(Ok(self.tables().remove(device))).boxed()
     }
 
-    fn seen<'a>(&'a self, device: &'a DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> StoreFuture<'a, ()> {
-        if let Some(record) = self.tables().devices.get_mut(device) {
-            record.last_seen = Some(now);
-            for key in record.keys.iter_mut().filter(|key| Some(key.kid) == kid) {
-                key.last_used = Some(now);
+    fn record_sightings<'a>(&'a self, sightings: &'a [Sighting]) -> StoreFuture<'a, ()> {
+        let mut tables = self.tables();
+        for sighting in sightings {
+            if let Some(record) = tables.devices.get_mut(&sighting.device) {
+                sighting.apply(record);
             }
         }
         ready(Ok(())).boxed()

@@ -16,10 +16,12 @@ use moorline_proto::timestamp::Timestamp;
 
 #[cfg(test)]
 mod contract;
+pub mod last_seen;
 mod memory;
 mod page;
 mod sqlite;
 
+pub use last_seen::{LastSeen, Sighting};
 pub use memory::MemoryRegistry;
 pub use page::{Cursor, InvalidCursor, Page};
 pub use sqlite::SqliteRegistry;
@@ -28,6 +30,8 @@ pub use sqlite::SqliteRegistry;
 pub type StoreFuture<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
 /// Devices, their public keys, and the keys that callers' tokens are signed with.
+///
+/// A change is durable when it is answered: it survives a crash of the process, and of the machine.
 pub trait Registry: Send + Sync + Debug {
     /// One device.
     fn device<'a>(&'a self, device: &'a DeviceId) -> StoreFuture<'a, Option<DeviceRecord>>;
@@ -44,8 +48,9 @@ pub trait Registry: Send + Sync + Debug {
     /// Removes the device and its keys. Answers whether there was one.
     fn remove_device<'a>(&'a self, device: &'a DeviceId) -> StoreFuture<'a, bool>;
 
-    /// Notes that the device was online, and which of its keys proved it. Does nothing for a device that was removed since.
-    fn seen<'a>(&'a self, device: &'a DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> StoreFuture<'a, ()>;
+    /// Records when devices were last online and their keys last used: all of it or nothing. A sighting of a device or key that was
+    /// removed changes nothing. The only change that need not be durable when it is answered. [`LastSeen`] calls this.
+    fn record_sightings<'a>(&'a self, sightings: &'a [Sighting]) -> StoreFuture<'a, ()>;
 
     /// Every key that callers' tokens may be signed with.
     fn caller_keys(&self) -> StoreFuture<'_, Vec<CallerKey>>;

@@ -1,7 +1,12 @@
-//! The registry in one SQLite file: what a relay of one node stands on.
+//! The registry in one SQLite file, for a relay of one node.
 //!
-//! One connection writes, so that no two of ours wait for the file's lock; others read beside it (write-ahead log). Statements keep
-//! to what PostgreSQL understands too.
+//! | connection | does | a commit |
+//! | --- | --- | --- |
+//! | `writer` | changes of devices and keys, one at a time | is on disk when it returns |
+//! | `background_writer` | sightings; a registry change does not queue behind them | is on disk soon |
+//! | `readers` | read beside the writers (write-ahead log) | |
+//!
+//! Statements keep to what PostgreSQL understands too.
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
@@ -20,21 +25,22 @@ use sqlx::query::Query;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Row, Sqlite, Transaction};
 
-use crate::store::{CallerKey, DeviceRecord, KeyRecord, Put, Registry, StoreError, StoreFuture};
+use crate::store::{CallerKey, DeviceRecord, KeyRecord, Put, Registry, Sighting, StoreError, StoreFuture};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("src/store/migrations");
 
-/// For somebody else's lock on the file: an operator's backup, for example.
+/// How long a statement waits for a lock on the file that another connection holds: an operator's backup, for example.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// For a free connection of ours.
+/// How long a statement waits for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections that read at once; each is a thread.
+/// Connections that read at once. Each has a thread.
 const READERS: u32 = 2;
 
-/// A registry in a file of mode 0600, made and brought up to date when it is opened.
+/// A registry in a file of mode 0600, which is created, or migrated to the current schema, when it is opened.
 #[derive(Debug)]
 pub struct SqliteRegistry {
     pub(super) writer: SqlitePool,
+    pub(super) background_writer: SqlitePool,
     readers: SqlitePool,
 }
 
@@ -48,20 +54,23 @@ impl SqliteRegistry {
         let options = SqliteConnectOptions::new()
             .filename(file)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Normal)
+            .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT);
-        // A file does not hang up: no connection is tried out before it is used.
+        // A file does not hang up: connections are not tested before they are used.
         let pool = |max: u32| SqlitePoolOptions::new().max_connections(max).acquire_timeout(ACQUIRE_TIMEOUT).test_before_acquire(false);
         let writer = pool(1).connect_with(options.clone()).await.map_err(StoreError::backend("opening its file"))?;
         MIGRATIONS.run(&writer).await.map_err(StoreError::backend("bringing its tables up to date"))?;
+        // Not `Off`: this connection may be the one that checkpoints, and then what others committed would no longer be durable.
+        let background_writer = pool(1).connect_lazy_with(options.clone().synchronous(SqliteSynchronous::Normal));
         let readers = pool(READERS).connect_lazy_with(options.pragma("query_only", "ON"));
-        Ok(Self { writer, readers })
+        Ok(Self { writer, background_writer, readers })
     }
 
     /// Closes the file, after what is being done to it. Dropping the registry does so too, at some later time.
     pub async fn close(&self) {
         self.readers.close().await;
+        self.background_writer.close().await;
         self.writer.close().await;
     }
 }
@@ -128,17 +137,24 @@ impl SqliteRegistry {
         Ok(Ok(if added.rows_affected() > 0 { Put::Created } else { Put::Replaced }))
     }
 
-    /// Two changes in one go, and no transaction: each question is a way to the database's thread and back, every device that comes goes it,
-    /// and nothing depends on both.
-    async fn note(&self, device: &DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> Result<(), sqlx::Error> {
-        const SEEN: &str = "UPDATE devices SET last_seen_ms = $2 WHERE device = $1";
-        const SEEN_AND_USED: &str = "UPDATE devices SET last_seen_ms = $2 WHERE device = $1; \
-                                     UPDATE device_keys SET last_used_ms = $2 WHERE kid = $3 AND device = $1";
-        let note = match kid {
-            None => sqlx::query(SEEN).bind(device.as_str()).bind(millis(now)),
-            Some(kid) => sqlx::query(SEEN_AND_USED).bind(device.as_str()).bind(millis(now)).bind(kid.to_string()),
-        };
-        note.execute(&self.writer).await.map(drop)
+    async fn record(&self, sightings: &[Sighting]) -> Result<(), sqlx::Error> {
+        let mut change = self.background_writer.begin_with("BEGIN IMMEDIATE").await?; // undone when it is dropped
+        for sighting in sightings {
+            sqlx::query("UPDATE devices SET last_seen_ms = $2 WHERE device = $1")
+                .bind(sighting.device.as_str())
+                .bind(millis(sighting.last_seen))
+                .execute(&mut *change)
+                .await?;
+            for (kid, at) in &sighting.key_uses {
+                sqlx::query("UPDATE device_keys SET last_used_ms = $3 WHERE kid = $2 AND device = $1")
+                    .bind(sighting.device.as_str())
+                    .bind(kid.to_string())
+                    .bind(millis(*at))
+                    .execute(&mut *change)
+                    .await?;
+            }
+        }
+        change.commit().await
     }
 }
 
@@ -204,8 +220,8 @@ impl Registry for SqliteRegistry {
         .boxed()
     }
 
-    fn seen<'a>(&'a self, device: &'a DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> StoreFuture<'a, ()> {
-        async move { self.note(device, kid, now).await.map_err(StoreError::backend("noting that a device was online")) }.boxed()
+    fn record_sightings<'a>(&'a self, sightings: &'a [Sighting]) -> StoreFuture<'a, ()> {
+        async move { self.record(sightings).await.map_err(StoreError::backend("recording when devices were online")) }.boxed()
     }
 
     fn caller_keys(&self) -> StoreFuture<'_, Vec<CallerKey>> {
