@@ -15,48 +15,56 @@ use tracing::info;
 
 use crate::access::is_usable;
 use crate::access::policy::On;
+use crate::access::token::Caller;
 use crate::control::handle::DisconnectCommand;
 use crate::directory::Place;
 use crate::http::body;
 use crate::http::problem::Refusal;
 use crate::http::{Edge, parse, registry_failed, visitor};
-use crate::store::{DeviceRecord, Put, StoreError};
+use crate::store::{Cursor, DeviceRecord, Page, Put, StoreError};
 
 /// Rows of a page where nothing else is asked for.
 const PAGE: usize = 100;
 /// Rows of a page at most.
-const PAGE_MOST: usize = 500;
+const PAGE_MAX: usize = 500;
 
-/// The devices that the caller may see, a page at a time: `?after=ID&most=N`.
+/// The devices that the caller may read, a page at a time: `?after=CURSOR&most=N`.
 ///
 /// # Errors
-/// The token's, `malformed`.
+/// The token's, `forbidden` without `device.read` on any device, `malformed`.
 pub async fn list(State(edge): State<Arc<Edge>>, request: Request) -> Result<Json<DeviceList>, Refusal> {
-    let (after, most) = page(request.uri().query().unwrap_or_default())?;
+    let (after, max) = page(request.uri().query().unwrap_or_default())?;
     let visitor = visitor(&request)?;
     let caller = edge.caller(request.headers(), &visitor)?;
-    let records = edge.registry.devices(&[Pattern::any()], after.as_ref(), most).await.map_err(|error| registry_failed(&error))?;
-    let next = (records.len() == most).then(|| records.last().map(|record| record.device.to_string())).flatten();
-    let seen = records.iter().filter(|record| edge.act(&caller, Action::DeviceRead, On::device(&record.device), &visitor).is_ok());
-    Ok(Json(DeviceList { devices: seen.map(|record| row(&edge, record)).collect(), next }))
+    let _permit = edge.act(&caller, Action::DeviceRead, On::ALL, &visitor)?;
+    let page = Page::read(edge.registry.as_ref(), &readable(&caller), after.as_ref(), max).await;
+    let page = page.map_err(|error| registry_failed(&error))?;
+    let devices = page.devices.iter().map(|record| row(&edge, record)).collect();
+    Ok(Json(DeviceList { devices, next: page.next.map(|cursor| cursor.to_string()) }))
 }
 
-fn page(query: &str) -> Result<(Option<DeviceId>, usize), Refusal> {
+/// The ids of the devices that the caller may read.
+fn readable(caller: &Caller) -> Vec<Pattern> {
+    let rules = caller.access.iter().filter(|rule| rule.actions.contains(&Action::DeviceRead));
+    rules.flat_map(|rule| rule.devices.iter().cloned()).collect()
+}
+
+fn page(query: &str) -> Result<(Option<Cursor>, usize), Refusal> {
     let malformed = |detail: String| Refusal::new(ProblemCode::Malformed, detail);
-    let (mut after, mut most) = (None, None);
+    let (mut after, mut max) = (None, None);
     for (name, value) in query.split('&').filter(|part| !part.is_empty()).map(|part| part.split_once('=').unwrap_or((part, ""))) {
         match name {
             "after" if after.is_none() => after = Some(parse(value)?),
-            "most" if most.is_none() => {
+            "most" if max.is_none() => {
                 let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
-                let number = value.parse().ok().filter(|number| is_number && (1..=PAGE_MOST).contains(number));
-                most = Some(number.ok_or_else(|| malformed(format!("most: a number from 1 to {PAGE_MOST}")))?);
+                let number = value.parse().ok().filter(|number| is_number && (1..=PAGE_MAX).contains(number));
+                max = Some(number.ok_or_else(|| malformed(format!("most: a number from 1 to {PAGE_MAX}")))?);
             }
             "after" | "most" => return Err(malformed(format!("{name}: stands twice"))),
             other => return Err(malformed(format!("there is no query parameter {other:?}"))),
         }
     }
-    Ok((after, most.unwrap_or(PAGE)))
+    Ok((after, max.unwrap_or(PAGE)))
 }
 
 fn row(edge: &Edge, record: &DeviceRecord) -> Device {

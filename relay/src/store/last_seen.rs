@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::num::NonZeroUsize;
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::store::{CallerKey, DeviceRecord, Put, Registry, StoreError, StoreFuture};
+use crate::sync::lock;
 
 /// From a note to its writing. Notes of one device within it are written as one.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
@@ -187,7 +188,7 @@ impl LastSeen {
     }
 
     fn unwritten(&self) -> MutexGuard<'_, Unwritten> {
-        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.unwritten)
     }
 
     fn forget_device(&self, device: &DeviceId) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use futures_util::FutureExt;
 use futures_util::future::ready;
@@ -12,6 +12,7 @@ use moorline_proto::proof::{PublicKey, Thumbprint};
 use moorline_proto::timestamp::Timestamp;
 
 use crate::store::{CallerKey, DeviceRecord, KeyRecord, Put, Registry, Sighting, StoreError, StoreFuture};
+use crate::sync::lock;
 
 /// A registry that is gone when it is dropped.
 #[derive(Debug, Default)]
@@ -31,7 +32,7 @@ impl MemoryRegistry {
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
