@@ -208,8 +208,10 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Serve(args) => {
             log(args.log_format, args.log);
-            let wanted = Serve { state: args.state, listen: args.listen };
-            in_runtime(serve(&wanted, clock))?.map_err(|error| Failure::of(error.advice(), error))
+            let options = Serve { state: args.state, listen: args.listen };
+            let lock = in_runtime(serve(&options, clock))?.map_err(|error| Failure::of(error.advice(), error))?;
+            drop(lock); // the runtime has ended: nothing uses the folder any more
+            Ok(())
         }
         Command::Token(TokenCommand::New(args)) => {
             let (state, json) = (args.state.clone(), args.json);

@@ -11,13 +11,14 @@
 //!   └── moorline.db 0600  devices, their public keys, the callers' public keys
 //! ```
 
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
-use std::io::{self, Write as _};
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{self, Path, PathBuf};
 use std::time::Duration;
 
+use moorline_files::{CreateError, create};
 use moorline_proto::id::{Issuer, NodeId};
 use moorline_proto::join::{Join, RelayUrl, RelayUrlError};
 use moorline_proto::secret::Secret;
@@ -31,7 +32,7 @@ use crate::config::{Config, ConfigError, TlsFiles};
 use crate::net::tls::{TlsFileError, server_config};
 use crate::pki;
 use crate::store::{CallerKey, Registry, SqliteRegistry, StoreError};
-use crate::token::{SIGNING_KEY_FILE, TokenError, TokenRequest, sign};
+use crate::token::{SIGNING_KEY_FILE, TokenError, TokenRequest, advice_on_private_file, sign};
 
 /// Name of the database in a state folder.
 pub const DATABASE_FILE: &str = "moorline.db";
@@ -97,9 +98,12 @@ pub enum InitError {
     /// Name and port make no address that somebody can dial.
     #[error("devices cannot dial this relay")]
     Address(#[source] RelayUrlError),
-    /// A file or folder could not be made.
-    #[error("{} could not be made", file.display())]
-    Write {
+    /// A file could not be created.
+    #[error("the state folder could not be filled")]
+    File(#[source] CreateError),
+    /// The folder cannot be created or used, or a path cannot be resolved.
+    #[error("{} cannot be used", file.display())]
+    Folder {
         /// It.
         file: PathBuf,
         /// Why.
@@ -136,8 +140,11 @@ impl InitError {
             Self::Exposed { .. } => "give --state an empty folder or one that does not exist yet; keys will live in it",
             Self::Name(_) => "give --name what devices will dial, without scheme and port: relay.example.com, 192.0.2.1",
             Self::Address(_) => "give --listen a port from 1 to 65535: the join string tells it to devices and callers",
-            Self::Write { .. } | Self::Store(_) => "give --state a folder on a disk with room, in a place where this user may write",
+            Self::File(_) | Self::Folder { .. } | Self::Store(_) => {
+                "give --state a folder on a disk with room, in a place where this user may write"
+            }
             Self::Certificate(_) => "check the names: each must be able to stand in a certificate",
+            Self::Tls(TlsFileError::PrivateKey(error)) => advice_on_private_file(error),
             Self::Tls(_) => "give --certificate a PEM file with the whole chain, relay first, and --key its private key in PEM",
             Self::Config(_) | Self::SigningKey(_) | Self::Token(_) => "this is a fault of the program: please report it",
         }
@@ -192,10 +199,11 @@ fn address(names: &[String], port: u16) -> Result<RelayUrl, InitError> {
     format!("https://{host}:{port}").parse().map_err(InitError::Address)
 }
 
-/// Where the operator's own files are, whatever folder the relay will be started in.
+/// The operator's own files by absolute paths, since the relay may be started in another folder. Symbolic links are kept: certificate
+/// managers point them at the current files.
 fn absolute(own: &TlsFiles) -> Result<TlsFiles, InitError> {
-    let absolute = |file: &PathBuf| fs::canonicalize(file).map_err(|source| InitError::Write { file: file.clone(), source });
-    // Judged before it is resolved, so that the error has the path as the operator wrote it.
+    let absolute = |file: &PathBuf| path::absolute(file).map_err(|source| InitError::Folder { file: file.clone(), source });
+    // Checked before they are resolved, so that the error has the path as the operator wrote it.
     server_config(&own.certificate, &own.key).map_err(InitError::Tls)?;
     Ok(TlsFiles { certificate: absolute(&own.certificate)?, key: absolute(&own.key)? })
 }
@@ -226,7 +234,8 @@ fn write_config(folder: &mut Unfinished, options: &Init, names: &[String], own: 
 
 async fn fill_database(folder: &mut Unfinished, key: &CallerKey) -> Result<(), InitError> {
     let file = folder.path(DATABASE_FILE);
-    for suffix in ["", "-wal", "-shm"] {
+    folder.write(DATABASE_FILE, "", 0o600)?; // SQLite takes an empty file for a new database
+    for suffix in ["-wal", "-shm"] {
         folder.made.push(folder.path(&format!("{DATABASE_FILE}{suffix}")));
     }
     let registry = SqliteRegistry::open(&file).await.map_err(InitError::Store)?;
@@ -245,7 +254,7 @@ struct Unfinished {
 
 impl Unfinished {
     fn begin(state: &Path) -> Result<Self, InitError> {
-        let failed = |source| InitError::Write { file: state.into(), source };
+        let failed = |source| InitError::Folder { file: state.into(), source };
         let is_new = match DirBuilder::new().mode(0o700).create(state) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
@@ -265,12 +274,12 @@ impl Unfinished {
         self.state.join(file)
     }
 
+    /// Creates a file with exactly these permission bits, whatever the umask is.
     fn write(&mut self, file: &str, text: &str, mode: u32) -> Result<(), InitError> {
         let file = self.path(file);
-        let failed = |source| InitError::Write { file: file.clone(), source };
-        let mut open = OpenOptions::new().write(true).create_new(true).mode(mode).open(&file).map_err(failed)?;
-        self.made.push(file.clone());
-        open.write_all(text.as_bytes()).and_then(|()| open.sync_all()).map_err(failed)
+        create(&file, mode, text.as_bytes()).map_err(InitError::File)?;
+        self.made.push(file);
+        Ok(())
     }
 
     fn keep(mut self) {
@@ -281,7 +290,7 @@ impl Unfinished {
 
 /// An empty folder is ours to close to others; one with other things in it is not.
 fn make_private(state: &Path) -> Result<(), InitError> {
-    let failed = |source| InitError::Write { file: state.into(), source };
+    let failed = |source| InitError::Folder { file: state.into(), source };
     let mode = fs::metadata(state).map_err(failed)?.permissions().mode() & 0o777;
     if mode & 0o077 == 0 {
         return Ok(());

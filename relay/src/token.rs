@@ -1,12 +1,10 @@
 //! Tokens that the operator of a relay makes for callers, with nothing but the state folder: the relay need not run.
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use moorline_files::{PrivateFileError, read_private};
 use moorline_proto::claims::{AccessRule, Action, Audience, CallerClaims, Pattern};
 use moorline_proto::id::Subject;
 use moorline_proto::secret::Secret;
@@ -18,6 +16,9 @@ use crate::random;
 
 /// Name of the signing key in a state folder.
 pub const SIGNING_KEY_FILE: &str = "signing.key";
+
+/// Largest file of a signing key.
+const MAX_KEY_BYTES: usize = 16 * 1024;
 
 /// What `Authorization: Bearer …` may have at most, so that a token which no relay would read is never made.
 const MAX_BYTES: usize = 8 * 1024 - "Bearer ".len();
@@ -57,23 +58,9 @@ pub enum TokenError {
     /// The folder holds no usable relay.
     #[error("the relay's configuration could not be used")]
     Config(#[source] ConfigError),
-    /// The signing key cannot be read.
-    #[error("{} cannot be read", file.display())]
-    Read {
-        /// The key's file.
-        file: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Others can read the signing key.
-    #[error("{} can be read by others (mode {mode:o}): whoever has it can make tokens", file.display())]
-    Exposed {
-        /// The key's file.
-        file: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
+    /// The signing key cannot be read, or others can read it.
+    #[error("the signing key cannot be used")]
+    KeyFile(#[source] PrivateFileError),
     /// The signing key is no key, or does not sign.
     #[error("{} is no usable key", file.display())]
     Key {
@@ -95,8 +82,11 @@ impl TokenError {
     /// What to do about it.
     pub fn advice(&self) -> &'static str {
         match self {
-            Self::Config(_) | Self::Read { .. } => "give --state the folder that `moorline-relay init` made, as the user that owns it",
-            Self::Exposed { .. } => "chmod 600 it; if others may have read it, make a new relay: every token that it signed is in doubt",
+            Self::Config(_) => "give --state the folder that `moorline-relay init` made, as the user that owns it",
+            Self::KeyFile(PrivateFileError::Mode { .. }) => {
+                "chmod 600 it; if others may have read it, make a new relay: every token that it signed is in doubt"
+            }
+            Self::KeyFile(error) => advice_on_private_file(error),
             Self::Key { .. } => "put the key back from your backup; a new key would end every token there is",
             Self::TooLong { .. } => "name fewer devices and services, or use patterns like lamp-*",
         }
@@ -115,13 +105,24 @@ pub fn mint(state: &Path, request: &TokenRequest, now: Timestamp) -> Result<Issu
 }
 
 fn signing_key(file: &Path) -> Result<SigningKey, TokenError> {
-    let unreadable = |source| TokenError::Read { file: file.into(), source };
-    let mode = fs::metadata(file).map_err(unreadable)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(TokenError::Exposed { file: file.into(), mode });
+    let pem = read_private(file, MAX_KEY_BYTES).map_err(TokenError::KeyFile)?;
+    let unusable = |source| TokenError::Key { file: file.into(), source };
+    let text = std::str::from_utf8(&pem).map_err(|_| unusable(SigningKeyError::NotPem))?;
+    SigningKey::from_pem(&Secret::new(text)).map_err(unusable)
+}
+
+/// What to do about a private file that was refused.
+pub(crate) fn advice_on_private_file(error: &PrivateFileError) -> &'static str {
+    match error {
+        PrivateFileError::Mode { .. } => "chmod 600 it, and replace what is in it if others may have read it",
+        PrivateFileError::Owner { .. } => "run this as the user that owns the state folder, or give the file to this user",
+        PrivateFileError::SymbolicLink { .. } | PrivateFileError::NotRegular { .. } | PrivateFileError::TooLarge { .. } => {
+            "put the file itself there, from your backup"
+        }
+        PrivateFileError::Open { .. } | PrivateFileError::Read { .. } => {
+            "give --state the folder that `moorline-relay init` made, as the user that owns it"
+        }
     }
-    let pem = Secret::new(fs::read_to_string(file).map_err(unreadable)?);
-    SigningKey::from_pem(&pem).map_err(|source| TokenError::Key { file: file.into(), source })
 }
 
 /// Why a key made no token, before it is known where the key came from.

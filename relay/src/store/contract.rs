@@ -1,5 +1,6 @@
 //! What every registry does, whatever keeps it: each test runs against all of them.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use moorline_proto::claims::Pattern;
@@ -9,10 +10,16 @@ use moorline_proto::timestamp::Timestamp;
 
 use super::{CallerKey, DeviceRecord, MemoryRegistry, Page, Put, Registry, Sighting, SqliteRegistry, StoreError};
 
+/// An empty registry in a new file.
+async fn sqlite(file: &Path) -> SqliteRegistry {
+    moorline_files::create(file, 0o600, b"").unwrap();
+    SqliteRegistry::open(file).await.unwrap()
+}
+
 /// Every kind of registry, empty; the folder goes when it is dropped.
 async fn registries() -> (Vec<Arc<dyn Registry>>, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let sqlite = SqliteRegistry::open(&folder.path().join("moorline.db")).await.unwrap();
+    let sqlite = sqlite(&folder.path().join("moorline.db")).await;
     (vec![Arc::new(MemoryRegistry::new()), Arc::new(sqlite)], folder)
 }
 
@@ -162,7 +169,7 @@ async fn pages_follow_one_another_by_their_cursors() {
 #[tokio::test]
 async fn three_visible_devices_among_ten_thousand_are_one_page() {
     let folder = tempfile::tempdir().unwrap();
-    let (memory, sqlite) = (MemoryRegistry::new(), SqliteRegistry::open(&folder.path().join("moorline.db")).await.unwrap());
+    let (memory, sqlite) = (MemoryRegistry::new(), sqlite(&folder.path().join("moorline.db")).await);
     let row = "INSERT INTO devices (device, created_ms) WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 9999) \
                SELECT printf('device-%05d', i), 10 FROM n";
     sqlx::query(row).execute(&sqlite.writer).await.unwrap();
@@ -221,7 +228,7 @@ async fn a_sighting_of_another_devices_key_changes_nothing() {
 #[tokio::test]
 async fn changes_are_on_disk_before_they_are_answered() {
     let folder = tempfile::tempdir().unwrap();
-    let registry = SqliteRegistry::open(&folder.path().join("moorline.db")).await.unwrap();
+    let registry = sqlite(&folder.path().join("moorline.db")).await;
     for (pool, expected) in [(&registry.writer, 2), (&registry.background_writer, 1)] {
         let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(pool).await.unwrap();
         let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(pool).await.unwrap();
@@ -235,7 +242,7 @@ async fn a_file_is_private_and_is_there_again_when_it_is_opened_again() {
 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("moorline.db");
-    let first = SqliteRegistry::open(&file).await.unwrap();
+    let first = sqlite(&file).await;
     first.put_device(&device("lamp-1"), &[key(1)], at(10)).await.unwrap();
     for entry in std::fs::read_dir(folder.path()).unwrap() {
         let entry = entry.unwrap();
@@ -251,7 +258,23 @@ async fn a_file_is_private_and_is_there_again_when_it_is_opened_again() {
 async fn what_is_no_database_is_an_error_that_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("moorline.db");
-    std::fs::write(&file, "this is no database, and long enough to have a header of a hundred bytes if it were one, really").unwrap();
+    let text = b"this is no database, and long enough to have a header of a hundred bytes if it were one, really";
+    moorline_files::create(&file, 0o600, text).unwrap();
     let error = SqliteRegistry::open(&file).await.unwrap_err();
     assert!(std::error::Error::source(&error).is_some(), "{error}");
+}
+
+#[tokio::test]
+async fn a_database_that_others_can_read_or_that_is_not_there_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("moorline.db");
+    assert!(SqliteRegistry::open(&file).await.is_err());
+    assert!(!file.exists());
+    sqlite(&file).await.close().await;
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let error = SqliteRegistry::open(&file).await.unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("mode 0640"), "{cause}");
 }

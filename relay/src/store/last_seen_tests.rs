@@ -185,6 +185,7 @@ async fn a_removed_device_takes_its_notes_along() {
 async fn a_locked_database_delays_no_note_and_gets_it_once_it_is_unlocked() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("moorline.db");
+    moorline_files::create(&file, 0o600, b"").unwrap();
     let (lamp, registry) = (device("lamp-1"), Arc::new(SqliteRegistry::open(&file).await.unwrap()));
     registry.put_device(&lamp, &[key(1)], at(10)).await.unwrap();
     let last_seen = LastSeen::new(Arc::clone(&registry) as Arc<dyn Registry>, CAPACITY);

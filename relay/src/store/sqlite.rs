@@ -9,13 +9,11 @@
 //! Statements keep to what PostgreSQL understands too.
 
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use moorline_files::check_private;
 use moorline_proto::claims::Pattern;
 use moorline_proto::id::DeviceId;
 use moorline_proto::proof::{PublicKey, Thumbprint};
@@ -36,7 +34,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that read at once. Each has a thread.
 const READERS: u32 = 2;
 
-/// A registry in a file of mode 0600, which is created, or migrated to the current schema, when it is opened.
+/// A registry in a private file.
 #[derive(Debug)]
 pub struct SqliteRegistry {
     pub(super) writer: SqlitePool,
@@ -45,14 +43,17 @@ pub struct SqliteRegistry {
 }
 
 impl SqliteRegistry {
-    /// Opens the file, or makes it.
+    /// Opens the file, which must exist and be private, and migrates it to the current schema. An empty file becomes a new database.
+    ///
+    /// SQLite gives its companions (`-wal`, `-shm`) the mode of the file.
     ///
     /// # Errors
-    /// [`StoreError::Backend`]: the file cannot be opened, is no database, or is of a later version.
+    /// [`StoreError::Backend`]: the file cannot be opened, is open to others, is no database, or is of a later version.
     pub async fn open(file: &Path) -> Result<Self, StoreError> {
-        make_private(file).map_err(StoreError::backend("opening its file"))?;
+        check_private(file).map_err(StoreError::backend("checking its file"))?;
         let options = SqliteConnectOptions::new()
             .filename(file)
+            .create_if_missing(false)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
@@ -73,11 +74,6 @@ impl SqliteRegistry {
         self.background_writer.close().await;
         self.writer.close().await;
     }
-}
-
-/// SQLite would make the file with the mode that the umask leaves; it gives its companions (`-wal`, `-shm`) the mode of the file.
-fn make_private(file: &Path) -> io::Result<()> {
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file).map(drop)
 }
 
 const DEVICE: &str = "SELECT d.device, d.created_ms, d.last_seen_ms, k.spki, k.created_ms AS key_created_ms, k.last_used_ms \
