@@ -1,14 +1,15 @@
-//! Makes a relay's state folder: configuration, CA and certificate, signing key, database; all of it or nothing.
+//! Creates a relay's state folder: configuration, CA and certificate, signing key, database; all of it or nothing.
 //!
 //! ```text
 //!   DIR/                0700
 //!   ├── relay.toml      the configuration
 //!   ├── ca.pem          the relay's own CA, which the join string carries too  ┐
-//!   ├── ca.key    0600  its key, to issue another certificate with             │ not made where the operator
+//!   ├── ca.key    0600  its key, to issue another certificate                  │ not created where the operator
 //!   ├── tls.pem         the relay's certificate                                │ brings a certificate
 //!   ├── tls.key   0600  its key                                                ┘
 //!   ├── signing.key 0600  signs callers' tokens
-//!   └── moorline.db 0600  devices, their public keys, the callers' public keys
+//!   ├── moorline.db 0600  devices, their public keys, the callers' public keys
+//!   └── lock      0600  created by `serve`: see [`crate::state_lock`]
 //! ```
 
 use std::fs::{self, DirBuilder, Permissions};
@@ -41,61 +42,61 @@ const CA_KEY_FILE: &str = "ca.key";
 const TLS_FILE: &str = "tls.pem";
 const TLS_KEY_FILE: &str = "tls.key";
 
-/// The relay to be made.
+/// Options of [`init`].
 #[derive(Clone, Debug)]
 pub struct Init {
     /// The state folder.
     pub state: PathBuf,
     /// Host names and addresses that devices and callers dial; the join string has the first.
     pub names: Vec<String>,
-    /// Where it listens; the join string has the port.
+    /// Address to listen on; the join string has the port.
     pub listen: SocketAddr,
     /// Its name among nodes.
     pub node: NodeId,
     /// Short name of its own issuer of tokens.
     pub issuer: Issuer,
-    /// The operator's own certificate and key, of a CA that machines trust already. They stay where they are.
+    /// The operator's own certificate and key, of a CA that machines already trust. They are not copied.
     pub own: Option<TlsFiles>,
-    /// How long the operator's first token is good.
+    /// Lifetime of the operator's first token.
     pub operator_lifetime: Duration,
 }
 
-/// What the operator needs to know of the relay that was made.
+/// What the operator needs to know of the new relay.
 #[derive(Debug)]
 pub struct CreatedRelay {
-    /// For devices and callers. With the operator's own certificate it has no CA.
+    /// The join string for devices and callers. Has no CA where the operator brought a certificate.
     pub join: Join,
-    /// Allows everything.
+    /// The operator's token, which allows everything.
     pub token: Secret,
-    /// When the token ends.
+    /// When the token expires.
     pub expires_at: Timestamp,
-    /// The CA's certificate, where one was made.
+    /// The CA's certificate, where one was created.
     pub ca_file: Option<PathBuf>,
 }
 
-/// Why there is no relay. Nothing of it was left behind.
+/// Why no relay was created. Nothing was left behind.
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
-    /// There is one already.
-    #[error("{} holds a relay already: {found} is there", state.display())]
+    /// The folder holds a relay.
+    #[error("{} already holds a relay: it has {found}", state.display())]
     AlreadyExists {
         /// The folder.
         state: PathBuf,
         /// The file that shows it.
         found: &'static str,
     },
-    /// The folder holds other things and is open to others.
-    #[error("{} is not empty, and others can look into it (mode {mode:o})", state.display())]
+    /// The folder is not empty, and group or others have access to it.
+    #[error("{} is not empty, and is open to other users (mode {mode:04o})", state.display())]
     Exposed {
         /// The folder.
         state: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
-    /// No name of a host.
+    /// Not the name of a host.
     #[error("{0:?} is neither a host name nor an IP address")]
     Name(String),
-    /// Name and port make no address that somebody can dial.
+    /// Name and port do not make an address that can be dialled.
     #[error("devices cannot dial this relay")]
     Address(#[source] RelayUrlError),
     /// A file could not be created.
@@ -110,23 +111,23 @@ pub enum InitError {
         #[source]
         source: io::Error,
     },
-    /// No certificate came about.
-    #[error("a certificate could not be made")]
+    /// The certificate could not be issued.
+    #[error("the certificate could not be issued")]
     Certificate(#[source] rcgen::Error),
     /// The certificate cannot be used.
     #[error("the certificate cannot be used")]
     Tls(#[source] TlsFileError),
-    /// The configuration that was to be written contradicts itself.
-    #[error("the configuration would not hold")]
+    /// The new configuration is not valid.
+    #[error("the new configuration is not valid")]
     Config(#[source] ConfigError),
-    /// No signing key came about.
-    #[error("a signing key could not be made")]
+    /// The signing key could not be generated.
+    #[error("the signing key could not be generated")]
     SigningKey(#[source] SigningKeyError),
-    /// No operator's token came about.
-    #[error("the operator's token could not be made")]
+    /// The operator's token could not be issued.
+    #[error("the operator's token could not be issued")]
     Token(#[source] TokenError),
-    /// The database could not be made.
-    #[error("the database could not be made")]
+    /// The database could not be created.
+    #[error("the database could not be created")]
     Store(#[source] StoreError),
 }
 
@@ -137,24 +138,28 @@ impl InitError {
             Self::AlreadyExists { .. } => {
                 "start it with `moorline-relay serve`, or give --state another folder; nothing is ever overwritten"
             }
-            Self::Exposed { .. } => "give --state an empty folder or one that does not exist yet; keys will live in it",
+            Self::Exposed { .. } => "give --state an empty folder, or one that does not exist yet: it will hold private keys",
             Self::Name(_) => "give --name what devices will dial, without scheme and port: relay.example.com, 192.0.2.1",
             Self::Address(_) => "give --listen a port from 1 to 65535: the join string tells it to devices and callers",
             Self::File(_) | Self::Folder { .. } | Self::Store(_) => {
-                "give --state a folder on a disk with room, in a place where this user may write"
+                "give --state a folder that this user may write to, on a disk with free space"
             }
             Self::Certificate(_) => "check the names: each must be able to stand in a certificate",
             Self::Tls(TlsFileError::PrivateKey(error)) => advice_on_private_file(error),
             Self::Tls(_) => "give --certificate a PEM file with the whole chain, relay first, and --key its private key in PEM",
-            Self::Config(_) | Self::SigningKey(_) | Self::Token(_) => "this is a fault of the program: please report it",
+            Self::Token(error) => error.advice(),
+            Self::Config(_) | Self::SigningKey(_) => "this is a bug: please report it",
         }
     }
 }
 
-/// Makes the relay.
+/// Creates a relay's state folder.
 ///
 /// # Errors
-/// [`InitError`]; what had been written by then is removed again.
+/// [`InitError`]. Whatever was written is removed again.
+///
+/// # Cancel safety
+/// Dropping the future removes whatever was written.
 pub async fn init(options: &Init, clock: &Clock) -> Result<CreatedRelay, InitError> {
     let now = clock.now();
     let names = checked(&options.names)?;
@@ -244,8 +249,8 @@ async fn fill_database(folder: &mut Unfinished, key: &CallerKey) -> Result<(), I
     put.map_err(InitError::Store)
 }
 
-/// A folder that is being filled. Dropping it removes what was made, unless it was kept.
-#[must_use = "what was made is removed again when this is dropped"]
+/// A folder that is being filled. Dropping it removes what was created, unless it was kept.
+#[must_use = "what was created is removed when this is dropped"]
 struct Unfinished {
     state: PathBuf,
     made: Vec<PathBuf>,
@@ -288,7 +293,7 @@ impl Unfinished {
     }
 }
 
-/// An empty folder is ours to close to others; one with other things in it is not.
+/// Closes an empty folder to other users. A folder that holds other things is refused instead.
 fn make_private(state: &Path) -> Result<(), InitError> {
     let failed = |source| InitError::Folder { file: state.into(), source };
     let mode = fs::metadata(state).map_err(failed)?.permissions().mode() & 0o777;
@@ -303,7 +308,7 @@ fn make_private(state: &Path) -> Result<(), InitError> {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        // What cannot be removed stays; the error that is on its way says more than one from here would.
+        // A file that cannot be removed stays: the error that led here is the one to report.
         for file in &self.made {
             fs::remove_file(file).ok();
         }

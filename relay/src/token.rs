@@ -1,4 +1,5 @@
-//! Tokens that the operator of a relay makes for callers, with nothing but the state folder: the relay need not run.
+//! Tokens that a relay's operator issues to callers. Needs the state folder alone: it reads the configuration and the signing key, takes
+//! no lock, and works whether the relay runs or not.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,17 +21,20 @@ pub const SIGNING_KEY_FILE: &str = "signing.key";
 /// Largest file of a signing key.
 const MAX_KEY_BYTES: usize = 16 * 1024;
 
-/// What `Authorization: Bearer …` may have at most, so that a token which no relay would read is never made.
+/// The longest token that fits into `Authorization: Bearer …`: a longer one would be refused by every relay.
 const MAX_BYTES: usize = 8 * 1024 - "Bearer ".len();
 
-/// What a token shall say.
+/// The longest lifetime of a token: a hundred years.
+pub const MAX_LIFETIME: Duration = Duration::from_secs(100 * 31_557_600);
+
+/// What a token is to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRequest {
     /// Who it is for.
     pub subject: Subject,
     /// What it allows.
     pub access: AccessRule,
-    /// For how long from now.
+    /// For how long from now: 1 s to [`MAX_LIFETIME`], whole seconds.
     pub lifetime: Duration,
 }
 
@@ -43,26 +47,26 @@ impl TokenRequest {
     }
 }
 
-/// A token that was made.
+/// A token that was issued.
 #[derive(Debug)]
 pub struct IssuedToken {
     /// The token.
     pub token: Secret,
-    /// When it ends.
+    /// When it expires.
     pub expires_at: Timestamp,
 }
 
-/// Why there is no token.
+/// Why no token was issued.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// The folder holds no usable relay.
+    /// The folder's configuration cannot be used.
     #[error("the relay's configuration could not be used")]
     Config(#[source] ConfigError),
     /// The signing key cannot be read, or others can read it.
     #[error("the signing key cannot be used")]
     KeyFile(#[source] PrivateFileError),
-    /// The signing key is no key, or does not sign.
-    #[error("{} is no usable key", file.display())]
+    /// The signing key is not a key, or cannot sign.
+    #[error("{} is not a usable key", file.display())]
     Key {
         /// The key's file.
         file: PathBuf,
@@ -70,10 +74,16 @@ pub enum TokenError {
         #[source]
         source: SigningKeyError,
     },
-    /// So many patterns that relays would refuse to read the token.
-    #[error("the token would have {got} bytes, and relays read {MAX_BYTES} at most")]
+    /// No token lives so short or so long.
+    #[error("a token lives from 1s to {}, not {}", humantime::format_duration(MAX_LIFETIME), humantime::format_duration(*got))]
+    Lifetime {
+        /// The lifetime that was asked for.
+        got: Duration,
+    },
+    /// The token has so many patterns that relays would refuse it.
+    #[error("the token would have {got} bytes; relays accept at most {MAX_BYTES}")]
     TooLong {
-        /// How long it would be.
+        /// Its length in bytes.
         got: usize,
     },
 }
@@ -87,13 +97,16 @@ impl TokenError {
                 "chmod 600 it; if others may have read it, make a new relay: every token that it signed is in doubt"
             }
             Self::KeyFile(error) => advice_on_private_file(error),
-            Self::Key { .. } => "put the key back from your backup; a new key would end every token there is",
+            Self::Key { .. } => "restore the key from your backup; a new key would invalidate every token",
+            Self::Lifetime { .. } => "give another lifetime, like 12h or 30days",
             Self::TooLong { .. } => "name fewer devices and services, or use patterns like lamp-*",
         }
     }
 }
 
-/// Makes a token with the key in the state folder.
+/// Issues a token, signed with the key in the state folder.
+///
+/// Blocks on the disk.
 ///
 /// # Errors
 /// [`TokenError`].
@@ -125,11 +138,13 @@ pub(crate) fn advice_on_private_file(error: &PrivateFileError) -> &'static str {
     }
 }
 
-/// Why a key made no token, before it is known where the key came from.
+/// Why a token was not signed, without the key's file, which [`sign`] does not know.
 #[derive(Debug)]
 pub(crate) enum SignError {
-    /// The key does not sign.
+    /// The key cannot sign.
     Key(SigningKeyError),
+    /// See [`TokenError::Lifetime`].
+    Lifetime(Duration),
     /// See [`TokenError::TooLong`].
     TooLong(usize),
 }
@@ -138,12 +153,13 @@ impl SignError {
     pub(crate) fn with_file(self, file: PathBuf) -> TokenError {
         match self {
             Self::Key(source) => TokenError::Key { file, source },
+            Self::Lifetime(got) => TokenError::Lifetime { got },
             Self::TooLong(got) => TokenError::TooLong { got },
         }
     }
 }
 
-/// Makes a token of `iss` for a relay of these names.
+/// Signs a token as issuer `iss`, for a relay with these names.
 pub(crate) fn sign(
     key: &SigningKey,
     iss: &str,
@@ -151,6 +167,9 @@ pub(crate) fn sign(
     request: &TokenRequest,
     now: Timestamp,
 ) -> Result<IssuedToken, SignError> {
+    if request.lifetime.as_secs() == 0 || request.lifetime > MAX_LIFETIME {
+        return Err(SignError::Lifetime(request.lifetime));
+    }
     let iat = now.as_millis() / 1_000;
     let exp = iat.saturating_add(request.lifetime.as_secs());
     let token = key.mint(&CallerClaims {
@@ -169,4 +188,24 @@ pub(crate) fn sign(
         return Err(SignError::TooLong(bytes));
     }
     Ok(IssuedToken { token, expires_at: Timestamp::from_millis(exp.saturating_mul(1_000)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lifetimes_are_checked_and_never_overflow() {
+        let key = SigningKey::generate().unwrap();
+        let now = Timestamp::from_millis(u64::MAX); // the end of the year 9999
+        let lives =
+            |lifetime| sign(&key, "moorline:relay:relay", &[], &TokenRequest::operator(lifetime), now).map(|token| token.expires_at);
+        for lifetime in [Duration::ZERO, Duration::from_millis(999), MAX_LIFETIME + Duration::from_nanos(1), Duration::MAX] {
+            let refused = lives(lifetime).map_err(|error| error.with_file(PathBuf::new()));
+            assert!(matches!(refused, Err(TokenError::Lifetime { got }) if got == lifetime), "{refused:?}");
+        }
+        for lifetime in [Duration::from_secs(1), MAX_LIFETIME] {
+            assert_eq!(lives(lifetime).unwrap(), now);
+        }
+    }
 }
