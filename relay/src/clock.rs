@@ -1,11 +1,11 @@
-//! Wall time, the one place that asks the machine for it. Spans and deadlines are `tokio::time`'s matter.
+//! Wall time. Nothing else reads the system's clock. Durations and deadlines use `tokio::time`.
 
 use std::time::SystemTime;
 
 use moorline_proto::timestamp::Timestamp;
 use tokio::time::Instant;
 
-/// Tells the time. Cheap to clone.
+/// A source of wall time. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
 
@@ -16,18 +16,18 @@ enum Source {
 }
 
 impl Clock {
-    /// The machine's clock.
+    /// The system's clock.
     pub fn system() -> Self {
         Self(Source::System)
     }
 
-    /// A clock that shows `at` now and goes on with tokio's time, so that it stands still and jumps where that does.
+    /// A clock that shows `at` now and advances with tokio's time, so that a test that pauses the one pauses the other.
     pub fn at(at: Timestamp) -> Self {
         Self(Source::Simulated { at, since: Instant::now() })
     }
 
-    /// The time.
-    #[expect(clippy::disallowed_methods, reason = "everybody else is handed a Clock")]
+    /// The current time.
+    #[expect(clippy::disallowed_methods, reason = "everything else is given a Clock")]
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Source::System => SystemTime::now().into(),

@@ -1,4 +1,4 @@
-//! What every registry does, whatever keeps it: each test runs against all of them.
+//! The contract of [`Registry`]: each test runs against every backend.
 
 use std::path::Path;
 use std::sync::Arc;

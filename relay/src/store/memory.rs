@@ -1,4 +1,4 @@
-//! The registry in memory: for tests whose clock stands still, which a database in threads of its own would not notice.
+//! The registry in memory, for tests with a paused clock: a database has threads of its own, which such a clock does not wait for.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -14,7 +14,7 @@ use moorline_proto::timestamp::Timestamp;
 use crate::store::{CallerKey, DeviceRecord, KeyRecord, Put, Registry, Sighting, StoreError, StoreFuture};
 use crate::sync::lock;
 
-/// A registry that is gone when it is dropped.
+/// A registry that keeps nothing beyond its own life.
 #[derive(Debug, Default)]
 pub struct MemoryRegistry(Mutex<Tables>);
 
@@ -26,7 +26,7 @@ struct Tables {
 }
 
 impl MemoryRegistry {
-    /// Nobody is known yet.
+    /// An empty registry.
     pub fn new() -> Self {
         Self::default()
     }

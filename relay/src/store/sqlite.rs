@@ -103,7 +103,7 @@ fn like_patterns(filter: &[Pattern]) -> BTreeSet<String> {
     filter.iter().map(|pattern| pattern.to_string().replace('_', "\\_").replace('*', "%")).collect()
 }
 
-/// What came of [`SqliteRegistry::put`], or the key of another device that stands in the way.
+/// What [`SqliteRegistry::put`] did, or the key that belongs to another device.
 type PutOrTaken = Result<Put, Thumbprint>;
 
 impl SqliteRegistry {
@@ -241,7 +241,7 @@ impl Registry for SqliteRegistry {
     }
 }
 
-/// One record per device from rows of one key each; a device without keys has one row without.
+/// Joins rows of one key each into one record per device. A device without keys has one row without a key.
 fn records(rows: &[SqliteRow]) -> Result<Vec<DeviceRecord>, sqlx::Error> {
     let mut records: Vec<DeviceRecord> = Vec::new();
     for row in rows {
