@@ -1,6 +1,6 @@
-//! The command line: what can be asked for, what is printed, and with which exit code the program ends.
+//! The command line: arguments, output, exit codes.
 //!
-//! The work is done elsewhere ([`crate::init`], [`crate::serve`], [`crate::token`]); here it gets its arguments and its words.
+//! Does not own: the work itself ([`crate::init`], [`crate::serve`], [`crate::token`]).
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -19,9 +19,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
 use crate::config::TlsFiles;
-use crate::init::{Init, Made, init};
+use crate::init::{CreatedRelay, Init, init};
 use crate::serve::{Serve, serve};
-use crate::token::{Minted, Wanted, mint};
+use crate::token::{IssuedToken, MAX_LIFETIME, TokenRequest, mint};
 
 /// A relay that carries streams (ssh, HTTP, anything on TCP) to devices which only dial out.
 #[derive(Debug, Parser)]
@@ -42,22 +42,22 @@ init, moorline login), and a token for you, with which you add devices (moorline
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a relay's state folder: configuration, certificate, keys, database
+    /// Create a relay's state folder: configuration, certificate, keys, database
     #[command(after_help = INIT_EXAMPLES)]
     Init(InitArgs),
     /// Run the relay until SIGTERM or SIGINT
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(Box<ServeArgs>),
-    /// Make tokens for callers
+    /// Issue tokens to callers
     #[command(subcommand)]
     Token(TokenCommand),
 }
 
 const INIT_EXAMPLES: &str = "\
 Examples:
-  With a CA of its own, which the join string carries to devices and callers:
+  With a CA of its own, which devices and callers get in the join string:
     moorline-relay init --state /var/lib/moorline --name relay.example.com --name 192.0.2.1
-  With a certificate that machines trust already:
+  With a certificate that machines already trust:
     moorline-relay init --state /var/lib/moorline --name relay.example.com \\
       --certificate /etc/letsencrypt/live/relay.example.com/fullchain.pem \\
       --key /etc/letsencrypt/live/relay.example.com/privkey.pem
@@ -79,11 +79,11 @@ Examples:
     moorline-relay token new --state /var/lib/moorline --subject provisioning \\
       --allow device.read,device.write --lifetime 365days
 
-The token is a secret. It cannot be taken back before its time is over: keep lifetimes short.";
+The token is a secret. It cannot be revoked before it expires: keep lifetimes short.";
 
 #[derive(Debug, Args)]
 struct InitArgs {
-    /// Folder to make; one that holds a relay already is refused
+    /// Folder to create; one that already holds a relay is refused
     #[arg(long, value_name = "DIR")]
     state: PathBuf,
     /// Host name or IP address that devices and callers dial; the first goes into the join string
@@ -95,7 +95,7 @@ struct InitArgs {
     /// This process among the relay's nodes
     #[arg(long, default_value = "n1")]
     node: NodeId,
-    /// Short name of the relay's own issuer of tokens, the front of a caller's name: relay:alice
+    /// Short name of the relay's own token issuer, the first part of a caller's name: relay:alice
     #[arg(long, default_value = "relay")]
     issuer: Issuer,
     /// Certificate to use instead of one of the relay's own CA: PEM, the whole chain
@@ -104,7 +104,7 @@ struct InitArgs {
     /// Private key of the certificate: PEM
     #[arg(long, value_name = "FILE", requires = "certificate")]
     key: Option<PathBuf>,
-    /// How long the operator's token is good
+    /// Lifetime of the operator's token
     #[arg(long, value_name = "DURATION", default_value = "30days", value_parser = lifetime)]
     operator_lifetime: Duration,
     /// Print one JSON object: join, token, ca_file
@@ -114,13 +114,13 @@ struct InitArgs {
 
 #[derive(Debug, Args)]
 struct ServeArgs {
-    /// Folder that `init` made
+    /// Folder that `init` created; one relay at a time runs on it
     #[arg(long, value_name = "DIR")]
     state: PathBuf,
     /// Listen here instead of on the first listener's address
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
-    /// How to write logs, which go to stderr
+    /// Format of the log, which goes to stderr
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
     /// What to log: a level, or levels by module
@@ -138,30 +138,30 @@ enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
-    /// Make a token and print it
+    /// Issue a token and print it
     #[command(after_help = TOKEN_EXAMPLES)]
     New(TokenArgs),
 }
 
 #[derive(Debug, Args)]
 struct TokenArgs {
-    /// Folder that `init` made; the relay need not run
+    /// Folder that `init` created; the relay need not be running
     #[arg(long, value_name = "DIR")]
     state: PathBuf,
-    /// Who it is for: stands in logs and is told to devices
+    /// Who it is for; logs and devices are told this name
     #[arg(long, value_name = "NAME")]
     subject: Subject,
     /// What it allows
     #[arg(long, value_name = "ACTION", value_delimiter = ',', num_args = 1.., value_parser = actions())]
     #[arg(default_value = "stream.open,device.read")]
     allow: Vec<Action>,
-    /// On which devices; * stands for any characters
+    /// On which devices; * matches any characters
     #[arg(long = "device", value_name = "PATTERN", value_delimiter = ',', num_args = 1.., default_value = "*")]
     devices: Vec<Pattern>,
-    /// Of which services; * stands for any characters
+    /// To which services; * matches any characters
     #[arg(long = "service", value_name = "PATTERN", value_delimiter = ',', num_args = 1.., default_value = "*")]
     services: Vec<Pattern>,
-    /// For how long
+    /// Lifetime, at most 100years
     #[arg(long, value_name = "DURATION", default_value = "12h", value_parser = lifetime)]
     lifetime: Duration,
     /// Print one JSON object: token, expires_at
@@ -169,22 +169,26 @@ struct TokenArgs {
     json: bool,
 }
 
-/// Reads an action; what is none is answered with all that there are.
+/// Parses an action. The error lists every action.
 fn actions() -> impl TypedValueParser<Value = Action> {
     PossibleValuesParser::new(Action::ALL.iter().map(|action| action.as_str())).try_map(|word| word.parse())
 }
 
 fn lifetime(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| format!("{error} (like 12h or 30days)"))?;
-    if time.as_secs() == 0 { Err("a token lives at least one second".to_owned()) } else { Ok(time) }
+    match time {
+        time if time.as_secs() == 0 => Err("a token lives at least one second".to_owned()),
+        time if time > MAX_LIFETIME => Err(format!("a token lives at most {}", humantime::format_duration(MAX_LIFETIME))),
+        time => Ok(time),
+    }
 }
 
-/// Runs the program: 0 done, 1 failed, 2 the command line was not understood.
+/// Runs the program. Exit code 0: done; 1: failed; 2: usage error.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help goes to stdout and ends with 0, usage errors to stderr with 2. There is nobody left to tell if that fails.
+            // Help goes to stdout and ends with 0, usage errors to stderr with 2. If this fails, there is nobody left to tell.
             error.print().ok();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
@@ -203,30 +207,32 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Init(args) => {
             let (state, json) = (args.state.clone(), args.json);
-            let made = in_runtime(init(&args.into(), &clock))?.map_err(|error| Failure::of(error.advice(), error))?;
-            print(&if json { made_json(&made) } else { made_text(&state, &made) })
+            let created = in_runtime(init(&args.into(), &clock))?.map_err(|error| Failure::of(error.advice(), error))?;
+            print(&if json { created_json(&created) } else { created_text(&state, &created) })
         }
         Command::Serve(args) => {
             log(args.log_format, args.log);
-            let wanted = Serve { state: args.state, listen: args.listen };
-            in_runtime(serve(&wanted, clock))?.map_err(|error| Failure::of(error.advice(), error))
+            let options = Serve { state: args.state, listen: args.listen };
+            let lock = in_runtime(serve(&options, clock))?.map_err(|error| Failure::of(error.advice(), error))?;
+            drop(lock); // the runtime has ended: nothing uses the folder any more
+            Ok(())
         }
         Command::Token(TokenCommand::New(args)) => {
             let (state, json) = (args.state.clone(), args.json);
-            let minted = mint(&state, &args.into(), clock.now()).map_err(|error| Failure::of(error.advice(), error))?;
-            print(&minted_text(&minted, json))
+            let issued = mint(&state, &args.into(), clock.now()).map_err(|error| Failure::of(error.advice(), error))?;
+            print(&issued_text(&issued, json))
         }
     }
 }
 
-/// After the work is done, threads of the runtime get this long: what they still do, nobody waits for.
-const RUNTIME_WITHIN: Duration = Duration::from_millis(500);
+/// How long the runtime's threads get to end after the work is done.
+const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
 fn in_runtime<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::of("see this user's limits of threads and memory (ulimit -a)", error))?;
+    let runtime = runtime.map_err(|error| Failure::of("check this user's limits (ulimit -a)", error))?;
     let done = runtime.block_on(work);
-    runtime.shutdown_timeout(RUNTIME_WITHIN);
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIMEOUT);
     Ok(done)
 }
 
@@ -252,41 +258,41 @@ impl From<InitArgs> for Init {
     }
 }
 
-impl From<TokenArgs> for Wanted {
+impl From<TokenArgs> for TokenRequest {
     fn from(args: TokenArgs) -> Self {
         let access = AccessRule { actions: args.allow, devices: args.devices, services: args.services };
         Self { subject: args.subject, access, lifetime: args.lifetime }
     }
 }
 
-fn made_json(made: &Made) -> String {
-    // The token goes to whoever ran the command, who asked for it.
-    json!({ "join": made.join.to_string(), "token": made.token.reveal(), "ca_file": made.ca_file }).to_string()
+fn created_json(created: &CreatedRelay) -> String {
+    // The token is for whoever ran the command.
+    json!({ "join": created.join.to_string(), "token": created.token.reveal(), "ca_file": created.ca_file }).to_string()
 }
 
-fn made_text(state: &Path, made: &Made) -> String {
+fn created_text(state: &Path, created: &CreatedRelay) -> String {
     let state = state.display();
     format!(
         "A relay is ready in {state}.\n\n\
-         Join string. Devices and callers need it to find the relay and to know it again; it opens nothing:\n\n{}\n\n\
+         Join string. Devices and callers need it to find the relay and to verify its identity; it grants no access:\n\n{}\n\n\
          Your token. It is a secret and allows everything until {}:\n\n{}\n\n\
          Next:\n  moorline-relay serve --state {state}\n  moorline login --join FILE --token-file FILE    (each put into a file of its own)",
-        made.join,
-        made.expires_at,
-        made.token.reveal(), // to whoever ran the command, who asked for it
+        created.join,
+        created.expires_at,
+        created.token.reveal(), // for whoever ran the command
     )
 }
 
-fn minted_text(minted: &Minted, as_json: bool) -> String {
-    let token = minted.token.reveal(); // to whoever ran the command, who asked for it
-    if as_json { json!({ "token": token, "expires_at": minted.expires_at }).to_string() } else { token.to_owned() }
+fn issued_text(issued: &IssuedToken, as_json: bool) -> String {
+    let token = issued.token.reveal(); // for whoever ran the command
+    if as_json { json!({ "token": token, "expires_at": issued.expires_at }).to_string() } else { token.to_owned() }
 }
 
 /// Prints the one thing that was asked for.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     let printed = writeln!(out, "{text}").and_then(|()| out.flush());
-    printed.map_err(|error| Failure::of("see where standard output goes: what was to be printed is lost", error))
+    printed.map_err(|error| Failure::of("check where standard output goes: the output is lost", error))
 }
 
 /// What happened, why, and what to do about it.
@@ -309,7 +315,7 @@ impl Failure {
             source = error.source();
         }
         text.push_str(&format!("  next: {}\n", self.advice));
-        // There is nobody left to tell if that fails.
+        // If this fails, there is nobody left to tell.
         io::stderr().write_all(text.as_bytes()).ok();
     }
 }
@@ -332,7 +338,7 @@ mod tests {
     #[test]
     fn a_token_is_for_everything_that_most_callers_need_unless_it_says_otherwise() {
         let token = |line: &str| match parse(&format!("moorline-relay token new --state s --subject alice {line}")) {
-            Ok(Command::Token(TokenCommand::New(args))) => Wanted::from(args),
+            Ok(Command::Token(TokenCommand::New(args))) => TokenRequest::from(args),
             other => panic!("{other:?}"),
         };
         let most = token("--lifetime 12h");
@@ -361,6 +367,10 @@ mod tests {
             ("moorline-relay serve --state s --log-format xml", "json"),
             ("moorline-relay token new --state s --subject a --allow everything", "stream.open"),
             ("moorline-relay token new --state s --subject a --lifetime 0s", "one second"),
+            ("moorline-relay token new --state s --subject a --lifetime 101years", "100years"),
+            ("moorline-relay token new --state s --subject a --lifetime 18446744073709551615s", "100years"),
+            ("moorline-relay token new --state s --subject a --lifetime 18446744073709551615years", "12h"),
+            ("moorline-relay init --state s --name a --operator-lifetime 18446744073709551615s", "100years"),
         ] {
             let error = parse(line).unwrap_err();
             assert!(error.exit_code() == 2 && error.to_string().contains(words), "{line}: {error}");

@@ -1,37 +1,37 @@
-//! Wall time, the one place that asks the machine for it. Spans and deadlines are `tokio::time`'s matter.
+//! Wall time. Nothing else reads the system's clock. Durations and deadlines use `tokio::time`.
 
 use std::time::SystemTime;
 
 use moorline_proto::timestamp::Timestamp;
 use tokio::time::Instant;
 
-/// Tells the time. Cheap to clone.
+/// A source of wall time. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
-    Machine,
-    Set { at: Timestamp, since: Instant },
+    System,
+    Simulated { at: Timestamp, since: Instant },
 }
 
 impl Clock {
-    /// The machine's clock.
+    /// The system's clock.
     pub fn system() -> Self {
-        Self(Source::Machine)
+        Self(Source::System)
     }
 
-    /// A clock that shows `at` now and goes on with tokio's time, so that it stands still and jumps where that does.
+    /// A clock that shows `at` now and advances with tokio's time, so that a test that pauses the one pauses the other.
     pub fn at(at: Timestamp) -> Self {
-        Self(Source::Set { at, since: Instant::now() })
+        Self(Source::Simulated { at, since: Instant::now() })
     }
 
-    /// The time.
-    #[expect(clippy::disallowed_methods, reason = "everybody else is handed a Clock")]
+    /// The current time.
+    #[expect(clippy::disallowed_methods, reason = "everything else is given a Clock")]
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            Source::Machine => SystemTime::now().into(),
-            Source::Set { at, since } => {
+            Source::System => SystemTime::now().into(),
+            Source::Simulated { at, since } => {
                 let passed = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
                 Timestamp::from_millis(at.as_millis().saturating_add(passed))
             }

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::lifecycle::Lifecycle;
 use crate::limits::{Limits, Times};
-use crate::store::Registry;
+use crate::store::{LastSeen, Registry};
 use crate::stream::registry::Streams;
 use crate::tasks::Tasks;
 
@@ -43,6 +43,8 @@ pub struct Core {
     pub tokens: TokenVerifier,
     /// Devices and their keys.
     pub registry: Arc<dyn Registry>,
+    /// When devices were last online: noted at once, written behind.
+    pub last_seen: Arc<LastSeen>,
     /// Counts changes of the registry.
     pub revision: Revision,
     /// Where devices are.

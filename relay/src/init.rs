@@ -1,23 +1,25 @@
-//! Makes a relay's state folder: configuration, CA and certificate, signing key, database; all of it or nothing.
+//! Creates a relay's state folder: configuration, CA and certificate, signing key, database; all of it or nothing.
 //!
 //! ```text
 //!   DIR/                0700
 //!   ├── relay.toml      the configuration
 //!   ├── ca.pem          the relay's own CA, which the join string carries too  ┐
-//!   ├── ca.key    0600  its key, to issue another certificate with             │ not made where the operator
+//!   ├── ca.key    0600  its key, to issue another certificate                  │ not created where the operator
 //!   ├── tls.pem         the relay's certificate                                │ brings a certificate
 //!   ├── tls.key   0600  its key                                                ┘
 //!   ├── signing.key 0600  signs callers' tokens
-//!   └── moorline.db 0600  devices, their public keys, the callers' public keys
+//!   ├── moorline.db 0600  devices, their public keys, the callers' public keys
+//!   └── lock      0600  created by `serve`: see [`crate::state_lock`]
 //! ```
 
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
-use std::io::{self, Write as _};
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{self, Path, PathBuf};
 use std::time::Duration;
 
+use moorline_files::{CreateError, create};
 use moorline_proto::id::{Issuer, NodeId};
 use moorline_proto::join::{Join, RelayUrl, RelayUrlError};
 use moorline_proto::secret::Secret;
@@ -26,12 +28,12 @@ use moorline_proto::timestamp::Timestamp;
 use crate::access::mint::{SigningKey, SigningKeyError};
 use crate::clock::Clock;
 use crate::config::check::{FILE_NAME, name};
-use crate::config::file::{File, Fresh, shipped};
+use crate::config::file::{File, NewRelay, shipped};
 use crate::config::{Config, ConfigError, TlsFiles};
 use crate::net::tls::{TlsFileError, server_config};
 use crate::pki;
 use crate::store::{CallerKey, Registry, SqliteRegistry, StoreError};
-use crate::token::{SIGNING_KEY_FILE, TokenError, Wanted, sign};
+use crate::token::{SIGNING_KEY_FILE, TokenError, TokenRequest, advice_on_private_file, sign};
 
 /// Name of the database in a state folder.
 pub const DATABASE_FILE: &str = "moorline.db";
@@ -40,89 +42,92 @@ const CA_KEY_FILE: &str = "ca.key";
 const TLS_FILE: &str = "tls.pem";
 const TLS_KEY_FILE: &str = "tls.key";
 
-/// The relay to be made.
+/// Options of [`init`].
 #[derive(Clone, Debug)]
 pub struct Init {
     /// The state folder.
     pub state: PathBuf,
     /// Host names and addresses that devices and callers dial; the join string has the first.
     pub names: Vec<String>,
-    /// Where it listens; the join string has the port.
+    /// Address to listen on; the join string has the port.
     pub listen: SocketAddr,
     /// Its name among nodes.
     pub node: NodeId,
     /// Short name of its own issuer of tokens.
     pub issuer: Issuer,
-    /// The operator's own certificate and key, of a CA that machines trust already. They stay where they are.
+    /// The operator's own certificate and key, of a CA that machines already trust. They are not copied.
     pub own: Option<TlsFiles>,
-    /// How long the operator's first token is good.
+    /// Lifetime of the operator's first token.
     pub operator_lifetime: Duration,
 }
 
-/// What the operator needs to know of the relay that was made.
+/// What the operator needs to know of the new relay.
 #[derive(Debug)]
-pub struct Made {
-    /// For devices and callers. With the operator's own certificate it has no CA.
+pub struct CreatedRelay {
+    /// The join string for devices and callers. Has no CA where the operator brought a certificate.
     pub join: Join,
-    /// Allows everything.
+    /// The operator's token, which allows everything.
     pub token: Secret,
-    /// When the token ends.
+    /// When the token expires.
     pub expires_at: Timestamp,
-    /// The CA's certificate, where one was made.
+    /// The CA's certificate, where one was created.
     pub ca_file: Option<PathBuf>,
 }
 
-/// Why there is no relay. Nothing of it was left behind.
+/// Why no relay was created. Nothing was left behind.
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
-    /// There is one already.
-    #[error("{} holds a relay already: {found} is there", state.display())]
-    Taken {
+    /// The folder holds a relay.
+    #[error("{} already holds a relay: it has {found}", state.display())]
+    AlreadyExists {
         /// The folder.
         state: PathBuf,
         /// The file that shows it.
         found: &'static str,
     },
-    /// The folder holds other things and is open to others.
-    #[error("{} is not empty, and others can look into it (mode {mode:o})", state.display())]
+    /// The folder is not empty, and group or others have access to it.
+    #[error("{} is not empty, and is open to other users (mode {mode:04o})", state.display())]
     Exposed {
         /// The folder.
         state: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
-    /// No name of a host.
+    /// Not the name of a host.
     #[error("{0:?} is neither a host name nor an IP address")]
     Name(String),
-    /// Name and port make no address that somebody can dial.
+    /// Name and port do not make an address that can be dialled.
     #[error("devices cannot dial this relay")]
     Address(#[source] RelayUrlError),
-    /// A file or folder could not be made.
-    #[error("{} could not be made", file.display())]
-    Write {
+    /// A file could not be created.
+    #[error("the state folder could not be filled")]
+    File(#[source] CreateError),
+    /// The folder cannot be created or used, or a path cannot be resolved.
+    #[error("{} cannot be used", file.display())]
+    Folder {
         /// It.
         file: PathBuf,
         /// Why.
         #[source]
         source: io::Error,
     },
-    /// No certificate came about.
-    #[error("a certificate could not be made")]
+    /// The certificate could not be issued.
+    #[error("the certificate could not be issued")]
     Certificate(#[source] rcgen::Error),
     /// The certificate cannot be used.
     #[error("the certificate cannot be used")]
     Tls(#[source] TlsFileError),
-    /// The configuration that was to be written contradicts itself.
-    #[error("the configuration would not hold")]
+    /// The new configuration is not valid.
+    #[error("the new configuration is not valid")]
     Config(#[source] ConfigError),
-    /// No signing key came about.
-    #[error("a signing key could not be made")]
+    /// The signing key could not be generated.
+    #[error("the signing key could not be generated")]
     SigningKey(#[source] SigningKeyError),
-    /// No operator's token came about.
-    #[error("the operator's token could not be made")]
+    /// The operator's token could not be issued.
+    #[error("the operator's token could not be issued")]
     Token(#[source] TokenError),
-    /// The database could not be made.
-    #[error("the database could not be made")]
+    /// The database could not be created.
+    #[error("the database could not be created")]
     Store(#[source] StoreError),
 }
 
@@ -130,31 +135,40 @@ impl InitError {
     /// What to do about it.
     pub fn advice(&self) -> &'static str {
         match self {
-            Self::Taken { .. } => "start it with `moorline-relay serve`, or give --state another folder; nothing is ever overwritten",
-            Self::Exposed { .. } => "give --state an empty folder or one that does not exist yet; keys will live in it",
+            Self::AlreadyExists { .. } => {
+                "start it with `moorline-relay serve`, or give --state another folder; nothing is ever overwritten"
+            }
+            Self::Exposed { .. } => "give --state an empty folder, or one that does not exist yet: it will hold private keys",
             Self::Name(_) => "give --name what devices will dial, without scheme and port: relay.example.com, 192.0.2.1",
             Self::Address(_) => "give --listen a port from 1 to 65535: the join string tells it to devices and callers",
-            Self::Write { .. } | Self::Store(_) => "give --state a folder on a disk with room, in a place where this user may write",
+            Self::File(_) | Self::Folder { .. } | Self::Store(_) => {
+                "give --state a folder that this user may write to, on a disk with free space"
+            }
             Self::Certificate(_) => "check the names: each must be able to stand in a certificate",
+            Self::Tls(TlsFileError::PrivateKey(error)) => advice_on_private_file(error),
             Self::Tls(_) => "give --certificate a PEM file with the whole chain, relay first, and --key its private key in PEM",
-            Self::Config(_) | Self::SigningKey(_) | Self::Token(_) => "this is a fault of the program: please report it",
+            Self::Token(error) => error.advice(),
+            Self::Config(_) | Self::SigningKey(_) => "this is a bug: please report it",
         }
     }
 }
 
-/// Makes the relay.
+/// Creates a relay's state folder.
 ///
 /// # Errors
-/// [`InitError`]; what had been written by then is removed again.
-pub async fn init(wanted: &Init, clock: &Clock) -> Result<Made, InitError> {
+/// [`InitError`]. Whatever was written is removed again.
+///
+/// # Cancel safety
+/// Dropping the future removes whatever was written.
+pub async fn init(options: &Init, clock: &Clock) -> Result<CreatedRelay, InitError> {
     let now = clock.now();
-    let names = checked(&wanted.names)?;
-    let url = address(&names, wanted.listen.port())?;
-    let mut folder = Unfinished::begin(&wanted.state)?;
+    let names = checked(&options.names)?;
+    let url = address(&names, options.listen.port())?;
+    let mut folder = Unfinished::begin(&options.state)?;
 
-    let own = wanted.own.as_ref().map(absolute).transpose()?;
+    let own = options.own.as_ref().map(absolute).transpose()?;
     let ca = if own.is_some() { None } else { Some(write_pki(&mut folder, &names, now)?) };
-    let config = write_config(&mut folder, wanted, &names, own.as_ref())?;
+    let config = write_config(&mut folder, options, &names, own.as_ref())?;
     if let Some(files) = &config.tls {
         server_config(&files.certificate, &files.key).map_err(InitError::Tls)?;
     }
@@ -162,14 +176,14 @@ pub async fn init(wanted: &Init, clock: &Clock) -> Result<Made, InitError> {
     let key = SigningKey::generate().map_err(InitError::SigningKey)?;
     let pem = key.to_pem().map_err(InitError::SigningKey)?;
     folder.write(SIGNING_KEY_FILE, pem.reveal(), 0o600)?; // to the one file that holds it
-    let operator = Wanted::operator(wanted.operator_lifetime);
+    let operator = TokenRequest::operator(options.operator_lifetime);
     let token = sign(&key, &config.own_iss(), &names, &operator, now);
-    let minted = token.map_err(|error| InitError::Token(error.of(folder.path(SIGNING_KEY_FILE))))?;
+    let issued = token.map_err(|error| InitError::Token(error.with_file(folder.path(SIGNING_KEY_FILE))))?;
     fill_database(&mut folder, &CallerKey::new(config.own_iss(), config.issuer, key.public().clone())).await?;
 
     let ca_file = ca.is_some().then(|| folder.path(CA_FILE));
     folder.keep();
-    Ok(Made { join: Join { url, ca }, token: minted.token, expires_at: minted.expires_at, ca_file })
+    Ok(CreatedRelay { join: Join { url, ca }, token: issued.token, expires_at: issued.expires_at, ca_file })
 }
 
 /// The names as they stand in tokens and proofs, each once.
@@ -190,10 +204,11 @@ fn address(names: &[String], port: u16) -> Result<RelayUrl, InitError> {
     format!("https://{host}:{port}").parse().map_err(InitError::Address)
 }
 
-/// Where the operator's own files are, whatever folder the relay will be started in.
+/// The operator's own files by absolute paths, since the relay may be started in another folder. Symbolic links are kept: certificate
+/// managers point them at the current files.
 fn absolute(own: &TlsFiles) -> Result<TlsFiles, InitError> {
-    let absolute = |file: &PathBuf| fs::canonicalize(file).map_err(|source| InitError::Write { file: file.clone(), source });
-    // Judged before it is resolved, so that the error has the path as the operator wrote it.
+    let absolute = |file: &PathBuf| path::absolute(file).map_err(|source| InitError::Folder { file: file.clone(), source });
+    // Checked before they are resolved, so that the error has the path as the operator wrote it.
     server_config(&own.certificate, &own.key).map_err(InitError::Tls)?;
     Ok(TlsFiles { certificate: absolute(&own.certificate)?, key: absolute(&own.key)? })
 }
@@ -207,12 +222,12 @@ fn write_pki(folder: &mut Unfinished, names: &[String], now: Timestamp) -> Resul
     Ok(pki.ca_der)
 }
 
-fn write_config(folder: &mut Unfinished, wanted: &Init, names: &[String], own: Option<&TlsFiles>) -> Result<Config, InitError> {
-    let text = shipped(&Fresh {
-        node: wanted.node.as_str(),
-        issuer: wanted.issuer.as_str(),
+fn write_config(folder: &mut Unfinished, options: &Init, names: &[String], own: Option<&TlsFiles>) -> Result<Config, InitError> {
+    let text = shipped(&NewRelay {
+        node: options.node.as_str(),
+        issuer: options.issuer.as_str(),
         names,
-        listen: &wanted.listen.to_string(),
+        listen: &options.listen.to_string(),
         tls: own.map(|own| (own.certificate.as_path(), own.key.as_path())),
     });
     let file = folder.path(FILE_NAME);
@@ -224,7 +239,8 @@ fn write_config(folder: &mut Unfinished, wanted: &Init, names: &[String], own: O
 
 async fn fill_database(folder: &mut Unfinished, key: &CallerKey) -> Result<(), InitError> {
     let file = folder.path(DATABASE_FILE);
-    for suffix in ["", "-wal", "-shm"] {
+    folder.write(DATABASE_FILE, "", 0o600)?; // SQLite takes an empty file for a new database
+    for suffix in ["-wal", "-shm"] {
         folder.made.push(folder.path(&format!("{DATABASE_FILE}{suffix}")));
     }
     let registry = SqliteRegistry::open(&file).await.map_err(InitError::Store)?;
@@ -233,8 +249,8 @@ async fn fill_database(folder: &mut Unfinished, key: &CallerKey) -> Result<(), I
     put.map_err(InitError::Store)
 }
 
-/// A folder that is being filled. Dropping it removes what was made, unless it was kept.
-#[must_use = "what was made is removed again when this is dropped"]
+/// A folder that is being filled. Dropping it removes what was created, unless it was kept.
+#[must_use = "what was created is removed when this is dropped"]
 struct Unfinished {
     state: PathBuf,
     made: Vec<PathBuf>,
@@ -243,7 +259,7 @@ struct Unfinished {
 
 impl Unfinished {
     fn begin(state: &Path) -> Result<Self, InitError> {
-        let failed = |source| InitError::Write { file: state.into(), source };
+        let failed = |source| InitError::Folder { file: state.into(), source };
         let is_new = match DirBuilder::new().mode(0o700).create(state) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
@@ -252,7 +268,7 @@ impl Unfinished {
         if !is_new {
             let ours = [FILE_NAME, CA_FILE, CA_KEY_FILE, TLS_FILE, TLS_KEY_FILE, SIGNING_KEY_FILE, DATABASE_FILE];
             if let Some(found) = ours.into_iter().find(|file| fs::symlink_metadata(state.join(file)).is_ok()) {
-                return Err(InitError::Taken { state: state.into(), found });
+                return Err(InitError::AlreadyExists { state: state.into(), found });
             }
             make_private(state)?;
         }
@@ -263,12 +279,12 @@ impl Unfinished {
         self.state.join(file)
     }
 
+    /// Creates a file with exactly these permission bits, whatever the umask is.
     fn write(&mut self, file: &str, text: &str, mode: u32) -> Result<(), InitError> {
         let file = self.path(file);
-        let failed = |source| InitError::Write { file: file.clone(), source };
-        let mut open = OpenOptions::new().write(true).create_new(true).mode(mode).open(&file).map_err(failed)?;
-        self.made.push(file.clone());
-        open.write_all(text.as_bytes()).and_then(|()| open.sync_all()).map_err(failed)
+        create(&file, mode, text.as_bytes()).map_err(InitError::File)?;
+        self.made.push(file);
+        Ok(())
     }
 
     fn keep(mut self) {
@@ -277,9 +293,9 @@ impl Unfinished {
     }
 }
 
-/// An empty folder is ours to close to others; one with other things in it is not.
+/// Closes an empty folder to other users. A folder that holds other things is refused instead.
 fn make_private(state: &Path) -> Result<(), InitError> {
-    let failed = |source| InitError::Write { file: state.into(), source };
+    let failed = |source| InitError::Folder { file: state.into(), source };
     let mode = fs::metadata(state).map_err(failed)?.permissions().mode() & 0o777;
     if mode & 0o077 == 0 {
         return Ok(());
@@ -292,7 +308,7 @@ fn make_private(state: &Path) -> Result<(), InitError> {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        // What cannot be removed stays; the error that is on its way says more than one from here would.
+        // A file that cannot be removed stays: the error that led here is the one to report.
         for file in &self.made {
             fs::remove_file(file).ok();
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use moorline_files::PrivateFileError;
 use moorline_proto::problem::ProblemCode;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -111,19 +112,19 @@ async fn the_relay_takes_the_operators_token_and_those_made_later() {
     assert_eq!(operator.id.to_string(), "relay:operator");
     assert_eq!(operator.access[0].actions, moorline_proto::claims::Action::ALL);
 
-    let narrow = Wanted {
+    let narrow = TokenRequest {
         subject: "alice".parse().unwrap(),
         access: serde_json::from_str(r#"{"actions":["device.read"],"devices":["lamp-*"]}"#).unwrap(),
         lifetime: DAY,
     };
-    let minted = mint(&state, &narrow, clock.now()).unwrap();
-    assert_eq!(auth.authenticate(&minted.token).unwrap().access[..], *std::slice::from_ref(&narrow.access));
-    let later = Clock::at(Timestamp::from_millis(minted.expires_at.as_millis() + 31_000));
-    let late = TokenVerifier::new(keys, config.names, later).authenticate(&minted.token);
+    let issued = mint(&state, &narrow, clock.now()).unwrap();
+    assert_eq!(auth.authenticate(&issued.token).unwrap().access[..], *std::slice::from_ref(&narrow.access));
+    let later = Clock::at(Timestamp::from_millis(issued.expires_at.as_millis() + 31_000));
+    let late = TokenVerifier::new(keys, config.names, later).authenticate(&issued.token);
     assert_eq!(late.map_err(|error| error.problem()), Err(ProblemCode::TokenExpired));
 
     fs::set_permissions(state.join("signing.key"), Permissions::from_mode(0o640)).unwrap();
-    assert!(matches!(mint(&state, &narrow, clock.now()), Err(TokenError::Exposed { mode: 0o640, .. })));
+    assert!(matches!(mint(&state, &narrow, clock.now()), Err(TokenError::KeyFile(PrivateFileError::Mode { mode: 0o640, .. }))));
 }
 
 #[tokio::test]
@@ -133,7 +134,7 @@ async fn a_relay_is_never_overwritten() {
     init(&wanted(&state), &Clock::system()).await.unwrap();
     let key = fs::read(state.join("signing.key")).unwrap();
     let again = init(&wanted(&state), &Clock::system()).await;
-    assert!(matches!(again, Err(InitError::Taken { found: "relay.toml", .. })), "{again:?}");
+    assert!(matches!(again, Err(InitError::AlreadyExists { found: "relay.toml", .. })), "{again:?}");
     assert_eq!(fs::read(state.join("signing.key")).unwrap(), key);
 }
 
@@ -174,7 +175,7 @@ async fn a_relay_that_cannot_be_made_leaves_nothing_behind() {
     let missing = TlsFiles { certificate: first.join("tls.pem"), key: first.join("no.key") };
     for (wanted, variant) in [
         (Init { own: Some(mixed), ..wanted(&state) }, "Tls(Unusable"),
-        (Init { own: Some(missing), ..wanted(&state) }, "Tls(Key"),
+        (Init { own: Some(missing), ..wanted(&state) }, "Tls(PrivateKey"),
         (Init { names: vec!["https://relay".to_owned()], ..wanted(&state) }, "Name("),
         (Init { listen: "0.0.0.0:0".parse().unwrap(), ..wanted(&state) }, "Address("),
     ] {
@@ -182,4 +183,35 @@ async fn a_relay_that_cannot_be_made_leaves_nothing_behind() {
         assert!(format!("{error:?}").starts_with(variant), "{error:?}");
         assert!(!state.exists(), "after {error}");
     }
+}
+
+#[tokio::test]
+async fn a_certificate_managers_links_are_kept_and_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, state) = (folder.path().join("first"), folder.path().join("second"));
+    let ca = init(&wanted(&first), &Clock::system()).await.unwrap().join.ca.unwrap();
+    let links = TlsFiles { certificate: folder.path().join("fullchain.pem"), key: folder.path().join("privkey.pem") };
+    std::os::unix::fs::symlink(first.join("tls.pem"), &links.certificate).unwrap();
+    std::os::unix::fs::symlink(first.join("tls.key"), &links.key).unwrap();
+    init(&Init { own: Some(links.clone()), ..wanted(&state) }, &Clock::system()).await.unwrap();
+    assert_eq!(Config::load(&state).unwrap().tls, Some(links), "a renewed certificate is another file");
+    handshake(&state, &ca, "127.0.0.1").await.unwrap();
+
+    fs::set_permissions(first.join("tls.key"), Permissions::from_mode(0o644)).unwrap();
+    let tls = Config::load(&state).unwrap().tls.unwrap();
+    let refused = server_config(&tls.certificate, &tls.key);
+    assert!(matches!(refused, Err(TlsFileError::PrivateKey(PrivateFileError::Mode { mode: 0o644, .. }))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_link_in_an_empty_looking_folder_is_not_written_through() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("relay");
+    fs::create_dir(&state).unwrap();
+    fs::set_permissions(&state, Permissions::from_mode(0o700)).unwrap();
+    let elsewhere = folder.path().join("elsewhere");
+    std::os::unix::fs::symlink(&elsewhere, state.join("moorline.db-wal")).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, state.join("moorline.db")).unwrap();
+    assert!(matches!(init(&wanted(&state), &Clock::system()).await, Err(InitError::AlreadyExists { found: "moorline.db", .. })));
+    assert!(!elsewhere.exists());
 }

@@ -21,6 +21,7 @@ mod random;
 pub mod relay;
 pub mod serve;
 pub mod splice;
+pub mod state_lock;
 pub mod store;
 pub mod stream;
 mod sync;

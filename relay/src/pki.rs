@@ -1,9 +1,9 @@
 //! A relay's own CA and the certificate that it issues to itself, for operators who have no other.
 //!
-//! Whoever trusts this CA was given it in the join string, for this one relay. So both live equally long: a certificate that ends
-//! before its CA would bring nobody safety, and everybody an outage on a day that nobody remembers.
+//! The join string hands out this CA, for this one relay. So CA and certificate expire together: an earlier end of the certificate
+//! would add no security, only an outage on a day that nobody remembers.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use data_encoding::HEXLOWER;
 use moorline_proto::secret::Secret;
@@ -14,10 +14,10 @@ use rcgen::{
 
 use crate::random;
 
-/// How long CA and certificate are good: ten years.
-const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
-/// They are good from a day ago: devices without a battery-backed clock boot in the past.
-const SLACK: Duration = Duration::from_secs(24 * 60 * 60);
+/// CA and certificate are valid for ten years.
+const LIFETIME_MS: u64 = 10 * 365 * 24 * 60 * 60 * 1_000;
+/// They are valid from a day ago: devices without a battery-backed clock boot in the past.
+const BACKDATE_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// A CA and one certificate of it, with their keys, as PEM.
 #[derive(Debug)]
@@ -26,24 +26,24 @@ pub(crate) struct Pki {
     pub(crate) ca: String,
     /// The CA's certificate in DER, for the join string.
     pub(crate) ca_der: Vec<u8>,
-    /// The CA's key. Needed only to issue another certificate.
+    /// The CA's private key, needed only to issue another certificate.
     pub(crate) ca_key: Secret,
     /// The relay's certificate, issued by the CA itself.
     pub(crate) certificate: String,
-    /// The relay's key.
+    /// The relay's private key.
     pub(crate) key: Secret,
 }
 
-/// Makes a CA that may issue no further CAs, and a certificate for `names` (host names and IP addresses). Keys are ECDSA P-256:
-/// a handshake costs a third of what RSA-2048 takes.
+/// Makes a CA that cannot issue further CAs, and a certificate for `names` (host names and IP addresses). The keys are ECDSA P-256:
+/// a handshake costs a third of one with RSA-2048.
 ///
 /// # Errors
-/// The library's own: a name that no certificate can carry.
+/// A name that cannot stand in a certificate.
 pub(crate) fn make(names: &[String], now: Timestamp) -> Result<Pki, rcgen::Error> {
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::new(Vec::new())?;
-    // The number tells apart the CAs of two relays: trust stores find a CA by its name.
-    ca.distinguished_name = named(&format!("Moorline CA {}", HEXLOWER.encode(&random::bytes::<8>())));
+    // Trust stores look a CA up by its name, so the CAs of two relays need different ones.
+    ca.distinguished_name = distinguished_name(&format!("Moorline CA {}", HEXLOWER.encode(&random::bytes::<8>())));
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     set_times(&mut ca, now);
@@ -51,7 +51,7 @@ pub(crate) fn make(names: &[String], now: Timestamp) -> Result<Pki, rcgen::Error
 
     let key = KeyPair::generate()?;
     let mut leaf = CertificateParams::new(names)?;
-    leaf.distinguished_name = named("Moorline relay");
+    leaf.distinguished_name = distinguished_name("Moorline relay");
     leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     leaf.use_authority_key_identifier_extension = true;
@@ -68,14 +68,27 @@ pub(crate) fn make(names: &[String], now: Timestamp) -> Result<Pki, rcgen::Error
     })
 }
 
-fn named(name: &str) -> DistinguishedName {
+fn distinguished_name(name: &str) -> DistinguishedName {
     let mut distinguished = DistinguishedName::new();
     distinguished.push(DnType::CommonName, name);
     distinguished
 }
 
+/// Stays within the years that a certificate can have, whatever the clock says.
 fn set_times(params: &mut CertificateParams, now: Timestamp) {
-    let now = SystemTime::from(now);
-    params.not_before = (now - SLACK).into();
-    params.not_after = (now + LIFETIME).into();
+    let at = |ms: u64| SystemTime::from(Timestamp::from_millis(ms)).into();
+    params.not_before = at(now.as_millis().saturating_sub(BACKDATE_MS));
+    params.not_after = at(now.as_millis().saturating_add(LIFETIME_MS));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_wrong_makes_a_certificate_all_the_same() {
+        for now in [0, u64::MAX] {
+            make(&["relay.example.com".to_owned()], Timestamp::from_millis(now)).unwrap();
+        }
+    }
 }

@@ -1,11 +1,11 @@
-//! Random bits, drawn from the same library that TLS uses. Apart from here only jitter is random, and that is `rand`'s matter.
+//! Random ids and secrets, from the library that TLS uses. Jitter alone comes from `rand`.
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use moorline_proto::id::StreamId;
 use moorline_proto::names::LEG_TOKEN_PREFIX;
 use moorline_proto::secret::Secret;
 
-/// `N` random bytes that nobody can guess.
+/// `N` bytes from a cryptographically secure source.
 pub(crate) fn bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).expect("the operating system's random source does not fail once it was seeded");
@@ -22,7 +22,7 @@ pub(crate) fn leg_token() -> Secret {
     Secret::new(format!("{LEG_TOKEN_PREFIX}{}", BASE64URL_NOPAD.encode(&bytes::<32>())))
 }
 
-/// A new session's name: 64 bits, for logs.
+/// A new session's id: 64 bits, for logs.
 pub(crate) fn session() -> String {
     HEXLOWER.encode(&bytes::<8>())
 }

@@ -23,7 +23,7 @@ use crate::net::accept::{ConnectionServer, accept};
 use crate::net::admission::{Admission, Peer};
 use crate::net::client_address::TrustedProxies;
 use crate::net::connection::{Carrier, Socket};
-use crate::store::{Registry, StoreError};
+use crate::store::{LastSeen, Registry, StoreError};
 use crate::stream::Streams;
 use crate::tasks::Tasks;
 
@@ -34,6 +34,8 @@ const ACCEPT: &str = "accept";
 const RECHECK: &str = "recheck";
 /// Tasks have this long to say goodbye when the relay stops.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// What is written behind has this long after that.
+const FLUSH_WITHIN: Duration = Duration::from_secs(6);
 
 /// What a relay stands on besides its configuration.
 #[derive(Clone, Debug)]
@@ -71,6 +73,8 @@ pub enum StartError {
 pub struct Relay {
     door: ConnectionServer,
     core: Arc<Core>,
+    /// Stopped after everything else, because the others hand work to it.
+    background: Tasks,
     addresses: Vec<SocketAddr>,
 }
 
@@ -86,7 +90,11 @@ impl Relay {
             bound.push(bind(listener, &state)?);
         }
         let addresses: Vec<SocketAddr> = bound.iter().map(|listener| listener.address).collect();
-        let (tasks, lifecycle) = (Tasks::default(), Lifecycle::default());
+        let (tasks, background, lifecycle) = (Tasks::default(), Tasks::default(), Lifecycle::default());
+        let last_seen = Arc::new(LastSeen::new(state.registry, config.limits.connections));
+        let registry = Arc::clone(&last_seen) as Arc<dyn Registry>;
+        let writer = Arc::clone(&last_seen);
+        background.spawn("last seen", |stop| async move { writer.run(stop).await });
         let (directory, streams) = (Directory::default(), Streams::new(&config.limits, &config.times));
         let (admission, tls_handshake_timeout) = (Admission::new(&config.limits), config.times.tls_handshake_timeout);
         let core = Arc::new(Core {
@@ -101,7 +109,8 @@ impl Relay {
             clock: state.clock,
             tasks: tasks.clone(),
             lifecycle,
-            registry: state.registry,
+            registry,
+            last_seen,
             revision: Revision::default(),
             directory,
             streams,
@@ -124,7 +133,7 @@ impl Relay {
             let door = ConnectionServer { tls, trusted_proxies, client_address_source, ..door.clone() };
             tasks.spawn(ACCEPT, move |stop| accept(listener.socket, door, stop));
         }
-        Ok(Self { door, core, addresses })
+        Ok(Self { door, core, background, addresses })
     }
 
     /// Where it listens, in the order of the configuration.
@@ -175,6 +184,9 @@ impl Relay {
         self.core.lifecycle.close();
         if let Err(late) = self.core.tasks.clone().finish(STOP_WITHIN).await {
             warn!(%late, "the relay stopped without waiting any longer");
+        }
+        if let Err(late) = self.background.finish(FLUSH_WITHIN).await {
+            warn!(%late, "the relay stopped before everything was written");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use moorline_tests::memory::{HOST, MemoryWorld};
 use moorline_tests::stranger::{Answer, asks, upgrade_request};
 use moorline_tests::wire::bearer;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 
@@ -235,9 +236,11 @@ async fn what_a_caller_says_in_headers_and_queries_is_taken_by_the_letter() {
         assert_eq!(answer.status, status, "{header}: {value}\n{}", answer.text);
     }
     for (query, status) in [
-        ("most=2&after=a", 200),
+        ("most=2&after=AWE", 200), // version 1, a
+        ("most=2&after=a", 400),
+        ("most=2&after=AmE", 400),
         ("most=2&most=3", 400),
-        ("after=a&after=b", 400),
+        ("after=AWE&after=AWE", 400),
         ("most=%2B2", 400),
         ("most=+2", 400),
         ("most=", 400),
@@ -248,4 +251,27 @@ async fn what_a_caller_says_in_headers_and_queries_is_taken_by_the_letter() {
         let answer = said(&world, &format!("GET /v1/devices?{query} HTTP/1.1\r\n{head}")).await;
         assert_eq!(answer.status, status, "{query}\n{}", answer.text);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_shows_and_names_no_device_that_the_token_does_not_read() {
+    let world = MemoryWorld::start().await;
+    for device in ["door-1", "door-2", "lamp-1", "lamp-2", "zoo"] {
+        world.key(&device.parse().expect("an id")).await;
+    }
+    let rules =
+        |actions: &str| serde_json::from_value(json!([{"actions": [actions], "devices": ["lamp-*"], "services": ["*"]}])).expect("rules");
+    let (reader, opener) =
+        (world.token_for("alice", &rules("device.read") as &Vec<_>), world.token_for("bob", &rules("stream.open") as &Vec<_>));
+    let list = async |token, query: &str| {
+        let head = format!("Host: {HOST}\r\nAuthorization: {}\r\nConnection: close\r\n\r\n", bearer(token));
+        said(&world, &format!("GET /v1/devices{query} HTTP/1.1\r\n{head}")).await
+    };
+    let whole = list(&reader, "?most=2").await;
+    assert!(whole.text.contains("lamp-1") && whole.text.contains("lamp-2") && !whole.text.contains("next"), "{}", whole.text);
+    let first = list(&reader, "?most=1").await;
+    assert!(first.text.contains("lamp-1") && first.text.contains(r#""next":"AWxhbXAtMQ""#), "the cursor is of lamp-1: {}", first.text);
+    let second = list(&reader, "?most=1&after=AWxhbXAtMQ").await;
+    assert!(second.text.contains("lamp-2") && !second.text.contains("next"), "{}", second.text);
+    assert_eq!(list(&opener, "").await.status, 403);
 }

@@ -11,4 +11,4 @@ mod create;
 mod read;
 
 pub use create::{CreateError, create};
-pub use read::{PrivateFileError, read_private};
+pub use read::{PrivateFileError, check_private, read_private};

@@ -89,13 +89,28 @@ impl PrivateFileError {
 /// [`PrivateFileError`], with path, mode and owner of what was found.
 pub fn read_private(path: impl AsRef<Path>, max_bytes: usize) -> Result<Zeroizing<Vec<u8>>, PrivateFileError> {
     let path = path.as_ref();
+    let (file, stat) = open_private(path)?;
+    let size = usize::try_from(stat.st_size).ok().filter(|&size| size <= max_bytes);
+    let Some(size) = size else { return Err(PrivateFileError::TooLarge { path: path.to_owned(), max: max_bytes }) };
+    read_all(file, size).map_err(|error| not_read(path, error))
+}
+
+/// Checks a private file as [`read_private`] does, without reading it: for a file that a library opens by its path.
+///
+/// The library may open another file than the one that was checked. So its directory must be one that nobody else can change.
+///
+/// # Errors
+/// [`PrivateFileError`], with path, mode and owner of what was found.
+pub fn check_private(path: impl AsRef<Path>) -> Result<(), PrivateFileError> {
+    open_private(path.as_ref()).map(drop)
+}
+
+fn open_private(path: &Path) -> Result<(File, Stat), PrivateFileError> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).map(File::from).map_err(|error| not_opened(path, error))?;
     let stat = rustix::fs::fstat(&file).map_err(|error| not_read(path, error.into()))?;
     check(path, &stat, rustix::process::geteuid().as_raw())?;
-    let size = usize::try_from(stat.st_size).ok().filter(|&size| size <= max_bytes);
-    let Some(size) = size else { return Err(PrivateFileError::TooLarge { path: path.to_owned(), max: max_bytes }) };
-    read_all(file, size).map_err(|error| not_read(path, error))
+    Ok((file, stat))
 }
 
 fn not_opened(path: &Path, error: Errno) -> PrivateFileError {

@@ -1,26 +1,19 @@
-//! From what is written to what is used: every value is judged here, and an error names the key and the value.
+//! Checks a configuration file and turns it into a [`Config`]. An error names the key and the value.
 
-use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
 use moorline_proto::join::RelayUrl;
 
 use crate::config::file::{self, File};
+use crate::config::ranges::{limits, times};
 use crate::config::{ClientAddressSource, Config, Listener, TlsFiles, Transport};
-use crate::limits::{Limits, Times};
 use crate::net::client_address::{TrustedProxies, network};
 
 /// Name of the configuration in a state folder.
 pub const FILE_NAME: &str = "relay.toml";
 
-/// The shortest time that may be set: tests want to be quick, nobody wants less.
-const SHORTEST: Duration = Duration::from_millis(10);
-/// The longest time that may be set.
-const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-
-/// Why there is no configuration.
+/// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -32,8 +25,8 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
-    /// The text is no TOML, has a key that does not exist, or a value of another kind.
-    #[error("{} cannot be understood", file.display())]
+    /// Not TOML, an unknown key, or a value of the wrong type.
+    #[error("{} is not valid", file.display())]
     Toml {
         /// The file.
         file: PathBuf,
@@ -46,9 +39,9 @@ pub enum ConfigError {
     Value {
         /// The key, with its table.
         key: String,
-        /// The value as it is written.
+        /// The value as written.
         value: String,
-        /// What would be right.
+        /// The rule that it breaks.
         rule: String,
     },
 }
@@ -65,7 +58,7 @@ impl Config {
         Self::check(written, state)
     }
 
-    /// Judges what is written. Paths in it are taken as relative to `folder`.
+    /// Checks a file's content. Relative paths in it start from `folder`.
     ///
     /// # Errors
     /// [`ConfigError::Value`], for the first value that breaks a rule.
@@ -89,7 +82,7 @@ impl Config {
     }
 }
 
-fn wrong(key: impl Into<String>, value: impl ToString, rule: impl ToString) -> ConfigError {
+pub(super) fn wrong(key: impl Into<String>, value: impl ToString, rule: impl ToString) -> ConfigError {
     ConfigError::Value { key: key.into(), value: value.to_string(), rule: rule.to_string() }
 }
 
@@ -111,7 +104,7 @@ fn names(written: &[String]) -> Result<Vec<String>, ConfigError> {
     Ok(names)
 }
 
-/// A host name or address as proofs and tokens have it: lower case, no port, IPv6 without brackets.
+/// A host name or address in the form that proofs and tokens use: lower case, without port, IPv6 without brackets.
 pub fn name(text: &str) -> Option<String> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let host = if bare.contains(':') { format!("[{bare}]") } else { bare.to_owned() };
@@ -169,80 +162,13 @@ fn origins(written: Vec<String>) -> Result<Vec<String>, ConfigError> {
     Ok(written)
 }
 
-fn times(written: &file::Times) -> Result<Times, ConfigError> {
-    let default = Times::default();
-    let from = |shortest: Duration, key: &str, text: Option<&String>, default: Duration| {
-        let Some(text) = text else { return Ok(default) };
-        let wrong = |rule: String| wrong(format!("times.{key}"), format_args!("{text:?}"), rule);
-        let time = humantime::parse_duration(text).map_err(|error| wrong(format!("not a time like 60s, 5m or 1h: {error}")))?;
-        let in_range = time >= shortest && time <= LONGEST;
-        let range = || format!("not from {} to {}", humantime::format_duration(shortest), humantime::format_duration(LONGEST));
-        if in_range { Ok(time) } else { Err(wrong(range())) }
-    };
-    macro_rules! time {
-        ($key:ident, $shortest:expr) => {
-            from($shortest, stringify!($key), written.$key.as_ref(), default.$key)?
-        };
-    }
-    let times = Times {
-        deadline: time!(deadline, SHORTEST),
-        deadline_max: time!(deadline_max, SHORTEST),
-        wait_max: time!(wait_max, Duration::ZERO),
-        ping: time!(ping, SHORTEST),
-        heartbeat: time!(heartbeat, SHORTEST),
-        heartbeat_max: time!(heartbeat_max, SHORTEST),
-        half_closed_idle: time!(half_closed_idle, SHORTEST),
-        closed_stream_retention: time!(closed_stream_retention, SHORTEST),
-        tls_handshake_timeout: time!(tls_handshake_timeout, SHORTEST),
-        hello_timeout: time!(hello_timeout, SHORTEST),
-        offer_ack_timeout: time!(offer_ack_timeout, SHORTEST),
-        prefer_wait_max: time!(prefer_wait_max, SHORTEST),
-    };
-    let under = |key: &str, time: Duration, bound_key: &str, bound: Duration| {
-        let rule = || format!("more than times.{bound_key}, which is {}", humantime::format_duration(bound));
-        if time <= bound { Ok(()) } else { Err(wrong(format!("times.{key}"), humantime::format_duration(time), rule())) }
-    };
-    under("deadline", times.deadline, "deadline_max", times.deadline_max)?;
-    under("heartbeat", times.heartbeat, "heartbeat_max", times.heartbeat_max)?;
-    Ok(times)
-}
-
-fn limits(written: &file::Limits) -> Result<Limits, ConfigError> {
-    fn count<T: TryFrom<u32>>(key: &str, written: Option<i64>, default: T) -> Result<T, ConfigError> {
-        let Some(number) = written else { return Ok(default) };
-        let count = u32::try_from(number).ok().and_then(|number| T::try_from(number).ok());
-        count.ok_or_else(|| wrong(format!("limits.{key}"), number, format!("not from 1 to {}", u32::MAX)))
-    }
-    struct Several(std::num::NonZeroUsize);
-    impl TryFrom<u32> for Several {
-        type Error = ();
-
-        fn try_from(number: u32) -> Result<Self, ()> {
-            usize::try_from(number).ok().and_then(std::num::NonZeroUsize::new).map(Self).ok_or(())
-        }
-    }
-    let several = |key, written, default| count(key, written, Several(default)).map(|several| several.0);
-    let default = Limits::default();
-    Ok(Limits {
-        streams_per_device: count::<NonZeroU32>("streams_per_device", written.streams_per_device, default.streams_per_device)?,
-        streams: several("streams", written.streams, default.streams)?,
-        streams_per_caller: count::<NonZeroU32>("streams_per_caller", written.streams_per_caller, default.streams_per_caller)?,
-        undecided_per_caller: count::<NonZeroU32>("undecided_per_caller", written.undecided_per_caller, default.undecided_per_caller)?,
-        waiting_per_caller: count::<NonZeroU32>("waiting_per_caller", written.waiting_per_caller, default.waiting_per_caller)?,
-        waiting_callers: several("waiting_callers", written.waiting_callers, default.waiting_callers)?,
-        unauthenticated_connections: several(
-            "unauthenticated_connections",
-            written.unauthenticated_connections,
-            default.unauthenticated_connections,
-        )?,
-        connections: several("connections", written.connections, default.connections)?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::config::file::{Fresh, shipped};
+    use crate::config::file::{NewRelay, shipped};
+    use crate::limits::{Limits, Times};
 
     fn check(text: &str) -> Result<Config, ConfigError> {
         Config::check(File::from_toml(text).unwrap(), Path::new("/state"))
@@ -252,7 +178,7 @@ mod tests {
 
     fn shipped_text() -> String {
         let names = ["localhost".to_owned()];
-        shipped(&Fresh { node: "n1", issuer: "relay", names: &names, listen: "0.0.0.0:443", tls: None })
+        shipped(&NewRelay { node: "n1", issuer: "relay", names: &names, listen: "0.0.0.0:443", tls: None })
     }
 
     #[test]
@@ -317,10 +243,14 @@ mod tests {
             ("[times]\nping = '25'", "times.ping", "25"),
             ("[times]\nping = '0s'", "times.ping", "0s"),
             ("[times]\nclosed_stream_retention = '8days'", "times.closed_stream_retention", "8days"),
+            ("[times]\nping = '18446744073709551615s'", "times.ping", "18446744073709551615s"),
+            ("[times]\nping = '18446744073709551615years'", "times.ping", "18446744073709551615years"),
+            ("[times]\nwait_max = '584942417355years 1s'", "times.wait_max", "584942417355years"),
             ("[times]\ndeadline = '6m'", "times.deadline", "6m"),
             ("[times]\nheartbeat_max = '20s'", "times.heartbeat", "25s"),
             ("[limits]\nstreams = 0", "limits.streams", "0"),
             ("[limits]\nstreams_per_device = -1", "limits.streams_per_device", "-1"),
+            ("[limits]\nwaiting_callers = -9223372036854775808", "limits.waiting_callers", "-9223372036854775808"),
             ("[limits]\nconnections = 5_000_000_000", "limits.connections", "5000000000"),
         ] {
             let error = check(&format!("{text}\n{LEAST}")).unwrap_err().to_string();

@@ -1,13 +1,13 @@
-//! `relay.toml` as it is written. Every key stands here once: its documentation, its default, its place in the shipped file.
+//! `relay.toml` as written. Every key is here once: its documentation, its default, its place in the shipped file.
 //!
-//! Nothing is judged here beyond the shape; that is [`crate::config::check`]'s.
+//! Does not own: the ranges and rules of values ([`crate::config::check`]).
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::Deserialize;
 
-/// Makes a table of the file: a struct whose keys are all optional, and the lines that the shipped file has for it.
+/// Defines a table of the file: a struct whose keys are all optional, and its lines in the shipped file.
 macro_rules! table {
     ($(#[doc = $about:literal])+ $name:ident, $type:ty; $($(#[doc = $doc:literal])+ $key:ident = $default:expr;)+) => {
         $(#[doc = $about])+
@@ -42,13 +42,13 @@ pub struct File {
     /// Where the relay listens; at least one.
     #[serde(default)]
     pub listeners: Vec<Listener>,
-    /// Certificate and key of listeners with TLS.
+    /// Certificate and key of TLS listeners.
     #[serde(default)]
     pub tls: Tls,
-    /// How long the relay waits for things.
+    /// Timeouts and intervals.
     #[serde(default)]
     pub times: Times,
-    /// How much there may be of things.
+    /// Limits.
     #[serde(default)]
     pub limits: Limits,
 }
@@ -59,54 +59,54 @@ pub struct File {
 pub struct Listener {
     /// Address and port: `0.0.0.0:443`, `[::]:443`. Port 0 takes a free one.
     pub address: String,
-    /// `tls`, or `plain` behind a load balancer that ends TLS. Default `tls`.
+    /// `tls`, or `plain` behind a load balancer that terminates TLS. Default `tls`.
     pub transport: Option<String>,
     /// Whether every connection begins with a PROXY protocol header, version 1 or 2, before TLS. Default `false`.
     pub proxy_protocol: Option<bool>,
-    /// Networks of load balancers, `10.0.0.0/8`, whose word on addresses is taken. Default none.
+    /// Networks of load balancers, `10.0.0.0/8`, that are trusted to name the client's address. Default none.
     pub trusted_proxies: Option<Vec<String>>,
 }
 
 table! {
-    /// Certificate and key of listeners with TLS. Paths are relative to the folder of this file.
+    /// Certificate and key of TLS listeners. Paths are relative to the folder of this file.
     Tls, String;
-    /// PEM: the certificate, then what stands between it and the CA.
+    /// PEM: the certificate, then any intermediate certificates.
     certificate = r#""tls.pem""#;
-    /// PEM: its private key.
+    /// PEM: its private key. Only its owner may have access to the file (chmod 600).
     key = r#""tls.key""#;
 }
 
 table! {
-    /// How long the relay waits for things, from 10ms to 7days.
+    /// Timeouts and intervals, from 10ms to 7days.
     Times, String;
-    /// From offer to opened, where the caller names no deadline. At most deadline_max.
+    /// From the offer to the opened stream, where the caller names no deadline. At most deadline_max.
     deadline = r#""60s""#;
-    /// The longest deadline that a caller may name.
+    /// The longest deadline that a caller can ask for.
     deadline_max = r#""5m""#;
-    /// The longest that a caller may wait for an offline device. 0s forbids waiting.
+    /// The longest that a caller can wait for an offline device. 0s forbids waiting.
     wait_max = r#""1h""#;
-    /// A leg on which nothing was sent for this long is pinged. Keep it under half of what load balancers allow.
+    /// A leg on which nothing was sent for this long is pinged. Keep it below half of a load balancer's idle timeout.
     ping = r#""25s""#;
     /// How often a device pings its control channel, or is pinged. At most heartbeat_max.
     heartbeat = r#""25s""#;
-    /// The longest interval that a device may announce. At most half of what load balancers allow.
+    /// The longest interval that a device may announce. Keep it below half of a load balancer's idle timeout.
     heartbeat_max = r#""150s""#;
-    /// A half-closed stream without a byte for this long is closed.
+    /// A half-closed stream on which nothing was sent for this long is closed.
     half_closed_idle = r#""10m""#;
-    /// How long a stream that is over still tells its own tokens so.
+    /// How long after its end a stream's tokens are still answered with stream_expired.
     closed_stream_retention = r#""5m""#;
-    /// From TCP connection to TLS.
+    /// For the TLS handshake.
     tls_handshake_timeout = r#""10s""#;
     /// From the opening of a control channel to the device's hello.
     hello_timeout = r#""10s""#;
     /// For any frame of the device after an offer.
     offer_ack_timeout = r#""10s""#;
-    /// The longest that a negotiating request is held for the device's answer.
+    /// The longest that a negotiation request (Prefer: wait) is held for the device's answer.
     prefer_wait_max = r#""20s""#;
 }
 
 table! {
-    /// How much there may be of things, from 1.
+    /// Limits, from 1.
     Limits, i64;
     /// Streams of one device, open and undecided. Beyond: 429.
     streams_per_device = "512";
@@ -130,15 +130,15 @@ impl File {
     /// Reads the text of a `relay.toml`.
     ///
     /// # Errors
-    /// The library's own, which shows the line, names the key, and says what would be right.
+    /// TOML's own error, which shows the line and names the key.
     pub fn from_toml(text: &str) -> Result<Self, toml::de::Error> {
         toml::from_str(text)
     }
 }
 
-/// What is particular to a new relay; all else has its default.
+/// The values of a new relay's file that are not defaults.
 #[derive(Clone, Copy, Debug)]
-pub struct Fresh<'a> {
+pub struct NewRelay<'a> {
     /// Checked: see [`crate::config::Config::node`].
     pub node: &'a str,
     /// Checked.
@@ -147,38 +147,38 @@ pub struct Fresh<'a> {
     pub names: &'a [String],
     /// Address and port of the one listener.
     pub listen: &'a str,
-    /// Where certificate and key are, if not in the state folder.
+    /// Paths of certificate and key, if not in the state folder.
     pub tls: Option<(&'a Path, &'a Path)>,
 }
 
-/// The text of a new relay's `relay.toml`: what is particular to it, and every other key as a comment that states its default.
-pub fn shipped(fresh: &Fresh<'_>) -> String {
-    let list: Vec<String> = fresh.names.iter().map(|name| quoted(name)).collect();
+/// The text of a new relay's `relay.toml`: its own values, and every other key as a comment that states the default.
+pub fn shipped(new: &NewRelay<'_>) -> String {
+    let list: Vec<String> = new.names.iter().map(|name| quoted(name)).collect();
     let mut text = format!(
         "# Moorline relay. A key that is commented out has the value that it shows.\n\n\
          # This process among the relay's nodes: 1 to 32 of a-z 0-9 -.\nnode = {}\n\n\
          # Short name of the relay's own issuer of callers' tokens: 1 to 32 of a-z 0-9 -.\nissuer = {}\n\n\
          # Host names and addresses that devices and callers dial; tokens and proofs are made for them.\n\
          # A name that is added here must be in the certificate too.\nnames = [{}]\n\n\
-         # Ports that they dial, where a load balancer has others than the listeners; /v1/about tells them.\n#ports = []\n\n\
+         # Ports that they dial, where a load balancer has other ports than the listeners; /v1/about lists them.\n#ports = []\n\n\
          # Origins whose web pages may connect: \"https://app.example.com\".\n#origins = []\n\n\
          # Whether an open stream goes on when its caller's token ends. Streams that are not open yet never do.\n#streams_outlive_tokens = true\n\n\
-         # Where the relay listens; at least one. transport is \"tls\", or \"plain\" behind a load balancer that ends TLS.\n\
+         # Where the relay listens; at least one. transport is \"tls\", or \"plain\" behind a load balancer that terminates TLS.\n\
          [[listeners]]\naddress = {}\ntransport = \"tls\"\n\
-         # Networks of load balancers: \"10.0.0.0/8\". They are believed about whom they bring, in X-Forwarded-For; nobody else is.\n\
+         # Networks of load balancers: \"10.0.0.0/8\". Their X-Forwarded-For is trusted; nobody else's is.\n\
          #trusted_proxies = []\n\
-         # Every connection begins with a PROXY protocol header, and comes from trusted_proxies. X-Forwarded-For is then not believed.\n\
+         # Every connection comes from trusted_proxies and begins with a PROXY protocol header. X-Forwarded-For is then ignored.\n\
          #proxy_protocol = false\n",
-        quoted(fresh.node),
-        quoted(fresh.issuer),
+        quoted(new.node),
+        quoted(new.issuer),
         list.join(", "),
-        quoted(fresh.listen),
+        quoted(new.listen),
     );
-    let tls = fresh.tls.map(|(certificate, key)| [quoted(&certificate.to_string_lossy()), quoted(&key.to_string_lossy())]);
-    let about = "Certificate and key of listeners with TLS. Paths are relative to the folder of this file.";
+    let tls = new.tls.map(|(certificate, key)| [quoted(&certificate.to_string_lossy()), quoted(&key.to_string_lossy())]);
+    let about = "Certificate and key of TLS listeners. Paths are relative to the folder of this file.";
     write_table(&mut text, "tls", about, Tls::KEYS, tls.as_ref().map_or(&[], |paths| paths));
-    write_table(&mut text, "times", "How long the relay waits for things, from 10ms to 7days.", Times::KEYS, &[]);
-    write_table(&mut text, "limits", "How much there may be of things, from 1.", Limits::KEYS, &[]);
+    write_table(&mut text, "times", "Timeouts and intervals, from 10ms to 7days.", Times::KEYS, &[]);
+    write_table(&mut text, "limits", "Limits, from 1.", Limits::KEYS, &[]);
     text
 }
 
@@ -196,7 +196,7 @@ fn write_table(text: &mut String, name: &str, about: &str, keys: &[(&str, &[&str
     }
 }
 
-/// Text as TOML writes it.
+/// Text as a TOML string.
 fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
@@ -205,7 +205,7 @@ fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
 
-    const FRESH: Fresh<'_> = Fresh { node: "n1", issuer: "relay", names: &[], listen: "0.0.0.0:443", tls: None };
+    const NEW_RELAY: NewRelay<'_> = NewRelay { node: "n1", issuer: "relay", names: &[], listen: "0.0.0.0:443", tls: None };
 
     #[test]
     fn unknown_keys_are_errors_that_name_the_key() {
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn paths_with_quotes_survive_the_shipped_file() {
         let (certificate, key) = (Path::new("/etc/a \"b\"\\c.pem"), Path::new("/etc/it's.key"));
-        let file = File::from_toml(&shipped(&Fresh { tls: Some((certificate, key)), ..FRESH })).unwrap();
+        let file = File::from_toml(&shipped(&NewRelay { tls: Some((certificate, key)), ..NEW_RELAY })).unwrap();
         assert_eq!(file.tls.certificate.as_deref().map(Path::new), Some(certificate));
         assert_eq!(file.tls.key.as_deref().map(Path::new), Some(key));
     }

@@ -1,4 +1,4 @@
-//! The relay's configuration: as it is written ([`mod@file`]), and as it is used ([`Config`], made by [`check`] alone).
+//! The relay's configuration: as written ([`mod@file`]), and as used ([`Config`], which only [`check`] makes).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,10 +10,11 @@ use crate::net::client_address::TrustedProxies;
 
 pub mod check;
 pub mod file;
+mod ranges;
 
 pub use check::ConfigError;
 
-/// What the relay runs by. Nothing in it is missing or contradicts itself.
+/// A complete and consistent configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// This process among the relay's nodes.
@@ -22,19 +23,19 @@ pub struct Config {
     pub issuer: Issuer,
     /// Host names and addresses that the relay answers to: lower case, IPv6 without brackets; the first is the one to hand out.
     pub names: Vec<String>,
-    /// Ports that are dialled; where there are none, those of the listeners.
+    /// Ports that devices and callers dial. Empty: those of the listeners.
     pub ports: Vec<u16>,
-    /// Where it listens; at least one.
+    /// At least one.
     pub listeners: Vec<Listener>,
-    /// Certificate and key; there if a listener has TLS.
+    /// Certificate and key. Present if a listener uses TLS.
     pub tls: Option<TlsFiles>,
-    /// How long it waits for things.
+    /// Timeouts and intervals.
     pub times: Times,
-    /// How much there may be of things.
+    /// Limits.
     pub limits: Limits,
     /// Whether an open stream goes on when its caller's token ends.
     pub streams_outlive_tokens: bool,
-    /// Origins whose pages may connect, as browsers write them: `https://app.example.com`.
+    /// Origins whose web pages may connect, as browsers write them: `https://app.example.com`.
     pub origins: Vec<String>,
 }
 
@@ -50,7 +51,7 @@ impl Config {
 pub struct Listener {
     /// Address and port; port 0 takes a free one.
     pub address: SocketAddr,
-    /// What is spoken there.
+    /// The transport.
     pub transport: Transport,
     /// Load balancers that are believed about whom they bring.
     pub trusted_proxies: TrustedProxies,
@@ -67,19 +68,19 @@ pub enum ClientAddressSource {
     ProxyProtocol,
 }
 
-/// What a listener speaks.
+/// The transport of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// HTTP within TLS.
+    /// HTTP over TLS.
     Tls,
-    /// HTTP alone: behind a load balancer that ends TLS.
+    /// HTTP without TLS: behind a load balancer that terminates it.
     Plain,
 }
 
 /// Files of the relay's certificate, as absolute or relative to the working directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// PEM: the certificate, then what stands between it and the CA.
+    /// PEM: the certificate, then any intermediate certificates.
     pub certificate: PathBuf,
     /// PEM: its private key.
     pub key: PathBuf,

@@ -99,15 +99,15 @@ async fn serve(core: &Arc<Core>, device: Authenticated, peer: &Peer, revision: u
         Err(error) => return debug!(device = %device_id, session, %error, "a device was lost before its welcome"),
     };
     info!(device = %device_id, session, address = %peer.address, "device online");
-    seen(core, &handle, Some(principal.key_id)).await;
+    core.last_seen.note(device_id, Some(principal.key_id), core.clock.now());
     let keepalive = Keepalive::new(pinger, core.times.heartbeat, core.times.heartbeat_max, Instant::now());
     let reconnect_in = RECONNECT_SPREAD.mul_f64(rand::rng().random());
     let on_answer = |answer: Answer| on_answer(core, &handle, answer);
     let ended = Session::new(socket, handle.clone(), keepalive, core.times.offer_ack_timeout, reconnect_in);
     let cause = ended.run(on_answer, core.lifecycle.clone()).await;
+    core.last_seen.note(device_id, None, core.clock.now()); // before it is offline: whoever finds it so is told since when
     drop(listed);
     info!(device = %device_id, session, ?cause, "device offline");
-    seen(core, &handle, None).await;
 }
 
 /// Ends a channel whose device, or key, was removed while the device proved that it has it.
@@ -132,13 +132,6 @@ fn on_answer(core: &Core, handle: &DeviceHandle, answer: Answer) {
     let device = &handle.about().principal.device;
     if !core.streams.answer(device, stream, event) {
         debug!(%device, %stream, "ignored an answer to no undecided stream");
-    }
-}
-
-async fn seen(core: &Core, handle: &DeviceHandle, kid: Option<moorline_proto::proof::Thumbprint>) {
-    let device = &handle.about().principal.device;
-    if let Err(error) = core.registry.seen(device, kid, core.clock.now()).await {
-        warn!(%device, error = %Causes(&error), "it could not be noted that a device was seen");
     }
 }
 

@@ -15,14 +15,14 @@ use moorline_proto::proof::PublicKey;
 
 use crate::access::is_usable;
 use crate::access::permit::AdminPermit;
-use crate::access::policy::{Permit, Resource};
+use crate::access::policy::Resource;
 use crate::core::Core;
 use crate::device_changes::{self, ChangeError};
 use crate::directory::Location;
 use crate::http::body;
 use crate::http::operation::{Authorized, Operation, Params, parse};
 use crate::http::problem::Refusal;
-use crate::store::{self, DeviceRecord, StoreError};
+use crate::store::{self, Cursor, DeviceRecord, Page, StoreError};
 
 /// Rows of a page where nothing else is asked for.
 const PAGE: usize = 100;
@@ -32,7 +32,7 @@ const PAGE_MAX: usize = 500;
 /// The devices that the caller may see, a page at a time: `?after=CURSOR&most=N`.
 #[derive(Debug)]
 pub(super) struct List {
-    after: Option<DeviceId>,
+    after: Option<Cursor>,
     max: usize,
 }
 
@@ -48,33 +48,31 @@ impl Operation for List {
         Ok(Resource::ALL)
     }
 
-    async fn run(self, core: Arc<Core>, Authorized { caller, peer, .. }: Authorized<AdminPermit>) -> Result<Response, Refusal> {
-        let records = core.registry.devices(self.after.as_ref(), self.max).await.map_err(|error| registry_failed(&error))?;
-        let next = (records.len() == self.max).then(|| records.last().map(|record| record.device.to_string())).flatten();
-        let now = core.clock.now();
-        let seen = records
-            .iter()
-            .filter(|record| AdminPermit::decide(&caller, Action::DeviceRead, Resource::device(&record.device), peer.address, now).is_ok());
-        Ok(Json(DeviceList { devices: seen.map(|record| row(&core, record)).collect(), next }).into_response())
+    async fn run(self, core: Arc<Core>, Authorized { caller, .. }: Authorized<AdminPermit>) -> Result<Response, Refusal> {
+        let readable = caller.devices_for(Action::DeviceRead);
+        let page = Page::read(core.registry.as_ref(), &readable, self.after.as_ref(), self.max).await;
+        let page = page.map_err(|error| registry_failed(&error))?;
+        let devices = page.devices.iter().map(|record| row(&core, record)).collect();
+        Ok(Json(DeviceList { devices, next: page.next.map(|cursor| cursor.to_string()) }).into_response())
     }
 }
 
-fn page(query: &str) -> Result<(Option<DeviceId>, usize), Refusal> {
+fn page(query: &str) -> Result<(Option<Cursor>, usize), Refusal> {
     let malformed = |detail: String| Refusal::new(ProblemCode::Malformed, detail);
-    let (mut after, mut most) = (None, None);
+    let (mut after, mut max) = (None, None);
     for (name, value) in query.split('&').filter(|part| !part.is_empty()).map(|part| part.split_once('=').unwrap_or((part, ""))) {
         match name {
             "after" if after.is_none() => after = Some(parse(value)?),
-            "most" if most.is_none() => {
+            "most" if max.is_none() => {
                 let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
                 let number = value.parse().ok().filter(|number| is_number && (1..=PAGE_MAX).contains(number));
-                most = Some(number.ok_or_else(|| malformed(format!("most: a number from 1 to {PAGE_MAX}")))?);
+                max = Some(number.ok_or_else(|| malformed(format!("most: a number from 1 to {PAGE_MAX}")))?);
             }
             "after" | "most" => return Err(malformed(format!("{name}: stands twice"))),
             other => return Err(malformed(format!("there is no query parameter {other:?}"))),
         }
     }
-    Ok((after, most.unwrap_or(PAGE)))
+    Ok((after, max.unwrap_or(PAGE)))
 }
 
 fn row(core: &Core, record: &DeviceRecord) -> Device {

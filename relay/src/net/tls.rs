@@ -1,8 +1,10 @@
 //! The relay's side of TLS: certificate and key from files, and what is offered. Reloading is not here yet.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use moorline_files::{PrivateFileError, read_private};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{self, PemObject};
@@ -16,6 +18,9 @@ const ALPN: &[u8] = b"http/1.1";
 /// under a key that changes every few hours: nothing is kept here, however many devices there are. Other nodes have other keys.
 const TICKETS: usize = 1;
 
+/// Largest file of a private key: one of 16,384 bits RSA has 13 KB.
+const MAX_KEY_BYTES: usize = 64 * 1024;
+
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsFileError {
@@ -28,7 +33,7 @@ pub enum TlsFileError {
         #[source]
         source: pem::Error,
     },
-    /// The key's file cannot be read, or holds something else.
+    /// The key's file holds something else.
     #[error("no private key in {}", file.display())]
     Key {
         /// The file.
@@ -37,6 +42,9 @@ pub enum TlsFileError {
         #[source]
         source: pem::Error,
     },
+    /// The key's file is open to others, or cannot be read.
+    #[error("the private key cannot be used")]
+    PrivateKey(#[source] PrivateFileError),
     /// Both are there, and cannot be used together.
     #[error("certificate {} and key {} cannot be used", certificate.display(), key.display())]
     Unusable {
@@ -60,7 +68,7 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
     if chain.is_empty() {
         return Err(unreadable(pem::Error::NoItemsFound));
     }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsFileError::Key { file: key.into(), source })?;
+    let private = private_key(key)?;
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&TLS13, &TLS12])
         .and_then(|builder| Ok((builder.with_no_client_auth().with_single_cert(chain, private)?, aws_lc_rs::Ticketer::new()?)));
@@ -70,4 +78,12 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.send_tls13_tickets = TICKETS;
     Ok(Arc::new(config))
+}
+
+/// Reads the private key. Certificate managers keep a symbolic link to the current key: the file that it leads to is checked and read.
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsFileError> {
+    let target = fs::canonicalize(file);
+    let target = target.map_err(|source| TlsFileError::PrivateKey(PrivateFileError::Open { path: file.into(), source }))?;
+    let pem = read_private(target, MAX_KEY_BYTES).map_err(TlsFileError::PrivateKey)?;
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|source| TlsFileError::Key { file: file.into(), source })
 }

@@ -1,17 +1,25 @@
-//! What every registry does, whatever keeps it: each test runs against all of them.
+//! The contract of [`Registry`]: each test runs against every backend.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use moorline_proto::claims::Pattern;
 use moorline_proto::id::DeviceId;
 use moorline_proto::proof::PublicKey;
 use moorline_proto::timestamp::Timestamp;
 
-use super::{CallerKey, DeviceRecord, MemoryRegistry, Put, Registry, SqliteRegistry, StoreError};
+use super::{CallerKey, DeviceRecord, MemoryRegistry, Page, Put, Registry, Sighting, SqliteRegistry, StoreError};
+
+/// An empty registry in a new file.
+async fn sqlite(file: &Path) -> SqliteRegistry {
+    moorline_files::create(file, 0o600, b"").unwrap();
+    SqliteRegistry::open(file).await.unwrap()
+}
 
 /// Every kind of registry, empty; the folder goes when it is dropped.
 async fn registries() -> (Vec<Arc<dyn Registry>>, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let sqlite = SqliteRegistry::open(&folder.path().join("moorline.db")).await.unwrap();
+    let sqlite = sqlite(&folder.path().join("moorline.db")).await;
     (vec![Arc::new(MemoryRegistry::new()), Arc::new(sqlite)], folder)
 }
 
@@ -25,6 +33,10 @@ fn key(number: u8) -> PublicKey {
 
 fn at(ms: u64) -> Timestamp {
     Timestamp::from_millis(ms)
+}
+
+fn sighting(device: &DeviceId, key: &PublicKey, at: Timestamp) -> Sighting {
+    Sighting { device: device.clone(), last_seen: at, key_uses: vec![(key.thumbprint(), at)] }
 }
 
 /// The device's keys with when they were added and used, as far as a test's numbers tell them apart.
@@ -54,7 +66,7 @@ async fn a_key_that_stays_keeps_its_times() {
         let lamp = device("lamp-1");
         let p256 = PublicKey::P256([7; 64]);
         registry.put_device(&lamp, &[key(1), key(2)], at(10)).await.unwrap();
-        registry.seen(&lamp, Some(key(2).thumbprint()), at(15)).await.unwrap();
+        registry.record_sightings(&[sighting(&lamp, &key(2), at(15))]).await.unwrap();
         registry.put_device(&lamp, &[p256.clone(), key(2), key(2)], at(20)).await.unwrap();
         let record = registry.device(&lamp).await.unwrap().unwrap();
         assert_eq!(keys(&record), [(key(2), at(10), Some(at(15))), (p256, at(20), None)], "{registry:?}");
@@ -92,7 +104,7 @@ async fn devices_are_listed_in_pages_by_id() {
         let mut seen: Vec<String> = Vec::new();
         let mut after = None;
         loop {
-            let page = registry.devices(after.as_ref(), 2).await.unwrap();
+            let page = registry.devices(&[Pattern::any()], after.as_ref(), 2).await.unwrap();
             assert!(page.len() <= 2 && page.iter().all(|record| record.keys.len() == 2));
             seen.extend(page.iter().map(|record| record.device.to_string()));
             match page.last() {
@@ -104,6 +116,74 @@ async fn devices_are_listed_in_pages_by_id() {
     }
 }
 
+fn patterns(written: &[&str]) -> Vec<Pattern> {
+    written.iter().map(|pattern| pattern.parse().unwrap()).collect()
+}
+
+/// The ids of the page's devices.
+fn ids(page: &Page) -> Vec<&str> {
+    page.devices.iter().map(|record| record.device.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_listing_has_the_devices_that_its_filter_matches_and_no_others() {
+    let (registries, _folder) = registries().await;
+    for registry in registries {
+        for (number, name) in (1..).zip(["lamp-1", "lamp_1", "lampx1", "door", "door-1", "a.b"]) {
+            registry.put_device(&device(name), &[key(number)], at(10)).await.unwrap();
+        }
+        for (filter, expected) in [
+            (&["*"][..], &["a.b", "door", "door-1", "lamp-1", "lamp_1", "lampx1"][..]),
+            (&["lamp_1"], &["lamp_1"]),
+            (&["lamp_*", "door"], &["door", "lamp_1"]),
+            (&["*-1", "lamp-*", "lamp-1"], &["door-1", "lamp-1"]),
+            (&["a.*", "*.b", "a*b"], &["a.b"]),
+            (&["l*p*1"], &["lamp-1", "lamp_1", "lampx1"]),
+            (&["lamp"], &[]),
+            (&[], &[]),
+        ] {
+            let page = Page::read(registry.as_ref(), &patterns(filter), None, 10).await.unwrap();
+            assert_eq!((ids(&page).as_slice(), &page.next), (expected, &None), "{filter:?} in {registry:?}");
+        }
+        let many: Vec<Pattern> = (0..2_000).map(|number| format!("lamp-{number}").parse().unwrap()).collect();
+        assert_eq!(ids(&Page::read(registry.as_ref(), &many, None, 10).await.unwrap()), ["lamp-1"]);
+    }
+}
+
+#[tokio::test]
+async fn pages_follow_one_another_by_their_cursors() {
+    let (registries, _folder) = registries().await;
+    for registry in registries {
+        for (number, name) in (1..).zip(["lamp-1", "door-1", "lamp-2", "lamp-3", "zoo", "lamp-4"]) {
+            registry.put_device(&device(name), &[key(number)], at(10)).await.unwrap();
+        }
+        let lamps = patterns(&["lamp-*"]);
+        let first = Page::read(registry.as_ref(), &lamps, None, 2).await.unwrap();
+        assert_eq!(ids(&first), ["lamp-1", "lamp-2"]);
+        let cursor = first.next.unwrap().to_string().parse().unwrap();
+        let second = Page::read(registry.as_ref(), &lamps, Some(&cursor), 2).await.unwrap();
+        assert_eq!((ids(&second).as_slice(), &second.next), (&["lamp-3", "lamp-4"][..], &None), "exactly full, and the last: {registry:?}");
+    }
+}
+
+#[tokio::test]
+async fn three_visible_devices_among_ten_thousand_are_one_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let (memory, sqlite) = (MemoryRegistry::new(), sqlite(&folder.path().join("moorline.db")).await);
+    let row = "INSERT INTO devices (device, created_ms) WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 9999) \
+               SELECT printf('device-%05d', i), 10 FROM n";
+    sqlx::query(row).execute(&sqlite.writer).await.unwrap();
+    for number in 0..10_000 {
+        memory.put_device(&device(&format!("device-{number:05}")), &[], at(10)).await.unwrap();
+    }
+    let visible = patterns(&["device-00017", "device-0420*9", "device-*9999"]);
+    for registry in [&memory as &dyn Registry, &sqlite] {
+        let page = Page::read(registry, &visible, None, 3).await.unwrap();
+        let expected = ["device-00017", "device-04209", "device-09999"];
+        assert_eq!((ids(&page).as_slice(), &page.next), (&expected[..], &None), "{registry:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_removed_device_is_gone_and_seeing_it_brings_nothing_back() {
     let (registries, _folder) = registries().await;
@@ -112,9 +192,9 @@ async fn a_removed_device_is_gone_and_seeing_it_brings_nothing_back() {
         registry.put_device(&lamp, &[key(1)], at(10)).await.unwrap();
         assert!(registry.remove_device(&lamp).await.unwrap());
         assert!(!registry.remove_device(&lamp).await.unwrap());
-        registry.seen(&lamp, Some(key(1).thumbprint()), at(20)).await.unwrap();
+        registry.record_sightings(&[sighting(&lamp, &key(1), at(20))]).await.unwrap();
         assert_eq!(registry.device(&lamp).await.unwrap(), None, "{registry:?}");
-        assert_eq!(registry.devices(None, 10).await.unwrap(), []);
+        assert_eq!(registry.devices(&[Pattern::any()], None, 10).await.unwrap(), []);
     }
 }
 
@@ -131,12 +211,38 @@ async fn callers_keys_are_kept_with_their_issuer() {
 }
 
 #[tokio::test]
+async fn a_sighting_of_another_devices_key_changes_nothing() {
+    let (registries, _folder) = registries().await;
+    for registry in registries {
+        let (lamp, door) = (device("lamp-1"), device("door-1"));
+        registry.put_device(&lamp, &[key(1)], at(10)).await.unwrap();
+        registry.put_device(&door, &[key(2)], at(10)).await.unwrap();
+        registry.record_sightings(&[sighting(&lamp, &key(2), at(20)), sighting(&device("gone"), &key(1), at(20))]).await.unwrap();
+        assert_eq!(registry.device(&lamp).await.unwrap().unwrap().last_seen, Some(at(20)));
+        for (device, number) in [(&lamp, 1), (&door, 2)] {
+            assert_eq!(keys(&registry.device(device).await.unwrap().unwrap()), [(key(number), at(10), None)], "{registry:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn changes_are_on_disk_before_they_are_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = sqlite(&folder.path().join("moorline.db")).await;
+    for (pool, expected) in [(&registry.writer, 2), (&registry.background_writer, 1)] {
+        let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(pool).await.unwrap();
+        let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(pool).await.unwrap();
+        assert_eq!((journal.as_str(), synchronous), ("wal", expected), "2 syncs the log with every commit, 1 before a checkpoint");
+    }
+}
+
+#[tokio::test]
 async fn a_file_is_private_and_is_there_again_when_it_is_opened_again() {
     use std::os::unix::fs::PermissionsExt;
 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("moorline.db");
-    let first = SqliteRegistry::open(&file).await.unwrap();
+    let first = sqlite(&file).await;
     first.put_device(&device("lamp-1"), &[key(1)], at(10)).await.unwrap();
     for entry in std::fs::read_dir(folder.path()).unwrap() {
         let entry = entry.unwrap();
@@ -145,14 +251,30 @@ async fn a_file_is_private_and_is_there_again_when_it_is_opened_again() {
     first.close().await;
 
     let second = SqliteRegistry::open(&file).await.unwrap();
-    assert_eq!(second.devices(None, 10).await.unwrap().len(), 1);
+    assert_eq!(second.devices(&[Pattern::any()], None, 10).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
 async fn what_is_no_database_is_an_error_that_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("moorline.db");
-    std::fs::write(&file, "this is no database, and long enough to have a header of a hundred bytes if it were one, really").unwrap();
+    let text = b"this is no database, and long enough to have a header of a hundred bytes if it were one, really";
+    moorline_files::create(&file, 0o600, text).unwrap();
     let error = SqliteRegistry::open(&file).await.unwrap_err();
     assert!(std::error::Error::source(&error).is_some(), "{error}");
+}
+
+#[tokio::test]
+async fn a_database_that_others_can_read_or_that_is_not_there_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("moorline.db");
+    assert!(SqliteRegistry::open(&file).await.is_err());
+    assert!(!file.exists());
+    sqlite(&file).await.close().await;
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let error = SqliteRegistry::open(&file).await.unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("mode 0640"), "{cause}");
 }

@@ -1,48 +1,50 @@
-//! The registry in memory: for tests whose clock stands still, which a database in threads of its own would not notice.
+//! The registry in memory, for tests with a paused clock: a database has threads of its own, which such a clock does not wait for.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use futures_util::FutureExt;
 use futures_util::future::ready;
+use moorline_proto::claims::Pattern;
 use moorline_proto::id::DeviceId;
 use moorline_proto::proof::{PublicKey, Thumbprint};
 use moorline_proto::timestamp::Timestamp;
 
-use crate::store::{Answer, CallerKey, DeviceRecord, KeyRecord, Put, Registry, StoreError};
+use crate::store::{CallerKey, DeviceRecord, KeyRecord, Put, Registry, Sighting, StoreError, StoreFuture};
+use crate::sync::lock;
 
-/// A registry that is gone when it is dropped.
+/// A registry that keeps nothing beyond its own life.
 #[derive(Debug, Default)]
-pub struct MemoryRegistry(Mutex<Known>);
+pub struct MemoryRegistry(Mutex<Tables>);
 
 #[derive(Debug, Default)]
-struct Known {
+struct Tables {
     devices: BTreeMap<DeviceId, DeviceRecord>,
     owners: BTreeMap<Thumbprint, DeviceId>,
     caller_keys: BTreeMap<Thumbprint, CallerKey>,
 }
 
 impl MemoryRegistry {
-    /// Nobody is known yet.
+    /// An empty registry.
     pub fn new() -> Self {
         Self::default()
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        lock(&self.0)
     }
 }
 
-impl Known {
+impl Tables {
     fn put(&mut self, device: &DeviceId, keys: &[PublicKey], now: Timestamp) -> Result<Put, StoreError> {
         let is_taken = |kid: &Thumbprint| self.owners.get(kid).is_some_and(|owner| owner != device);
         if let Some(kid) = keys.iter().map(PublicKey::thumbprint).find(is_taken) {
             return Err(StoreError::Conflict { kid });
         }
         let put = if self.devices.contains_key(device) { Put::Replaced } else { Put::Created };
-        let fresh = || DeviceRecord { device: device.clone(), created: now, last_seen: None, keys: Vec::new() };
-        let record = self.devices.entry(device.clone()).or_insert_with(fresh);
+        let new = || DeviceRecord { device: device.clone(), created: now, last_seen: None, keys: Vec::new() };
+        let record = self.devices.entry(device.clone()).or_insert_with(new);
         for gone in record.keys.extract_if(.., |had| !keys.contains(&had.key)) {
             self.owners.remove(&gone.kid);
         }
@@ -67,40 +69,42 @@ impl Known {
 }
 
 impl Registry for MemoryRegistry {
-    fn device<'a>(&'a self, device: &'a DeviceId) -> Answer<'a, Option<DeviceRecord>> {
-        ready(Ok(self.known().devices.get(device).cloned())).boxed()
+    fn device<'a>(&'a self, device: &'a DeviceId) -> StoreFuture<'a, Option<DeviceRecord>> {
+        ready(Ok(self.tables().devices.get(device).cloned())).boxed()
     }
 
-    fn devices<'a>(&'a self, after: Option<&'a DeviceId>, most: usize) -> Answer<'a, Vec<DeviceRecord>> {
-        let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-        let some = self.known().devices.range::<DeviceId, _>(behind).take(most).map(|(_, record)| record.clone()).collect();
-        ready(Ok(some)).boxed()
+    fn devices<'a>(&'a self, filter: &'a [Pattern], after: Option<&'a DeviceId>, max: usize) -> StoreFuture<'a, Vec<DeviceRecord>> {
+        let range = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let tables = self.tables();
+        let rows = tables.devices.range::<DeviceId, _>(range).map(|(_, record)| record);
+        let matches = |record: &&DeviceRecord| filter.iter().any(|pattern| pattern.matches(record.device.as_str()));
+        ready(Ok(rows.filter(matches).take(max).cloned().collect())).boxed()
     }
 
-    fn put_device<'a>(&'a self, device: &'a DeviceId, keys: &'a [PublicKey], now: Timestamp) -> Answer<'a, Put> {
-        ready(self.known().put(device, keys, now)).boxed()
+    fn put_device<'a>(&'a self, device: &'a DeviceId, keys: &'a [PublicKey], now: Timestamp) -> StoreFuture<'a, Put> {
+        ready(self.tables().put(device, keys, now)).boxed()
     }
 
-    fn remove_device<'a>(&'a self, device: &'a DeviceId) -> Answer<'a, bool> {
-        ready(Ok(self.known().remove(device))).boxed()
+    fn remove_device<'a>(&'a self, device: &'a DeviceId) -> StoreFuture<'a, bool> {
+        ready(Ok(self.tables().remove(device))).boxed()
     }
 
-    fn seen<'a>(&'a self, device: &'a DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> Answer<'a, ()> {
-        if let Some(record) = self.known().devices.get_mut(device) {
-            record.last_seen = Some(now);
-            for key in record.keys.iter_mut().filter(|key| Some(key.kid) == kid) {
-                key.last_used = Some(now);
+    fn record_sightings<'a>(&'a self, sightings: &'a [Sighting]) -> StoreFuture<'a, ()> {
+        let mut tables = self.tables();
+        for sighting in sightings {
+            if let Some(record) = tables.devices.get_mut(&sighting.device) {
+                sighting.apply(record);
             }
         }
         ready(Ok(())).boxed()
     }
 
-    fn caller_keys(&self) -> Answer<'_, Vec<CallerKey>> {
-        ready(Ok(self.known().caller_keys.values().cloned().collect())).boxed()
+    fn caller_keys(&self) -> StoreFuture<'_, Vec<CallerKey>> {
+        ready(Ok(self.tables().caller_keys.values().cloned().collect())).boxed()
     }
 
-    fn put_caller_key<'a>(&'a self, key: &'a CallerKey) -> Answer<'a, ()> {
-        self.known().caller_keys.insert(key.kid, key.clone());
+    fn put_caller_key<'a>(&'a self, key: &'a CallerKey) -> StoreFuture<'a, ()> {
+        self.tables().caller_keys.insert(key.kid, key.clone());
         ready(Ok(())).boxed()
     }
 }

@@ -1,53 +1,65 @@
-//! What is known of devices and of who signs callers' tokens, behind one seam: [`Registry`].
+//! The registry: devices, their keys, and the keys that sign callers' tokens, behind one trait, [`Registry`].
 //!
-//! Where a device is connected now is not here (that is the directory's), nor what a caller may do ([`crate::access`]).
+//! Does not own: where a device is connected now ([`crate::directory`]), and what a caller may do ([`crate::access`]).
 //!
-//! [`SqliteRegistry`] keeps it in a file; [`MemoryRegistry`] in memory, for worlds whose clock stands still. One contract test
-//! (`contract.rs`) runs against both, and a third backend has to pass it too.
+//! [`SqliteRegistry`] keeps it in a file, [`MemoryRegistry`] in memory, for tests with a paused clock. [`LastSeen`] stands in front of
+//! either. One contract test (`contract.rs`) runs against both; another backend has to pass it too.
 
 use std::error::Error;
 use std::fmt::Debug;
 
 use futures_util::future::BoxFuture;
+use moorline_proto::claims::Pattern;
 use moorline_proto::id::{DeviceId, Issuer};
 use moorline_proto::proof::{KeyAlgorithm, PublicKey, Thumbprint};
 use moorline_proto::timestamp::Timestamp;
 
 #[cfg(test)]
 mod contract;
+pub mod last_seen;
 mod memory;
+mod page;
 mod sqlite;
 
+pub use last_seen::{LastSeen, Sighting};
 pub use memory::MemoryRegistry;
+pub use page::{Cursor, InvalidCursor, Page};
 pub use sqlite::SqliteRegistry;
 
-/// The answer to a question to the registry. Dropping it may or may not undo a change that was asked for; never half of one.
-pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+/// What a method of [`Registry`] returns.
+///
+/// # Cancel safety
+/// A change whose future is dropped is made whole or not at all.
+pub type StoreFuture<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
 /// Devices, their public keys, and the keys that callers' tokens are signed with.
+///
+/// A change is durable when it is answered: it survives a crash of the process, and of the machine.
 pub trait Registry: Send + Sync + Debug {
-    /// One device.
-    fn device<'a>(&'a self, device: &'a DeviceId) -> Answer<'a, Option<DeviceRecord>>;
+    /// Reads one device.
+    fn device<'a>(&'a self, device: &'a DeviceId) -> StoreFuture<'a, Option<DeviceRecord>>;
 
-    /// At most `most` devices in the order of their ids, those behind `after`.
-    fn devices<'a>(&'a self, after: Option<&'a DeviceId>, most: usize) -> Answer<'a, Vec<DeviceRecord>>;
+    /// The first `max` devices behind `after`, in the order of their ids, whose id matches one of the patterns of `filter`. An empty
+    /// filter matches nothing. [`Page::read`] makes pages of it.
+    fn devices<'a>(&'a self, filter: &'a [Pattern], after: Option<&'a DeviceId>, max: usize) -> StoreFuture<'a, Vec<DeviceRecord>>;
 
-    /// Makes the device what it shall be: adds it, or replaces its keys. A key that it had before keeps its times.
+    /// Adds the device, or replaces its keys. A key that it had before keeps its times.
     ///
-    /// Answers [`StoreError::Conflict`] if one of the keys is another device's, and changes nothing then.
-    fn put_device<'a>(&'a self, device: &'a DeviceId, keys: &'a [PublicKey], now: Timestamp) -> Answer<'a, Put>;
+    /// Fails with [`StoreError::Conflict`] and changes nothing if one of the keys is another device's.
+    fn put_device<'a>(&'a self, device: &'a DeviceId, keys: &'a [PublicKey], now: Timestamp) -> StoreFuture<'a, Put>;
 
-    /// Removes the device and its keys. Answers whether there was one.
-    fn remove_device<'a>(&'a self, device: &'a DeviceId) -> Answer<'a, bool>;
+    /// Removes the device and its keys. Returns whether it existed.
+    fn remove_device<'a>(&'a self, device: &'a DeviceId) -> StoreFuture<'a, bool>;
 
-    /// Notes that the device was online, and which of its keys proved it. Does nothing for a device that was removed since.
-    fn seen<'a>(&'a self, device: &'a DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> Answer<'a, ()>;
+    /// Records when devices were last online and their keys last used: all of it or nothing. A sighting of a device or key that was
+    /// removed changes nothing. The only change that need not be durable when it is answered. [`LastSeen`] calls this.
+    fn record_sightings<'a>(&'a self, sightings: &'a [Sighting]) -> StoreFuture<'a, ()>;
 
-    /// Every key that callers' tokens may be signed with.
-    fn caller_keys(&self) -> Answer<'_, Vec<CallerKey>>;
+    /// Reads every key that callers' tokens may be signed with.
+    fn caller_keys(&self) -> StoreFuture<'_, Vec<CallerKey>>;
 
-    /// Adds such a key, or replaces the one of the same thumbprint.
-    fn put_caller_key<'a>(&'a self, key: &'a CallerKey) -> Answer<'a, ()>;
+    /// Adds a key that callers' tokens may be signed with, or replaces the one with the same thumbprint.
+    fn put_caller_key<'a>(&'a self, key: &'a CallerKey) -> StoreFuture<'a, ()>;
 }
 
 /// What the registry knows of one device.
@@ -57,7 +69,7 @@ pub struct DeviceRecord {
     pub device: DeviceId,
     /// When it was added.
     pub created: Timestamp,
-    /// When it was last noted to be online.
+    /// When it was last online.
     pub last_seen: Option<Timestamp>,
     /// Its keys, oldest first.
     pub keys: Vec<KeyRecord>,
@@ -68,15 +80,15 @@ pub struct DeviceRecord {
 pub struct KeyRecord {
     /// Its thumbprint.
     pub kid: Thumbprint,
-    /// The key, which has one algorithm.
+    /// The key. It has one algorithm.
     pub key: PublicKey,
     /// When it was added.
     pub created: Timestamp,
-    /// When a proof of it was last good.
+    /// When it last proved its device.
     pub last_used: Option<Timestamp>,
 }
 
-/// A key that callers' tokens may be signed with, and whose word that is.
+/// A key that callers' tokens may be signed with, and its issuer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallerKey {
     /// Its thumbprint, which a token's header names.
@@ -85,17 +97,17 @@ pub struct CallerKey {
     pub iss: String,
     /// The operator's short name for that issuer.
     pub issuer: Issuer,
-    /// The key, which has one algorithm.
+    /// The key. It has one algorithm.
     pub key: PublicKey,
 }
 
 impl CallerKey {
-    /// A key of the issuer that calls itself `iss` in tokens and is called `issuer` here.
+    /// A key of the issuer whose tokens claim `iss`, and which is called `issuer` here.
     pub fn new(iss: impl Into<String>, issuer: Issuer, key: PublicKey) -> Self {
         Self { kid: key.thumbprint(), iss: iss.into(), issuer, key }
     }
 
-    /// The one algorithm that the key signs with.
+    /// The algorithm that the key signs with.
     pub fn algorithm(&self) -> KeyAlgorithm {
         self.key.algorithm()
     }
@@ -104,17 +116,17 @@ impl CallerKey {
 /// What [`Registry::put_device`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Put {
-    /// The device is new.
+    /// The device was added.
     Created,
-    /// The device was there; its keys are now those that were given.
+    /// The device existed; its keys were replaced.
     Replaced,
 }
 
-/// Why the registry did not answer, or did not do as it was asked.
+/// Why a method of [`Registry`] failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// One key, one device. Which other device it is, is not said.
-    #[error("the key {kid} belongs to another device already")]
+    /// A key belongs to one device. The error does not say to which.
+    #[error("the key {kid} belongs to another device")]
     Conflict {
         /// The key.
         kid: Thumbprint,
@@ -122,9 +134,9 @@ pub enum StoreError {
     /// The database failed.
     #[error("the database failed: {doing}")]
     Backend {
-        /// What was being done.
+        /// What was attempted.
         doing: &'static str,
-        /// Its own words.
+        /// The database's error.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },

@@ -1,81 +1,109 @@
-//! The registry in one SQLite file: what a relay of one node stands on.
+//! The registry in one SQLite file, for a relay of one node.
 //!
-//! One connection writes, so that no two of ours wait for the file's lock; others read beside it (write-ahead log). Statements keep
-//! to what PostgreSQL understands too.
+//! | connection | does | a commit |
+//! | --- | --- | --- |
+//! | `writer` | changes of devices and keys, one at a time | is on disk when it returns |
+//! | `background_writer` | sightings; a registry change does not queue behind them | is on disk soon |
+//! | `readers` | read beside the writers (write-ahead log) | |
+//!
+//! Statements keep to what PostgreSQL understands too.
 
-use std::fs::OpenOptions;
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use moorline_files::check_private;
+use moorline_proto::claims::Pattern;
 use moorline_proto::id::DeviceId;
 use moorline_proto::proof::{PublicKey, Thumbprint};
 use moorline_proto::timestamp::Timestamp;
 use sqlx::migrate::Migrator;
+use sqlx::query::Query;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
-use sqlx::{Row, Sqlite, Transaction};
+use sqlx::{AssertSqlSafe, Row, Sqlite, Transaction};
 
-use crate::store::{Answer, CallerKey, DeviceRecord, KeyRecord, Put, Registry, StoreError};
+use crate::store::{CallerKey, DeviceRecord, KeyRecord, Put, Registry, Sighting, StoreError, StoreFuture};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("src/store/migrations");
 
-/// For somebody else's lock on the file: an operator's backup, for example.
-const BUSY_WITHIN: Duration = Duration::from_secs(5);
-/// For a free connection of ours.
-const CONNECTION_WITHIN: Duration = Duration::from_secs(10);
-/// Connections that read at once; each is a thread.
+/// How long a statement waits for a lock on the file that another connection holds: an operator's backup, for example.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a statement waits for a free connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that read at once. Each has a thread.
 const READERS: u32 = 2;
 
-/// A registry in a file of mode 0600, made and brought up to date when it is opened.
+/// A registry in a private file.
 #[derive(Debug)]
 pub struct SqliteRegistry {
-    writer: SqlitePool,
+    pub(super) writer: SqlitePool,
+    pub(super) background_writer: SqlitePool,
     readers: SqlitePool,
 }
 
 impl SqliteRegistry {
-    /// Opens the file, or makes it.
+    /// Opens the file, which must exist and be private, and migrates it to the current schema. An empty file becomes a new database.
+    ///
+    /// SQLite gives its companions (`-wal`, `-shm`) the mode of the file.
     ///
     /// # Errors
-    /// [`StoreError::Backend`]: the file cannot be opened, is no database, or is of a later version.
+    /// [`StoreError::Backend`]: the file cannot be opened, is open to others, is no database, or is of a later version.
     pub async fn open(file: &Path) -> Result<Self, StoreError> {
-        make_private(file).map_err(StoreError::backend("opening its file"))?;
+        check_private(file).map_err(StoreError::backend("checking its file"))?;
         let options = SqliteConnectOptions::new()
             .filename(file)
+            .create_if_missing(false)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Normal)
+            .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            .busy_timeout(BUSY_WITHIN);
-        // A file does not hang up: no connection is tried out before it is used.
-        let pool = |most: u32| SqlitePoolOptions::new().max_connections(most).acquire_timeout(CONNECTION_WITHIN).test_before_acquire(false);
+            .busy_timeout(BUSY_TIMEOUT);
+        // A file does not hang up: connections are not tested before they are used.
+        let pool = |max: u32| SqlitePoolOptions::new().max_connections(max).acquire_timeout(ACQUIRE_TIMEOUT).test_before_acquire(false);
         let writer = pool(1).connect_with(options.clone()).await.map_err(StoreError::backend("opening its file"))?;
         MIGRATIONS.run(&writer).await.map_err(StoreError::backend("bringing its tables up to date"))?;
+        // Not `Off`: this connection may be the one that checkpoints, and then what others committed would no longer be durable.
+        let background_writer = pool(1).connect_lazy_with(options.clone().synchronous(SqliteSynchronous::Normal));
         let readers = pool(READERS).connect_lazy_with(options.pragma("query_only", "ON"));
-        Ok(Self { writer, readers })
+        Ok(Self { writer, background_writer, readers })
     }
 
     /// Closes the file, after what is being done to it. Dropping the registry does so too, at some later time.
     pub async fn close(&self) {
         self.readers.close().await;
+        self.background_writer.close().await;
         self.writer.close().await;
     }
-}
-
-/// SQLite would make the file with the mode that the umask leaves; it gives its companions (`-wal`, `-shm`) the mode of the file.
-fn make_private(file: &Path) -> io::Result<()> {
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file).map(drop)
 }
 
 const DEVICE: &str = "SELECT d.device, d.created_ms, d.last_seen_ms, k.spki, k.created_ms AS key_created_ms, k.last_used_ms \
     FROM devices d LEFT JOIN device_keys k ON k.device = d.device WHERE d.device = $1 ORDER BY k.created_ms, k.kid";
 
-const DEVICES: &str = "SELECT d.device, d.created_ms, d.last_seen_ms, k.spki, k.created_ms AS key_created_ms, k.last_used_ms \
-    FROM (SELECT device, created_ms, last_seen_ms FROM devices WHERE device > $1 ORDER BY device LIMIT $2) d \
-    LEFT JOIN device_keys k ON k.device = d.device ORDER BY d.device, k.created_ms, k.kid";
+/// The statement that lists devices: $1 is the id that they follow, $2 how many rows, and from $3 on there are the patterns.
+///
+/// The patterns are rows of a table, not terms of an expression: SQLite bounds the depth of expressions to 1,000.
+fn list_statement(patterns: usize) -> String {
+    let values: Vec<String> = (0..patterns).map(|index| format!("(${})", index + 3)).collect();
+    format!(
+        "SELECT d.device, d.created_ms, d.last_seen_ms, k.spki, k.created_ms AS key_created_ms, k.last_used_ms \
+         FROM (SELECT device, created_ms, last_seen_ms FROM devices WHERE device > $1 \
+               AND EXISTS (SELECT 1 FROM (VALUES {}) AS patterns WHERE devices.device LIKE patterns.column1 ESCAPE '\\') \
+               ORDER BY device LIMIT $2) d \
+         LEFT JOIN device_keys k ON k.device = d.device ORDER BY d.device, k.created_ms, k.kid",
+        values.join(", ")
+    )
+}
 
-/// What came of [`SqliteRegistry::put`], or the key of another device that stands in the way.
+/// The patterns as `LIKE` has them, each once; one where one of them matches everything.
+fn like_patterns(filter: &[Pattern]) -> BTreeSet<String> {
+    if filter.contains(&Pattern::any()) {
+        return BTreeSet::from(["%".to_owned()]);
+    }
+    // A pattern has no `%` and no backslash of its own; `_` stands for any character in LIKE.
+    filter.iter().map(|pattern| pattern.to_string().replace('_', "\\_").replace('*', "%")).collect()
+}
+
+/// What [`SqliteRegistry::put`] did, or the key that belongs to another device.
 type PutOrTaken = Result<Put, Thumbprint>;
 
 impl SqliteRegistry {
@@ -105,17 +133,24 @@ impl SqliteRegistry {
         Ok(Ok(if added.rows_affected() > 0 { Put::Created } else { Put::Replaced }))
     }
 
-    /// Two changes in one go, and no transaction: each question is a way to the database's thread and back, every device that comes goes it,
-    /// and nothing depends on both.
-    async fn note(&self, device: &DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> Result<(), sqlx::Error> {
-        const SEEN: &str = "UPDATE devices SET last_seen_ms = $2 WHERE device = $1";
-        const SEEN_AND_USED: &str = "UPDATE devices SET last_seen_ms = $2 WHERE device = $1; \
-                                     UPDATE device_keys SET last_used_ms = $2 WHERE kid = $3 AND device = $1";
-        let note = match kid {
-            None => sqlx::query(SEEN).bind(device.as_str()).bind(millis(now)),
-            Some(kid) => sqlx::query(SEEN_AND_USED).bind(device.as_str()).bind(millis(now)).bind(kid.to_string()),
-        };
-        note.execute(&self.writer).await.map(drop)
+    async fn record(&self, sightings: &[Sighting]) -> Result<(), sqlx::Error> {
+        let mut change = self.background_writer.begin_with("BEGIN IMMEDIATE").await?; // undone when it is dropped
+        for sighting in sightings {
+            sqlx::query("UPDATE devices SET last_seen_ms = $2 WHERE device = $1")
+                .bind(sighting.device.as_str())
+                .bind(millis(sighting.last_seen))
+                .execute(&mut *change)
+                .await?;
+            for (kid, at) in &sighting.key_uses {
+                sqlx::query("UPDATE device_keys SET last_used_ms = $3 WHERE kid = $2 AND device = $1")
+                    .bind(sighting.device.as_str())
+                    .bind(kid.to_string())
+                    .bind(millis(*at))
+                    .execute(&mut *change)
+                    .await?;
+            }
+        }
+        change.commit().await
     }
 }
 
@@ -139,7 +174,7 @@ async fn insert_key(change: &mut Transaction<'_, Sqlite>, device: &DeviceId, key
 }
 
 impl Registry for SqliteRegistry {
-    fn device<'a>(&'a self, device: &'a DeviceId) -> Answer<'a, Option<DeviceRecord>> {
+    fn device<'a>(&'a self, device: &'a DeviceId) -> StoreFuture<'a, Option<DeviceRecord>> {
         async move {
             let failed = "reading a device";
             let rows = sqlx::query(DEVICE).bind(device.as_str()).fetch_all(&self.readers).await.map_err(StoreError::backend(failed))?;
@@ -148,18 +183,24 @@ impl Registry for SqliteRegistry {
         .boxed()
     }
 
-    fn devices<'a>(&'a self, after: Option<&'a DeviceId>, most: usize) -> Answer<'a, Vec<DeviceRecord>> {
+    fn devices<'a>(&'a self, filter: &'a [Pattern], after: Option<&'a DeviceId>, max: usize) -> StoreFuture<'a, Vec<DeviceRecord>> {
         async move {
             let failed = "listing devices";
-            let after = after.map_or("", DeviceId::as_str); // every id stands behind the empty text
-            let most = i64::try_from(most).unwrap_or(i64::MAX);
-            let rows = sqlx::query(DEVICES).bind(after).bind(most).fetch_all(&self.readers).await;
+            let patterns = like_patterns(filter);
+            if patterns.is_empty() {
+                return Ok(Vec::new());
+            }
+            let after = after.map_or("", DeviceId::as_str); // every id follows the empty text
+            let max = i64::try_from(max).unwrap_or(i64::MAX);
+            // Nothing but placeholders is written into the statement.
+            let statement = sqlx::query(AssertSqlSafe(list_statement(patterns.len()))).persistent(false).bind(after).bind(max);
+            let rows = patterns.into_iter().fold(statement, Query::bind).fetch_all(&self.readers).await;
             records(&rows.map_err(StoreError::backend(failed))?).map_err(StoreError::backend(failed))
         }
         .boxed()
     }
 
-    fn put_device<'a>(&'a self, device: &'a DeviceId, keys: &'a [PublicKey], now: Timestamp) -> Answer<'a, Put> {
+    fn put_device<'a>(&'a self, device: &'a DeviceId, keys: &'a [PublicKey], now: Timestamp) -> StoreFuture<'a, Put> {
         async move {
             let put = self.put(device, keys, now).await.map_err(StoreError::backend("writing a device"))?;
             put.map_err(|kid| StoreError::Conflict { kid })
@@ -167,7 +208,7 @@ impl Registry for SqliteRegistry {
         .boxed()
     }
 
-    fn remove_device<'a>(&'a self, device: &'a DeviceId) -> Answer<'a, bool> {
+    fn remove_device<'a>(&'a self, device: &'a DeviceId) -> StoreFuture<'a, bool> {
         async move {
             let removed = sqlx::query("DELETE FROM devices WHERE device = $1").bind(device.as_str()).execute(&self.writer).await;
             Ok(removed.map_err(StoreError::backend("removing a device"))?.rows_affected() > 0)
@@ -175,11 +216,11 @@ impl Registry for SqliteRegistry {
         .boxed()
     }
 
-    fn seen<'a>(&'a self, device: &'a DeviceId, kid: Option<Thumbprint>, now: Timestamp) -> Answer<'a, ()> {
-        async move { self.note(device, kid, now).await.map_err(StoreError::backend("noting that a device was online")) }.boxed()
+    fn record_sightings<'a>(&'a self, sightings: &'a [Sighting]) -> StoreFuture<'a, ()> {
+        async move { self.record(sightings).await.map_err(StoreError::backend("recording when devices were online")) }.boxed()
     }
 
-    fn caller_keys(&self) -> Answer<'_, Vec<CallerKey>> {
+    fn caller_keys(&self) -> StoreFuture<'_, Vec<CallerKey>> {
         async move {
             let failed = "reading the callers' keys";
             let rows = sqlx::query("SELECT iss, issuer, spki FROM caller_keys ORDER BY kid").fetch_all(&self.readers).await;
@@ -189,7 +230,7 @@ impl Registry for SqliteRegistry {
         .boxed()
     }
 
-    fn put_caller_key<'a>(&'a self, key: &'a CallerKey) -> Answer<'a, ()> {
+    fn put_caller_key<'a>(&'a self, key: &'a CallerKey) -> StoreFuture<'a, ()> {
         async move {
             let sql = "INSERT INTO caller_keys (kid, iss, issuer, spki) VALUES ($1, $2, $3, $4) \
                 ON CONFLICT (kid) DO UPDATE SET iss = excluded.iss, issuer = excluded.issuer";
@@ -200,7 +241,7 @@ impl Registry for SqliteRegistry {
     }
 }
 
-/// One record per device from rows of one key each; a device without keys has one row without.
+/// Joins rows of one key each into one record per device. A device without keys has one row without a key.
 fn records(rows: &[SqliteRow]) -> Result<Vec<DeviceRecord>, sqlx::Error> {
     let mut records: Vec<DeviceRecord> = Vec::new();
     for row in rows {

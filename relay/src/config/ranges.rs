@@ -1,0 +1,93 @@
+//! The ranges of times and limits: one line for each key.
+
+use std::num::NonZeroI64;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::config::check::{ConfigError, wrong};
+use crate::config::file;
+use crate::limits::{Limits, Times};
+
+/// The longest time that may be set. Far below where arithmetic with clocks could overflow.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// A time that must not be zero. So short only in tests.
+const POSITIVE: RangeInclusive<Duration> = Duration::from_millis(10)..=LONGEST;
+/// A time that may be zero, which turns off what it bounds.
+const OPTIONAL: RangeInclusive<Duration> = Duration::ZERO..=LONGEST;
+
+/// Any number of things but none.
+const COUNT: RangeInclusive<i64> = 1..=u32::MAX as i64;
+
+/// Makes a struct whose fields are keys of a table, each checked against its range.
+macro_rules! checked {
+    ($check:ident, $written:ident, $type:ident { $($key:ident: $range:expr,)+ }) => {{
+        let default = $type::default();
+        $type { $($key: $check(stringify!($key), $written.$key.as_ref(), default.$key, $range)?,)+ }
+    }};
+}
+
+pub(super) fn times(written: &file::Times) -> Result<Times, ConfigError> {
+    let times = checked!(
+        time,
+        written,
+        Times {
+            deadline: POSITIVE,
+            deadline_max: POSITIVE,
+            wait_max: OPTIONAL,
+            ping: POSITIVE,
+            heartbeat: POSITIVE,
+            heartbeat_max: POSITIVE,
+            half_closed_idle: POSITIVE,
+            closed_stream_retention: POSITIVE,
+            tls_handshake_timeout: POSITIVE,
+            hello_timeout: POSITIVE,
+            offer_ack_timeout: POSITIVE,
+            prefer_wait_max: POSITIVE,
+        }
+    );
+    at_most("deadline", times.deadline, "deadline_max", times.deadline_max)?;
+    at_most("heartbeat", times.heartbeat, "heartbeat_max", times.heartbeat_max)?;
+    Ok(times)
+}
+
+pub(super) fn limits(written: &file::Limits) -> Result<Limits, ConfigError> {
+    Ok(checked!(
+        count,
+        written,
+        Limits {
+            streams_per_device: COUNT,
+            streams: COUNT,
+            streams_per_caller: COUNT,
+            undecided_per_caller: COUNT,
+            waiting_per_caller: COUNT,
+            waiting_callers: COUNT,
+            unauthenticated_connections: COUNT,
+            connections: COUNT,
+        }
+    ))
+}
+
+fn time(key: &str, written: Option<&String>, default: Duration, range: RangeInclusive<Duration>) -> Result<Duration, ConfigError> {
+    let Some(text) = written else { return Ok(default) };
+    let wrong = |rule: String| wrong(format!("times.{key}"), format_args!("{text:?}"), rule);
+    let time = humantime::parse_duration(text).map_err(|error| wrong(format!("not a time like 60s, 5m or 1h: {error}")))?;
+    if range.contains(&time) {
+        return Ok(time);
+    }
+    let (shortest, longest) = (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
+    Err(wrong(format!("not from {shortest} to {longest}")))
+}
+
+fn at_most(key: &str, time: Duration, bound_key: &str, bound: Duration) -> Result<(), ConfigError> {
+    if time <= bound {
+        return Ok(());
+    }
+    let rule = format!("more than times.{bound_key}, which is {}", humantime::format_duration(bound));
+    Err(wrong(format!("times.{key}"), humantime::format_duration(time), rule))
+}
+
+fn count<T: TryFrom<NonZeroI64>>(key: &str, written: Option<&i64>, default: T, range: RangeInclusive<i64>) -> Result<T, ConfigError> {
+    let Some(&number) = written else { return Ok(default) };
+    let count = NonZeroI64::new(number).filter(|_| range.contains(&number)).and_then(|number| T::try_from(number).ok());
+    count.ok_or_else(|| wrong(format!("limits.{key}"), number, format_args!("not from {} to {}", range.start(), range.end())))
+}
