@@ -11,15 +11,15 @@ use tracing::{info, warn};
 
 use crate::access::token::CallerAuth;
 use crate::clock::Clock;
-use crate::config::{ClientAddressSource, Config, Listener, Transport};
+use crate::config::{Config, Listener, Transport};
 use crate::directory::Directory;
 use crate::http::Edge;
 use crate::http::request_form::HttpService;
 use crate::http::routes::routes;
-use crate::net::accept::{ConnectionServer, accept};
-use crate::net::admission::{Admission, Peer};
-use crate::net::client_address::TrustedProxies;
-use crate::net::connection::{Carrier, Socket};
+use crate::http::server::ConnectionServer;
+use crate::net::accept::accept;
+use crate::net::admission::Admission;
+use crate::net::client_address::{ClientAddressSource, TrustedProxies};
 use crate::store::{Registry, StoreError};
 use crate::stream::join::Rendezvous;
 use crate::stream::registry::Streams;
@@ -97,7 +97,7 @@ impl Relay {
             rendezvous: rendezvous.clone(),
             streams: streams.clone(),
         };
-        let (admission, tls_handshake_timeout) = (Admission::new(&config.limits), config.times.tls_handshake_timeout);
+        let (admission, times) = (Admission::new(&config.limits), config.times.clone());
         let edge = Edge {
             openings: Openings::new(ground, &config.limits),
             callers: CallerAuth::new(keys, config.names.clone(), state.clock.clone()),
@@ -114,21 +114,16 @@ impl Relay {
             rendezvous,
             streams: streams.clone(),
         };
-        let door = ConnectionServer {
-            service: HttpService::new(routes(Arc::new(edge))),
-            tls: None,
-            trusted_proxies: TrustedProxies::default(),
-            client_address_source: ClientAddressSource::ForwardedFor,
-            tls_handshake_timeout,
-            admission,
-            tasks: tasks.clone(),
-        };
+        let door = ConnectionServer::new(HttpService::new(routes(Arc::new(edge))), &times, admission, tasks.clone());
         for listener in bound {
             let proxy_protocol = listener.client_address_source == ClientAddressSource::ProxyProtocol;
             info!(address = %listener.address, tls = listener.tls.is_some(), proxy_protocol, "listening");
             let Bound { tls, trusted_proxies, client_address_source, .. } = listener;
             let door = ConnectionServer { tls, trusted_proxies, client_address_source, ..door.clone() };
-            tasks.spawn("accept", move |stop| accept(listener.socket, door, stop));
+            tasks.spawn("accept", move |stop| {
+                let (trusted_proxies, admission) = (door.trusted_proxies.clone(), door.admission.clone());
+                accept(listener.socket, trusted_proxies, admission, move |tcp, peer| door.serve_tcp(tcp, peer), stop)
+            });
         }
         Ok(Self { door, tasks, addresses, directory, streams })
     }
@@ -174,10 +169,7 @@ pub struct MemoryDoor(ConnectionServer);
 impl MemoryDoor {
     /// Serves one connection, as if it had been accepted from `address`. Where every place is taken, the pipe is dropped.
     pub fn serve(&self, pipe: DuplexStream, address: IpAddr) {
-        if let Ok(permit) = self.0.admission.admit() {
-            let (door, visitor) = (self.0.clone(), Peer { address, permit });
-            self.0.tasks.spawn("connection", move |stop| door.handle_established(Socket::new(Carrier::Memory(pipe)), visitor, stop));
-        }
+        self.0.serve_memory(pipe, address);
     }
 }
 

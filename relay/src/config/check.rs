@@ -8,9 +8,9 @@ use std::time::Duration;
 use moorline_proto::join::RelayUrl;
 
 use crate::config::file::{self, File};
-use crate::config::{ClientAddressSource, Config, Listener, TlsFiles, Transport};
+use crate::config::{Config, Listener, TlsFiles, Transport};
 use crate::limits::{Limits, Times};
-use crate::net::client_address::{TrustedProxies, network};
+use crate::net::client_address::{ClientAddressSource, TrustedProxies, network};
 
 /// Name of the configuration in a state folder.
 pub const FILE_NAME: &str = "relay.toml";
@@ -193,6 +193,7 @@ fn times(written: &file::Times) -> Result<Times, ConfigError> {
         half_closed_idle: time!(half_closed_idle, SHORTEST),
         closed_stream_retention: time!(closed_stream_retention, SHORTEST),
         tls_handshake_timeout: time!(tls_handshake_timeout, SHORTEST),
+        http_write_timeout: time!(http_write_timeout, SHORTEST),
         hello_timeout: time!(hello_timeout, SHORTEST),
         offer_ack_timeout: time!(offer_ack_timeout, SHORTEST),
         prefer_wait_max: time!(prefer_wait_max, SHORTEST),
@@ -231,7 +232,13 @@ fn limits(written: &file::Limits) -> Result<Limits, ConfigError> {
             written.unauthenticated_connections,
             default.unauthenticated_connections,
         )?,
+        unauthenticated_per_address: several(
+            "unauthenticated_per_address",
+            written.unauthenticated_per_address,
+            default.unauthenticated_per_address,
+        )?,
         connections: several("connections", written.connections, default.connections)?,
+        connections_per_caller: several("connections_per_caller", written.connections_per_caller, default.connections_per_caller)?,
     })
 }
 

@@ -1,6 +1,4 @@
-//! The body of a request as JSON, within its size and time.
-
-use std::time::Duration;
+//! Reading the body of a request as JSON, within a size and a time.
 
 use axum::body::{Body, HttpBody as _};
 use bytes::Bytes;
@@ -11,9 +9,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use crate::http::problem::Refusal;
-
-/// The whole body, from the end of the head.
-const BODY_WITHIN: Duration = Duration::from_secs(10);
+use crate::limits::HTTP_BODY_TIMEOUT;
 
 /// Reads a body as JSON.
 ///
@@ -22,7 +18,7 @@ const BODY_WITHIN: Duration = Duration::from_secs(10);
 pub async fn json<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
     let bytes = read(body).await?;
     let malformed = |detail: String| Refusal::new(ProblemCode::Malformed, format!("the body: {detail}"));
-    // serde would take `["ssh"]` for an object, field by field.
+    // serde would accept `["ssh"]` for a struct, field by field.
     if !bytes.trim_ascii_start().starts_with(b"{") {
         return Err(malformed("not a JSON object".to_owned()));
     }
@@ -38,14 +34,14 @@ pub async fn json<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
 async fn read(body: Body) -> Result<Bytes, Refusal> {
     let malformed = |detail: &str| Refusal::new(ProblemCode::Malformed, detail);
     let too_large = || Refusal::new(ProblemCode::TooLarge, format!("the body: at most {REQUEST_BODY_BYTES} bytes are allowed"));
-    // What the head announces is refused before it is sent, and not asked for with a 100.
+    // Refused by the announced length alone: reading would invite the client to send it, with 100 Continue.
     if body.size_hint().lower() > REQUEST_BODY_BYTES as u64 {
         return Err(too_large());
     }
-    match timeout(BODY_WITHIN, Limited::new(body, REQUEST_BODY_BYTES).collect()).await {
+    match timeout(HTTP_BODY_TIMEOUT, Limited::new(body, REQUEST_BODY_BYTES).collect()).await {
         Ok(Ok(whole)) => Ok(whole.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(malformed("the body did not come whole")),
-        Err(_) => Err(malformed("the body did not come in time")),
+        Ok(Err(_)) => Err(malformed("the body is incomplete")),
+        Err(_) => Err(malformed("the body took too long")),
     }
 }

@@ -11,9 +11,11 @@ pub mod negotiate;
 pub mod problem;
 pub mod request_form;
 pub mod routes;
+pub mod server;
 pub mod stream_request;
 pub mod streams;
 pub mod upgrade;
+mod write_timeout;
 
 use std::sync::Arc;
 use std::time::Duration;

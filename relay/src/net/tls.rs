@@ -1,4 +1,4 @@
-//! The relay's side of TLS: certificate and key from files, and what is offered. Reloading is not here yet.
+//! TLS configuration: certificate and key from PEM files, protocol versions, ALPN, session tickets. Files are read once.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,17 +9,17 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::{TLS12, TLS13};
 
-/// The one protocol inside: balancers that are offered `h2` would speak it to clients that expect an HTTP/1.1 upgrade.
+/// The one application protocol: load balancers that are offered `h2` would use it for clients that need an HTTP/1.1 upgrade.
 const ALPN: &[u8] = b"http/1.1";
 
-/// Session tickets per connection. A client that keeps what it gets has as many as it had connections at once. The session is in the ticket,
-/// under a key that changes every few hours: nothing is kept here, however many devices there are. Other nodes have other keys.
+/// Session tickets per connection: a client has as many as it had connections at once. Tickets are stateless, encrypted with a key that
+/// changes every few hours, so the relay stores nothing per device. Other nodes have other keys.
 const TICKETS: usize = 1;
 
-/// Why there is no TLS.
+/// Why certificate and key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsFileError {
-    /// The certificate's file cannot be read, or holds something else.
+    /// The certificate's file cannot be read, or holds no certificate.
     #[error("no certificate in {}", file.display())]
     Certificate {
         /// The file.
@@ -28,7 +28,7 @@ pub enum TlsFileError {
         #[source]
         source: pem::Error,
     },
-    /// The key's file cannot be read, or holds something else.
+    /// The key's file cannot be read, or holds no private key.
     #[error("no private key in {}", file.display())]
     Key {
         /// The file.
@@ -37,7 +37,7 @@ pub enum TlsFileError {
         #[source]
         source: pem::Error,
     },
-    /// Both are there, and cannot be used together.
+    /// rustls rejects them, or they do not belong together.
     #[error("certificate {} and key {} cannot be used", certificate.display(), key.display())]
     Unusable {
         /// The certificate's file.
@@ -50,10 +50,10 @@ pub enum TlsFileError {
     },
 }
 
-/// TLS 1.3 and 1.2 with the chain and key of two PEM files. Reads files: not for hot paths.
+/// TLS 1.3 and 1.2 with the certificate chain and key of two PEM files. Blocks while it reads the files.
 ///
 /// # Errors
-/// [`TlsFileError`]: a file that cannot be read or holds something else, a key of another certificate.
+/// [`TlsFileError`].
 pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsFileError> {
     let unreadable = |source| TlsFileError::Certificate { file: certificate.into(), source };
     let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(unreadable)?;

@@ -21,7 +21,7 @@ const CLOSE: u8 = 0x88;
 
 fn leg(pipe: usize) -> (Leg, DuplexStream) {
     let (near, far) = duplex(pipe);
-    let permit = Admission::new(&Limits::default()).admit().unwrap();
+    let permit = Admission::new(&Limits::default()).admit(None).unwrap();
     (Leg::new(Socket::new(Carrier::Memory(near)), Duration::from_secs(25), permit), far)
 }
 
