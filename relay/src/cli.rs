@@ -4,7 +4,7 @@
 
 use std::error::Error;
 use std::ffi::OsString;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,6 +20,7 @@ use tracing_subscriber::EnvFilter;
 use crate::clock::Clock;
 use crate::config::TlsFiles;
 use crate::init::{Init, Made, init};
+use crate::logging;
 use crate::serve::{Serve, serve};
 use crate::token::{Minted, Wanted, mint};
 
@@ -207,7 +208,8 @@ fn run(command: Command) -> Result<(), Failure> {
             print(&if json { made_json(&made) } else { made_text(&state, &made) })
         }
         Command::Serve(args) => {
-            log(args.log_format, args.log);
+            let failed = |error| Failure::of("see this user's limits of threads (ulimit -u)", error);
+            let _logging = logging::init(args.log_format.into(), args.log).map_err(failed)?;
             let wanted = Serve { state: args.state, listen: args.listen };
             in_runtime(serve(&wanted, clock))?.map_err(|error| Failure::of(error.advice(), error))
         }
@@ -230,11 +232,12 @@ fn in_runtime<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     Ok(done)
 }
 
-fn log(format: LogFormat, filter: EnvFilter) {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+impl From<LogFormat> for logging::LogFormat {
+    fn from(format: LogFormat) -> Self {
+        match format {
+            LogFormat::Text => Self::Text,
+            LogFormat::Json => Self::Json,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ pub mod directory;
 pub mod http;
 pub mod init;
 pub mod limits;
+pub mod logging;
 pub mod net;
 mod ping_limiter;
 mod pki;

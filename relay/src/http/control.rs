@@ -21,6 +21,7 @@ use crate::control::session::{Answer, Session};
 use crate::http::problem::Refusal;
 use crate::http::upgrade::{Upgrading, upgrade};
 use crate::http::{Edge, visitor};
+use crate::logging::warn_limited;
 use crate::net::admission::Peer;
 use crate::random;
 use crate::stream::Event;
@@ -53,7 +54,7 @@ async fn channel(edge: Arc<Edge>, upgrading: Upgrading, visitor: Peer, stop: Can
     let known = match known {
         Ok(Some(known)) => known,
         Ok(None) => return debug!(%address, "a control channel did not come about"),
-        Err(error) => return warn!(%address, error = %Causes(&error), "a device was not admitted"),
+        Err(error) => return warn_limited!(%address, error = %Causes(&error), "a device was not admitted"),
     };
     visitor.permit.authenticated();
     serve(&edge, known, &visitor, stop).await;
