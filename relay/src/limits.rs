@@ -61,8 +61,8 @@ pub struct Limits {
     pub unauthenticated_per_address: NonZeroUsize,
     /// Connections of any kind. Beyond: a new one is closed. 15,000: what 20,000 file descriptors leave when the rest has its share.
     pub connections: NonZeroUsize,
-    /// Connections that one caller may hold, legs of `connect` among them. Beyond: `overloaded` (503). 2,048: a browser or a test that opens
-    /// everything at once stays far below it, and seven such callers fit into `connections`.
+    /// Connections that one caller may hold, legs of `connect` among them. Beyond: `overloaded` (503). 2,048: a browser or a test that
+    /// opens everything at once stays far below it, and seven such callers fit into `connections`.
     pub connections_per_caller: NonZeroUsize,
 }
 

@@ -1,5 +1,5 @@
-//! Logging that never blocks the relay: lines wait in a bounded queue for a thread that writes them, and are dropped and counted when nobody
-//! reads them. And a limit for lines that unauthenticated peers can cause.
+//! Logging that never blocks the relay: lines wait in a bounded queue for a thread that writes them, and are dropped and counted when
+//! nobody reads them. And a limit for lines that unauthenticated peers can cause.
 //!
 //! `tracing-appender` does the first too, but its guard prints to standard error when the queue is full at the end, and so never ends where
 //! nobody reads that.

@@ -1,5 +1,5 @@
-//! A deadline for writes that make no progress. hyper has none: a client that sends requests and never reads the answers would be kept, with
-//! its answers, for ever.
+//! A deadline for writes that make no progress. hyper has none: a client that sends requests and never reads the answers would be kept,
+//! with its answers, for ever.
 //!
 //! An upgrade takes the connection out of here, so the deadline holds for HTTP alone.
 

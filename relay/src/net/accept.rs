@@ -21,9 +21,9 @@ struct Failures {
 
 /// Accepts until `stop` is cancelled, and calls `serve` with each connection that got a permit. `serve` must return at once.
 ///
-/// A connection that gets none is reset at once: the loop does not stall because one address holds its share. It waits only while no address
-/// whatever could get a permit, see [`Admission::ready`]. While the operating system refuses to accept, the loop pauses, and logs once when
-/// that begins and once when it is over.
+/// A connection that gets none is reset at once: the loop does not stall because one address holds its share. It waits only while no
+/// address whatever could get a permit, see [`Admission::ready`]. While the operating system refuses to accept, the loop pauses, and logs
+/// once when that begins and once when it is over.
 pub async fn accept(
     listener: TcpListener,
     trusted_proxies: TrustedProxies,

@@ -1,4 +1,5 @@
-//! The connections that have not authenticated: how many each address holds, and which one is evicted for which. Pure: the time is an argument.
+//! The connections that have not authenticated: how many each address holds, and which one is evicted for which. Pure: the time is an
+//! argument.
 //!
 //! - An address has a share. At its share it competes with itself alone: its oldest connection is evicted once it is old enough, otherwise
 //!   the new one is refused.

@@ -1,15 +1,15 @@
-//! The relay moving bytes between the two legs of a stream: both ways, half-close, ends and their reasons.
+//! The byte path: moves bytes between the two legs of a stream, both ways, with half-close, and closes both legs with the right code.
 //!
 //! ```text
 //!   caller leg ══▶ Direction to the device ══▶ device leg
 //!   caller leg ◀══ Direction to the caller ◀══ device leg
 //! ```
 //!
-//! One future drives both ways. What is there to be read from one leg becomes a batch of frames for the other, which goes in one write.
-//! What its socket does not take waits, and nothing more is read until all of it is written: that is the backpressure. A batch ends where
-//! nothing is left to be read, so that a tail never waits.
+//! One future drives both directions. Everything that can be read from one leg becomes one batch of frames for the other, written at once.
+//! Nothing more is read until the batch is written: this is the backpressure. A batch is written as soon as nothing is left to be read, so
+//! that no byte waits for the next one.
 //!
-//! Owns: what each leg's end means for the other. Does not own: who may have the stream, and when it opens; what frames are made of.
+//! Owns: what the end of one leg means for the other. Does not own: who may have a stream and when it opens; the format of frames.
 
 mod direction;
 pub mod leg;
@@ -27,6 +27,8 @@ use std::time::Duration;
 use moorline_proto::close::CloseReason;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::limits::SPLICE_TICK_MIN;
+
 use direction::{Direction, Progress};
 pub use leg::Leg;
 use leg_end::LegEnd;
@@ -41,7 +43,7 @@ pub enum Side {
 }
 
 impl Side {
-    /// The other one.
+    /// The opposite side.
     pub fn other(self) -> Self {
         match self {
             Self::Device => Self::Caller,
@@ -50,7 +52,7 @@ impl Side {
     }
 }
 
-/// Bytes that went each way, readable while the stream lives.
+/// Bytes that were moved each way, readable while the stream lives.
 #[derive(Debug, Default)]
 pub struct Traffic {
     /// From the caller to the device.
@@ -59,25 +61,25 @@ pub struct Traffic {
     pub to_caller: AtomicU64,
 }
 
-/// Why a splice ended.
+/// How a splice ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// Both directions ended, or one side was done.
+pub enum SpliceEnd {
+    /// Both directions ended, or one side closed with 1000.
     Finished,
-    /// A side's leg ended otherwise.
+    /// The leg of one side ended otherwise.
     By(Side, LegEnd),
-    /// Half-closed and silent for too long.
+    /// Half-closed without a byte for too long.
     Idle,
-    /// Cut from outside.
+    /// Ended from outside, with this code.
     Cut(CloseReason),
 }
 
-impl Ended {
-    /// What the leg of `side` is told: a close code and words.
-    pub fn verdict(&self, side: Side) -> (CloseReason, &str) {
+impl SpliceEnd {
+    /// The code and the detail with which the leg of `side` is closed.
+    pub fn close_reason(&self, side: Side) -> (CloseReason, &str) {
         match self {
             Self::Finished => (CloseReason::Finished, ""),
-            Self::Idle => (CloseReason::IdleTimeout, "half-closed and silent"),
+            Self::Idle => (CloseReason::IdleTimeout, "half-closed without a byte"),
             Self::Cut(reason) => (*reason, ""),
             Self::By(guilty, LegEnd::Broke(reason, words)) if *guilty == side => (*reason, words),
             Self::By(guilty, LegEnd::Lost) if *guilty != side => (CloseReason::PeerLost, ""),
@@ -85,7 +87,7 @@ impl Ended {
         }
     }
 
-    /// The word for logs.
+    /// The result, as it is logged.
     pub fn result(&self) -> &'static str {
         match self {
             Self::Finished => CloseReason::Finished.name(),
@@ -101,16 +103,16 @@ impl Ended {
     }
 }
 
-/// What a splice keeps to.
+/// The timeouts of a splice.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
-    /// Half-closed with no byte for this long, while nothing waits for delivery.
+    /// Half-closed without a byte for this long, while nothing waits to be sent: the stream ends.
     pub half_closed_idle: Duration,
 }
 
-/// Moves bytes both ways until the stream is over, and closes both legs with what that means.
+/// Moves bytes both ways until the stream ends, and closes both legs with the code that says why.
 ///
-/// `cut` ends it from outside; `orphaned` says whether the device has no living control channel.
+/// `cut` ends it from outside; `orphaned` tells whether the device has no control channel.
 ///
 /// # Cancel safety
 /// Dropping the future drops both connections at once; bytes in flight are lost.
@@ -121,7 +123,7 @@ pub async fn splice(
     traffic: &Traffic,
     cut: impl Future<Output = CloseReason>,
     orphaned: impl Fn() -> bool,
-) -> Ended {
+) -> SpliceEnd {
     let ended = {
         let mut cut = pin!(cut);
         let mut timer = pin!(sleep_until(Instant::now()));
@@ -130,13 +132,13 @@ pub async fn splice(
         let mut run = Run { device: &mut device, caller: &mut caller, up, down, last_byte: Instant::now() };
         std::future::poll_fn(|cx| {
             if let Poll::Ready(reason) = cut.as_mut().poll(cx) {
-                return Poll::Ready(Ended::Cut(reason));
+                return Poll::Ready(SpliceEnd::Cut(reason));
             }
             run.poll(&rules, &orphaned, timer.as_mut(), cx)
         })
         .await
     };
-    let (to_device, to_caller) = (ended.verdict(Side::Device), ended.verdict(Side::Caller));
+    let (to_device, to_caller) = (ended.close_reason(Side::Device), ended.close_reason(Side::Caller));
     tokio::join!(
         device.close(to_device.0, to_device.1, rules.half_closed_idle),
         caller.close(to_caller.0, to_caller.1, rules.half_closed_idle),
@@ -153,11 +155,11 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn poll(&mut self, rules: &Rules, orphaned: &impl Fn() -> bool, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Ended> {
+    fn poll(&mut self, rules: &Rules, orphaned: &impl Fn() -> bool, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<SpliceEnd> {
         let now = Instant::now();
         let up = self.up.poll(self.caller, self.device, now, cx);
         let down = self.down.poll(self.device, self.caller, now, cx);
-        // Pongs that the device's pings came to just now.
+        // Pongs for pings that the second direction has just read.
         let late = match self.device.poll_flush(cx) {
             Poll::Ready(Err(end)) => Poll::Ready(Progress::ToLost(end)),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
@@ -174,32 +176,32 @@ impl Run<'_> {
             }
             let next = self.device.next_tick().min(self.caller.next_tick());
             let next = if self.is_half_closed() { next.min(self.last_byte + rules.half_closed_idle) } else { next };
-            timer.as_mut().reset(next.max(now + Duration::from_millis(10)));
+            timer.as_mut().reset(next.max(now + SPLICE_TICK_MIN));
         }
         Poll::Pending
     }
 
-    /// What the news of legs that are read mean for the stream.
-    fn outcome(&mut self, news: [(Poll<Progress>, Side); 3], now: Instant) -> Option<Ended> {
+    /// Whether the progress of the directions ends the stream.
+    fn outcome(&mut self, progress: [(Poll<Progress>, Side); 3], now: Instant) -> Option<SpliceEnd> {
         let both_ended = self.device.reader.ended && self.caller.reader.ended;
-        for (news, from) in news {
-            let (side, end) = match news {
+        for (progress, from) in progress {
+            let (side, end) = match progress {
                 Poll::Ready(Progress::Moved) => {
                     self.last_byte = now;
                     continue;
                 }
                 Poll::Pending => continue,
-                Poll::Ready(Progress::Done) => return Some(Ended::Finished),
+                Poll::Ready(Progress::Done) => return Some(SpliceEnd::Finished),
                 Poll::Ready(Progress::FromEnded(end)) => (from, end),
                 Poll::Ready(Progress::ToLost(end)) => (from.other(), end),
             };
-            // Once both ends were passed on, the result is 1000 for both, whatever follows.
-            return Some(if both_ended { Ended::Finished } else { Ended::By(side, end) });
+            // Once both ends were forwarded, the result is 1000 for both, whatever follows.
+            return Some(if both_ended { SpliceEnd::Finished } else { SpliceEnd::By(side, end) });
         }
-        (both_ended && !self.is_unflushed()).then_some(Ended::Finished)
+        (both_ended && !self.is_unflushed()).then_some(SpliceEnd::Finished)
     }
 
-    /// Whether anything waits for delivery.
+    /// Whether anything waits to be sent.
     fn is_unflushed(&self) -> bool {
         self.device.is_unflushed() || self.caller.is_unflushed()
     }
@@ -208,20 +210,20 @@ impl Run<'_> {
         self.device.reader.ended != self.caller.reader.ended
     }
 
-    fn on_tick(&mut self, rules: &Rules, orphaned: &impl Fn() -> bool, now: Instant, cx: &mut Context<'_>) -> Option<Ended> {
-        // A leg whose bytes the other one does not take is not being read.
+    fn on_tick(&mut self, rules: &Rules, orphaned: &impl Fn() -> bool, now: Instant, cx: &mut Context<'_>) -> Option<SpliceEnd> {
+        // A leg is not read while the other one takes no more bytes.
         self.caller.reading &= !self.up.is_blocked;
         self.device.reading &= !self.down.is_blocked;
         if let Err(end) = self.device.on_tick(orphaned(), now, cx) {
-            return Some(Ended::By(Side::Device, end));
+            return Some(SpliceEnd::By(Side::Device, end));
         }
         if let Err(end) = self.caller.on_tick(false, now, cx) {
-            return Some(Ended::By(Side::Caller, end));
+            return Some(SpliceEnd::By(Side::Caller, end));
         }
         if self.is_unflushed() {
             self.last_byte = now;
         }
         let idle = self.is_half_closed() && now.duration_since(self.last_byte) >= rules.half_closed_idle;
-        idle.then_some(Ended::Idle)
+        idle.then_some(SpliceEnd::Idle)
     }
 }

@@ -21,7 +21,7 @@ use super::{Ask, Decision, Desk, Event, Via, first_steps, since};
 use crate::control::handle::{Command, DeviceHandle};
 use crate::directory::Place;
 use crate::splice::leg_end::LegEnd;
-use crate::splice::{Ended, Leg, Rules, Side, splice};
+use crate::splice::{Leg, Rules, Side, SpliceEnd, splice};
 use crate::stream::join::Seat;
 use crate::stream::registry::{DevicePlace, Live, State};
 
@@ -85,7 +85,7 @@ impl Task {
         self.live.record(ended.result(), &self.timeline, lasted);
     }
 
-    async fn splice(&self, mut device: Leg, mut caller: Leg, stop: CancellationToken) -> Ended {
+    async fn splice(&self, mut device: Leg, mut caller: Leg, stop: CancellationToken) -> SpliceEnd {
         let (to_device, to_caller) = (self.opened(Side::Device), self.opened(Side::Caller));
         let said = tokio::join!(device.send(&to_device, CLOSE_WITHIN), caller.send(&to_caller, CLOSE_WITHIN));
         let rules = Rules { half_closed_idle: self.desk.ground.times.half_closed_idle };
@@ -105,7 +105,7 @@ impl Task {
             (Ok(()), Err(_)) => (Side::Caller, device),
         };
         remaining.close(CloseReason::PeerLost, "", CLOSE_WITHIN).await;
-        Ended::By(lost, LegEnd::Lost)
+        SpliceEnd::By(lost, LegEnd::Lost)
     }
 
     fn opened(&self, side: Side) -> LegText {
