@@ -43,7 +43,7 @@ pub async fn accept(
             () = sleep_until(recovered_at.unwrap_or_else(Instant::now)), if recovered_at.is_some() => {
                 if let Some(failures) = failures.take() {
                     let lasted_ms = u64::try_from(failures.last.duration_since(failures.since).as_millis()).unwrap_or(u64::MAX);
-                    info!(lasted_ms, failures = failures.count, "accepting connections again");
+                    info!(lasted_ms, failures = failures.count, "accepting goes on");
                 }
                 continue;
             }
@@ -65,7 +65,7 @@ pub async fn accept(
             Err(error) => {
                 let now = Instant::now();
                 let failures = failures.get_or_insert_with(|| {
-                    warn!(%error, "cannot accept connections: raise the limit of file descriptors, or lower limits.connections");
+                    warn!(%error, "accepting pauses: raise the limit of file descriptors, or lower limits.connections");
                     Failures { since: now, last: now, count: 0 }
                 });
                 (failures.last, failures.count) = (now, failures.count + 1);
