@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::limits::{LOG_FLUSH_TIMEOUT, LOG_LINES_BURST, LOG_LINES_PER_SECOND, LOG_QUEUE_BYTES};
@@ -26,7 +26,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Logs what `filter` lets through to standard error from now on. Keep the guard until the program ends.
+/// Logs what `filter` lets through to standard error from now on, panics too. Keep the guard until the program ends.
 ///
 /// # Errors
 /// The operating system's, if there is no thread to be had; or another logger is set up already.
@@ -39,6 +39,8 @@ pub fn init(format: LogFormat, filter: EnvFilter) -> io::Result<LogGuard> {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     set.map_err(io::Error::other)?;
+    // The default hook writes to standard error itself, and would block there.
+    std::panic::set_hook(Box::new(|panic| error!(%panic, "a task panicked")));
     Ok(guard)
 }
 

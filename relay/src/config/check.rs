@@ -319,7 +319,7 @@ mod tests {
             ("origins = ['app.example']", "origins", "app.example"),
             ("[times]\nping = '25'", "times.ping", "25"),
             ("[times]\nping = '0s'", "times.ping", "0s"),
-            ("[times]\nover_for = '8days'", "times.closed_stream_retention", "8days"),
+            ("[times]\nclosed_stream_retention = '8days'", "times.closed_stream_retention", "8days"),
             ("[times]\ndeadline = '6m'", "times.deadline", "6m"),
             ("[times]\nheartbeat_max = '20s'", "times.heartbeat", "25s"),
             ("[limits]\nstreams = 0", "limits.streams", "0"),

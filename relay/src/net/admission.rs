@@ -32,7 +32,7 @@ struct Shared {
     left: Notify,
     per_caller: usize,
     /// Connections of each caller that has some.
-    callers: Mutex<HashMap<CallerKey, usize>>,
+    callers: Mutex<HashMap<CallerDigest, usize>>,
 }
 
 /// Why a connection gets no permit.
@@ -56,15 +56,15 @@ pub struct TooManyCallerConnections(usize);
 
 /// A caller, as a digest of its name: of fixed size, whatever the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CallerKey([u8; 16]);
+pub struct CallerDigest([u8; 16]);
 
-impl CallerKey {
-    /// The key of a caller's full name, issuer and subject.
+impl CallerDigest {
+    /// The digest of a caller's full name, issuer and subject.
     pub fn of(name: &impl fmt::Display) -> Self {
-        let digest = Sha256::digest(name.to_string());
-        let mut key = [0; 16];
-        key.copy_from_slice(&digest[..16]);
-        Self(key)
+        let sha256 = Sha256::digest(name.to_string());
+        let mut half = [0; 16];
+        half.copy_from_slice(&sha256[..16]);
+        Self(half)
     }
 }
 
@@ -79,7 +79,7 @@ struct Permit {
     id: u64,
     evicted: CancellationToken,
     /// The caller that the connection counts for.
-    caller: Mutex<Option<CallerKey>>,
+    caller: Mutex<Option<CallerDigest>>,
 }
 
 impl Admission {
@@ -147,7 +147,7 @@ impl ConnectionPermit {
     ///
     /// # Errors
     /// [`TooManyCallerConnections`]: refuse the request and close the connection, which stays as it was.
-    pub fn authenticated_as(&self, caller: CallerKey) -> Result<(), TooManyCallerConnections> {
+    pub fn authenticated_as(&self, caller: CallerDigest) -> Result<(), TooManyCallerConnections> {
         let shared = &self.0.shared;
         let mut current = lock(&self.0.caller);
         if *current != Some(caller) {
@@ -180,7 +180,7 @@ impl ConnectionPermit {
     }
 }
 
-fn uncount(callers: &mut HashMap<CallerKey, usize>, caller: CallerKey) {
+fn uncount(callers: &mut HashMap<CallerDigest, usize>, caller: CallerDigest) {
     if let Some(count) = callers.get_mut(&caller) {
         *count -= 1;
         if *count == 0 {

@@ -97,7 +97,7 @@ async fn a_true_address_that_is_at_its_share_gets_no_more_through_a_proxy() {
 #[tokio::test(start_paused = true)]
 async fn connections_are_counted_for_their_caller() {
     let admission = admission();
-    let (alice, bob) = (CallerKey::of(&"relay:alice"), CallerKey::of(&"relay:bob"));
+    let (alice, bob) = (CallerDigest::of(&"relay:alice"), CallerDigest::of(&"relay:bob"));
     let (first, second) = (admission.admit(None).unwrap(), admission.admit(None).unwrap());
     for _ in 0..10 {
         first.authenticated_as(alice).unwrap();

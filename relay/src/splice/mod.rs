@@ -110,7 +110,7 @@ pub struct Rules {
     pub half_closed_idle: Duration,
 }
 
-/// Moves bytes both ways until the stream ends, and closes both legs with the code that says why.
+/// Moves bytes both ways until the stream ends. Both legs are still to be closed: that is the [`Farewell`].
 ///
 /// `cut` ends it from outside; `orphaned` tells whether the device has no control channel.
 ///
@@ -123,8 +123,8 @@ pub async fn splice(
     traffic: &Traffic,
     cut: impl Future<Output = CloseReason>,
     orphaned: impl Fn() -> bool,
-) -> SpliceEnd {
-    let ended = {
+) -> (SpliceEnd, Farewell) {
+    let end = {
         let mut cut = pin!(cut);
         let mut timer = pin!(sleep_until(Instant::now()));
         let up = Direction::new(&mut caller, &mut device, &traffic.to_device);
@@ -138,12 +138,35 @@ pub async fn splice(
         })
         .await
     };
-    let (to_device, to_caller) = (ended.close_reason(Side::Device), ended.close_reason(Side::Caller));
-    tokio::join!(
-        device.close(to_device.0, to_device.1, rules.half_closed_idle),
-        caller.close(to_caller.0, to_caller.1, rules.half_closed_idle),
-    );
-    ended
+    let farewell = Farewell::new(device, caller, end.clone());
+    (end, farewell)
+}
+
+/// The two legs of a stream that has ended, each of which is owed a Close. A side that does not read delays its own leg alone, and no stream.
+#[must_use = "dropping it drops both connections without a Close"]
+#[derive(Debug)]
+pub struct Farewell {
+    device: Leg,
+    caller: Leg,
+    end: SpliceEnd,
+}
+
+impl Farewell {
+    /// For the legs of a stream that ended in this way.
+    pub fn new(device: Leg, caller: Leg, end: SpliceEnd) -> Self {
+        Self { device, caller, end }
+    }
+
+    /// Closes both legs with the code that says why the stream ended, and waits for the answers: five seconds, or `patience` after 1000, which
+    /// is sent behind everything that a slow reader has not read yet.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops both connections at once; bytes that the peers have not read are lost.
+    pub async fn close(self, patience: Duration) {
+        let Self { device, caller, end } = self;
+        let (to_device, to_caller) = (end.close_reason(Side::Device), end.close_reason(Side::Caller));
+        tokio::join!(device.close(to_device.0, to_device.1, patience), caller.close(to_caller.0, to_caller.1, patience));
+    }
 }
 
 struct Run<'a> {

@@ -99,7 +99,9 @@ impl Task {
                     }
                 };
                 let orphaned = || !matches!(desk.ground.directory.find(name), Place::Here(_));
-                return splice(device, caller, rules, self.live.traffic(), cut, orphaned).await;
+                let (end, farewell) = splice(device, caller, rules, self.live.traffic(), cut, orphaned).await;
+                farewell.close(rules.half_closed_idle).await;
+                return end;
             }
             (Err(_), _) => (Side::Device, caller),
             (Ok(()), Err(_)) => (Side::Caller, device),
