@@ -4,7 +4,7 @@
 
 use std::error::Error;
 use std::ffi::OsString;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,6 +20,7 @@ use tracing_subscriber::EnvFilter;
 use crate::clock::Clock;
 use crate::config::TlsFiles;
 use crate::init::{CreatedRelay, Init, init};
+use crate::logging;
 use crate::serve::{Serve, serve};
 use crate::token::{IssuedToken, MAX_LIFETIME, TokenRequest, mint};
 
@@ -211,7 +212,8 @@ fn run(command: Command) -> Result<(), Failure> {
             print(&if json { created_json(&created) } else { created_text(&state, &created) })
         }
         Command::Serve(args) => {
-            log(args.log_format, args.log);
+            let failed = |error| Failure::of("see this user's limits of threads (ulimit -u)", error);
+            let _logging = logging::init(args.log_format.into(), args.log).map_err(failed)?;
             let options = Serve { state: args.state, listen: args.listen };
             let lock = in_runtime(serve(&options, clock))?.map_err(|error| Failure::of(error.advice(), error))?;
             drop(lock); // the runtime has ended: nothing uses the folder any more
@@ -236,11 +238,12 @@ fn in_runtime<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     Ok(done)
 }
 
-fn log(format: LogFormat, filter: EnvFilter) {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+impl From<LogFormat> for logging::LogFormat {
+    fn from(format: LogFormat) -> Self {
+        match format {
+            LogFormat::Text => Self::Text,
+            LogFormat::Json => Self::Json,
+        }
     }
 }
 

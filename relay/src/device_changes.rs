@@ -3,7 +3,6 @@
 //! The order is always the same: make the change durable, raise the [revision](crate::core::Revision), end what no longer stands.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use moorline_proto::causes::Causes;
 use moorline_proto::id::DeviceId;
@@ -15,10 +14,8 @@ use tracing::{info, warn};
 use crate::access::permit::AdminPermit;
 use crate::access::revocation::Revocation;
 use crate::core::Core;
+use crate::limits::RECHECK_INTERVAL;
 use crate::store::{Put, StoreError};
-
-/// Every connected device's registration is looked up again this often: for changes that another process made.
-pub const RECHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Why a change was not made.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +88,7 @@ async fn in_task<T: Send + 'static>(
     change: impl Future<Output = Result<T, ChangeError>> + Send + 'static,
 ) -> Result<T, ChangeError> {
     let (sender, done) = oneshot::channel();
-    core.tasks.spawn("change", move |_stop| async move {
+    core.tasks.spawn("change", async move {
         let result = change.await;
         // Whoever asked may have gone.
         drop(sender.send(result));

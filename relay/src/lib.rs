@@ -14,6 +14,7 @@ pub mod http;
 pub mod init;
 pub mod lifecycle;
 pub mod limits;
+pub mod logging;
 pub mod net;
 mod ping_limiter;
 mod pki;

@@ -1,4 +1,5 @@
-//! Every bound that an operator can set: what happens there, and where the number comes from. Sizes on the wire are `moorline_proto::bounds`.
+//! Every bound and timeout of the relay: what happens there, and where the number comes from. [`Times`] and [`Limits`] can be set by the
+//! operator, the constants cannot. Sizes on the wire are `moorline_proto::bounds`.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
@@ -26,8 +27,11 @@ pub struct Times {
     pub half_closed_idle: Duration,
     /// How long a stream that is over still answers its own tokens with `stream_expired`. 5 min: longer than any client retries.
     pub closed_stream_retention: Duration,
-    /// From TCP accept to TLS established. Beyond: closed. 10 s: the slowest mobile links need 3.
+    /// From TCP accept to TLS established, a PROXY protocol header included. Beyond: closed. 10 s: the slowest mobile links need 3.
     pub tls_handshake_timeout: Duration,
+    /// How long an HTTP answer may make no progress towards the client. Beyond: the connection is dropped, and the answers to pipelined
+    /// requests with it. 10 s: a client that reads takes something in every round trip.
+    pub http_write_timeout: Duration,
     /// From the 101 of a control channel to its `hello`. Beyond: closed with 4400. 10 s, as the protocol says.
     pub hello_timeout: Duration,
     /// For any frame of the device after an offer. Beyond: its control channel is closed and the caller gets `device_unresponsive`.
@@ -55,12 +59,130 @@ pub struct Limits {
     pub waiting_per_caller: NonZeroU32,
     /// Callers that wait for an offline device. Beyond: `overloaded` (503). 1,000: a fleet that comes back must not find a crowd.
     pub waiting_callers: NonZeroUsize,
-    /// Connections that were not admitted yet. Beyond: the next one waits until one leaves, or the oldest is 2 s old and is closed. 512:
-    /// each costs about 30 KB until it is admitted.
+    /// Connections that have not authenticated. Beyond: one of the address that holds most is evicted, or the next one waits until the
+    /// oldest is 2 s old. 512: each costs about 30 KB until it authenticates.
     pub unauthenticated_connections: NonZeroUsize,
+    /// The share of them that one address may hold: an IPv4 address, or an IPv6 /64. Beyond: the oldest of them is evicted once it is 2 s
+    /// old, otherwise the new one is reset. 128, a quarter: one address leaves room for all others, and a site with hundreds of devices
+    /// behind one NAT address still gets in within seconds.
+    pub unauthenticated_per_address: NonZeroUsize,
     /// Connections of any kind. Beyond: a new one is closed. 15,000: what 20,000 file descriptors leave when the rest has its share.
     pub connections: NonZeroUsize,
+    /// Connections that one caller may hold, legs of `connect` among them. Beyond: `overloaded` (503). 2,048: a browser or a test that
+    /// opens everything at once stays far below it, and seven such callers fit into `connections`.
+    pub connections_per_caller: NonZeroUsize,
 }
+
+// Accepting.
+
+/// How long an unauthenticated connection is safe from eviction by age. An honest client needs a few round trips; in a storm of them, those
+/// who came first can finish.
+pub(crate) const EVICTABLE_AFTER: Duration = Duration::from_secs(2);
+/// The pause after a failed accept. Without file descriptors, trying at once would only burn CPU.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Accepting counts as recovered once it has not failed for this long. While descriptors are short, one in ten tries may succeed.
+pub(crate) const ACCEPT_RECOVERED_AFTER: Duration = Duration::from_secs(1);
+
+// HTTP connections.
+
+/// From TLS established to the first byte of a request. Beyond: closed. 60 s: an agent may connect a leg early, while it dials the target.
+pub(crate) const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(60);
+/// From the first byte of a request's head to its end; also how long a connection may be idle between requests. Beyond: closed.
+pub(crate) const HTTP_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// From the end of a request's head to the end of its body. Beyond: `malformed`.
+pub(crate) const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a request's head, of bytes read ahead, and of answers not yet written that hyper buffers for a connection. More than
+/// [`HTTP_HEADER_BYTES`] and [`HTTP_TARGET_BYTES`] together, so that the client gets our refusal rather than hyper's.
+pub(crate) const HTTP_BUFFER_BYTES: usize = 64 * 1024;
+/// Header lines that hyper parses; more than [`HTTP_HEADER_LINES`], for the same reason.
+pub(crate) const HTTP_PARSED_HEADER_LINES: usize = 128;
+/// Bytes of the target of a request. Beyond: `too_large`. 8 KiB is the common limit of servers.
+pub(crate) const HTTP_TARGET_BYTES: usize = 8 * 1024;
+/// Bytes of all header lines together. Beyond: `too_large`. 32 KiB: a token and `Moorline-Data` at their longest take 19.
+pub(crate) const HTTP_HEADER_BYTES: usize = 32 * 1024;
+/// Header lines. Beyond: `too_large`. 100 is the common limit of servers.
+pub(crate) const HTTP_HEADER_LINES: usize = 100;
+/// Bytes of an `Authorization` header. Beyond: `too_large`. 8 KiB is what load balancers take in one header line.
+pub(crate) const AUTHORIZATION_BYTES: usize = 8 * 1024;
+/// Requests on a connection that has not authenticated; the last answer closes it. 16: a client that only asks `/v1/about` needs one, and
+/// pipelining thousands would cost the relay thousands of answers.
+pub(crate) const UNAUTHENTICATED_REQUESTS: usize = 16;
+/// The `Retry-After` of 429 and 503 where nothing better is known, in seconds.
+pub(crate) const RETRY_AFTER_S: u64 = 5;
+
+// WebSockets.
+
+/// Bytes that a peer may still send after we closed, before the connection is dropped.
+pub(crate) const LINGER_BYTES: u64 = 1 << 20;
+/// Bytes of frames that one message may take. Beyond: 4400. The longest message takes 448 KiB if each frame carries a single byte.
+pub(crate) const MESSAGE_FRAME_BYTES: usize = 1 << 20;
+/// The same before the peer has authenticated: its one message, `hello`, has at most 64 KiB, and nobody needs to fragment it.
+pub(crate) const UNAUTHENTICATED_MESSAGE_FRAME_BYTES: usize = 128 << 10;
+/// A message behind the head of a 101 goes in one write with it if it is not longer.
+pub(crate) const HELD_HEAD_JOIN_BYTES: usize = 4 * 1024;
+/// Pings that a peer may send within a second. One more: 4400. The number is part of the protocol.
+pub(crate) const PINGS_PER_SECOND: u32 = 100;
+
+// Legs.
+
+/// Bytes of unsent pongs. Beyond: a peer that does not read gets a pong for its last ping alone.
+pub(crate) const LEG_PONG_BYTES: usize = 16 * 1024;
+/// What one read takes before `opened`: little, so that the bound of early data is exceeded by little.
+pub(crate) const LEG_EARLY_READ_BYTES: usize = 16 * 1024;
+/// Batches that one direction of a stream moves before the other has its turn.
+pub(crate) const SPLICE_BATCHES_PER_TURN: usize = 8;
+/// A batch of this size is written. With what one read may add, it is what TLS encrypts for one system call.
+pub(crate) const SPLICE_BATCH_BYTES: usize = 96 * 1024;
+/// The shortest time between two looks at the keepalives of a stream.
+pub(crate) const SPLICE_TICK_MIN: Duration = Duration::from_millis(10);
+
+// Streams.
+
+/// Events that wait for a stream's actor: a few joins, an answer. Beyond, whoever brings a leg waits, and a device's answer is dropped.
+pub(crate) const STREAM_EVENTS: usize = 8;
+/// Refusals that are remembered for callers that join late. The oldest are forgotten first.
+pub(crate) const REMEMBERED_REFUSALS: usize = 1_000;
+/// Bytes of such a refusal. Beyond: without the device's own words.
+pub(crate) const REMEMBERED_REFUSAL_BYTES: usize = 1024;
+/// How long the end of a stream waits for the registry to say when the device was last seen, which only informs.
+pub(crate) const LAST_SEEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// A caller's token that lives longer than this is looked at again then.
+pub(crate) const WATCHED_EXPIRY: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+// Control channels and the directory.
+
+/// A device that does not take a message within this is dead.
+pub(crate) const CONTROL_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Messages before `hello` that are ignored, pings among them. Beyond: 4400.
+pub(crate) const MESSAGES_BEFORE_HELLO: usize = 16;
+/// Devices of a relay that leaves dial anew within this, each at a moment of its own.
+pub(crate) const RECONNECT_SPREAD: Duration = Duration::from_secs(2);
+/// How often the registration of every connected device is looked up again, for changes that another process made.
+pub(crate) const RECHECK_INTERVAL: Duration = Duration::from_secs(60);
+/// How long a start of an agent that was superseded is remembered, to notice two machines with one identity.
+pub(crate) const SUPERSEDED_RETENTION: Duration = Duration::from_secs(600);
+/// So many of them. The oldest are forgotten first.
+pub(crate) const SUPERSEDED_MAX: usize = 20_000;
+
+// Starting and stopping.
+
+/// Connections that the kernel holds until they are accepted.
+pub(crate) const LISTEN_BACKLOG: u32 = 4096;
+/// How long tasks have for their goodbyes when the relay stops. Beyond: aborted.
+pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long what is written behind has after that.
+pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_secs(6);
+
+// Logging.
+
+/// Bytes of log lines that wait for standard error. Beyond: lines are dropped and counted. 1 MiB: some 4,000 lines.
+pub(crate) const LOG_QUEUE_BYTES: usize = 1 << 20;
+/// How long the end of the program waits for log lines to be written.
+pub(crate) const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Log lines a second at each place that unauthenticated peers can reach. Beyond: suppressed and counted.
+pub(crate) const LOG_LINES_PER_SECOND: u32 = 10;
+/// Log lines at such a place that may come at once. 50: a rack of devices with a wrong key is seen whole.
+pub(crate) const LOG_LINES_BURST: u32 = 50;
 
 impl Default for Times {
     fn default() -> Self {
@@ -74,6 +196,7 @@ impl Default for Times {
             half_closed_idle: Duration::from_secs(10 * 60),
             closed_stream_retention: Duration::from_secs(5 * 60),
             tls_handshake_timeout: Duration::from_secs(10),
+            http_write_timeout: Duration::from_secs(10),
             hello_timeout: bounds::HELLO_TIMEOUT,
             offer_ack_timeout: bounds::OFFER_ACK_TIMEOUT,
             prefer_wait_max: bounds::PREFER_WAIT_MAX,
@@ -94,7 +217,9 @@ impl Default for Limits {
             waiting_per_caller: NonZeroU32::new(100).expect("100 is not zero"),
             waiting_callers: several(1_000),
             unauthenticated_connections: several(512),
+            unauthenticated_per_address: several(128),
             connections: several(15_000),
+            connections_per_caller: several(2_048),
         }
     }
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Pings that a peer may send within [`WINDOW`]; one more breaks the protocol. The number is part of the protocol.
-const PINGS_PER_WINDOW: u32 = 100;
+use crate::limits::PINGS_PER_SECOND;
+
 /// A window begins with the first ping after the end of the previous one.
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -18,7 +18,7 @@ pub(crate) struct PingLimiter {
 
 /// The peer sent more pings than the protocol allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("more than {PINGS_PER_WINDOW} pings a second")]
+#[error("more than {PINGS_PER_SECOND} pings a second")]
 pub(crate) struct TooManyPings;
 
 impl PingLimiter {
@@ -36,7 +36,7 @@ impl PingLimiter {
             (self.window_start, self.count) = (now, 0);
         }
         self.count = self.count.saturating_add(1);
-        if self.count > PINGS_PER_WINDOW { Err(TooManyPings) } else { Ok(()) }
+        if self.count > PINGS_PER_SECOND { Err(TooManyPings) } else { Ok(()) }
     }
 }
 
@@ -48,12 +48,12 @@ mod tests {
     async fn one_ping_too_many_in_a_second_is_refused_and_the_next_second_counts_anew() {
         let start = Instant::now();
         let mut limiter = PingLimiter::new(start);
-        for _ in 0..PINGS_PER_WINDOW {
+        for _ in 0..PINGS_PER_SECOND {
             limiter.count(start + Duration::from_millis(999)).unwrap();
         }
         assert_eq!(limiter.count(start + Duration::from_millis(999)), Err(TooManyPings));
         assert_eq!(TooManyPings.to_string(), "more than 100 pings a second");
-        for _ in 0..PINGS_PER_WINDOW {
+        for _ in 0..PINGS_PER_SECOND {
             limiter.count(start + WINDOW).unwrap();
         }
         assert_eq!(limiter.count(start + WINDOW), Err(TooManyPings));

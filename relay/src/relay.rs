@@ -8,35 +8,30 @@ use std::time::Duration;
 use tokio::io::DuplexStream;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::access::token::TokenVerifier;
 use crate::clock::Clock;
-use crate::config::{ClientAddressSource, Config, Listener, Transport};
+use crate::config::{Config, Listener, Transport};
 use crate::core::{Core, Revision};
 use crate::device_changes;
 use crate::directory::Directory;
 use crate::http::request_form::HttpService;
 use crate::http::routes::routes;
+use crate::http::server::ConnectionServer;
 use crate::lifecycle::Lifecycle;
-use crate::net::accept::{ConnectionServer, accept};
-use crate::net::admission::{Admission, Peer};
-use crate::net::client_address::TrustedProxies;
-use crate::net::connection::{Carrier, Socket};
+use crate::limits::{FLUSH_TIMEOUT, LISTEN_BACKLOG, STOP_TIMEOUT};
+use crate::net::accept::accept;
+use crate::net::admission::Admission;
+use crate::net::client_address::{ClientAddressSource, TrustedProxies};
 use crate::store::{LastSeen, Registry, StoreError};
 use crate::stream::Streams;
 use crate::tasks::Tasks;
 
-/// Connections that the kernel holds for us until they are accepted.
-const BACKLOG: u32 = 4096;
 /// The tasks that run as long as the relay.
 const ACCEPT: &str = "accept";
 const RECHECK: &str = "recheck";
-/// Tasks have this long to say goodbye when the relay stops.
-const STOP_WITHIN: Duration = Duration::from_secs(10);
-/// What is written behind has this long after that.
-const FLUSH_WITHIN: Duration = Duration::from_secs(6);
-
 /// What a relay stands on besides its configuration.
 #[derive(Clone, Debug)]
 pub struct State {
@@ -75,6 +70,8 @@ pub struct Relay {
     core: Arc<Core>,
     /// Stopped after everything else, because the others hand work to it.
     background: Tasks,
+    /// Tells what is written behind to write the rest and end.
+    flush: CancellationToken,
     addresses: Vec<SocketAddr>,
 }
 
@@ -94,9 +91,11 @@ impl Relay {
         let last_seen = Arc::new(LastSeen::new(state.registry, config.limits.connections));
         let registry = Arc::clone(&last_seen) as Arc<dyn Registry>;
         let writer = Arc::clone(&last_seen);
-        background.spawn("last seen", |stop| async move { writer.run(stop).await });
+        let flush = CancellationToken::new();
+        let stop_writing = flush.clone();
+        background.spawn("last seen", async move { writer.run(stop_writing).await });
         let (directory, streams) = (Directory::default(), Streams::new(&config.limits, &config.times));
-        let (admission, tls_handshake_timeout) = (Admission::new(&config.limits), config.times.tls_handshake_timeout);
+        let admission = Admission::new(&config.limits);
         let core = Arc::new(Core {
             tokens: TokenVerifier::new(keys, config.names.clone(), state.clock.clone()),
             node: config.node,
@@ -116,24 +115,20 @@ impl Relay {
             streams,
         });
         let rechecked = Arc::clone(&core);
-        tasks.spawn(RECHECK, move |_stop| device_changes::recheck(rechecked));
-        let door = ConnectionServer {
-            service: HttpService::new(routes(&core)),
-            tls: None,
-            trusted_proxies: TrustedProxies::default(),
-            client_address_source: ClientAddressSource::ForwardedFor,
-            tls_handshake_timeout,
-            admission,
-            tasks: tasks.clone(),
-        };
+        tasks.spawn(RECHECK, device_changes::recheck(rechecked));
+        let door = ConnectionServer::new(HttpService::new(routes(&core)), &core.times, admission, tasks.clone(), core.lifecycle.clone());
         for listener in bound {
             let proxy_protocol = listener.client_address_source == ClientAddressSource::ProxyProtocol;
             info!(address = %listener.address, tls = listener.tls.is_some(), proxy_protocol, "listening");
             let Bound { tls, trusted_proxies, client_address_source, .. } = listener;
             let door = ConnectionServer { tls, trusted_proxies, client_address_source, ..door.clone() };
-            tasks.spawn(ACCEPT, move |stop| accept(listener.socket, door, stop));
+            let lifecycle = core.lifecycle.clone();
+            tasks.spawn(ACCEPT, async move {
+                let (trusted_proxies, admission) = (door.trusted_proxies.clone(), door.admission.clone());
+                accept(listener.socket, trusted_proxies, admission, move |tcp, peer| door.serve_tcp(tcp, peer), lifecycle).await;
+            });
         }
-        Ok(Self { door, core, background, addresses })
+        Ok(Self { door, core, background, flush, addresses })
     }
 
     /// Where it listens, in the order of the configuration.
@@ -182,10 +177,11 @@ impl Relay {
         drop(self.door);
         self.core.lifecycle.drain(Instant::now());
         self.core.lifecycle.close();
-        if let Err(late) = self.core.tasks.clone().finish(STOP_WITHIN).await {
+        if let Err(late) = self.core.tasks.clone().finish(STOP_TIMEOUT).await {
             warn!(%late, "the relay stopped without waiting any longer");
         }
-        if let Err(late) = self.background.finish(FLUSH_WITHIN).await {
+        self.flush.cancel();
+        if let Err(late) = self.background.finish(FLUSH_TIMEOUT).await {
             warn!(%late, "the relay stopped before everything was written");
         }
     }
@@ -198,10 +194,7 @@ pub struct MemoryDoor(ConnectionServer);
 impl MemoryDoor {
     /// Serves one connection, as if it had been accepted from `address`. Where no more connections may be, the pipe is dropped.
     pub fn serve(&self, pipe: DuplexStream, address: IpAddr) {
-        if let Ok(permit) = self.0.admission.admit() {
-            let (door, peer) = (self.0.clone(), Peer { address, permit });
-            self.0.tasks.spawn("connection", move |stop| door.handle_established(Socket::new(Carrier::Memory(pipe)), peer, stop));
-        }
+        self.0.serve_memory(pipe, address);
     }
 }
 
@@ -222,7 +215,7 @@ fn bind(listener: &Listener, state: &State) -> Result<Bound, StartError> {
     let socket = if listener.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
     socket.set_reuseaddr(true).map_err(failed)?;
     socket.bind(listener.address).map_err(failed)?;
-    let socket = socket.listen(BACKLOG).map_err(failed)?;
+    let socket = socket.listen(LISTEN_BACKLOG).map_err(failed)?;
     let address = socket.local_addr().map_err(failed)?;
     Ok(Bound {
         address,

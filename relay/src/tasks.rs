@@ -14,7 +14,6 @@ use crate::sync::lock;
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
     tracker: TaskTracker,
-    stop: CancellationToken,
     abort: CancellationToken,
     running: Arc<Mutex<BTreeMap<&'static str, usize>>>,
 }
@@ -43,12 +42,8 @@ impl Drop for Counted {
 }
 
 impl Tasks {
-    /// Runs `work` until it ends. It gets the stop signal and ends itself, so that it can still say goodbye.
-    pub fn spawn<F>(&self, name: &'static str, work: impl FnOnce(CancellationToken) -> F)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let work = work(self.stop.clone());
+    /// Runs `work` until it ends. It ends itself, so that it can still say goodbye: see [`crate::lifecycle::Lifecycle`].
+    pub fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let counted = Counted { name, running: Arc::clone(&self.running) };
         counted.change(|count| *count += 1);
         let abort = self.abort.clone();
@@ -66,12 +61,11 @@ impl Tasks {
         running.iter().filter(|&(_, &count)| count > 0).map(|(&name, &count)| (name, count)).collect()
     }
 
-    /// Tells every task to stop, waits for them at most `grace`, then aborts and names the late ones.
+    /// Waits at most `grace` for every task to end, then aborts and names the late ones.
     ///
     /// # Errors
     /// [`Late`], if there were any.
     pub async fn finish(self, grace: Duration) -> Result<(), Late> {
-        self.stop.cancel();
         self.tracker.close();
         if timeout(grace, self.tracker.wait()).await.is_ok() {
             return Ok(());

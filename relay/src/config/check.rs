@@ -7,8 +7,8 @@ use moorline_proto::join::RelayUrl;
 
 use crate::config::file::{self, File};
 use crate::config::ranges::{limits, times};
-use crate::config::{ClientAddressSource, Config, Listener, TlsFiles, Transport};
-use crate::net::client_address::{TrustedProxies, network};
+use crate::config::{Config, Listener, TlsFiles, Transport};
+use crate::net::client_address::{ClientAddressSource, TrustedProxies, network};
 
 /// Name of the configuration in a state folder.
 pub const FILE_NAME: &str = "relay.toml";

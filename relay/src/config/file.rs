@@ -97,6 +97,8 @@ table! {
     closed_stream_retention = r#""5m""#;
     /// For the TLS handshake.
     tls_handshake_timeout = r#""10s""#;
+    /// How long an HTTP answer may make no progress towards the client, before its connection is dropped.
+    http_write_timeout = r#""10s""#;
     /// From the opening of a control channel to the device's hello.
     hello_timeout = r#""10s""#;
     /// For any frame of the device after an offer.
@@ -120,10 +122,14 @@ table! {
     waiting_per_caller = "100";
     /// Callers that wait for an offline device. Beyond: 503.
     waiting_callers = "1_000";
-    /// Connections that were not admitted yet. Beyond: the next one waits until one leaves, or the oldest is 2 s old and is closed.
+    /// Connections that have not authenticated. Beyond: the address that holds most loses its oldest, or the next one waits.
     unauthenticated_connections = "512";
+    /// How many of them one address may hold (IPv4 address, IPv6 /64); load balancers in trusted_proxies do not count. Beyond: closed.
+    unauthenticated_per_address = "128";
     /// Connections of any kind; two for each stream and one for each device. Beyond: closed. Keep it under the limit of file descriptors.
     connections = "15_000";
+    /// Connections of one caller. Beyond: 503.
+    connections_per_caller = "2_048";
 }
 
 impl File {

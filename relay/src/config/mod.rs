@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use moorline_proto::id::{Issuer, NodeId};
 
 use crate::limits::{Limits, Times};
-use crate::net::client_address::TrustedProxies;
+use crate::net::client_address::{ClientAddressSource, TrustedProxies};
 
 pub mod check;
 pub mod file;
@@ -53,19 +53,10 @@ pub struct Listener {
     pub address: SocketAddr,
     /// The transport.
     pub transport: Transport,
-    /// Load balancers that are believed about whom they bring.
+    /// Load balancers that are trusted to name the client's address.
     pub trusted_proxies: TrustedProxies,
-    /// How they say whom they bring.
+    /// How they name it.
     pub client_address_source: ClientAddressSource,
-}
-
-/// How a load balancer says whom it brings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientAddressSource {
-    /// In `X-Forwarded-For` of each request. Others may come too, and are who they seem.
-    ForwardedFor,
-    /// In a PROXY protocol header, with which every connection begins. Nobody else may come.
-    ProxyProtocol,
 }
 
 /// The transport of a listener.

@@ -40,6 +40,7 @@ pub(super) fn times(written: &file::Times) -> Result<Times, ConfigError> {
             half_closed_idle: POSITIVE,
             closed_stream_retention: POSITIVE,
             tls_handshake_timeout: POSITIVE,
+            http_write_timeout: POSITIVE,
             hello_timeout: POSITIVE,
             offer_ack_timeout: POSITIVE,
             prefer_wait_max: POSITIVE,
@@ -62,7 +63,9 @@ pub(super) fn limits(written: &file::Limits) -> Result<Limits, ConfigError> {
             waiting_per_caller: COUNT,
             waiting_callers: COUNT,
             unauthenticated_connections: COUNT,
+            unauthenticated_per_address: COUNT,
             connections: COUNT,
+            connections_per_caller: COUNT,
         }
     ))
 }

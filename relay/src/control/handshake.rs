@@ -15,12 +15,10 @@ use crate::access::principal::DevicePrincipal;
 use crate::access::proof::{Expected, ProofError, verify_proof};
 use crate::clock::Clock;
 use crate::control::broken;
+use crate::limits::MESSAGES_BEFORE_HELLO;
 use crate::net::connection::{MessagesFrom, Socket};
 use crate::random;
 use crate::store::{DeviceRecord, Registry, StoreError};
-
-/// Messages before `hello` that are passed over, pings among them.
-const PASSED_OVER: usize = 16;
 
 /// A connection whose peer has not proved who it is.
 #[derive(Debug)]
@@ -143,7 +141,7 @@ impl Unauthenticated {
     }
 
     async fn hello(&mut self) -> Result<Hello, HandshakeError> {
-        for _ in 0..=PASSED_OVER {
+        for _ in 0..=MESSAGES_BEFORE_HELLO {
             let message = self.socket.next().await;
             if let Some(Ok(message)) = &message {
                 self.socket.get_mut().message_received(message);

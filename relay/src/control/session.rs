@@ -21,11 +21,9 @@ use crate::control::handle::{ChannelClosed, Command, DeviceHandle, Disconnect, N
 use crate::control::handshake::{answer_close, close};
 use crate::control::keepalive::{Due, Keepalive};
 use crate::lifecycle::Lifecycle;
+use crate::limits::CONTROL_WRITE_TIMEOUT;
 use crate::net::connection::Socket;
 use crate::ping_limiter::PingLimiter;
-
-/// A device that does not take a message in this time is dead.
-const WRITE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a device answered to an offer.
 #[derive(Debug)]
@@ -194,7 +192,7 @@ impl Session {
             }
             self.socket.flush().await
         };
-        match timeout(WRITE_WITHIN, all).await {
+        match timeout(CONTROL_WRITE_TIMEOUT, all).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(CloseCause::Lost),
             Err(_) => Err(CloseCause::Dead),

@@ -1,7 +1,6 @@
 //! The directory of a relay that is one node: a map in memory. A device's place in it is a guard.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use dashmap::DashMap;
 use moorline_proto::id::{DeviceId, Instance};
@@ -11,12 +10,8 @@ use tracing::warn;
 use crate::access::revocation::Revocation;
 use crate::control::handle::{ChannelClosed, DeviceHandle};
 use crate::directory::{Location, Unavailable};
+use crate::limits::{SUPERSEDED_MAX, SUPERSEDED_RETENTION};
 use crate::ttl_map::TtlMap;
-
-/// A start of an agent that was superseded is remembered for this long.
-const SUPERSEDED_RETENTION: Duration = Duration::from_secs(600);
-/// So many of them.
-const SUPERSEDED_MAX: usize = 20_000;
 
 /// Where devices are connected. Clones share it.
 #[derive(Clone, Debug)]

@@ -1,4 +1,4 @@
-//! The bearer token of a request: in the `Authorization` header, once, and nowhere else.
+//! The bearer token of a request: in one `Authorization` header, and nowhere else.
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -6,14 +6,12 @@ use moorline_proto::problem::ProblemCode;
 use moorline_proto::secret::Secret;
 
 use crate::http::problem::Refusal;
-
-/// Bytes of an `Authorization` header.
-const MOST: usize = 8 * 1024;
+use crate::limits::AUTHORIZATION_BYTES;
 
 /// The token of the request.
 ///
 /// # Errors
-/// `token_missing`, `too_large`, or `malformed` for a header that stands twice or is no bearer token.
+/// `token_missing`, `too_large`, or `malformed` for a repeated header or another scheme.
 pub fn bearer(headers: &HeaderMap) -> Result<Secret, Refusal> {
     find(headers)?.ok_or_else(|| Refusal::new(ProblemCode::TokenMissing, "send it as `Authorization: Bearer …`"))
 }
@@ -28,8 +26,11 @@ pub fn find(headers: &HeaderMap) -> Result<Option<Secret>, Refusal> {
     if all.next().is_some() {
         return Err(Refusal::new(ProblemCode::Malformed, "Authorization stands twice"));
     }
-    if value.len() > MOST {
-        return Err(Refusal::new(ProblemCode::TooLarge, format!("Authorization has {} bytes, at most {MOST} are allowed", value.len())));
+    if value.len() > AUTHORIZATION_BYTES {
+        return Err(Refusal::new(
+            ProblemCode::TooLarge,
+            format!("Authorization has {} bytes, at most {AUTHORIZATION_BYTES} are allowed", value.len()),
+        ));
     }
     let text = value.to_str().ok().and_then(|text| text.split_once(' '));
     match text {

@@ -1,7 +1,5 @@
 //! The body of a request as JSON, within its size and time.
 
-use std::time::Duration;
-
 use axum::body::{Body, HttpBody as _};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -12,9 +10,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use crate::http::problem::Refusal;
-
-/// The whole body, from the end of the head.
-const BODY_WITHIN: Duration = Duration::from_secs(10);
+use crate::limits::HTTP_BODY_TIMEOUT;
 
 /// Reads a body as JSON.
 ///
@@ -33,7 +29,7 @@ async fn read(body: Body) -> Result<Bytes, Refusal> {
     if body.size_hint().lower() > REQUEST_BODY_BYTES as u64 {
         return Err(too_large());
     }
-    match timeout(BODY_WITHIN, Limited::new(body, REQUEST_BODY_BYTES).collect()).await {
+    match timeout(HTTP_BODY_TIMEOUT, Limited::new(body, REQUEST_BODY_BYTES).collect()).await {
         Ok(Ok(whole)) => Ok(whole.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(malformed("the body did not come whole")),

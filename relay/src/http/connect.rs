@@ -54,7 +54,7 @@ impl Operation for Connect {
         let stream = self.form.open(&core, permit, Via::Connect).await?;
         let (answer, upgrading) = self.upgrade.accept();
         let (tasks, ping) = (core.tasks.clone(), core.ping_interval());
-        tasks.spawn("joining", move |_stop| async move {
+        tasks.spawn("joining", async move {
             match upgrading.socket().await {
                 Ok(socket) => {
                     let leg = Leg::new(socket, ping, peer.permit);

@@ -23,12 +23,11 @@ use crate::core::Core;
 use crate::http::operation::peer;
 use crate::http::problem::Refusal;
 use crate::http::upgrade::{Upgrading, upgrade};
+use crate::limits::RECONNECT_SPREAD;
+use crate::logging::warn_limited;
 use crate::net::admission::Peer;
 use crate::random;
 use crate::stream::Event;
-
-/// Devices of a relay that stops dial anew within this, each at a moment of its own.
-const RECONNECT_SPREAD: Duration = Duration::from_secs(2);
 
 /// Opens a control channel.
 ///
@@ -39,7 +38,7 @@ pub(super) async fn control(core: Arc<Core>, mut request: Request) -> Result<Res
     let peer = peer(&request)?;
     let (answer, upgrading) = upgrade.accept();
     let tasks = core.tasks.clone();
-    tasks.spawn("control", move |_stop| channel(core, upgrading, peer));
+    tasks.spawn("control", channel(core, upgrading, peer));
     Ok(answer)
 }
 
@@ -56,7 +55,7 @@ async fn channel(core: Arc<Core>, upgrading: Upgrading, peer: Peer) {
     let device = match device {
         Ok(Some(device)) => device,
         Ok(None) => return debug!(%address, "a connection ended before it became a control channel"),
-        Err(error) => return warn!(%address, error = %Causes(&error), "a device was not admitted"),
+        Err(error) => return warn_limited!(%address, error = %Causes(&error), "a device was not authenticated"),
     };
     peer.permit.authenticated();
     serve(&core, device, &peer, revision).await;

@@ -12,6 +12,8 @@ mod operation;
 pub mod problem;
 pub mod request_form;
 pub mod routes;
+pub mod server;
 pub mod stream_request;
 pub mod streams;
 pub mod upgrade;
+mod write_timeout;

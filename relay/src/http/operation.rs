@@ -15,7 +15,7 @@ use crate::access::principal::Caller;
 use crate::core::Core;
 use crate::http::bearer::bearer;
 use crate::http::problem::Refusal;
-use crate::net::admission::Peer;
+use crate::net::admission::{CallerDigest, Peer};
 
 /// One thing that a caller can ask for. The route names the action; [`run`] goes through these steps in order.
 pub(super) trait Operation: Sized + Send {
@@ -55,7 +55,8 @@ pub(super) async fn run<O: Operation>(core: Arc<Core>, action: Action, mut reque
     let mut operation = O::read(&core, &params, &mut request).await?;
     let caller = core.tokens.authenticate(&bearer(request.headers())?);
     let caller = caller.map_err(|error| Refusal::new(error.problem(), error.to_string()))?;
-    peer.permit.authenticated();
+    let held = peer.permit.authenticated_as(CallerDigest::of(&caller.id));
+    held.map_err(|error| Refusal::new(ProblemCode::Overloaded, error.to_string()))?;
     let decided = O::Permit::decide(&caller, action, operation.resource(&core)?, peer.address, core.clock.now());
     let permit = decided.map_err(|denied| operation.denied(&core, &caller, peer.address, denied))?;
     operation.run(core, Authorized { caller, peer, permit }).await

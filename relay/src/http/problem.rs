@@ -1,4 +1,4 @@
-//! A refusal as an HTTP answer: `application/problem+json`, with the headers that go with its code.
+//! A refusal as an HTTP answer: `application/problem+json` with the headers that belong to its status.
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -8,6 +8,8 @@ use moorline_proto::names::PROBLEM_MEDIA_TYPE;
 use moorline_proto::problem::{Problem, ProblemCode};
 use serde::Serialize;
 
+use crate::limits::RETRY_AFTER_S;
+
 /// Why a request is refused, ready to be sent.
 #[derive(Clone, Debug)]
 pub struct Refusal {
@@ -16,28 +18,25 @@ pub struct Refusal {
     allow: Option<&'static str>,
 }
 
-/// For codes that call for a Retry-After and where nothing better is known.
-const RETRY_AFTER_S: u64 = 5;
-
 impl Refusal {
-    /// A refusal with words about this one case.
+    /// A refusal with a detail about this case.
     pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
         Problem::new(code, detail).into()
     }
 
-    /// Names the subprotocol that would have been understood, as `supported` in the body.
+    /// Names the subprotocol that the address supports, as `supported` in the body.
     pub fn supporting(mut self, subprotocol: &'static str) -> Self {
         self.supported = Some(subprotocol);
         self
     }
 
-    /// Names the methods that the address takes.
+    /// Names the methods that the address allows, in the `Allow` header.
     pub fn allowing(mut self, methods: &'static str) -> Self {
         self.allow = Some(methods);
         self
     }
 
-    /// The body.
+    /// The problem that becomes the body.
     pub fn problem(&self) -> &Problem {
         &self.problem
     }

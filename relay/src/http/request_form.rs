@@ -1,4 +1,4 @@
-//! The form that every request must have, checked before anything else is requests; and the way from hyper to the router.
+//! The form that every request must have, checked before anything else; and the service that hyper calls for each request.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -14,33 +14,23 @@ use moorline_proto::problem::ProblemCode;
 use tower_service::Service;
 
 use crate::http::problem::Refusal;
+use crate::limits::{HTTP_HEADER_BYTES, HTTP_HEADER_LINES, HTTP_TARGET_BYTES, UNAUTHENTICATED_REQUESTS};
 use crate::net::admission::Peer;
 use crate::net::client_address::TrustedProxies;
 
-/// Bytes of a request line's target.
-const TARGET_BYTES: usize = 8 * 1024;
-/// Bytes of all header lines together.
-const HEADER_BYTES: usize = 32 * 1024;
-/// Header lines.
-const HEADER_LINES: usize = 100;
-
-/// Requests on one connection that nobody had to be known for: the last one's answer ends it. Who asks in bulk and reads nothing costs the
-/// relay thousands of answers otherwise, before the connection is full.
-const UNAUTHENTICATED_REQUESTS: usize = 16;
-
-/// The router with the check of form before it. Cheap to clone.
+/// The router, behind the check of form. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct HttpService {
     router: Router,
 }
 
 impl HttpService {
-    /// Puts the check before a router.
+    /// Puts the check in front of a router.
     pub fn new(router: Router) -> Self {
         Self { router }
     }
 
-    /// What hyper calls for each request of a peer's connection. If the peer is one of `trusted_proxies`, each request says whose it is.
+    /// The service of one connection. If its peer is one of `trusted_proxies`, each request names its client.
     pub(crate) fn service(&self, peer: Peer, trusted_proxies: TrustedProxies) -> Requests {
         Requests { router: self.router.clone(), peer, trusted_proxies, requests: AtomicUsize::new(0) }
     }
@@ -56,7 +46,7 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
-    /// Whether the connection ends behind the answer to this request.
+    /// Counts a request. Whether its answer closes the connection.
     fn is_last(&self) -> bool {
         self.requests.fetch_add(1, Ordering::Relaxed) + 1 >= UNAUTHENTICATED_REQUESTS && self.peer.permit.is_unauthenticated()
     }
@@ -74,6 +64,13 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
         }
         let mut request = request.map(Body::new);
         let address = self.trusted_proxies.forwarded(self.peer.address, request.headers());
+        if self.trusted_proxies.contains(self.peer.address)
+            && let Some(prefix) = self.trusted_proxies.prefix_of(address)
+            && let Err(full) = self.peer.permit.set_address(Some(prefix))
+        {
+            let refusal = Refusal::new(ProblemCode::Overloaded, full.to_string());
+            return Box::pin(std::future::ready(Ok(refusal.into_response())));
+        }
         request.extensions_mut().insert(Peer { address, ..self.peer.clone() });
         let answer = self.router.clone().call(request);
         if is_last { Box::pin(async { answer.await.map(|answer| ending(answer, true)) }) } else { Box::pin(answer) }
@@ -96,7 +93,7 @@ fn check(request: &Request<Incoming>) -> Result<(), Refusal> {
     if request.headers().get_all(HOST).iter().count() != 1 {
         return malformed("exactly one Host is required");
     }
-    if !is_coded_as_known(request.headers()) {
+    if !has_known_coding(request.headers()) {
         return malformed("Transfer-Encoding is chunked, once, and nothing else");
     }
     let path = request.uri().path();
@@ -112,13 +109,13 @@ fn check(request: &Request<Incoming>) -> Result<(), Refusal> {
 
 fn check_sizes(target: usize, headers: &HeaderMap) -> Result<(), Refusal> {
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    let over = |what: &str, got: usize, most: usize| {
-        Err(Refusal::new(ProblemCode::TooLarge, format!("{what}: {got}, at most {most} are allowed")))
+    let over = |what: &str, count: usize, max: usize| {
+        Err(Refusal::new(ProblemCode::TooLarge, format!("{what}: {count}, at most {max} are allowed")))
     };
     match () {
-        () if target > TARGET_BYTES => over("bytes of the request's target", target, TARGET_BYTES),
-        () if bytes > HEADER_BYTES => over("bytes of headers", bytes, HEADER_BYTES),
-        () if headers.len() > HEADER_LINES => over("header lines", headers.len(), HEADER_LINES),
+        () if target > HTTP_TARGET_BYTES => over("bytes of the request's target", target, HTTP_TARGET_BYTES),
+        () if bytes > HTTP_HEADER_BYTES => over("bytes of headers", bytes, HTTP_HEADER_BYTES),
+        () if headers.len() > HTTP_HEADER_LINES => over("header lines", headers.len(), HTTP_HEADER_LINES),
         () => Ok(()),
     }
 }
@@ -127,9 +124,9 @@ fn takes_query(method: &Method, path: &str) -> bool {
     method == Method::GET && path == moorline_proto::names::DEVICES
 }
 
-/// Whether the body comes as it is or in chunks, and in no further coding, which nobody here would undo. What hyper sees by itself (lengths
-/// that differ, chunks that are not last) never comes here; where chunks and a length are there, it drops the length and ends the connection.
-fn is_coded_as_known(headers: &HeaderMap) -> bool {
+/// Whether the body has no transfer coding but `chunked`. hyper itself refuses lengths that differ and codings behind `chunked`; if there
+/// are both a length and `chunked`, it ignores the length and closes the connection.
+fn has_known_coding(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let is_chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
     codings.next().is_none_or(is_chunked) && codings.next().is_none()

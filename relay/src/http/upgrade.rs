@@ -1,4 +1,4 @@
-//! A request that becomes a WebSocket: what it must have, the 101, and the WebSocket that comes of it.
+//! Upgrading a request to a WebSocket: what the request must have, the 101, and the connection behind it.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -15,9 +15,10 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::http::problem::Refusal;
 use crate::http::request_form::announces_body;
+use crate::http::write_timeout::WriteTimeout;
 use crate::net::connection::{MessagesFrom, Socket};
 
-/// A request that may become a WebSocket: its form is good.
+/// A request that passed the checks for an upgrade.
 #[must_use = "the peer waits for an answer"]
 #[derive(Debug)]
 pub struct Upgrade {
@@ -26,7 +27,7 @@ pub struct Upgrade {
     subprotocol: &'static str,
 }
 
-/// Every subprotocol that the peer offers, in its order.
+/// The subprotocols that the client offers, in its order.
 pub fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(',')).map(str::trim)
 }
@@ -36,7 +37,7 @@ fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
     values.flat_map(|text| text.split(',')).any(|word| word.trim().eq_ignore_ascii_case(token))
 }
 
-/// Checks the form of an upgrade to `subprotocol` and takes what is needed for it out of the request.
+/// Checks a request for an upgrade to `subprotocol`, and takes hyper's upgrade out of it.
 ///
 /// # Errors
 /// `upgrade_required`, `malformed`, `origin_not_allowed`.
@@ -80,7 +81,7 @@ pub fn upgrade(request: &mut Request, subprotocol: &'static str, origins: &[Stri
 #[error("the connection ended before the upgrade")]
 pub struct NotUpgraded(#[source] Option<hyper::Error>);
 
-/// The future side of an [`Upgrade`] whose 101 is on its way.
+/// The upgraded connection, once the 101 of an [`Upgrade`] was written.
 #[must_use = "the upgraded connection would be dropped"]
 #[derive(Debug)]
 pub struct Upgrading {
@@ -88,7 +89,7 @@ pub struct Upgrading {
 }
 
 impl Upgrade {
-    /// The 101, and what comes of it.
+    /// The 101, and the connection behind it.
     pub fn accept(self) -> (Response, Upgrading) {
         let mut answer = Response::new(Body::empty());
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -102,7 +103,7 @@ impl Upgrade {
 }
 
 impl Upgrading {
-    /// The WebSocket of somebody who has yet to say who it is, once the 101 was written. To be awaited in a task other than the connection's.
+    /// The WebSocket of a peer that has not authenticated. Await it in another task than the connection's, which writes the 101.
     ///
     /// # Errors
     /// [`NotUpgraded`].
@@ -112,7 +113,7 @@ impl Upgrading {
         Ok(WebSocketStream::from_partially_read(socket, read_ahead, Role::Server, Some(config)).await)
     }
 
-    /// The connection alone, for whoever reads frames itself. Otherwise as [`Upgrading::websocket`].
+    /// The bare connection, for code that reads frames itself. Otherwise as [`Upgrading::websocket`].
     ///
     /// # Errors
     /// [`NotUpgraded`].
@@ -122,11 +123,11 @@ impl Upgrading {
         Ok(socket)
     }
 
-    /// The connection, and what hyper read beyond the request.
+    /// The connection, and the bytes that hyper read beyond the request.
     async fn parts(self) -> Result<(Socket, Vec<u8>), NotUpgraded> {
         let upgraded = self.on.await.map_err(|error| NotUpgraded(Some(error)))?;
-        let parts = upgraded.downcast::<TokioIo<Socket>>().map_err(|_| NotUpgraded(None))?;
-        // A view of hyper's buffer: copied, so that the buffer goes.
-        Ok((parts.io.into_inner(), parts.read_buf.to_vec()))
+        let parts = upgraded.downcast::<TokioIo<WriteTimeout>>().map_err(|_| NotUpgraded(None))?;
+        // A view of hyper's buffer: copied, so that the buffer is freed.
+        Ok((parts.io.into_inner().into_inner(), parts.read_buf.to_vec()))
     }
 }

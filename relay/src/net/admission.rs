@@ -1,80 +1,112 @@
-//! Places for connections. A connection is a stranger until what it asks for was allowed. Unauthenticated have fewer places, and one that has
-//! held still for a while gives way to the next, who waits for that: so those who say nothing cannot keep honest peers out.
+//! Connection permits: how many connections there may be, how many of them unauthenticated, and how many of one caller.
+//!
+//! A connection is unauthenticated until something that it asked for was authenticated. Few connections may be, each address has a share of
+//! them ([`unauthenticated`]), and one that does nothing is evicted when another needs its place.
+//!
+//! [`unauthenticated`]: crate::net::unauthenticated
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
+use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::Limits;
+use crate::net::client_address::AddressPrefix;
+use crate::net::unauthenticated::Unauthenticated;
 use crate::sync::lock;
 
-/// A stranger that is not admitted after this long gives way where places are short. An honest one needs a few round trips; in a storm
-/// of honest ones, those who came first are left to finish.
-const EVICTABLE_AFTER: Duration = Duration::from_secs(2);
-
-/// All places of one relay.
+/// Hands out the connection permits of one relay. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Admission {
-    connections: Arc<Semaphore>,
-    unauthenticated: Arc<Mutex<Unauthenticated>>,
-    left: Arc<Notify>,
-}
+pub struct Admission(Arc<Shared>);
 
-/// Those who were not admitted yet, the oldest first.
 #[derive(Debug)]
-struct Unauthenticated {
-    capacity: usize,
-    next: u64,
-    connections: BTreeMap<u64, (Instant, CancellationToken)>,
+struct Shared {
+    connections: Arc<Semaphore>,
+    unauthenticated: Mutex<Unauthenticated>,
+    /// Notified whenever an unauthenticated connection ends or authenticates.
+    left: Notify,
+    per_caller: usize,
+    /// Connections of each caller that has some.
+    callers: Mutex<HashMap<CallerDigest, usize>>,
 }
 
-/// Which places are all taken.
+/// Why a connection gets no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
-    /// The relay holds as many connections as it may.
-    #[error("every place for a connection is taken")]
+    /// There are `connections` connections.
+    #[error("limits.connections is reached")]
     Connections,
-    /// As many connections as may be are unauthenticated, and none of them has held still for long.
-    #[error("every place for a connection that has not been admitted yet is taken")]
+    /// There are `unauthenticated_connections` unauthenticated connections, and none can be evicted yet.
+    #[error("limits.unauthenticated_connections is reached")]
     Unauthenticated,
+    /// The address holds `unauthenticated_per_address` of them, and none can be evicted yet.
+    #[error("limits.unauthenticated_per_address is reached")]
+    Address,
 }
 
-/// One connection's place, given back when it is dropped. Clones are the same place.
+/// The caller holds `connections_per_caller` connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the caller has {0} connections already")]
+pub struct TooManyCallerConnections(usize);
+
+/// A caller, as a digest of its name: of fixed size, whatever the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CallerDigest([u8; 16]);
+
+impl CallerDigest {
+    /// The digest of a caller's full name, issuer and subject.
+    pub fn of(name: &impl fmt::Display) -> Self {
+        let sha256 = Sha256::digest(name.to_string());
+        let mut half = [0; 16];
+        half.copy_from_slice(&sha256[..16]);
+        Self(half)
+    }
+}
+
+/// The right to one connection, returned when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct ConnectionPermit(Arc<Permit>);
 
 #[derive(Debug)]
 struct Permit {
     _connection: OwnedSemaphorePermit,
-    unauthenticated: Arc<Mutex<Unauthenticated>>,
-    left: Arc<Notify>,
-    number: u64,
+    shared: Arc<Shared>,
+    id: u64,
     evicted: CancellationToken,
+    /// The caller that the connection counts for.
+    caller: Mutex<Option<CallerDigest>>,
 }
 
 impl Admission {
-    /// Places as many as the limits say.
+    /// With the bounds of `limits`.
     pub fn new(limits: &Limits) -> Self {
-        let unauthenticated = Unauthenticated { capacity: limits.unauthenticated_connections.get(), next: 0, connections: BTreeMap::new() };
-        Self {
-            connections: Arc::new(Semaphore::new(limits.connections.get())),
-            unauthenticated: Arc::new(Mutex::new(unauthenticated)),
-            left: Arc::default(),
-        }
+        let (capacity, per_address) = (limits.unauthenticated_connections.get(), limits.unauthenticated_per_address.get());
+        Self(Arc::new(Shared {
+            connections: Arc::new(Semaphore::new(limits.connections.get().min(Semaphore::MAX_PERMITS))),
+            unauthenticated: Mutex::new(Unauthenticated::new(capacity, per_address)),
+            left: Notify::new(),
+            per_caller: limits.connections_per_caller.get(),
+            callers: Mutex::default(),
+        }))
     }
 
-    /// Waits until a stranger would find a place. Whoever comes meanwhile stands in the kernel's line, where it costs nothing and keeps its
-    /// turn: to be turned away, and to come again at once, would be a lottery that a crowd wins. Cancel safe.
+    /// Waits while no new connection could get a permit, whatever its address: at most until the oldest unauthenticated one may be evicted.
+    ///
+    /// Connections that come meanwhile wait in the kernel's queue, in order. Closing them instead would make a lottery of it, which those
+    /// who retry most often win.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
     pub async fn ready(&self) {
         loop {
-            let mut left = std::pin::pin!(self.left.notified());
+            let mut left = std::pin::pin!(self.0.left.notified());
             left.as_mut().enable();
-            let Some(until) = lock(&self.unauthenticated).full_until() else { return };
+            let Some(until) = lock(&self.0.unauthenticated).full_until() else { return };
             tokio::select! {
                 () = left => {}
                 () = sleep_until(until) => return,
@@ -82,127 +114,107 @@ impl Admission {
         }
     }
 
-    /// A place for a new connection, if need be that of the oldest stranger.
+    /// A permit for a new connection from `address`, if need be in place of an unauthenticated one. `None`: a trusted proxy, which is not
+    /// limited, and whose client's address is not known yet.
     ///
     /// # Errors
-    /// [`Full`], which it costs the one who came too late alone.
-    pub fn admit(&self) -> Result<ConnectionPermit, Full> {
-        let connection = Arc::clone(&self.connections).try_acquire_owned().map_err(|_| Full::Connections)?;
+    /// [`Full`]: close the connection.
+    pub fn admit(&self, address: Option<AddressPrefix>) -> Result<ConnectionPermit, Full> {
+        let connection = Arc::clone(&self.0.connections).try_acquire_owned().map_err(|_| Full::Connections)?;
         let evicted = CancellationToken::new();
-        let number = lock(&self.unauthenticated).enter(Instant::now(), evicted.clone())?;
-        let (unauthenticated, left) = (Arc::clone(&self.unauthenticated), Arc::clone(&self.left));
-        Ok(ConnectionPermit(Arc::new(Permit { _connection: connection, unauthenticated, left, number, evicted })))
-    }
-}
-
-impl Unauthenticated {
-    /// When the oldest gives way, if every place is taken.
-    fn full_until(&self) -> Option<Instant> {
-        let oldest = self.connections.first_key_value().filter(|_| self.connections.len() >= self.capacity);
-        oldest.map(|(_, (since, _))| *since + EVICTABLE_AFTER)
-    }
-
-    fn enter(&mut self, now: Instant, evicted: CancellationToken) -> Result<u64, Full> {
-        if self.connections.len() >= self.capacity {
-            let oldest = self.connections.first_entry().filter(|oldest| now.duration_since(oldest.get().0) >= EVICTABLE_AFTER);
-            oldest.ok_or(Full::Unauthenticated)?.remove().1.cancel();
-        }
-        let number = self.next;
-        self.next += 1;
-        self.connections.insert(number, (now, evicted));
-        Ok(number)
+        let id = lock(&self.0.unauthenticated).insert(address, Instant::now(), evicted.clone())?;
+        let (shared, caller) = (Arc::clone(&self.0), Mutex::new(None));
+        Ok(ConnectionPermit(Arc::new(Permit { _connection: connection, shared, id, evicted, caller })))
     }
 }
 
 impl ConnectionPermit {
-    /// The connection is no stranger any more: it does not give way, and its place among them is free for the next.
+    /// Counts an unauthenticated connection for its true address, which a trusted proxy has named. Does nothing once it is authenticated.
+    ///
+    /// # Errors
+    /// [`Full::Address`]: close the connection.
+    pub fn set_address(&self, address: Option<AddressPrefix>) -> Result<(), Full> {
+        lock(&self.0.shared.unauthenticated).assign(self.0.id, address, Instant::now())
+    }
+
+    /// The peer has authenticated: it cannot be evicted any more, and its place among the unauthenticated is free.
     pub fn authenticated(&self) {
-        self.0.release();
+        self.0.leave_unauthenticated();
     }
 
-    /// Whether the connection was not admitted yet.
+    /// As [`ConnectionPermit::authenticated`], for a caller: counts the connection for that caller from now on. A connection of a proxy may
+    /// carry requests of several callers in turn; it counts for the last one.
+    ///
+    /// # Errors
+    /// [`TooManyCallerConnections`]: refuse the request and close the connection, which stays as it was.
+    pub fn authenticated_as(&self, caller: CallerDigest) -> Result<(), TooManyCallerConnections> {
+        let shared = &self.0.shared;
+        let mut current = lock(&self.0.caller);
+        if *current != Some(caller) {
+            let mut callers = lock(&shared.callers);
+            let count = callers.get(&caller).copied().unwrap_or_default();
+            if count >= shared.per_caller {
+                return Err(TooManyCallerConnections(count));
+            }
+            callers.insert(caller, count + 1);
+            if let Some(before) = current.replace(caller) {
+                uncount(&mut callers, before);
+            }
+        }
+        drop(current);
+        self.0.leave_unauthenticated();
+        Ok(())
+    }
+
+    /// Whether the connection has not authenticated.
     pub fn is_unauthenticated(&self) -> bool {
-        lock(&self.0.unauthenticated).connections.contains_key(&self.0.number)
+        lock(&self.0.shared.unauthenticated).contains(self.0.id)
     }
 
-    /// Waits until the connection has to give way to another. Never, once it was admitted in time. Cancel safe.
+    /// Waits until the connection is evicted in favour of another: close it then. Never returns once it has authenticated.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
     pub async fn evicted(&self) {
         self.0.evicted.cancelled().await;
     }
 }
 
+fn uncount(callers: &mut HashMap<CallerDigest, usize>, caller: CallerDigest) {
+    if let Some(count) = callers.get_mut(&caller) {
+        *count -= 1;
+        if *count == 0 {
+            callers.remove(&caller);
+        }
+    }
+}
+
 impl Permit {
-    fn release(&self) {
-        if lock(&self.unauthenticated).connections.remove(&self.number).is_some() {
-            self.left.notify_waiters();
+    fn leave_unauthenticated(&self) {
+        if lock(&self.shared.unauthenticated).remove(self.id) {
+            self.shared.left.notify_waiters();
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.release();
+        self.leave_unauthenticated();
+        if let Some(caller) = lock(&self.caller).take() {
+            uncount(&mut lock(&self.shared.callers), caller);
+        }
     }
 }
 
-/// Who is at the other end of a connection, and its place.
+/// The other end of a connection.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// The network address.
+    /// Its network address, IPv4 in its own form; the true one behind a trusted proxy.
     pub address: IpAddr,
-    /// Its place among unauthenticated.
+    /// The connection's permit.
     pub permit: ConnectionPermit,
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn admission() -> Admission {
-        let two = 2.try_into().unwrap();
-        Admission::new(&Limits { unauthenticated_connections: two, connections: 3.try_into().unwrap(), ..Limits::default() })
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_oldest_stranger_evicted_once_it_has_held_still() {
-        let admission = admission();
-        let (first, _second) = (admission.admit().unwrap(), admission.admit().unwrap());
-        assert_eq!(admission.admit().unwrap_err(), Full::Unauthenticated, "those who came first are left to finish");
-        tokio::time::advance(EVICTABLE_AFTER).await;
-        let third = admission.admit().unwrap();
-        first.evicted().await;
-        drop(third);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn there_is_room_once_one_leaves_or_the_oldest_may_be_sent_away() {
-        let admission = admission();
-        let begun = Instant::now();
-        admission.ready().await;
-        let (first, _second) = (admission.admit().unwrap(), admission.admit().unwrap());
-        admission.ready().await;
-        assert_eq!(begun.elapsed(), EVICTABLE_AFTER);
-        let (third, fourth) = (admission.admit().unwrap(), admission.admit());
-        assert_eq!(fourth.unwrap_err(), Full::Connections);
-        drop(first);
-        let begun = Instant::now();
-        let left = async {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            drop(third);
-        };
-        tokio::join!(admission.ready(), left);
-        assert!(begun.elapsed() < EVICTABLE_AFTER);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_was_admitted_stays_and_makes_room_for_a_stranger() {
-        let admission = admission();
-        let (first, _second) = (admission.admit().unwrap(), admission.admit().unwrap());
-        first.authenticated();
-        let _third = admission.admit().unwrap();
-        tokio::time::advance(EVICTABLE_AFTER).await;
-        assert_eq!(admission.admit().unwrap_err(), Full::Connections);
-        drop(first);
-        let _fourth = admission.admit().unwrap();
-    }
-}
+#[path = "admission_tests.rs"]
+mod tests;

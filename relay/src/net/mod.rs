@@ -1,9 +1,13 @@
-//! Connections: accepting them, which peers may have one, whose address a balancer reports, TLS, and the bytes beneath everything else.
+//! Connections as bytes: accepting and limiting them, addresses behind load balancers, TLS. Knows no HTTP.
 
 pub mod accept;
 pub mod admission;
+mod carrier;
 pub mod client_address;
 pub mod connection;
+mod held_head;
+mod message_limit;
 pub mod proxy_header;
 pub mod tls;
 pub mod tls_stream;
+mod unauthenticated;

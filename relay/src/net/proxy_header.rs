@@ -1,4 +1,4 @@
-//! The PROXY protocol header with which a load balancer begins a connection, versions 1 and 2: read to its last byte and not beyond.
+//! The PROXY protocol header, versions 1 and 2, with which a load balancer names the client: read to its last byte and not beyond.
 //!
 //! <https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt>
 
@@ -10,46 +10,46 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::net::client_address::TrustedProxies;
 
-/// How version 2 begins.
+/// The first bytes of version 2.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// What follows the signature: version and command, family, and two bytes of length.
-const FIXED: usize = 4;
-/// Version 2's first byte behind the signature where the balancer speaks for itself, as in health checks. The rest says nothing then.
+/// Bytes behind the signature: version and command, family, and the length in two bytes.
+const FIXED_BYTES: usize = 4;
+/// The first byte behind the signature where the load balancer connects for itself, as in health checks. The rest is to be ignored then.
 const LOCAL: u8 = 0x20;
-/// Bytes that version 2 may announce: addresses are 36, balancers' own notes (TLS, names, ids) rarely 200.
-const ANNOUNCED_MOST: usize = 536;
-/// How version 1 begins.
+/// Bytes behind the fixed part of version 2 that are accepted: addresses take 36, extensions (TLS, names, ids) rarely more than 200.
+const LENGTH_MAX: usize = 536;
+/// The first bytes of version 1.
 const WORD: &[u8] = b"PROXY ";
-/// Bytes of version 1's line, its end among them: no more are possible.
-const LINE_MOST: usize = 107;
+/// The longest line of version 1, CRLF included.
+const LINE_MAX: usize = 107;
 
-/// Why a connection was not brought by a balancer.
+/// Why there is no PROXY header to be trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyHeaderError {
-    /// The peer is nobody whose word is taken.
+    /// The peer is not a trusted proxy.
     #[error("the peer is not in trusted_proxies")]
     Untrusted,
     /// The connection ended within the header.
     #[error("no PROXY header came: {0}")]
     Lost(#[from] io::Error),
-    /// Something else.
+    /// The connection begins with something else.
     #[error("it does not begin with a PROXY header")]
     Missing,
-    /// The header has no end in sight.
+    /// The header is longer than any that load balancers send.
     #[error("its PROXY header is too long")]
     TooLong,
-    /// The header breaks its own rules.
+    /// The header breaks the rules of the PROXY protocol.
     #[error("its PROXY header is malformed")]
     Malformed,
 }
 
-/// Reads the header, and says who is at the far end of the balancer; its own address where it speaks for itself or does not say.
+/// Reads the header and returns the client's address; the load balancer's own where it connects for itself or does not know.
 ///
 /// # Errors
-/// [`ProxyHeaderError`]; the connection is to be dropped then.
+/// [`ProxyHeaderError`]: drop the connection.
 ///
 /// # Cancel safety
-/// Bytes may be lost; the connection is to be dropped then.
+/// Not cancel safe: bytes may be lost. Drop the connection then.
 pub async fn read_proxy_header<R>(connection: &mut R, peer: IpAddr, trusted: &TrustedProxies) -> Result<IpAddr, ProxyHeaderError>
 where
     R: AsyncRead + Unpin,
@@ -64,29 +64,29 @@ where
     let (header, _) = ProxyHeader::parse(&header, ParseConfig::default()).map_err(|_| ProxyHeaderError::Malformed)?;
     match header.proxied_address() {
         None => Ok(peer),
-        Some(said) if said.protocol == Protocol::Stream => Ok(said.source.ip().to_canonical()),
+        Some(addresses) if addresses.protocol == Protocol::Stream => Ok(addresses.source.ip().to_canonical()),
         Some(_) => Err(ProxyHeaderError::Malformed),
     }
 }
 
-/// The bytes of one header, and none behind it.
+/// Reads the bytes of one header, and none behind it.
 async fn read(connection: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, ProxyHeaderError> {
     let mut header = vec![0; SIGNATURE.len()];
     connection.read_exact(&mut header).await?;
     if header == SIGNATURE {
-        let mut fixed = [0; FIXED];
+        let mut fixed = [0; FIXED_BYTES];
         connection.read_exact(&mut fixed).await?;
         header.extend_from_slice(&fixed);
-        let announced = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
-        if announced > ANNOUNCED_MOST {
+        let length = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
+        if length > LENGTH_MAX {
             return Err(ProxyHeaderError::TooLong);
         }
-        let begun = header.len();
-        header.resize(begun + announced, 0);
-        connection.read_exact(&mut header[begun..]).await?;
+        let start = header.len();
+        header.resize(start + length, 0);
+        connection.read_exact(&mut header[start..]).await?;
     } else if header.starts_with(WORD) {
         while !header.ends_with(b"\n") {
-            if header.len() == LINE_MOST {
+            if header.len() == LINE_MAX {
                 return Err(ProxyHeaderError::TooLong);
             }
             header.push(connection.read_u8().await?);
@@ -102,16 +102,16 @@ mod tests {
     use super::*;
     use crate::net::client_address::network;
 
-    /// What a balancer at 10.0.0.1 that says this brings, and what is left to read behind it.
-    async fn brings(says: &[u8]) -> (Result<IpAddr, ProxyHeaderError>, Vec<u8>) {
+    /// The client's address by a load balancer at 10.0.0.1 that sends this, and what is left to read behind it.
+    async fn client_of(sent: &[u8]) -> (Result<IpAddr, ProxyHeaderError>, Vec<u8>) {
         let trusted = TrustedProxies::new(vec![network("10.0.0.0/8").unwrap()]);
-        let mut connection = says;
+        let mut connection = sent;
         let who = read_proxy_header(&mut connection, "10.0.0.1".parse().unwrap(), &trusted).await;
         (who, connection.to_vec())
     }
 
-    async fn brought(says: &[u8]) -> String {
-        let (who, left) = brings(&[says, b"TLS"].concat()).await;
+    async fn client(sent: &[u8]) -> String {
+        let (who, left) = client_of(&[sent, b"TLS"].concat()).await;
         assert_eq!(left, b"TLS", "what is behind the header stays");
         who.unwrap().to_string()
     }
@@ -124,32 +124,32 @@ mod tests {
     const TCP4: &[u8] = &[198, 51, 100, 7, 10, 0, 0, 9, 0x12, 0x34, 1, 187];
 
     #[tokio::test]
-    async fn both_versions_say_who_comes() {
-        assert_eq!(brought(&v2(0x21, 0x11, TCP4)).await, "198.51.100.7");
+    async fn both_versions_name_the_client() {
+        assert_eq!(client(&v2(0x21, 0x11, TCP4)).await, "198.51.100.7");
         let notes = [TCP4, &[0x02, 0, 3, b'a', b'b', b'c'], &[0xff; 40]].concat();
-        assert_eq!(brought(&v2(0x21, 0x11, &notes)).await, "198.51.100.7", "with notes behind the addresses, even broken ones");
+        assert_eq!(client(&v2(0x21, 0x11, &notes)).await, "198.51.100.7", "with notes behind the addresses, even broken ones");
         let mut tcp6 = [0; 36];
         tcp6[..16].copy_from_slice(&"2a00::7".parse::<std::net::Ipv6Addr>().unwrap().octets());
-        assert_eq!(brought(&v2(0x21, 0x21, &tcp6)).await, "2a00::7");
+        assert_eq!(client(&v2(0x21, 0x21, &tcp6)).await, "2a00::7");
         tcp6[..16].copy_from_slice(&"::ffff:198.51.100.7".parse::<std::net::Ipv6Addr>().unwrap().octets());
-        assert_eq!(brought(&v2(0x21, 0x21, &tcp6)).await, "198.51.100.7", "in IPv4's own form");
-        assert_eq!(brought(b"PROXY TCP4 198.51.100.7 10.0.0.9 4660 443\r\n").await, "198.51.100.7");
-        assert_eq!(brought(b"PROXY TCP6 2a00::7 2a00::9 4660 443\r\n").await, "2a00::7");
+        assert_eq!(client(&v2(0x21, 0x21, &tcp6)).await, "198.51.100.7", "in IPv4's own form");
+        assert_eq!(client(b"PROXY TCP4 198.51.100.7 10.0.0.9 4660 443\r\n").await, "198.51.100.7");
+        assert_eq!(client(b"PROXY TCP6 2a00::7 2a00::9 4660 443\r\n").await, "2a00::7");
     }
 
     #[tokio::test]
-    async fn a_balancer_that_speaks_for_itself_has_its_own_address() {
-        assert_eq!(brought(&v2(0x20, 0x00, &[])).await, "10.0.0.1");
-        assert_eq!(brought(&v2(0x20, 0x11, TCP4)).await, "10.0.0.1", "LOCAL: the addresses say nothing");
-        assert_eq!(brought(&v2(0x20, 0x11, &[])).await, "10.0.0.1", "nor does their absence");
-        assert_eq!(brought(&v2(0x21, 0x00, &[])).await, "10.0.0.1", "an unknown family");
-        assert_eq!(brought(b"PROXY UNKNOWN\r\n").await, "10.0.0.1");
-        assert_eq!(brought(b"PROXY UNKNOWN what ever\r\n").await, "10.0.0.1");
+    async fn a_load_balancer_that_connects_for_itself_has_its_own_address() {
+        assert_eq!(client(&v2(0x20, 0x00, &[])).await, "10.0.0.1");
+        assert_eq!(client(&v2(0x20, 0x11, TCP4)).await, "10.0.0.1", "LOCAL: the addresses say nothing");
+        assert_eq!(client(&v2(0x20, 0x11, &[])).await, "10.0.0.1", "nor does their absence");
+        assert_eq!(client(&v2(0x21, 0x00, &[])).await, "10.0.0.1", "an unknown family");
+        assert_eq!(client(b"PROXY UNKNOWN\r\n").await, "10.0.0.1");
+        assert_eq!(client(b"PROXY UNKNOWN what ever\r\n").await, "10.0.0.1");
     }
 
     #[tokio::test]
     async fn anything_else_is_no_header() {
-        let long = u16::try_from(ANNOUNCED_MOST + 1).unwrap().to_be_bytes();
+        let long = u16::try_from(LENGTH_MAX + 1).unwrap().to_be_bytes();
         for (says, error) in [
             (&b"GET / HTTP/1.1\r\n\r\n"[..], "it does not begin with a PROXY header"),
             (&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, 0, 0], "it does not begin with a PROXY header"),
@@ -167,12 +167,12 @@ mod tests {
             (b"", "no PROXY header came: early eof"),
             (&v2(0x21, 0x11, TCP4)[..20], "no PROXY header came: early eof"),
         ] {
-            assert_eq!(brings(says).await.0.unwrap_err().to_string(), error, "{:?}", String::from_utf8_lossy(says));
+            assert_eq!(client_of(says).await.0.unwrap_err().to_string(), error, "{:?}", String::from_utf8_lossy(says));
         }
     }
 
     #[tokio::test]
-    async fn nobody_else_may_say_so() {
+    async fn other_peers_are_not_trusted() {
         let trusted = TrustedProxies::new(vec![network("10.0.0.0/8").unwrap()]);
         let said = v2(0x21, 0x11, TCP4);
         let mut connection = &said[..];

@@ -1,11 +1,11 @@
-//! One TLS connection of the relay, that owns no buffer while nothing is in flight.
+//! One TLS connection, server side, that owns no buffer while nothing is in flight.
 //!
-//! `rustls::ServerConnection` keeps a read buffer of 4 KiB for life, which is more than all else that an idle device costs. The unbuffered API
-//! leaves the buffers to its caller: here they are the thread's, and vectors that are given up when they are empty.
+//! `rustls::ServerConnection` keeps a read buffer of 4 KiB for life, which is more than everything else that an idle device costs. The
+//! unbuffered API leaves the buffers to its caller: here they belong to the thread, or are freed when they are empty.
 //!
-//! For one task at a time: it is not made to be split between two.
+//! For use by one task at a time: it cannot be split into a read and a write half that two tasks poll.
 //!
-//! Does not own: certificates and what is offered ([`crate::net::tls`]), deadlines.
+//! Does not own: certificates and protocol versions ([`crate::net::tls`]), deadlines.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -22,27 +22,27 @@ mod session;
 
 use session::{Pieces, ReadState, Session, Sink};
 
-/// What one read takes from the socket where bytes may have to wait for a reader that takes less: two full records and a little more.
-const READ: usize = 34 * 1024;
-/// What one read takes where all that comes is taken at once.
-const READ_PIECES: usize = 128 * 1024;
+/// Bytes that one read takes from the socket where the reader may take less: two full records and a little more.
+const READ_BYTES: usize = 34 * 1024;
+/// Bytes that one read takes from the socket where everything is taken at once.
+const READ_PIECES_BYTES: usize = 128 * 1024;
 /// A full record, with what TLS 1.2 may add to it.
-const RECORD: usize = 18 * 1024;
-/// Ciphertext that is queued and is no longer than this goes in one write with what is said next: session tickets, for one.
+const RECORD_BYTES: usize = 18 * 1024;
+/// Queued ciphertext that is no longer than this (session tickets, for example) goes in one write with the next message.
 const JOIN_BYTES: usize = 4 * 1024;
-/// What one write encrypts for one system call: two of a leg's longest messages, each with its header.
-const WRITE: usize = 2 * (64 * 1024 + 16);
+/// Plaintext that one write encrypts for one system call: two of the longest messages of a leg, each with its header.
+const WRITE_BYTES: usize = 2 * (64 * 1024 + 16);
 /// A handshake message may span records; rustls itself bounds it at 64 KiB.
-const INCOMPLETE: usize = 72 * 1024;
+const INCOMPLETE_BYTES: usize = 72 * 1024;
 
 thread_local! {
-    /// Where a read reads to, and decrypts.
-    static CIPHER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-    /// Where a write encrypts to. What the socket takes at once, which is nearly everything, needs no buffer of its connection's own.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// What a read reads into and decrypts in place.
+    static READ_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// What a write encrypts into. The socket takes nearly everything at once, so that the connection needs no buffer of its own.
+    static WRITE_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A TLS connection, on the server's side.
+/// A TLS connection, server side.
 pub struct TlsStream<S> {
     io: S,
     session: Session,
@@ -53,10 +53,10 @@ pub struct TlsStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
-    /// Does the handshake.
+    /// Performs the handshake.
     ///
     /// # Errors
-    /// The peer's, of kind [`io::ErrorKind::InvalidData`]: it was told by an alert. Or the socket's.
+    /// [`io::ErrorKind::InvalidData`] if the peer broke TLS; it was sent an alert. Otherwise the socket's own.
     ///
     /// # Cancel safety
     /// Dropping the future drops the connection.
@@ -67,20 +67,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         Ok(stream)
     }
 
-    /// What carries it.
+    /// The socket.
     pub fn get_ref(&self) -> &S {
         &self.io
     }
 
-    /// Whether bytes are buffered here, which they are not in a connection that is idle.
+    /// Whether bytes of either direction are buffered here. False for an idle connection.
     pub fn holds_bytes(&self) -> bool {
         self.session.holds_bytes() || self.incomplete.capacity() > 0
+    }
+
+    /// Encrypted bytes that the socket has not taken yet.
+    pub fn unsent_bytes(&self) -> usize {
+        self.session.out.len()
     }
 
     fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             if self.session.established && self.session.is_tls13() {
-                // Session tickets go with what is said next: written now, they would wake the peer for nothing.
+                // Session tickets stay queued: written now, they would wake the peer for nothing.
                 return Poll::Ready(Ok(()));
             }
             ready!(self.poll_write_records(cx))?;
@@ -91,24 +96,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
             if let Err(error) = ready!(self.poll_read_records(cx, &mut ReadBuf::new(&mut []))) {
-                // The alert is said if the socket takes it at once.
+                // The alert is sent if the socket takes it at once.
                 drop(self.poll_write_records(cx));
                 return Poll::Ready(Err(error));
             }
         }
     }
 
-    /// Reads once, and gives all that came to `to`. Says how many bytes they were: none at the peer's `close_notify`.
+    /// Reads once and passes everything that came to `to`. Returns the number of bytes, 0 at the peer's `close_notify`.
     ///
     /// # Errors
-    /// As when it is read from.
+    /// As for [`AsyncRead`].
     pub fn poll_read_pieces(&mut self, cx: &mut Context<'_>, to: &mut dyn FnMut(&[u8])) -> Poll<io::Result<usize>> {
         let mut pieces = Pieces { to, count: 0 };
         ready!(self.poll_plaintext(cx, &mut pieces, |pieces| pieces.count > 0))?;
         Poll::Ready(Ok(pieces.count))
     }
 
-    /// Reads until there is something, or the end.
+    /// Reads until there is plaintext, or the end.
     fn poll_plaintext<K: Sink>(&mut self, cx: &mut Context<'_>, to: &mut K, has_some: impl Fn(&K) -> bool) -> Poll<io::Result<()>> {
         loop {
             if !self.session.plain.is_empty() {
@@ -118,7 +123,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
                 return Poll::Ready(Ok(()));
             }
             match self.session.read_state {
-                // TLS' own answers, to a key update for one, go with what is said next.
+                // Answers of TLS itself, to a key update for example, go with the next write.
                 ReadState::Open => {
                     if let Err(error) = ready!(self.poll_read_records(cx, to)) {
                         drop(self.poll_write_records(cx)); // the alert, as in the handshake
@@ -131,20 +136,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         }
     }
 
-    /// Reads from the socket once, and takes in what came.
+    /// Reads from the socket once and processes what came.
     fn poll_read_records(&mut self, cx: &mut Context<'_>, to: &mut impl Sink) -> Poll<io::Result<()>> {
-        let mut scratch = CIPHER.take();
-        scratch.resize(READ_PIECES, 0);
-        let size = if to.takes_everything() { READ_PIECES } else { READ };
+        let mut scratch = READ_BUFFER.take();
+        scratch.resize(READ_PIECES_BYTES, 0);
+        let size = if to.takes_everything() { READ_PIECES_BYTES } else { READ_BYTES };
         let taken = self.poll_process(cx, &mut scratch[..size], to);
-        CIPHER.set(scratch);
+        READ_BUFFER.set(scratch);
         taken
     }
 
     fn poll_process(&mut self, cx: &mut Context<'_>, scratch: &mut [u8], to: &mut impl Sink) -> Poll<io::Result<()>> {
         let mut read = ReadBuf::new(scratch);
         let ahead = self.incomplete.len();
-        if ahead <= read.capacity() - RECORD {
+        if ahead <= read.capacity() - RECORD_BYTES {
             read.put_slice(&self.incomplete);
         }
         let before = read.filled().len();
@@ -158,7 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
             self.keep(&cipher[used..]);
         } else {
             // A handshake message that spans records.
-            if ahead > INCOMPLETE {
+            if ahead > INCOMPLETE_BYTES {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a TLS message that is too large")));
             }
             let mut cipher = take(&mut self.incomplete);
@@ -177,7 +182,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         }
     }
 
-    /// Writes what is queued, and gives up the queue when it is empty.
+    /// Writes the queued ciphertext, and frees the queue once it is empty.
     fn poll_write_records(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut sent = 0;
         while sent < self.session.out.len() {
@@ -195,7 +200,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes ciphertext, and queues what the socket does not take.
+    /// Writes ciphertext and queues what the socket does not take.
     fn write_or_queue(&mut self, cx: &mut Context<'_>, cipher: &[u8]) -> io::Result<()> {
         let mut sent = 0;
         while sent < cipher.len() {
@@ -214,7 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
-    /// The end is `close_notify`; a socket that ends without one is [`io::ErrorKind::UnexpectedEof`].
+    /// Ends at `close_notify`. A socket that ends without one is [`io::ErrorKind::UnexpectedEof`].
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = to.filled().len();
         self.poll_plaintext(cx, to, |to| to.filled().len() > before || to.remaining() == 0)
@@ -222,15 +227,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
-    /// Bytes count as written once they are encrypted: what the socket does not take at once goes with the next write or flush.
+    /// Bytes count as written once they are encrypted. What the socket does not take at once goes with the next write or flush.
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
         if self.session.out.len() > JOIN_BYTES {
             ready!(self.poll_write_records(cx))?;
         }
-        let plain = &from[..from.len().min(WRITE)];
+        let plain = &from[..from.len().min(WRITE_BYTES)];
         self.session.queue_pending()?;
         if self.session.out.is_empty() {
-            SCRATCH.with_borrow_mut(|scratch| {
+            WRITE_BUFFER.with_borrow_mut(|scratch| {
                 let end = self.session.encrypt(plain, scratch)?;
                 self.write_or_queue(cx, &scratch[..end])
             })?;

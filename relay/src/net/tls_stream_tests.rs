@@ -1,4 +1,4 @@
-//! The stream against the client of tokio-rustls: sizes, key updates, ends, garbage, and that nothing stays behind.
+//! The stream against the client of tokio-rustls: sizes, key updates, ends, garbage, and that no buffer stays behind.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ async fn pair(pipe: usize, version: &'static SupportedProtocolVersion) -> (TlsSt
     (near.unwrap(), far.unwrap())
 }
 
-/// Says everything again until the end; then the stream.
+/// Echoes everything until the end, and returns the stream.
 async fn echo(mut stream: TlsStream<DuplexStream>) -> TlsStream<DuplexStream> {
     let mut buffer = vec![0; 3_000];
     loop {
@@ -51,7 +51,7 @@ fn bytes(size: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn every_size_passes_in_both_versions_through_small_and_large_pipes_and_nothing_stays_behind() {
+async fn every_size_passes_in_both_versions_through_small_and_large_pipes_and_no_buffer_stays_behind() {
     const SIZES: [usize; 8] = [1, 2, 100, 16_383, 16_384, 16_385, 40_000, 300_000];
     for (version, pipe) in [&TLS13, &TLS12].into_iter().flat_map(|version| [7, 1_000, 1 << 20].map(|pipe| (version, pipe))) {
         let (server, client) = configs(version);
@@ -69,9 +69,9 @@ async fn every_size_passes_in_both_versions_through_small_and_large_pipes_and_no
             };
             let reading = async {
                 for size in SIZES {
-                    let mut heard = vec![0; size];
-                    reads.read_exact(&mut heard).await.unwrap();
-                    assert!(heard == bytes(size), "{size} bytes");
+                    let mut received = vec![0; size];
+                    reads.read_exact(&mut received).await.unwrap();
+                    assert!(received == bytes(size), "{size} bytes");
                 }
             };
             tokio::join!(writing, reading);
@@ -94,9 +94,9 @@ async fn key_updates_are_answered() {
             far.get_mut().1.refresh_traffic_keys().unwrap();
             far.write_all(&[round; 50]).await.unwrap();
             far.flush().await.unwrap();
-            let mut heard = [0; 50];
-            far.read_exact(&mut heard).await.unwrap();
-            assert_eq!(heard, [round; 50]);
+            let mut received = [0; 50];
+            far.read_exact(&mut received).await.unwrap();
+            assert_eq!(received, [round; 50]);
         }
         far.shutdown().await.unwrap();
     };
@@ -114,15 +114,15 @@ async fn a_connection_that_is_cut_is_an_error_and_one_that_is_closed_is_an_end()
 }
 
 #[tokio::test]
-async fn what_came_before_the_end_is_read_though_nothing_can_be_written_any_more() {
+async fn bytes_before_the_end_are_read_though_nothing_can_be_written_any_more() {
     let (mut near, mut far) = pair(1 << 16, &TLS13).await;
     far.write_all(b"last words").await.unwrap();
     far.shutdown().await.unwrap();
     drop(far);
     near.write_all(b"nobody hears this").await.ok();
-    let mut heard = Vec::new();
-    near.read_to_end(&mut heard).await.unwrap();
-    assert_eq!(heard, b"last words");
+    let mut received = Vec::new();
+    near.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received, b"last words");
 }
 
 #[tokio::test]
@@ -135,16 +135,16 @@ async fn a_damaged_record_is_an_error() {
 }
 
 #[tokio::test]
-async fn noise_instead_of_a_hello_is_answered_by_an_alert_at_most() {
+async fn garbage_instead_of_a_client_hello_is_answered_by_an_alert_at_most() {
     let (server, _) = configs(&TLS13);
     let (near, mut far) = duplex(1 << 16);
     far.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     TlsStream::accept(Arc::clone(&server), near).await.unwrap_err();
-    // A record that is well formed and says nothing known.
+    // A well-formed record with an unknown handshake message.
     let (near, mut far) = duplex(1 << 16);
     far.write_all(&[22, 3, 1, 0, 4, 99, 0, 0, 0]).await.unwrap();
     TlsStream::accept(server, near).await.unwrap_err();
-    let mut heard = Vec::new();
-    far.read_to_end(&mut heard).await.unwrap();
-    assert_eq!(&heard[..3], [21, 3, 3], "an alert: {heard:?}");
+    let mut received = Vec::new();
+    far.read_to_end(&mut received).await.unwrap();
+    assert_eq!(&received[..3], [21, 3, 3], "an alert: {received:?}");
 }

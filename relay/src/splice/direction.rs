@@ -1,4 +1,4 @@
-//! One direction of a stream: from the leg that is read to the leg that is written to.
+//! One direction of a stream: reads frames from one leg and writes them to the other, a batch at a time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -7,47 +7,43 @@ use moorline_proto::frame::Batch;
 use moorline_proto::leg::END_TEXT;
 use tokio::time::Instant;
 
+use crate::limits::{SPLICE_BATCH_BYTES, SPLICE_BATCHES_PER_TURN};
 use crate::net::connection::ReadSize;
 use crate::splice::leg::{EarlyData, Leg};
 use crate::splice::leg_end::LegEnd;
 use crate::splice::scratch::{self, Scratch};
 
-/// Batches moved one way before the other way has its turn.
-const TURN: usize = 8;
-/// A batch that has come to this is written: with what one read adds to it, it is what TLS encrypts for one system call.
-const BATCH: usize = 96 * 1024;
-
 /// One direction of a stream.
 pub(super) struct Direction<'a> {
     count: &'a AtomicU64,
-    /// The leg that is written to takes nothing for now, so the other one is not read.
+    /// The destination takes no more bytes for now, so the source is not read.
     pub(super) is_blocked: bool,
 }
 
-/// What one way has to say for itself.
+/// What one poll of a direction achieved.
 pub(super) enum Progress {
-    /// Something was moved, and there is no more for now.
+    /// Bytes were moved, and there are no more for now.
     Moved,
-    /// The leg that is read closed with 1000, and all that came before was handed over and flushed.
+    /// The source closed with 1000, and everything before its Close was written and flushed.
     Done,
-    /// The leg that is read ended otherwise.
+    /// The source ended otherwise.
     FromEnded(LegEnd),
-    /// The leg that is written to was lost.
+    /// The destination was lost.
     ToLost(LegEnd),
 }
 
-/// Why a batch is not longer.
+/// Why reading a batch stopped.
 enum Stop {
-    /// It is long enough.
+    /// The batch is full.
     Full,
-    /// There is no more for now.
+    /// The source has no more for now.
     Empty,
-    /// The leg that is read came to its end.
+    /// The source ended.
     Ended(LegEnd),
 }
 
 impl<'a> Direction<'a> {
-    /// Begins with what was held before `opened`.
+    /// Begins with the bytes that came before `opened`.
     pub(super) fn new(from: &mut Leg, to: &mut Leg, count: &'a AtomicU64) -> Self {
         let EarlyData { batch, taken } = from.take_early();
         count.fetch_add(taken.bytes as u64, Ordering::Relaxed);
@@ -55,12 +51,12 @@ impl<'a> Direction<'a> {
         Self { count, is_blocked: false }
     }
 
-    /// Moves batches until there is nothing to be read, or the other leg takes no more.
+    /// Moves batches until the source has no more, or the destination takes no more.
     pub(super) fn poll(&mut self, from: &mut Leg, to: &mut Leg, now: Instant, cx: &mut Context<'_>) -> Poll<Progress> {
         scratch::with(|scratch| {
             let mut moved = false;
-            for _ in 0..TURN {
-                // All that was handed over is written before more is read.
+            for _ in 0..SPLICE_BATCHES_PER_TURN {
+                // Everything is written before more is read: this is the backpressure.
                 match self.poll_flush(to, cx) {
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(end)) => return Poll::Ready(Progress::ToLost(end)),
@@ -83,7 +79,7 @@ impl<'a> Direction<'a> {
                     Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
                 };
             }
-            // Enough for one turn: the other way is next, and then this one again.
+            // Enough for one turn: the other direction is next, then this one again.
             cx.waker().wake_by_ref();
             Poll::Ready(Progress::Moved)
         })
@@ -95,12 +91,12 @@ impl<'a> Direction<'a> {
         written
     }
 
-    /// Reads until there is no more, or enough.
+    /// Reads until the batch is full or the source has no more.
     fn read_batch(&self, from: &mut Leg, Scratch { input, batch }: &mut Scratch, now: Instant, cx: &mut Context<'_>) -> Stop {
         batch.clear();
         let mut bytes = 0;
         let stop = loop {
-            if batch.len() >= BATCH {
+            if batch.len() >= SPLICE_BATCH_BYTES {
                 break Stop::Full;
             }
             match from.poll_read(ReadSize::Available, input, batch, now, cx) {
@@ -116,7 +112,7 @@ impl<'a> Direction<'a> {
     }
 }
 
-/// Hands a batch to the leg that it is for. Where it is the last one and nothing waits the other way, the Close goes with it.
+/// Writes a batch to its destination. If it is the last one and the other direction has delivered everything, the Close goes with it.
 fn forward(batch: &mut Batch, done: bool, from: &mut Leg, to: &mut Leg, now: Instant, cx: &mut Context<'_>) -> Result<(), LegEnd> {
     if done && !from.reader.ended {
         from.reader.ended = true;

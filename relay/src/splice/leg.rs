@@ -1,4 +1,4 @@
-//! One side's WebSocket of a stream, as the relay holds it: before `opened`, while bytes are spliced, and until it is closed.
+//! One leg of a stream, the relay's end of it: before `opened`, while bytes are spliced, and until it is closed.
 
 use std::future::poll_fn;
 use std::mem::take;
@@ -11,6 +11,7 @@ use moorline_proto::frame::Batch;
 use moorline_proto::leg::LegText;
 use tokio::time::{Instant, timeout};
 
+use crate::limits::{LEG_EARLY_READ_BYTES, LEG_PONG_BYTES};
 use crate::net::admission::ConnectionPermit;
 use crate::net::connection::{ReadSize, Socket};
 use crate::splice::leg_end::LegEnd;
@@ -19,40 +20,35 @@ use crate::splice::leg_reader::{LegReader, Taken};
 use crate::splice::scratch::{self, Scratch};
 use crate::splice::write_buffer::WriteBuffer;
 
-/// What one read takes while bytes are early: little, so that the mark is not passed by much.
-const READ_TO_HOLD: usize = 16 * 1024;
-/// Beyond this a peer that does not read gets a pong for its last ping alone.
-const PONGS_BYTES: usize = 16 * 1024;
-
-/// One side's WebSocket of a stream.
+/// One leg: a WebSocket that carries one side of a stream.
 #[derive(Debug)]
 pub struct Leg {
     socket: Socket,
     pub(super) reader: LegReader,
-    /// What came before `opened`, as the other side will get it.
+    /// What came before `opened`, encoded for the other leg.
     early: EarlyData,
     write_buffer: WriteBuffer,
-    /// The payload of a ping whose pong has no place yet.
-    ping: Option<Vec<u8>>,
+    /// The payload of the last ping, if its pong did not fit into the write buffer.
+    deferred_pong: Option<Vec<u8>>,
     end: Option<LegEnd>,
-    /// Our Close was handed over: nothing may follow it.
+    /// Our Close is in the write buffer or sent: nothing may follow it.
     closing: bool,
-    /// The relay waits for a frame of it: the last look found none.
+    /// The relay would read a frame of this leg now.
     pub(super) reading: bool,
     _permit: ConnectionPermit,
 }
 
-/// What was read before anybody could take it.
+/// What was read before the stream opened.
 #[derive(Debug, Default)]
 pub(super) struct EarlyData {
-    /// The frames of it.
+    /// Its frames.
     pub(super) batch: Batch,
-    /// What it holds.
+    /// Its size.
     pub(super) taken: Taken,
 }
 
 impl Leg {
-    /// A leg right behind its 101, in its connection's place.
+    /// A leg right behind its 101. It keeps its connection's permit, and sends a ping after `ping` without a frame.
     pub fn new(socket: Socket, ping: Duration, permit: ConnectionPermit) -> Self {
         let now = Instant::now();
         Self {
@@ -60,7 +56,7 @@ impl Leg {
             reader: LegReader::new(LegKeepalive::new(ping, now), now),
             early: EarlyData::default(),
             write_buffer: WriteBuffer::default(),
-            ping: None,
+            deferred_pong: None,
             end: None,
             closing: false,
             reading: true,
@@ -68,22 +64,23 @@ impl Leg {
         }
     }
 
-    /// Reads ahead until the leg comes to its end, and holds what it says. Past 64 KiB nothing more is read, except for the rest of a message.
+    /// Reads ahead until the leg ends, and returns how. Keeps what it reads for the other leg: up to 64 KiB, and the rest of a message that
+    /// crosses this bound.
     ///
     /// # Cancel safety
-    /// What was read stays early.
+    /// Cancel safe.
     pub async fn watch(&mut self) -> LegEnd {
         loop {
             if let Some(end) = poll_fn(|cx| self.poll_ahead(cx)).await {
                 return end;
             }
-            // Nothing is read, so nothing but this is seen of its end: at once where it is reset, else by the next ping.
+            // Nothing is read any more, so of its end only a reset is seen; anything else by the keepalive.
             self.socket.was_reset().await;
             self.end.get_or_insert(LegEnd::Lost);
         }
     }
 
-    /// Reads ahead: ready with its end, or with nothing once enough is early.
+    /// Reads ahead. Ready with the leg's end, or with `None` once enough is kept.
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Option<LegEnd>> {
         loop {
             if let Poll::Ready(Err(end)) = self.poll_flush(cx) {
@@ -100,7 +97,7 @@ impl Leg {
             }
             let mut all = take(&mut self.early);
             let read = scratch::with(|Scratch { input, .. }| {
-                self.poll_read(ReadSize::Buffer, &mut input[..READ_TO_HOLD], &mut all.batch, Instant::now(), cx)
+                self.poll_read(ReadSize::Buffer, &mut input[..LEG_EARLY_READ_BYTES], &mut all.batch, Instant::now(), cx)
             });
             self.early = all;
             if let Ok(taken) = ready!(read) {
@@ -110,12 +107,12 @@ impl Leg {
         }
     }
 
-    /// What was early, for the other leg.
+    /// Takes what came before `opened`, for the other leg.
     pub(super) fn take_early(&mut self) -> EarlyData {
         take(&mut self.early)
     }
 
-    /// Takes what the other leg had early.
+    /// Queues what came from the other leg before `opened`.
     pub(super) fn push_early(&mut self, batch: Batch) {
         if !self.is_over() && !batch.is_empty() {
             self.reader.keepalive.on_sent(Instant::now());
@@ -123,10 +120,10 @@ impl Leg {
         }
     }
 
-    /// Reads once, and adds what the other leg is to get to `batch`.
+    /// Reads once, and appends to `batch` what the other leg is to get.
     ///
     /// # Errors
-    /// The leg's [`LegEnd`], again at every further call; what came before it was given out by then.
+    /// The leg's [`LegEnd`], at this and every later call. Everything before it was appended by then.
     pub(super) fn poll_read(
         &mut self,
         size: ReadSize,
@@ -157,21 +154,21 @@ impl Leg {
         if self.closing {
             return;
         }
-        if self.write_buffer.len() < PONGS_BYTES {
+        if self.write_buffer.len() < LEG_PONG_BYTES {
             self.push(|batch| batch.pong(&payload));
         } else {
-            self.ping = Some(payload);
+            self.deferred_pong = Some(payload);
         }
     }
 
-    /// Keeps a frame of the relay's own for the next write.
+    /// Queues a frame of the relay itself.
     fn push(&mut self, encode: impl FnOnce(&mut Batch)) {
         let mut batch = Batch::new();
         encode(&mut batch);
         self.write_buffer.push(batch.finish());
     }
 
-    /// Hands frames to the socket, and keeps what it does not take. To a leg that is over, or was said Close, nothing is said.
+    /// Writes frames, and queues what the socket does not take. Does nothing on a leg that ended or is closing.
     ///
     /// # Errors
     /// The leg was lost.
@@ -183,7 +180,7 @@ impl Leg {
         self.write_buffer.write(frames, &mut self.socket, cx).map_err(|_| LegEnd::Lost)
     }
 
-    /// Hands the last frames to the socket, with the Close of a finished stream behind them.
+    /// Writes the last frames, and behind them the Close of a finished stream.
     ///
     /// # Errors
     /// The leg was lost.
@@ -198,18 +195,18 @@ impl Leg {
         written
     }
 
-    /// Has everything written that was handed over.
+    /// Writes everything that is queued.
     ///
     /// # Errors
     /// The leg was lost.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LegEnd>> {
-        // To a leg that is over nothing is said but the answer to its Close, and that in `close`.
+        // A leg that ended gets nothing but the answer to its Close, which `close` writes.
         if self.is_over() || self.write_buffer.is_flushed() {
             return Poll::Ready(Ok(()));
         }
         let mut flushed = self.write_buffer.poll_flush(&mut self.socket, cx);
         if flushed.is_ready()
-            && let Some(payload) = self.ping.take()
+            && let Some(payload) = self.deferred_pong.take()
         {
             self.send_pong(payload);
             flushed = self.write_buffer.poll_flush(&mut self.socket, cx);
@@ -217,17 +214,17 @@ impl Leg {
         flushed.map_err(|_| LegEnd::Lost)
     }
 
-    /// Whether something waits for delivery.
+    /// Whether something is queued that the socket has not sent.
     pub(super) fn is_unflushed(&self) -> bool {
         !self.is_over() && !self.write_buffer.is_flushed()
     }
 
-    /// Whether it has come to its end.
+    /// Whether the leg has ended.
     pub(super) fn is_over(&self) -> bool {
         self.end.is_some()
     }
 
-    /// Looks at the leg's keepalive: pings it, or finds it dead.
+    /// Runs the keepalive: sends a ping if one is due, or finds the leg dead. `orphaned`: its device has no control channel.
     ///
     /// # Errors
     /// [`LegEnd::Lost`] for a dead leg.
@@ -236,7 +233,7 @@ impl Leg {
             return Ok(());
         }
         match self.reader.keepalive.due(LegState { reading: self.reading, orphaned }, now) {
-            // A leg that is full of bytes needs no ping.
+            // A leg with unsent bytes needs no ping.
             Due::Ping(payload) if self.write_buffer.is_flushed() && !self.closing => {
                 self.push(|batch| batch.ping(&payload));
                 match self.poll_flush(cx) {
@@ -257,10 +254,10 @@ impl Leg {
         self.reader.keepalive.next_tick()
     }
 
-    /// Says something of the relay's own, within `within`.
+    /// Sends a text of the relay itself, at most `within`.
     ///
     /// # Errors
-    /// [`LegEnd::Lost`] if the leg is lost or does not take it in time.
+    /// [`LegEnd::Lost`], if the leg is lost or does not take it in time.
     pub async fn send(&mut self, text: &LegText, within: Duration) -> Result<(), LegEnd> {
         self.reader.keepalive.on_sent(Instant::now());
         self.push(|batch| batch.text(&text.encode()));
@@ -271,8 +268,8 @@ impl Leg {
         }
     }
 
-    /// Closes the leg and waits for the answer: five seconds, then the connection is reset; after 1000, which stands behind all that a
-    /// slow reader has not read yet, `patience`, and no reset.
+    /// Closes the leg and waits five seconds for the peer's Close; then the connection is reset. After 1000, which is sent behind
+    /// everything that a slow reader has not read yet, waits for `patience` instead, and does not reset.
     pub async fn close(mut self, reason: CloseReason, words: &str, patience: Duration) {
         let answered = match &self.end {
             Some(LegEnd::Lost) => false,
@@ -295,8 +292,8 @@ impl Leg {
         if answered || reason == CloseReason::Finished { self.socket.close(CLOSE_TIMEOUT).await } else { self.socket.reset() }
     }
 
-    /// Has the Close written that was handed over, and reads and drops until the other one is there too, or will never be. Reads while it
-    /// writes: a peer that is busy writing reads nothing before that.
+    /// Writes our Close, and reads and discards until the peer's Close or its end. Reads while it writes: a peer that is busy writing may
+    /// not read before that.
     async fn exchange_closes(&mut self) {
         let mut over = matches!(self.end, Some(LegEnd::Done | LegEnd::Reset(_)));
         poll_fn(|cx| {

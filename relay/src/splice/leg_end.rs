@@ -1,25 +1,25 @@
-//! How a leg comes to its end, and what its text means for the splice. Pure.
+//! How a leg ends, and what its text messages mean for the stream. Pure.
 
 use moorline_proto::close::CloseReason;
 use moorline_proto::frame::FrameError;
 use moorline_proto::leg::LegText;
 use moorline_proto::message::{Decoded, MessageError};
 
-/// How a leg came to its end.
+/// How a leg ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LegEnd {
-    /// It closed with 1000 or without a code: it is done.
+    /// It closed with 1000 or without a code: it finished.
     Done,
     /// It closed with another code.
     Reset(u16),
-    /// It vanished, or was judged dead.
+    /// Its connection was lost, or the keepalive found it dead.
     Lost,
-    /// It broke the protocol.
+    /// It broke the protocol: the code to close it with, and a detail.
     Broke(CloseReason, String),
 }
 
 impl LegEnd {
-    /// Against the stream subprotocol, not against WebSocket.
+    /// A violation of the stream subprotocol, as opposed to WebSocket.
     pub(super) fn protocol(words: &str) -> Self {
         Self::Broke(CloseReason::Protocol, words.to_owned())
     }
@@ -31,16 +31,16 @@ impl From<FrameError> for LegEnd {
     }
 }
 
-/// What becomes of a text message.
+/// What a text message means for the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextMeaning {
-    /// It is passed on unchanged.
+    /// Nothing: it is forwarded unchanged.
     Forward,
-    /// It is passed on unchanged, and the side will send no more bytes.
+    /// It is forwarded unchanged, and the side will send no more bytes.
     End,
 }
 
-/// Reads a text message of a side.
+/// Reads a text message from a side.
 ///
 /// # Errors
 /// [`LegEnd::Broke`].
@@ -48,10 +48,10 @@ pub fn read(text: &str) -> Result<TextMeaning, LegEnd> {
     match LegText::decode(text) {
         Ok(Decoded::Known(LegText::End(_))) => Ok(TextMeaning::End),
         Ok(Decoded::Known(LegText::Opened(_) | LegText::Refused(_))) | Err(MessageError::Field { .. }) => {
-            Err(LegEnd::protocol("only the relay says opened and refused"))
+            Err(LegEnd::protocol("only the relay sends opened and refused"))
         }
         Ok(Decoded::Unknown(_)) => Ok(TextMeaning::Forward),
-        Err(MessageError::NoType | MessageError::TooLarge { .. }) => Err(LegEnd::protocol("text that is no JSON object with a type")),
+        Err(MessageError::NoType | MessageError::TooLarge { .. }) => Err(LegEnd::protocol("text is not a JSON object with a type")),
     }
 }
 
@@ -62,14 +62,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_of_any_type_passes() {
+    fn text_of_any_type_is_forwarded() {
         assert_eq!(read(r#"{"type":"resume","at":7}"#), Ok(TextMeaning::Forward));
         assert_eq!(read(END_TEXT), Ok(TextMeaning::End));
         assert_eq!(read(r#"{ "type": "end", "later": 1 }"#), Ok(TextMeaning::End));
     }
 
     #[test]
-    fn what_breaks_the_protocol_is_named() {
+    fn a_violation_is_named() {
         for text in ["[]", "hello", r#"{"kind":"end"}"#, r#"{"type":"opened"}"#, r#"{"type":"refused"}"#] {
             assert!(matches!(read(text), Err(LegEnd::Broke(CloseReason::Protocol, _))), "{text}");
         }

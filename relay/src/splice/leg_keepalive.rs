@@ -1,29 +1,29 @@
-//! When to ping a leg, and when to call it dead. Pure: the time is an argument.
+//! When to ping a leg, and when it is dead. Pure: the time is an argument.
 //!
-//! A pong waits behind everything that a slow end has not read yet, for minutes or hours, so silence alone proves nothing. A leg is
-//! judged by pings only while nothing was sent on it since a ping that was answered, and while the relay reads it.
+//! A ping is queued behind everything that a slow peer has not read yet, for minutes or hours, so a missing pong proves nothing. A silent
+//! leg is dead only if its last ping was answered and nothing but pings was sent since, and if the relay reads it.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The signs of life of one leg.
+/// The keepalive of one leg.
 #[derive(Debug)]
 pub struct LegKeepalive {
     interval: Duration,
     last_in: Instant,
     last_out: Instant,
     pings: u64,
-    /// The last ping is still the last thing that was sent.
+    /// Nothing was sent since the last ping.
     ping_is_last: bool,
-    /// A ping was answered and nothing was sent since.
+    /// A ping was answered, and nothing but pings was sent since.
     is_answered: bool,
 }
 
 /// What is due for a leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// Nothing yet.
+    /// Nothing.
     Nothing,
     /// A ping with this payload.
     Ping([u8; 8]),
@@ -31,27 +31,27 @@ pub enum Due {
     Dead,
 }
 
-/// How the relay stands to a leg at the moment of judging.
+/// The state of a leg when its keepalive runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LegState {
-    /// The relay would take a frame from it now.
+    /// The relay would read a frame now.
     pub reading: bool,
-    /// It is a device leg and its device has no living control channel.
+    /// It is a device leg, and the device has no control channel.
     pub orphaned: bool,
 }
 
 impl LegKeepalive {
-    /// Begins at `now`. The interval should carry its jitter already.
+    /// Starts at `now`. `interval` should include jitter already.
     pub fn new(interval: Duration, now: Instant) -> Self {
         Self { interval, last_in: now, last_out: now, pings: 0, ping_is_last: false, is_answered: false }
     }
 
-    /// A frame of any kind came.
+    /// A frame of any kind was received.
     pub fn on_frame(&mut self, now: Instant) {
         self.last_in = now;
     }
 
-    /// A pong came.
+    /// A pong was received.
     pub fn on_pong(&mut self, payload: &[u8]) {
         if self.ping_is_last && payload == self.pings.to_be_bytes() {
             self.is_answered = true;
@@ -65,12 +65,12 @@ impl LegKeepalive {
         self.is_answered = false;
     }
 
-    /// When to look again.
+    /// When to run next.
     pub fn next_tick(&self) -> Instant {
         (self.last_out + self.interval).min(self.last_in + 2 * self.interval + Duration::from_millis(1))
     }
 
-    /// What is due at `now`; a ping counts as sent.
+    /// What is due at `now`. A ping counts as sent.
     pub fn due(&mut self, leg: LegState, now: Instant) -> Due {
         if !leg.reading {
             self.last_in = now;
@@ -80,7 +80,7 @@ impl LegKeepalive {
             return Due::Dead;
         }
         if silent {
-            // Not to be judged: looked at again an interval later.
+            // No evidence: look again an interval later.
             self.last_in = now - self.interval;
         }
         if now.duration_since(self.last_out) < self.interval {
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_leg_with_bytes_before_the_ping_is_never_judged_by_its_silence() {
+    async fn silence_behind_unread_bytes_proves_nothing() {
         let start = Instant::now();
         let mut keepalive = LegKeepalive::new(10 * S, start);
         keepalive.on_sent(start);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_leg_that_the_relay_does_not_read_is_not_judged() {
+    async fn a_leg_that_the_relay_does_not_read_is_never_dead() {
         let start = Instant::now();
         let mut keepalive = LegKeepalive::new(10 * S, start);
         let Due::Ping(payload) = keepalive.due(READ, start + 10 * S) else { panic!("a ping is due") };
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_device_leg_without_a_control_channel_is_dead_whatever_it_owes() {
+    async fn a_silent_device_leg_without_a_control_channel_is_dead_in_any_case() {
         let start = Instant::now();
         let mut keepalive = LegKeepalive::new(10 * S, start);
         keepalive.on_sent(start);

@@ -1,4 +1,4 @@
-//! What a leg is heard to say: its frames taken apart, what they mean for the stream, and its signs of life.
+//! Reading a leg: decodes its frames, applies the rules of the stream subprotocol, and feeds the keepalive.
 
 use moorline_proto::frame::{Batch, Close, Decoder, Event};
 use tokio::time::Instant;
@@ -7,21 +7,21 @@ use crate::ping_limiter::PingLimiter;
 use crate::splice::leg_end::{self, LegEnd, TextMeaning};
 use crate::splice::leg_keepalive::LegKeepalive;
 
-/// One leg's ear.
+/// The read side of one leg.
 #[derive(Debug)]
 pub(super) struct LegReader {
     decoder: Decoder,
     ping_limiter: PingLimiter,
     pub(super) keepalive: LegKeepalive,
-    /// The side said `end`, or closed in a way that means it.
+    /// The side sent `end`, or a Close that implies it.
     pub(super) ended: bool,
-    /// What its own Close said, to be said again.
+    /// The peer's Close, to be echoed.
     pub(super) peer_close: Option<Close>,
-    /// Payloads of its pings, to be answered.
+    /// Payloads of pings that are to be answered.
     pub(super) pings: Vec<Vec<u8>>,
 }
 
-/// How much was heard.
+/// How much was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Taken {
     /// Bytes of the stream.
@@ -42,10 +42,10 @@ impl LegReader {
         }
     }
 
-    /// Takes in what was read, and adds to `batch` what the other leg is to get.
+    /// Decodes what was read, and appends to `batch` what the other leg is to get.
     ///
     /// # Errors
-    /// The leg's [`LegEnd`]; what came before it was given out by then.
+    /// The leg's [`LegEnd`]. Everything before it was appended by then.
     pub(super) fn on_bytes(&mut self, mut input: &[u8], batch: &mut Batch, taken: &mut Taken, now: Instant) -> Result<(), LegEnd> {
         self.keepalive.on_frame(now);
         while let Some(event) = self.decoder.next(&mut input)? {
@@ -80,7 +80,7 @@ impl LegReader {
         Ok(())
     }
 
-    /// Drops what was read, and tells whether the leg's Close was in it.
+    /// Discards what was read, and returns whether it contains the peer's Close.
     pub(super) fn contains_close(&mut self, mut input: &[u8]) -> bool {
         while let Ok(Some(event)) = self.decoder.next(&mut input) {
             if matches!(event, Event::Close(_)) {
@@ -90,17 +90,17 @@ impl LegReader {
         false
     }
 
-    /// Whether a message has begun and not ended.
+    /// Whether a message is incomplete.
     pub(super) fn is_inside_message(&self) -> bool {
         self.decoder.is_inside_message()
     }
 
-    /// Whether nothing that follows can be understood.
+    /// Whether the frames broke WebSocket, so that nothing behind can be decoded.
     pub(super) fn is_broken(&self) -> bool {
         self.decoder.is_broken()
     }
 
-    /// Whether it has a buffer, as it has while a text or a control frame is cut.
+    /// Whether it owns a buffer, as it does while a text or a control frame is incomplete.
     #[cfg(test)]
     pub(super) fn owns_memory(&self) -> bool {
         self.decoder.owns_memory() || self.pings.capacity() > 0

@@ -1,4 +1,4 @@
-//! Legs over pipes in memory, with a clock that stands still: what is written when, what is held, and that a silent leg owns no buffer.
+//! Legs over pipes with a paused clock: what is written when, what is kept before `opened`, and that a silent leg owns no buffer.
 
 use moorline_proto::frame::{Decoder, Event};
 use std::sync::atomic::Ordering;
@@ -21,11 +21,11 @@ const CLOSE: u8 = 0x88;
 
 fn leg(pipe: usize) -> (Leg, DuplexStream) {
     let (near, far) = duplex(pipe);
-    let permit = Admission::new(&Limits::default()).admit().unwrap();
+    let permit = Admission::new(&Limits::default()).admit(None).unwrap();
     (Leg::new(Socket::new(Carrier::Memory(near)), Duration::from_secs(25), permit), far)
 }
 
-/// A client's frame, with a mask that is none.
+/// A client's frame, with a mask of zeros.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
     [&[first, 0x80 | 126, length[0], length[1], 0, 0, 0, 0], payload].concat()
@@ -39,12 +39,12 @@ fn end() -> Vec<u8> {
     short(0x81, END_TEXT.as_bytes())
 }
 
-/// What the relay says so: a header of two bytes.
-fn said(first: u8, payload: &[u8]) -> Vec<u8> {
+/// The same frame as the relay sends it, with a header of two bytes.
+fn sent_by_relay(first: u8, payload: &[u8]) -> Vec<u8> {
     [&[first, u8::try_from(payload.len()).unwrap()], payload].concat()
 }
 
-/// All that is there at once.
+/// Everything that is there at once.
 async fn burst(pipe: &mut DuplexStream) -> Vec<u8> {
     let mut all = vec![0; LARGE];
     let count = pipe.read(&mut all).await.unwrap();
@@ -54,27 +54,30 @@ async fn burst(pipe: &mut DuplexStream) -> Vec<u8> {
 
 async fn run(device: Leg, caller: Leg, traffic: &Traffic) -> SpliceEnd {
     let (end, farewell) = splice(device, caller, RULES, traffic, std::future::pending(), || false).await;
-    farewell.say(RULES.half_closed_idle).await;
+    farewell.close(RULES.half_closed_idle).await;
     end
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_there_goes_in_one_frame_and_the_last_end_goes_with_its_close() {
+async fn available_bytes_go_in_one_frame_and_the_last_end_goes_with_its_close() {
     let ((caller, mut near), (device, mut far)) = (leg(LARGE), leg(LARGE));
     let traffic = Traffic::default();
     let ends = async {
         near.write_all(&[short(BYTES, b"one"), short(BYTES, b""), short(BYTES, b"two")].concat()).await.unwrap();
-        assert_eq!(burst(&mut far).await, said(BYTES, b"onetwo"));
+        assert_eq!(burst(&mut far).await, sent_by_relay(BYTES, b"onetwo"));
         far.write_all(&end()).await.unwrap();
-        assert_eq!(burst(&mut near).await, said(0x81, END_TEXT.as_bytes()));
+        assert_eq!(burst(&mut near).await, sent_by_relay(0x81, END_TEXT.as_bytes()));
         near.write_all(&[short(BYTES, b"three"), end()].concat()).await.unwrap();
-        let finished = said(CLOSE, b"\x03\xe8finished");
-        assert_eq!(burst(&mut far).await, [said(BYTES, b"three"), said(0x81, END_TEXT.as_bytes()), finished.clone()].concat());
+        let finished = sent_by_relay(CLOSE, b"\x03\xe8finished");
+        assert_eq!(
+            burst(&mut far).await,
+            [sent_by_relay(BYTES, b"three"), sent_by_relay(0x81, END_TEXT.as_bytes()), finished.clone()].concat()
+        );
         assert_eq!(burst(&mut near).await, finished);
         for pipe in [&mut near, &mut far] {
             pipe.write_all(&short(CLOSE, b"\x03\xe8")).await.unwrap();
             pipe.shutdown().await.unwrap();
-            assert_eq!(burst(pipe).await, b"", "a Close is said once");
+            assert_eq!(burst(pipe).await, b"", "a Close is sent once");
         }
     };
     let (ended, ()) = tokio::join!(run(device, caller, &traffic), ends);
@@ -82,14 +85,14 @@ async fn what_is_there_goes_in_one_frame_and_the_last_end_goes_with_its_close() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_is_done_is_answered_with_its_own_words_and_the_far_side_hears_end_and_close_at_once() {
+async fn a_close_is_echoed_and_the_far_side_gets_end_and_close_at_once() {
     let ((caller, mut near), (device, mut far)) = (leg(LARGE), leg(LARGE));
     let traffic = Traffic::default();
     let ends = async {
         near.write_all(&[short(BYTES, b"all"), short(CLOSE, b"\x03\xe8bye")].concat()).await.unwrap();
-        let finished = said(CLOSE, b"\x03\xe8finished");
-        assert_eq!(burst(&mut far).await, [said(BYTES, b"all"), said(0x81, END_TEXT.as_bytes()), finished].concat());
-        assert_eq!(burst(&mut near).await, said(CLOSE, b"\x03\xe8bye"));
+        let finished = sent_by_relay(CLOSE, b"\x03\xe8finished");
+        assert_eq!(burst(&mut far).await, [sent_by_relay(BYTES, b"all"), sent_by_relay(0x81, END_TEXT.as_bytes()), finished].concat());
+        assert_eq!(burst(&mut near).await, sent_by_relay(CLOSE, b"\x03\xe8bye"));
         drop((near, far));
     };
     let (ended, ()) = tokio::join!(run(device, caller, &traffic), ends);
@@ -133,21 +136,21 @@ async fn a_reader_that_stops_stops_the_writer_and_misses_nothing() {
 async fn pings_are_answered_in_order_and_a_peer_that_reads_none_of_it_gets_the_last_one_at_least() {
     let (mut leg, mut far) = leg(LARGE);
     let pings: Vec<u8> = (0..50).flat_map(|number| short(PING, &[number; 100])).collect();
-    let pongs: Vec<u8> = (0..50).flat_map(|number| said(0x8a, &[number; 100])).collect();
+    let pongs: Vec<u8> = (0..50).flat_map(|number| sent_by_relay(0x8a, &[number; 100])).collect();
     far.write_all(&pings).await.unwrap();
-    let (heard, mut leg) = {
+    let (received, mut leg) = {
         let watching = timeout(Duration::from_secs(1), leg.watch());
-        let (_, heard) = tokio::join!(watching, async { burst(&mut far).await });
-        (heard, leg)
+        let (_, received) = tokio::join!(watching, async { burst(&mut far).await });
+        (received, leg)
     };
-    assert_eq!(heard, pongs);
+    assert_eq!(received, pongs);
 
-    leg.write_buffer.push(&[0; PONGS_BYTES]);
+    leg.write_buffer.push(&[0; LEG_PONG_BYTES]);
     leg.send_pong(b"lost".to_vec());
     leg.send_pong(b"last".to_vec());
     poll_fn(|cx| leg.poll_flush(cx)).await.unwrap();
-    let heard = burst(&mut far).await;
-    assert_eq!(heard[PONGS_BYTES..], said(0x8a, b"last"));
+    let received = burst(&mut far).await;
+    assert_eq!(received[LEG_PONG_BYTES..], sent_by_relay(0x8a, b"last"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,18 +161,21 @@ async fn a_second_with_more_than_a_hundred_pings_breaks_the_protocol() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn past_the_mark_only_the_rest_of_a_message_is_taken() {
+async fn past_the_bound_only_the_rest_of_a_message_is_read() {
     let (mut leg, mut far) = leg(LARGE);
     let first = frame(BYTES, &[1; 60_000]);
     let crossing = [frame(0x02, &[2; 30_000]), frame(0x80, &[2; 30_000])].concat();
     far.write_all(&[first, crossing, frame(BYTES, &[3; 60_000]).repeat(10)].concat()).await.unwrap();
     timeout(Duration::from_secs(1), leg.watch()).await.unwrap_err();
     let early = leg.early.taken.bytes;
-    assert!((120_000..EARLY_DATA_BYTES + LEG_BINARY_BYTES + READ_TO_HOLD).contains(&early) && !leg.reading, "{early} bytes are held");
+    assert!(
+        (120_000..EARLY_DATA_BYTES + LEG_BINARY_BYTES + LEG_EARLY_READ_BYTES).contains(&early) && !leg.reading,
+        "{early} bytes are held"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_breaks_the_rules_behind_the_mark_is_still_found() {
+async fn a_violation_behind_the_bound_is_still_found() {
     let (mut leg, mut far) = leg(LARGE);
     far.write_all(&[frame(0x02, &[1; 65_535]), short(0x00, &[1]), short(0x80, &[1])].concat()).await.unwrap();
     assert!(matches!(leg.watch().await, LegEnd::Broke(CloseReason::TooBig, _)));
@@ -189,7 +195,7 @@ async fn a_silent_leg_holds_no_buffer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn frames_that_nobody_can_read_are_drained_while_the_close_is_said() {
+async fn frames_behind_a_violation_are_drained_while_the_leg_is_closed() {
     let (mut leg, mut far) = leg(PIPE);
     let garbage = tokio::join!(leg.watch(), async { far.write_all(&[0xff; 100]).await.unwrap() }).0;
     assert!(matches!(garbage, LegEnd::Broke(CloseReason::Framing, _)));
@@ -198,6 +204,6 @@ async fn frames_that_nobody_can_read_are_drained_while_the_close_is_said() {
         far.shutdown().await.unwrap();
         burst(&mut far).await
     };
-    let (_, heard) = tokio::join!(leg.close(CloseReason::Framing, "a reserved bit is set", CLOSE_TIMEOUT), ends);
-    assert_eq!(heard, said(CLOSE, b"\x03\xeaframing: a reserved bit is set"));
+    let (_, received) = tokio::join!(leg.close(CloseReason::Framing, "a reserved bit is set", CLOSE_TIMEOUT), ends);
+    assert_eq!(received, sent_by_relay(CLOSE, b"\x03\xeaframing: a reserved bit is set"));
 }

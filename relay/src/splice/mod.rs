@@ -1,15 +1,15 @@
-//! The relay moving bytes between the two legs of a stream: both ways, half-close, ends and their reasons.
+//! The byte path: moves bytes between the two legs of a stream, both ways, with half-close, and closes both legs with the right code.
 //!
 //! ```text
 //!   caller leg ══▶ Direction to the device ══▶ device leg
 //!   caller leg ◀══ Direction to the caller ◀══ device leg
 //! ```
 //!
-//! One future drives both ways. What is there to be read from one leg becomes a batch of frames for the other, which goes in one write.
-//! What its socket does not take waits, and nothing more is read until all of it is written: that is the backpressure. A batch ends where
-//! nothing is left to be read, so that a tail never waits.
+//! One future drives both directions. Everything that can be read from one leg becomes one batch of frames for the other, written at once.
+//! Nothing more is read until the batch is written: this is the backpressure. A batch is written as soon as nothing is left to be read, so
+//! that no byte waits for the next one.
 //!
-//! Owns: what each leg's end means for the other. Does not own: who may have the stream, and when it opens; what frames are made of.
+//! Owns: what the end of one leg means for the other. Does not own: who may have a stream and when it opens; the format of frames.
 
 mod direction;
 pub mod leg;
@@ -27,6 +27,8 @@ use std::time::Duration;
 use moorline_proto::close::CloseReason;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::limits::SPLICE_TICK_MIN;
+
 use direction::{Direction, Progress};
 pub use leg::Leg;
 use leg_end::LegEnd;
@@ -41,7 +43,7 @@ pub enum Side {
 }
 
 impl Side {
-    /// The other one.
+    /// The opposite side.
     pub fn other(self) -> Self {
         match self {
             Self::Device => Self::Caller,
@@ -50,7 +52,7 @@ impl Side {
     }
 }
 
-/// Bytes that went each way, readable while the stream lives.
+/// Bytes that were moved each way, readable while the stream lives.
 #[derive(Debug, Default)]
 pub struct Traffic {
     /// From the caller to the device.
@@ -59,25 +61,25 @@ pub struct Traffic {
     pub to_caller: AtomicU64,
 }
 
-/// Why a splice ended.
+/// How a splice ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SpliceEnd {
-    /// Both directions ended, or one side was done.
+    /// Both directions ended, or one side closed with 1000.
     Finished,
-    /// A side's leg ended otherwise.
+    /// The leg of one side ended otherwise.
     By(Side, LegEnd),
-    /// Half-closed and silent for too long.
+    /// Half-closed without a byte for too long.
     Idle,
-    /// Cut from outside.
+    /// Ended from outside, with this code.
     Cut(CloseReason),
 }
 
 impl SpliceEnd {
-    /// What the leg of `side` is told: a close code and words.
-    pub fn verdict(&self, side: Side) -> (CloseReason, &str) {
+    /// The code and the detail with which the leg of `side` is closed.
+    pub fn close_reason(&self, side: Side) -> (CloseReason, &str) {
         match self {
             Self::Finished => (CloseReason::Finished, ""),
-            Self::Idle => (CloseReason::IdleTimeout, "half-closed and silent"),
+            Self::Idle => (CloseReason::IdleTimeout, "half-closed without a byte"),
             Self::Cut(reason) => (*reason, ""),
             Self::By(guilty, LegEnd::Broke(reason, words)) if *guilty == side => (*reason, words),
             Self::By(guilty, LegEnd::Lost) if *guilty != side => (CloseReason::PeerLost, ""),
@@ -85,7 +87,7 @@ impl SpliceEnd {
         }
     }
 
-    /// The word for logs.
+    /// The result, as it is logged.
     pub fn result(&self) -> &'static str {
         match self {
             Self::Finished => CloseReason::Finished.name(),
@@ -101,16 +103,16 @@ impl SpliceEnd {
     }
 }
 
-/// What a splice keeps to.
+/// The timeouts of a splice.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
-    /// Half-closed with no byte for this long, while nothing waits for delivery.
+    /// Half-closed without a byte for this long, while nothing waits to be sent: the stream ends.
     pub half_closed_idle: Duration,
 }
 
-/// Moves bytes both ways until the stream is over. What both legs have still to be told is the [`Farewell`].
+/// Moves bytes both ways until the stream ends. Both legs are still to be closed: that is the [`Farewell`].
 ///
-/// `cut` ends it from outside; `orphaned` says whether the device has no living control channel.
+/// `cut` ends it from outside; `orphaned` tells whether the device has no control channel.
 ///
 /// # Cancel safety
 /// Dropping the future drops both connections at once; bytes in flight are lost.
@@ -140,9 +142,8 @@ pub async fn splice(
     (end, farewell)
 }
 
-/// The two legs of a stream that has ended, each with the Close that it is owed. A side that does not read holds up its own leg alone, and no
-/// stream.
-#[must_use = "both connections are dropped without a word when this is"]
+/// The two legs of a stream that has ended, each of which is owed a Close. A side that does not read delays its own leg alone, and no stream.
+#[must_use = "dropping it drops both connections without a Close"]
 #[derive(Debug)]
 pub struct Farewell {
     device: Leg,
@@ -151,19 +152,20 @@ pub struct Farewell {
 }
 
 impl Farewell {
-    /// Of a stream that ended so.
+    /// For the legs of a stream that ended in this way.
     pub fn new(device: Leg, caller: Leg, end: SpliceEnd) -> Self {
         Self { device, caller, end }
     }
 
-    /// Closes both legs with what the end means, and waits for their answers: after 1000, which stands behind all that a slow reader has not
-    /// read yet, for `patience`.
+    /// Closes both legs with the code that says why the stream ended, and waits for the answers: five seconds, or `patience` after 1000, which
+    /// is sent behind everything that a slow reader has not read yet.
     ///
     /// # Cancel safety
-    /// Dropping the future drops both connections at once; what was not read is lost.
-    pub async fn say(self, patience: Duration) {
-        let (to_device, to_caller) = (self.end.verdict(Side::Device), self.end.verdict(Side::Caller));
-        tokio::join!(self.device.close(to_device.0, to_device.1, patience), self.caller.close(to_caller.0, to_caller.1, patience),);
+    /// Dropping the future drops both connections at once; bytes that the peers have not read are lost.
+    pub async fn close(self, patience: Duration) {
+        let Self { device, caller, end } = self;
+        let (to_device, to_caller) = (end.close_reason(Side::Device), end.close_reason(Side::Caller));
+        tokio::join!(device.close(to_device.0, to_device.1, patience), caller.close(to_caller.0, to_caller.1, patience));
     }
 }
 
@@ -180,7 +182,7 @@ impl Run<'_> {
         let now = Instant::now();
         let up = self.up.poll(self.caller, self.device, now, cx);
         let down = self.down.poll(self.device, self.caller, now, cx);
-        // Pongs that the device's pings came to just now.
+        // Pongs for pings that the second direction has just read.
         let late = match self.device.poll_flush(cx) {
             Poll::Ready(Err(end)) => Poll::Ready(Progress::ToLost(end)),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
@@ -197,16 +199,16 @@ impl Run<'_> {
             }
             let next = self.device.next_tick().min(self.caller.next_tick());
             let next = if self.is_half_closed() { next.min(self.last_byte + rules.half_closed_idle) } else { next };
-            timer.as_mut().reset(next.max(now + Duration::from_millis(10)));
+            timer.as_mut().reset(next.max(now + SPLICE_TICK_MIN));
         }
         Poll::Pending
     }
 
-    /// What the news of legs that are read mean for the stream.
-    fn outcome(&mut self, news: [(Poll<Progress>, Side); 3], now: Instant) -> Option<SpliceEnd> {
+    /// Whether the progress of the directions ends the stream.
+    fn outcome(&mut self, progress: [(Poll<Progress>, Side); 3], now: Instant) -> Option<SpliceEnd> {
         let both_ended = self.device.reader.ended && self.caller.reader.ended;
-        for (news, from) in news {
-            let (side, end) = match news {
+        for (progress, from) in progress {
+            let (side, end) = match progress {
                 Poll::Ready(Progress::Moved) => {
                     self.last_byte = now;
                     continue;
@@ -216,13 +218,13 @@ impl Run<'_> {
                 Poll::Ready(Progress::FromEnded(end)) => (from, end),
                 Poll::Ready(Progress::ToLost(end)) => (from.other(), end),
             };
-            // Once both ends were passed on, the result is 1000 for both, whatever follows.
+            // Once both ends were forwarded, the result is 1000 for both, whatever follows.
             return Some(if both_ended { SpliceEnd::Finished } else { SpliceEnd::By(side, end) });
         }
         (both_ended && !self.is_unflushed()).then_some(SpliceEnd::Finished)
     }
 
-    /// Whether anything waits for delivery.
+    /// Whether anything waits to be sent.
     fn is_unflushed(&self) -> bool {
         self.device.is_unflushed() || self.caller.is_unflushed()
     }
@@ -232,7 +234,7 @@ impl Run<'_> {
     }
 
     fn on_tick(&mut self, rules: &Rules, orphaned: &impl Fn() -> bool, now: Instant, cx: &mut Context<'_>) -> Option<SpliceEnd> {
-        // A leg whose bytes the other one does not take is not being read.
+        // A leg is not read while the other one takes no more bytes.
         self.caller.reading &= !self.up.is_blocked;
         self.device.reading &= !self.down.is_blocked;
         if let Err(end) = self.device.on_tick(orphaned(), now, cx) {

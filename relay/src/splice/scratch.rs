@@ -1,26 +1,25 @@
-//! Where what is read stands for a moment, and what goes out of it: one pair of buffers for each of the runtime's threads, so that a leg owns
-//! none while it is silent.
+//! Buffers for one read and the batch made of it. They belong to the runtime's threads, so that a silent leg owns none.
 
 use std::cell::RefCell;
 
 use moorline_proto::frame::Batch;
 
-/// What one read takes from a leg: more than TLS hands over at once.
+/// Bytes of one read: more than TLS returns at once.
 const READ: usize = 64 * 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch { input: Vec::new(), batch: Batch::new() }) };
 }
 
-/// The buffers.
+/// The buffers of one thread.
 pub(super) struct Scratch {
-    /// What was read.
+    /// Bytes that were read.
     pub(super) input: Vec<u8>,
-    /// What becomes of it.
+    /// Frames for the other leg.
     pub(super) batch: Batch,
 }
 
-/// Lends the thread's buffers, the batch empty. Not to be asked for again inside.
+/// Lends the thread's buffers, with an empty batch. Must not be called again inside `work`.
 pub(super) fn with<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
     SCRATCH.with_borrow_mut(|scratch| {
         if scratch.input.is_empty() {

@@ -1,4 +1,4 @@
-//! What a leg's socket has not taken yet. Frames are written as they are; only the rest of them is kept, and given up once it is written.
+//! The frames that a leg's socket has not taken yet. Frames are written directly; only the rest is buffered, and freed once it is written.
 
 use std::io;
 use std::pin::Pin;
@@ -6,39 +6,39 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 
-/// Frames on their way out, always whole ones, and how far they got.
+/// Whole frames, and how far they are written.
 #[derive(Debug, Default)]
 pub(super) struct WriteBuffer {
     frames: Vec<u8>,
     sent: usize,
-    /// The socket has something of ours that it may not have sent.
+    /// Something was written since the last flush.
     unflushed: bool,
 }
 
 impl WriteBuffer {
-    /// Whether all that was handed over is on its way.
+    /// Whether everything is written and flushed.
     pub(super) fn is_flushed(&self) -> bool {
         !self.unflushed
     }
 
-    /// Bytes that the socket has not taken.
+    /// Bytes that the socket has not taken yet.
     pub(super) fn len(&self) -> usize {
         self.frames.len() - self.sent
     }
 
-    /// Whether it has a buffer, which it has not while nothing waits.
+    /// Whether it owns a buffer. It does not while nothing waits.
     #[cfg(test)]
     pub(super) fn owns_memory(&self) -> bool {
         self.frames.capacity() > 0
     }
 
-    /// Keeps frames for the next write.
+    /// Queues frames for the next write.
     pub(super) fn push(&mut self, frames: &[u8]) {
         self.unflushed |= !frames.is_empty();
         self.frames.extend_from_slice(frames);
     }
 
-    /// Writes frames, behind all that waits, and keeps what the socket does not take.
+    /// Writes frames, behind everything that is queued, and queues what the socket does not take.
     pub(super) fn write(&mut self, frames: &[u8], socket: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> io::Result<()> {
         let mut sent = 0;
         while self.len() == 0 && sent < frames.len() {
@@ -54,7 +54,7 @@ impl WriteBuffer {
         Ok(())
     }
 
-    /// Has everything written.
+    /// Writes and flushes everything.
     pub(super) fn poll_flush(&mut self, socket: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.len() > 0 {
             match ready!(Pin::new(&mut *socket).poll_write(cx, &self.frames[self.sent..]))? {

@@ -7,6 +7,8 @@ use sqlx::{Connection, SqliteConnection};
 
 use super::*;
 use crate::store::{MemoryRegistry, SqliteRegistry};
+use tokio_util::sync::CancellationToken;
+
 use crate::tasks::Tasks;
 
 fn device(name: &str) -> DeviceId {
@@ -74,11 +76,11 @@ async fn lamp() -> (DeviceId, Arc<Fallible>, Arc<LastSeen>) {
     (lamp, registry, last_seen)
 }
 
-fn run(last_seen: &Arc<LastSeen>) -> Tasks {
-    let tasks = Tasks::default();
-    let last_seen = Arc::clone(last_seen);
-    tasks.spawn("last seen", |stop| async move { last_seen.run(stop).await });
-    tasks
+fn run(last_seen: &Arc<LastSeen>) -> (Tasks, CancellationToken) {
+    let (tasks, stop) = (Tasks::default(), CancellationToken::new());
+    let (last_seen, stopped) = (Arc::clone(last_seen), stop.clone());
+    tasks.spawn("last seen", async move { last_seen.run(stopped).await });
+    (tasks, stop)
 }
 
 async fn seen_in(registry: &dyn Registry, device: &DeviceId) -> Option<Timestamp> {
@@ -123,9 +125,10 @@ async fn what_could_not_be_written_is_written_later() {
 #[tokio::test(start_paused = true)]
 async fn what_is_noted_at_the_end_is_written_before_the_task_ends() {
     let (lamp, registry, last_seen) = lamp().await;
-    let tasks = run(&last_seen);
+    let (tasks, stop) = run(&last_seen);
     last_seen.note(&lamp, None, at(20));
     let begun = tokio::time::Instant::now();
+    stop.cancel();
     tasks.finish(FLUSH_INTERVAL).await.unwrap();
     assert_eq!((seen_in(registry.as_ref(), &lamp).await, begun.elapsed()), (Some(at(20)), Duration::ZERO));
 }

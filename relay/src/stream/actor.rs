@@ -14,6 +14,7 @@ use tracing::debug;
 use crate::access::revocation::Cut;
 use crate::control::handle::{ChannelClosed, DeviceHandle};
 use crate::core::Core;
+use crate::limits::WATCHED_EXPIRY;
 use crate::splice::leg_end::LegEnd;
 use crate::splice::{Leg, Side};
 use crate::stream::idempotency::Reservation;
@@ -22,9 +23,6 @@ use crate::stream::registry::{Event, Listing};
 use crate::stream::setup::{Start, StreamRequest, Via};
 use crate::stream::slots::{DeviceSlot, StreamSlot, UndecidedSlot, WaitingSlot};
 use crate::stream::steps::Steps;
-
-/// A token that lives longer than this is not watched any closer: no stream waits so long.
-const WATCHED_EXPIRY: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// One stream, from its setup until nothing of it is left.
 #[derive(Debug)]

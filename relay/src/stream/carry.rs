@@ -13,6 +13,7 @@ use tracing::debug;
 
 use crate::control::handle::Command;
 use crate::directory::Location;
+use crate::limits::LAST_SEEN_TIMEOUT;
 use crate::splice::leg_end::LegEnd;
 use crate::splice::{Farewell, Rules, Side, SpliceEnd, splice};
 use crate::stream::actor::{Actor, Failed, Opened};
@@ -22,9 +23,6 @@ use crate::stream::registry::Event;
 use crate::stream::setup::Via;
 use crate::stream::status::Status;
 use crate::stream::tell;
-
-/// A record that is only informative is waited for so long.
-const LAST_SEEN_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
 
 impl Actor {
     /// Says `opened` and moves bytes until the stream is over.
@@ -51,7 +49,7 @@ impl Actor {
         drop((slot, of_stream, key));
         listing.publish(Status::Closing);
         tokio::select! {
-            () = farewell.say(core.times.half_closed_idle) => {}
+            () = farewell.close(core.times.half_closed_idle) => {}
             _ = listing.cut() => debug!(stream = %listing.facts().stream, "the goodbye of a stream was cut short"),
             () = async { core.lifecycle.closing().await; sleep(CLOSE_TIMEOUT).await } => {}
         }
@@ -154,7 +152,7 @@ impl Actor {
         while let Ok(event) = events.try_recv() {
             if let Event::Joined(of, leg) = event {
                 let problem = Some(Arc::clone(&problem));
-                core.tasks.spawn("closing", move |_stop| tell::late(problem, of, *leg));
+                core.tasks.spawn("closing", tell::late(problem, of, *leg));
             }
         }
         drop(listing);
@@ -184,6 +182,6 @@ impl Actor {
 
 /// When the device was last seen, as far as the registry says so soon.
 async fn last_seen(core: &crate::core::Core, device: &moorline_proto::id::DeviceId) -> Option<moorline_proto::timestamp::Timestamp> {
-    let record = timeout(LAST_SEEN_WITHIN, core.registry.device(device)).await;
+    let record = timeout(LAST_SEEN_TIMEOUT, core.registry.device(device)).await;
     record.ok()?.ok()??.last_seen
 }

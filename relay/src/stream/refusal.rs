@@ -9,10 +9,8 @@ use moorline_proto::problem::{Problem, ProblemCode};
 use moorline_proto::timestamp::Timestamp;
 
 use crate::access::revocation::Cut;
+use crate::limits::{REMEMBERED_REFUSAL_BYTES, RETRY_AFTER_S};
 use crate::stream::slots::Exhausted;
-
-/// Bytes of a problem that is remembered for callers that join late.
-const REMEMBERED_BYTES: usize = 1024;
 
 /// Why there is no stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -131,7 +129,7 @@ impl Refusal {
             _ => {}
         }
         if matches!(problem.status, 429 | 503) {
-            problem.retry_after_s = Some(5);
+            problem.retry_after_s = Some(RETRY_AFTER_S);
         }
         problem
     }
@@ -171,7 +169,7 @@ impl Refusal {
 /// A problem as it is remembered: where it is long, without the device's own words.
 pub(super) fn remembered(problem: &Problem) -> Problem {
     let mut problem = problem.clone();
-    if serde_json::to_vec(&problem).is_ok_and(|bytes| bytes.len() > REMEMBERED_BYTES) {
+    if serde_json::to_vec(&problem).is_ok_and(|bytes| bytes.len() > REMEMBERED_REFUSAL_BYTES) {
         problem.device_detail = None;
     }
     problem

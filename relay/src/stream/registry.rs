@@ -18,7 +18,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::access::revocation::{Cut, Revocation};
-use crate::limits::{Limits, Times};
+use crate::limits::{Limits, REMEMBERED_REFUSALS, STREAM_EVENTS, Times};
 use crate::splice::{Leg, Traffic};
 use crate::stream::digest::Digest;
 use crate::stream::idempotency::Keys;
@@ -29,11 +29,6 @@ use crate::stream::slots::Slots;
 use crate::stream::status::Status;
 use crate::sync::lock;
 use crate::ttl_map::TtlMap;
-
-/// Events that wait for a stream's actor: a few joins, an answer. Beyond, whoever brings a leg waits, and a device's answer is dropped.
-const EVENTS: usize = 8;
-/// Refusals that are remembered for callers that join late.
-const REFUSALS: usize = 1_000;
 
 /// What comes for a stream.
 #[derive(Debug)]
@@ -141,7 +136,7 @@ impl Streams {
         let remembered = limits.streams.get().saturating_mul(2);
         let recent = Recent {
             tokens: RecentMap::new(times.closed_stream_retention, remembered.saturating_mul(2)),
-            refusals: TtlMap::new(times.closed_stream_retention, REFUSALS),
+            refusals: TtlMap::new(times.closed_stream_retention, REMEMBERED_REFUSALS),
         };
         Self {
             live: Arc::default(),
@@ -154,7 +149,7 @@ impl Streams {
 
     /// Lists a stream, and says where its events arrive.
     pub(super) fn list(&self, facts: Facts, status: Status, expires_at: Timestamp) -> (Listing, StreamHandle, mpsc::Receiver<Event>) {
-        let (events, inbox) = mpsc::channel(EVENTS);
+        let (events, inbox) = mpsc::channel(STREAM_EVENTS);
         let status = watch::Sender::new(status);
         let handle = StreamHandle { stream: facts.stream, expires_at, events: events.clone(), status: status.subscribe() };
         let entry = Arc::new(Entry {

@@ -97,7 +97,7 @@ async fn set_up(core: &Arc<Core>, request: StreamRequest, facts: Facts, steps: S
         key.names(&stream);
     }
     let actor = Actor::new(Arc::clone(core), request, listing, events, key, slots, steps, wait);
-    core.tasks.spawn("stream", move |_stop| actor.run(start));
+    core.tasks.spawn("stream", actor.run(start));
     Ok(stream)
 }
 

@@ -42,5 +42,5 @@ pub(super) async fn late(problem: Option<Arc<Problem>>, of: LegOf, leg: Leg) {
 /// Closes a leg that the stream does without.
 pub(super) fn dismiss(tasks: &Tasks, leg: Leg, reason: CloseReason, words: &str) {
     let words = words.to_owned();
-    tasks.spawn("closing", |_stop| async move { leg.close(reason, &words, CLOSE_TIMEOUT).await });
+    tasks.spawn("closing", async move { leg.close(reason, &words, CLOSE_TIMEOUT).await });
 }

@@ -1,4 +1,4 @@
-//! The part of a TLS connection that knows no socket: ciphertext in; plaintext, and ciphertext to be sent, out.
+//! TLS without a socket: takes ciphertext in, gives plaintext and ciphertext to be sent out.
 
 use std::io;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ const RECORD_PLAIN: usize = 16 * 1024;
 /// Header, content type and tag of a record, with room to spare. An alert fits in it too.
 const RECORD_OVERHEAD: usize = 64;
 
-/// Where plaintext goes.
+/// Where decrypted bytes go.
 pub(super) trait Sink {
-    /// Takes of the front what it has room for, and says how much.
+    /// Takes as many bytes from the front as it has room for, and returns how many.
     fn take(&mut self, plain: &[u8]) -> usize;
 
-    /// Whether nothing is ever left by it.
+    /// Whether it always takes everything.
     fn takes_everything(&self) -> bool;
 }
 
@@ -35,7 +35,7 @@ impl Sink for ReadBuf<'_> {
     }
 }
 
-/// Gives on all that comes, and counts it.
+/// Passes on and counts everything that comes.
 pub(super) struct Pieces<'a> {
     pub(super) to: &'a mut dyn FnMut(&[u8]),
     pub(super) count: usize,
@@ -55,24 +55,24 @@ impl Sink for Pieces<'_> {
     }
 }
 
-/// What the peer has said about its direction.
+/// How far the peer's direction is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReadState {
     Open,
-    /// It said `close_notify`.
+    /// The peer sent `close_notify`.
     Closed,
-    /// The socket ended without one.
+    /// The socket ended without `close_notify`.
     Truncated,
 }
 
-/// One TLS connection, on the server's side.
+/// The state of one TLS connection, server side.
 pub(super) struct Session {
     tls: UnbufferedServerConnection,
-    /// Decrypted, and not taken by the reader yet.
+    /// Decrypted bytes that the reader has not taken yet.
     pub(super) plain: BytesMut,
-    /// Encrypted, and not taken by the socket yet.
+    /// Encrypted bytes that the socket has not taken yet.
     pub(super) out: Vec<u8>,
-    /// The handshake is done.
+    /// The handshake is complete.
     pub(super) established: bool,
     pub(super) read_state: ReadState,
 }
@@ -87,7 +87,7 @@ impl Session {
         Ok(Self { tls, plain: BytesMut::new(), out: Vec::new(), established: false, read_state: ReadState::Open })
     }
 
-    /// Whether it is TLS 1.3, once that is agreed.
+    /// Whether TLS 1.3 was negotiated.
     pub(super) fn is_tls13(&self) -> bool {
         self.tls.protocol_version() == Some(ProtocolVersion::TLSv1_3)
     }
@@ -101,12 +101,12 @@ impl Session {
         }
     }
 
-    /// Whether it holds bytes of either kind.
+    /// Whether bytes of either direction are buffered.
     pub(super) fn holds_bytes(&self) -> bool {
         self.plain.capacity() + self.out.capacity() > 0
     }
 
-    /// Takes ciphertext in, and says how many bytes of its front are done with. Plaintext goes to `to` as far as it fits there.
+    /// Processes ciphertext and returns how many bytes of its front were consumed. Plaintext goes to `to` as far as it fits.
     pub(super) fn process(&mut self, cipher: &mut [u8], to: &mut impl Sink) -> io::Result<usize> {
         let mut used = 0;
         loop {
@@ -129,7 +129,7 @@ impl Session {
                 }
                 Ok(ConnectionState::PeerClosed) => self.read_state = ReadState::Closed,
                 Ok(ConnectionState::BlockedHandshake | ConnectionState::Closed) => waits = true,
-                Ok(other) => return Err(io::Error::other(format!("TLS came to a state that is not expected: {other:?}"))),
+                Ok(other) => return Err(io::Error::other(format!("unexpected TLS state: {other:?}"))),
                 Err(error) => {
                     self.queue_alert();
                     return Err(invalid(error));
@@ -142,7 +142,7 @@ impl Session {
         }
     }
 
-    /// After an error rustls has an alert ready that tells the peer, behind what it had to say before that.
+    /// After an error rustls has an alert for the peer, behind whatever it had queued before.
     fn queue_alert(&mut self) {
         loop {
             match self.tls.process_tls_records(&mut []).state {
@@ -153,7 +153,7 @@ impl Session {
         }
     }
 
-    /// Encrypts to where [`Session::out`] has bytes already that go first.
+    /// Encrypts behind the bytes that [`Session::out`] holds already.
     pub(super) fn queue(&mut self, plain: &[u8]) -> io::Result<()> {
         self.when_writable(|traffic, out| {
             let at = out.len();
@@ -163,7 +163,7 @@ impl Session {
         })
     }
 
-    /// Encrypts to the front of `scratch`, and says how much it became.
+    /// Encrypts to the front of `scratch` and returns the number of bytes written.
     pub(super) fn encrypt(&mut self, plain: &[u8], scratch: &mut Vec<u8>) -> io::Result<usize> {
         self.when_writable(|traffic, _| seal(traffic, plain, scratch, 0))
     }
@@ -178,7 +178,7 @@ impl Session {
         })
     }
 
-    /// What earlier reads made rustls say, such as the answer to a key update, is queued and goes first.
+    /// Queues what earlier reads made rustls owe the peer, such as the answer to a key update, so that it goes first.
     pub(super) fn queue_pending(&mut self) -> io::Result<()> {
         self.process(&mut [], &mut ReadBuf::new(&mut [])).map(drop)
     }
@@ -204,7 +204,7 @@ fn encode(mut message: EncodeTlsData<'_, ServerConnectionData>, into: &mut Vec<u
     Ok(())
 }
 
-/// Encrypts `plain` to `into[at..]`, which is made longer where it is too short. Where it ends.
+/// Encrypts `plain` into `into[at..]`, growing it where needed, and returns where the ciphertext ends.
 fn seal(traffic: &mut WriteTraffic<'_, ServerConnectionData>, plain: &[u8], into: &mut Vec<u8>, at: usize) -> io::Result<usize> {
     let records = plain.len() / RECORD_PLAIN + 1;
     let enough = at + plain.len() + records * RECORD_OVERHEAD;

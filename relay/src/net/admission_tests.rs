@@ -1,0 +1,115 @@
+//! Permits with a paused clock: waiting, eviction, and what is counted for addresses and callers.
+
+use std::time::Duration;
+
+use super::*;
+use crate::limits::EVICTABLE_AFTER;
+
+fn admission() -> Admission {
+    let number = |number: usize| number.try_into().unwrap();
+    Admission::new(&Limits {
+        unauthenticated_connections: number(2),
+        unauthenticated_per_address: number(2),
+        connections: number(3),
+        connections_per_caller: number(2),
+        ..Limits::default()
+    })
+}
+
+fn address(text: &str) -> Option<AddressPrefix> {
+    Some(AddressPrefix::of(text.parse().unwrap()))
+}
+
+const NEAR: &str = "192.0.2.1";
+const FAR: &str = "192.0.2.2";
+
+#[tokio::test(start_paused = true)]
+async fn the_oldest_unauthenticated_connection_is_evicted_once_it_is_old() {
+    let admission = admission();
+    let (first, _second) = (admission.admit(address(NEAR)).unwrap(), admission.admit(address(FAR)).unwrap());
+    assert_eq!(admission.admit(None).unwrap_err(), Full::Unauthenticated, "those who came first can finish");
+    tokio::time::advance(EVICTABLE_AFTER).await;
+    let _third = admission.admit(None).unwrap();
+    first.evicted().await;
+    assert!(!first.is_unauthenticated());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_is_waited_for_until_one_leaves_or_the_oldest_can_be_evicted() {
+    let admission = admission();
+    let start = Instant::now();
+    admission.ready().await;
+    let (first, _second) = (admission.admit(address(NEAR)).unwrap(), admission.admit(address(FAR)).unwrap());
+    admission.ready().await;
+    assert_eq!(start.elapsed(), EVICTABLE_AFTER);
+    let (third, fourth) = (admission.admit(None).unwrap(), admission.admit(None));
+    assert_eq!(fourth.unwrap_err(), Full::Connections);
+    drop(first);
+    let start = Instant::now();
+    let leaving = async {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        drop(third);
+    };
+    tokio::join!(admission.ready(), leaving);
+    assert!(start.elapsed() < EVICTABLE_AFTER);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_has_authenticated_is_not_evicted_and_frees_its_place() {
+    let admission = admission();
+    let (first, _second) = (admission.admit(address(NEAR)).unwrap(), admission.admit(address(FAR)).unwrap());
+    first.authenticated();
+    let _third = admission.admit(address(FAR)).unwrap();
+    tokio::time::advance(EVICTABLE_AFTER).await;
+    assert_eq!(admission.admit(None).unwrap_err(), Full::Connections);
+    drop(first);
+    let _fourth = admission.admit(None).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_one_address_is_refused_at_once_and_another_address_comes_in_without_waiting() {
+    let admission = Admission::new(&Limits::default());
+    let start = Instant::now();
+    let held: Vec<_> = (0..128).map(|_| admission.admit(address(NEAR)).unwrap()).collect();
+    for _ in 0..10_000 {
+        admission.ready().await;
+        assert_eq!(admission.admit(address(NEAR)).unwrap_err(), Full::Address);
+    }
+    admission.ready().await;
+    let honest = admission.admit(address(FAR)).unwrap();
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert!(honest.is_unauthenticated() && held.iter().all(ConnectionPermit::is_unauthenticated));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_true_address_that_is_at_its_share_gets_no_more_through_a_proxy() {
+    let admission = admission();
+    let (first, second) = (admission.admit(None).unwrap(), admission.admit(None).unwrap());
+    first.set_address(address(NEAR)).unwrap();
+    second.set_address(address(NEAR)).unwrap();
+    first.authenticated();
+    let third = admission.admit(None).unwrap();
+    third.set_address(address(NEAR)).unwrap();
+    second.authenticated();
+    second.set_address(address(FAR)).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_are_counted_for_their_caller() {
+    let admission = admission();
+    let (alice, bob) = (CallerDigest::of(&"relay:alice"), CallerDigest::of(&"relay:bob"));
+    let (first, second) = (admission.admit(None).unwrap(), admission.admit(None).unwrap());
+    for _ in 0..10 {
+        first.authenticated_as(alice).unwrap();
+    }
+    second.authenticated_as(alice).unwrap();
+    let third = admission.admit(None).unwrap();
+    assert_eq!(third.authenticated_as(alice), Err(TooManyCallerConnections(2)));
+    assert!(third.is_unauthenticated());
+    second.authenticated_as(bob).unwrap();
+    third.authenticated_as(alice).unwrap();
+    drop((first, second.clone(), third));
+    assert_eq!(lock(&admission.0.callers).len(), 1, "only a clone of bob's is left");
+    drop(second);
+    assert!(lock(&admission.0.callers).is_empty());
+}
