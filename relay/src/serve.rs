@@ -209,14 +209,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let options = relay(folder.path()).await;
         let first = Running::start(&options, Clock::system()).await.unwrap();
-        let second = serve(&options, Clock::system()).await.unwrap_err();
+        let second = Running::start(&options, Clock::system()).await.map(drop).unwrap_err();
         let us = std::process::id();
         assert!(matches!(second, ServeError::Lock(LockError::Held { pid: Some(pid), .. }) if pid == us), "{second:?}");
         assert!(second.advice().contains("stop the other relay"));
 
         first.relay.stop().await;
         first.registry.close().await;
-        assert!(matches!(serve(&options, Clock::system()).await, Err(ServeError::Lock(_))), "the lock outlives the relay");
+        let third = Running::start(&options, Clock::system()).await.map(drop);
+        assert!(matches!(third, Err(ServeError::Lock(_))), "the lock outlives the relay");
         drop(first.lock);
         Running::start(&options, Clock::system()).await.map(drop).unwrap();
     }
