@@ -196,7 +196,7 @@ pub struct Online {
     /// The node that holds it.
     pub node: NodeId,
     /// Its session in that node's logs.
-    #[serde(deserialize_with = "shown::<_, INFO_CHARS>")]
+    #[serde(deserialize_with = "printable_text::<_, INFO_CHARS>")]
     pub session: String,
     /// Since when.
     pub since: Timestamp,

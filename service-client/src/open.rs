@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use moorline_proto::api::StreamTicket;
-use moorline_proto::bounds::{DEADLINE, DEADLINE_MAX_S, PREFER_WAIT_MAX, REASON_CHARS, WAIT_MAX_S};
+use moorline_proto::bounds::{DEADLINE_MAX_S, DEFAULT_DEADLINE, PREFER_WAIT_MAX, REASON_CHARS, WAIT_MAX_S};
 use moorline_proto::close::CloseReason;
 use moorline_proto::id::{DeviceId, Feature, ServiceName};
 use moorline_proto::join::ForeignUrl;
@@ -235,7 +235,7 @@ impl JoinTicket {
     #[allow(clippy::disallowed_methods, reason = "a ticket's end is wall time; what comes of it is bounded on both sides")]
     fn time_left(&self) -> Duration {
         let left = SystemTime::from(self.ticket.expires_at).duration_since(SystemTime::now()).unwrap_or_default();
-        left.clamp(DEADLINE, MAX_TICKET_LIFETIME)
+        left.clamp(DEFAULT_DEADLINE, MAX_TICKET_LIFETIME)
     }
 }
 

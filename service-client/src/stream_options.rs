@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use moorline_proto::api::OpenStream;
-use moorline_proto::bounds::{DEADLINE, IDEMPOTENCY_KEY_CHARS, REASON_CHARS};
+use moorline_proto::bounds::{DEFAULT_DEADLINE, IDEMPOTENCY_KEY_CHARS, REASON_CHARS};
 use moorline_proto::id::{Feature, ServiceName};
 use moorline_proto::names::{DATA_HEADER, DEADLINE_HEADER, FEATURES_HEADER, IDEMPOTENCY_KEY_HEADER, REASON_HEADER, WAIT_HEADER};
 use moorline_proto::text::{Data, Text};
@@ -73,7 +73,7 @@ impl StreamOptions {
 
     /// How long the relay can take to answer.
     pub(crate) fn limit(&self) -> Duration {
-        self.wait.unwrap_or_default() + self.deadline.unwrap_or(DEADLINE) + RESPONSE_MARGIN
+        self.wait.unwrap_or_default() + self.deadline.unwrap_or(DEFAULT_DEADLINE) + RESPONSE_MARGIN
     }
 
     /// The headers of `connect`.
