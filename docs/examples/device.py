@@ -134,8 +134,12 @@ class Device:
         except websockets.ConnectionClosed:
             pass  # nobody waits for it
 
-    async def reject(self, stream, code, detail):
-        await self.say({"type": "reject", "stream": stream, "code": code, "detail": str(detail)[:256]})
+    async def answer(self, offer, kind, **more):
+        """`accept` or `reject`, to this attempt of the offer and no other."""
+        await self.say({"type": kind, "stream": offer["stream"], "attempt": offer.get("attempt") or 1, **more})
+
+    async def reject(self, offer, code, detail):
+        await self.answer(offer, "reject", code=code, detail=str(detail)[:256])
 
     def leg_url(self, url):
         """Only the relay's own host (8.1)."""
@@ -147,22 +151,22 @@ class Device:
 
     async def offered(self, offer):
         """One offer (6.4): target first, then accept, then the leg."""
-        begun, left, stream = time.monotonic(), offer["expires_in_ms"] / 1000, offer["stream"]
+        begun, left, stream = time.monotonic(), min(86_400_000, offer["expires_in_ms"]) / 1000, offer["stream"]
         url, target = self.leg_url(offer["url"]), self.targets.get(offer["service"])
         if not target:
-            return await self.reject(stream, "not_exposed", "no such service here")
+            return await self.reject(offer, "not_exposed", "no such service here")
         if not url:
-            return await self.reject(stream, "policy", "the leg's address is not the relay's")
+            return await self.reject(offer, "policy", "the leg's address is not the relay's")
         try:
             reader, writer = await asyncio.wait_for(asyncio.open_connection(*target), min(10, left))
         except TimeoutError:
-            return await self.reject(stream, "target_timeout", "no answer")
+            return await self.reject(offer, "target_timeout", "no answer")
         except ConnectionRefusedError as error:
-            return await self.reject(stream, "target_refused", error)
+            return await self.reject(offer, "target_refused", error)
         except OSError as error:
-            return await self.reject(stream, "target_unreachable", error)
+            return await self.reject(offer, "target_unreachable", error)
         try:
-            await self.say({"type": "accept", "stream": stream, "dial_ms": round(1000 * (time.monotonic() - begun), 3)})
+            await self.answer(offer, "accept", dial_ms=round(1000 * (time.monotonic() - begun), 3))
             leg = await asyncio.wait_for(self.joined(url, offer["token"]), left - (time.monotonic() - begun))
             self.undecided.pop(stream, None)  # from here on only the leg's end counts
             if leg:
@@ -208,7 +212,7 @@ class Device:
                     "services": [{"name": name} for name in self.targets]}))
                 welcome = json.loads(await asyncio.wait_for(ws.recv(), 20))
                 log("online, session", welcome["session"])
-                self.control, beat = ws, self.spawn(self.heartbeat(ws, welcome["heartbeat_ms"] / 1000))
+                self.control, beat = ws, self.spawn(self.heartbeat(ws, min(3_600_000, max(50, welcome["heartbeat_ms"])) / 1000))
                 async for text in ws:
                     self.hear(json.loads(text), away)
             except websockets.ConnectionClosed:
@@ -221,12 +225,14 @@ class Device:
     def hear(self, message, away):
         stream = message.get("stream")
         if message["type"] == "offer":  # many at once, each in a task of its own (6.3)
+            if stream in self.undecided:  # offered again: this attempt replaces the one before (6.4)
+                self.undecided.pop(stream).cancel()
             self.undecided[stream] = task = self.spawn(self.offered(message))
-            task.add_done_callback(lambda _: self.undecided.pop(stream, None))
+            task.add_done_callback(lambda task: self.undecided.get(stream) is task and self.undecided.pop(stream))
         elif message["type"] == "cancel" and stream in self.undecided:
             self.undecided.pop(stream).cancel()
         elif message["type"] == "go_away" and not away.done():
-            away.set_result(message["reconnect_in_ms"] / 1000)
+            away.set_result(min(300_000, max(100, message["reconnect_in_ms"])) / 1000)
 
     async def heartbeat(self, ws, interval):
         """Pings by the device, which it announced as a feature (6.5)."""

@@ -1,4 +1,4 @@
-//! Bodies of requests and answers of the HTTP API.
+//! Bodies of the HTTP API's requests and responses.
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
@@ -12,21 +12,21 @@ use crate::control::Service;
 use crate::id::{DeviceId, Feature, NodeId, ServiceName, StreamId};
 use crate::proof::{Jwk, KeyAlgorithm, PublicKey, Thumbprint};
 use crate::secret::Secret;
-use crate::text::{Data, Text, bounded, list_of_at_most, shown};
+use crate::text::{Data, Text, bounded, list_of_at_most, printable_text};
 use crate::timestamp::Timestamp;
 
-/// Answer to `GET /v1/about`.
+/// Response to `GET /v1/about`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
     /// The program's version.
-    #[serde(deserialize_with = "shown::<_, INFO_CHARS>")]
+    #[serde(deserialize_with = "printable_text::<_, INFO_CHARS>")]
     pub version: String,
     /// Versions of the protocol that it speaks.
     #[serde(deserialize_with = "list_of_at_most::<_, _, ABOUT_ENTRIES>")]
     pub protocol: Vec<u32>,
     /// The node that answered.
     pub node: NodeId,
-    /// What it knows beyond version 1.
+    /// Features that it supports beyond version 1.
     #[serde(deserialize_with = "list_of_at_most::<_, _, ABOUT_ENTRIES>")]
     pub features: Vec<Feature>,
     /// Host names and addresses to let through a firewall.
@@ -35,19 +35,19 @@ pub struct About {
     /// Ports to let through a firewall.
     #[serde(deserialize_with = "list_of_at_most::<_, _, ABOUT_ENTRIES>")]
     pub ports: Vec<u16>,
-    /// What one may ask for at most.
+    /// The relay's limits.
     pub limits: AboutLimits,
-    /// The relay's wall time.
+    /// The relay's wall-clock time.
     pub time: Timestamp,
 }
 
-/// What one may ask for at most.
+/// Limits that a relay announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AboutLimits {
-    /// The handshake's deadline, in seconds; clamped to [`DEADLINE_MAX_S`].
+    /// Longest deadline for opening a stream, in seconds; clamped to [`DEADLINE_MAX_S`].
     #[serde(deserialize_with = "between::<_, 0, DEADLINE_MAX_S>")]
     pub deadline_max_s: u64,
-    /// Waiting for an offline device, in seconds; clamped to [`WAIT_MAX_S`].
+    /// Longest wait for an offline device, in seconds; clamped to [`WAIT_MAX_S`].
     #[serde(deserialize_with = "between::<_, 0, WAIT_MAX_S>")]
     pub wait_max_s: u64,
     /// Streams of one device, open and undecided; clamped to [`MAX_STREAMS`].
@@ -58,56 +58,56 @@ pub struct AboutLimits {
 /// Body of `POST /v1/devices/{device}/streams`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct OpenStream {
-    /// What to reach.
+    /// The service to reach.
     pub service: ServiceName,
-    /// The handshake's deadline in seconds: 1 to the operator's maximum, 60 by default. Clamped to [`DEADLINE_MAX_S`]; the relay refuses 0.
+    /// Deadline for opening the stream, in seconds: 1 to the operator's maximum, 60 by default. Clamped to [`DEADLINE_MAX_S`]; the relay refuses 0.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "between_if_any::<_, 0, DEADLINE_MAX_S>")]
     pub deadline_s: Option<u64>,
     /// How long to wait for an offline device, in seconds: 0 by default. Clamped to [`WAIT_MAX_S`].
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "between_if_any::<_, 0, WAIT_MAX_S>")]
     pub wait_s: Option<u64>,
-    /// Shown to the device and in the audit.
+    /// Why, shown to the device and recorded in the audit log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Text<REASON_CHARS>>,
-    /// For the far side.
+    /// Opaque data for the device's program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<Data>,
-    /// What the caller would use if the device knows it too.
+    /// Features that the caller would use if the device supports them.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "list_of_at_most::<_, _, FEATURES>")]
     pub features: Vec<Feature>,
 }
 
 codes! {
-    /// How far a negotiated stream has come.
+    /// State of a negotiated stream.
     pub enum NegotiationState {
-        /// The device is offline and waited for.
+        /// The device is offline; the relay waits for it.
         Waiting = "waiting",
-        /// The device was asked.
+        /// The offer was sent to the device.
         Offered = "offered",
-        /// The device said yes.
+        /// The device accepted.
         Accepted = "accepted",
     }
 }
 
-/// Answer to `POST /v1/devices/{device}/streams`: 201 once accepted, else 202.
+/// Response to `POST /v1/devices/{device}/streams`: 201 if accepted, 202 otherwise.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StreamTicket {
     /// The stream.
     pub stream: StreamId,
-    /// How far it has come.
+    /// Its state.
     pub state: NegotiationState,
-    /// Where the caller joins its leg: a path, or an absolute address of the host that it dialled.
+    /// Where the caller joins its leg: a path, or an absolute URL on the host that it dialled.
     #[serde(deserialize_with = "bounded::<_, URL_CHARS>")]
     pub url: String,
     /// Opens the caller leg, once.
     #[serde(serialize_with = "reveal")]
     pub token: Secret,
-    /// When it must have joined.
+    /// When the token expires.
     pub expires_at: Timestamp,
 }
 
 fn reveal<S: serde::Serializer>(token: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(token.reveal()) // to the caller that the leg is for
+    serializer.serialize_str(token.reveal()) // sent to the caller that joins the leg
 }
 
 impl<'de> Deserialize<'de> for Secret {
@@ -116,7 +116,7 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// Reads the hosts of [`About`].
+/// Deserializes the hosts of [`About`].
 fn hosts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let hosts: Vec<Text<INFO_CHARS>> = list_of_at_most::<_, _, ABOUT_ENTRIES>(deserializer)?;
     Ok(hosts.into_iter().map(Into::into).collect())
@@ -136,20 +136,20 @@ impl<'de> Deserialize<'de> for RegisteredKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged)]
-        enum Written {
+        enum Form {
             Pem(String),
             Jwk(Jwk),
         }
-        let written = Written::deserialize(deserializer).map_err(|_| D::Error::custom("a key is SPKI in PEM as a string, or a JWK"))?;
-        let key = match &written {
-            Written::Pem(pem) => PublicKey::from_pem(pem),
-            Written::Jwk(jwk) => PublicKey::from_jwk(jwk),
+        let form = Form::deserialize(deserializer).map_err(|_| D::Error::custom("a key is SPKI in PEM as a string, or a JWK"))?;
+        let key = match &form {
+            Form::Pem(pem) => PublicKey::from_pem(pem),
+            Form::Jwk(jwk) => PublicKey::from_jwk(jwk),
         };
         key.map(Self).map_err(D::Error::custom)
     }
 }
 
-/// Body of `PUT /v1/devices/{device}`: the device as it shall be.
+/// Body of `PUT /v1/devices/{device}`: replaces the device's keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PutDevice {
@@ -158,7 +158,7 @@ pub struct PutDevice {
     pub keys: Vec<RegisteredKey>,
 }
 
-/// One device of the registry, and where it is now.
+/// A device of the registry, and whether it is online.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     /// Its name.
@@ -168,10 +168,10 @@ pub struct Device {
     pub keys: Vec<DeviceKey>,
     /// When it was added.
     pub created: Timestamp,
-    /// When it was last online; now, if it is.
+    /// When it was last online; the present time while it is online.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Timestamp>,
-    /// Where it is connected, if it is.
+    /// Its control channel, while it is online.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub online: Option<Online>,
 }
@@ -181,22 +181,22 @@ pub struct Device {
 pub struct DeviceKey {
     /// Its thumbprint.
     pub kid: Thumbprint,
-    /// How it signs.
+    /// Its signature algorithm.
     pub algorithm: KeyAlgorithm,
     /// When it was added.
     pub created: Timestamp,
-    /// When a proof of it was last good.
+    /// When a proof with it was last verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used: Option<Timestamp>,
 }
 
-/// A device's control channel, as it is now.
+/// A device's present control channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Online {
     /// The node that holds it.
     pub node: NodeId,
     /// Its session in that node's logs.
-    #[serde(deserialize_with = "shown::<_, INFO_CHARS>")]
+    #[serde(deserialize_with = "printable_text::<_, INFO_CHARS>")]
     pub session: String,
     /// Since when.
     pub since: Timestamp,
@@ -204,10 +204,10 @@ pub struct Online {
     pub address: std::net::IpAddr,
     /// Program and version.
     pub agent: Text<INFO_CHARS>,
-    /// What it exposes.
+    /// The services that it exposes.
     #[serde(deserialize_with = "list_of_at_most::<_, _, SERVICES>")]
     pub services: Vec<Service>,
-    /// What the machine calls itself.
+    /// The machine's host name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<Text<INFO_CHARS>>,
     /// Operating system.
@@ -217,19 +217,19 @@ pub struct Online {
     pub streams: u32,
 }
 
-/// Answer to `GET /v1/devices`.
+/// Response to `GET /v1/devices`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceList {
-    /// By device id, those that the caller may see.
+    /// The devices that the caller may see, ordered by id.
     #[serde(deserialize_with = "list_of_at_most::<_, _, DEVICES_PER_PAGE>")]
     pub devices: Vec<Device>,
-    /// Ask again with `?after=` this for the rest. Opaque: it names no device, since the next one may be one that the caller must not see.
-    /// At most [`CURSOR_CHARS`] letters, digits, `-`, `.`, `_` and `~`, so that it stands in a query as it is.
+    /// Cursor of the next page, for `?after=`. Opaque: it names no device, because the caller might not be allowed to see that one.
+    /// At most [`CURSOR_CHARS`] letters, digits, `-`, `.`, `_` and `~`, so that it needs no encoding in a query.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "cursor")]
     pub next: Option<String>,
 }
 
-/// Reads a cursor, which the client puts into a query.
+/// Deserializes a cursor, which the client puts into a query.
 fn cursor<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let cursor = Option::<String>::deserialize(deserializer)?;
     match &cursor {
@@ -259,22 +259,22 @@ pub struct LiveStream {
     /// The service.
     pub service: ServiceName,
     /// The caller, `issuer:subject`.
-    #[serde(deserialize_with = "shown::<_, CALLER_CHARS>")]
+    #[serde(deserialize_with = "printable_text::<_, CALLER_CHARS>")]
     pub caller: String,
     /// `waiting`, `offered`, `accepted` or `opened`.
-    #[serde(deserialize_with = "shown::<_, SHORT_NAME_CHARS>")]
+    #[serde(deserialize_with = "printable_text::<_, SHORT_NAME_CHARS>")]
     pub state: String,
-    /// When it was asked for.
+    /// When it was requested.
     pub since: Timestamp,
-    /// Bytes that went to the device.
+    /// Bytes sent to the device.
     pub to_device_bytes: u64,
-    /// Bytes that went to the caller.
+    /// Bytes sent to the caller.
     pub to_caller_bytes: u64,
 }
 
-/// Answer to `GET /v1/streams`.
+/// Response to `GET /v1/streams`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamList {
-    /// Those that the caller may see.
+    /// The streams that the caller may see.
     pub streams: Vec<LiveStream>,
 }

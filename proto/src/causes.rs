@@ -1,19 +1,19 @@
-//! An error in one line, with what lies beneath it: a line of the log in JSON has an error's own words alone.
+//! An error and its sources in one line, for logs: `Display` of an error shows its own level alone.
 
 use std::error::Error;
 use std::fmt;
 
-/// Shows an error and its causes, with colons between.
+/// Displays an error and its sources, separated by colons.
 #[derive(Clone, Copy, Debug)]
 pub struct Causes<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for Causes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)?;
-        let mut beneath = self.0.source();
-        while let Some(error) = beneath {
+        let mut source = self.0.source();
+        while let Some(error) = source {
             write!(f, ": {error}")?;
-            beneath = error.source();
+            source = error.source();
         }
         Ok(())
     }

@@ -1,12 +1,12 @@
-//! Whether bytes have the form of an X.509 certificate (RFC 5280, 4.1), so that a damaged join string is refused where it is pasted.
+//! Checks that bytes have the structure of an X.509 certificate (RFC 5280, 4.1), so that a damaged join string is refused when it is pasted.
 //!
-//! Checks the structure alone, strictly as DER. Signatures, names and dates are for TLS to judge, when the relay is dialled.
+//! The check is of strict DER and of the structure alone. Signatures, names and dates are verified by TLS when the relay is dialled.
 
-/// Bytes are not a certificate: names the first part that is missing or wrong.
+/// The bytes are not a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not an X.509 certificate in DER: {part} is missing or wrong")]
+#[error("not an X.509 certificate in DER: {part} is missing or invalid")]
 pub struct CertificateError {
-    /// What is missing or wrong.
+    /// The first part that is missing or invalid.
     pub part: &'static str,
 }
 
@@ -75,7 +75,7 @@ fn check_algorithm(mut algorithm: Der<'_>, part: &'static str) -> Result<(), Cer
     algorithm.end(part)
 }
 
-/// Any number of sets of attributes; a name may be empty.
+/// A sequence of sets of attributes. It may be empty.
 fn check_name(mut name: Der<'_>, part: &'static str) -> Result<(), CertificateError> {
     while !name.0.is_empty() {
         let mut attributes = name.inside(SET, part)?;
@@ -122,11 +122,11 @@ fn bits(der: &mut Der<'_>, part: &'static str) -> Result<(), CertificateError> {
     }
 }
 
-/// DER that is not read yet.
+/// The rest of the DER.
 struct Der<'a>(&'a [u8]);
 
 impl<'a> Der<'a> {
-    /// The next element, tag and content: nothing where its length is wrong, or longer written than it must be.
+    /// Reads the next element: its tag and content. `None` if its length is wrong or not in the shortest form.
     fn any(&mut self) -> Option<(u8, &'a [u8])> {
         let (&[tag, first], rest) = self.0.split_first_chunk()?;
         let (length, rest) = match first {
@@ -144,23 +144,23 @@ impl<'a> Der<'a> {
         Some((tag, content))
     }
 
-    /// The content of the next element, which has this tag and is not empty.
+    /// Reads the content of the next element, which must have this tag and not be empty.
     fn value(&mut self, tag: u8, part: &'static str) -> Result<&'a [u8], CertificateError> {
         let found = self.any().filter(|&(found, content)| found == tag && !content.is_empty());
         found.map(|(_, content)| content).ok_or(CertificateError { part })
     }
 
-    /// The elements inside the next one, which has this tag; there may be none.
+    /// Enters the next element, which must have this tag. It may be empty.
     fn inside(&mut self, tag: u8, part: &'static str) -> Result<Self, CertificateError> {
         self.any().filter(|&(found, _)| found == tag).map(|(_, content)| Self(content)).ok_or(CertificateError { part })
     }
 
-    /// The next element, if it has this tag.
+    /// Enters the next element, if it has this tag.
     fn optional(&mut self, tag: u8) -> Option<Self> {
         (self.0.first() == Some(&tag)).then(|| self.any()).flatten().map(|(_, content)| Self(content))
     }
 
-    /// Passes over the next element, if it has this tag.
+    /// Skips the next element, if it has this tag.
     fn skip(&mut self, tag: u8) {
         self.optional(tag);
     }

@@ -1,4 +1,4 @@
-//! What callers' tokens say. Who may say it, and whether the signature holds, is decided elsewhere.
+//! Claims of callers' tokens, and the access rules in them. Issuers and signatures are verified by the relay.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,26 +14,26 @@ use crate::text::{bounded, bounded_if_any};
 /// The claims of a caller's token (RFC 7519).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallerClaims {
-    /// Who vouches: the issuer's own identifier, which the relay's configuration maps to a short name.
+    /// The issuer's own identifier, which the relay's configuration maps to a short name.
     #[serde(deserialize_with = "bounded::<_, ISS_CHARS>")]
     pub iss: String,
-    /// Who it is.
+    /// The caller.
     pub sub: Subject,
-    /// Whom it is for: one of the relay's names.
+    /// The audience: one of the relay's names.
     pub aud: Audience,
-    /// When it ends, in seconds since 1970; clamped to the year 9999, as the other two are.
+    /// Expiry, in seconds since 1970. This and the other times are clamped to the year 9999.
     #[serde(deserialize_with = "between::<_, 0, EPOCH_MAX_S>")]
     pub exp: u64,
-    /// When it was made.
+    /// Time of issue, in seconds since 1970.
     #[serde(deserialize_with = "between::<_, 0, EPOCH_MAX_S>")]
     pub iat: u64,
-    /// When it begins.
+    /// Not valid before, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "between_if_any::<_, 0, EPOCH_MAX_S>")]
     pub nbf: Option<u64>,
-    /// Names the token, so that it can be found in the audit.
+    /// Id of the token, for the audit log.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "bounded_if_any::<_, JTI_CHARS>")]
     pub jti: Option<String>,
-    /// What it may do, in a token that the relay minted: this and nothing else.
+    /// What a token that the relay minted allows. Everything else is denied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub access: Vec<AccessRule>,
 }
@@ -49,9 +49,9 @@ pub enum Audience {
 }
 
 codes! {
-    /// What somebody may do.
+    /// What an access rule allows.
     pub enum Action {
-        /// Ask for a stream.
+        /// Open a stream.
         StreamOpen = "stream.open",
         /// See live streams.
         StreamList = "stream.list",
@@ -64,25 +64,25 @@ codes! {
     }
 }
 
-/// Allows the actions on devices and services that match. A member that is not known makes the whole token invalid:
-/// a restriction that is not understood must not be passed over.
+/// Allows the actions on devices and services that match. An unknown member makes the whole token invalid: a restriction that is not
+/// understood must not be ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccessRule {
-    /// Each of them is allowed.
+    /// The allowed actions.
     pub actions: Vec<Action>,
-    /// On devices whose id matches one of these.
+    /// Patterns of device ids; one must match.
     pub devices: Vec<Pattern>,
-    /// Of services whose name matches one of these; where the action has no service it plays no part.
+    /// Patterns of service names; one must match where the action concerns a service.
     #[serde(default)]
     pub services: Vec<Pattern>,
 }
 
-/// A name in which `*` stands for any characters, also none: `lamp-*`, `*`.
+/// A name in which `*` matches any characters, or none: `lamp-*`, `*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern(String);
 
-/// Text that is no pattern.
+/// The text is not a pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a pattern has 1 to 128 characters of a-z 0-9 - _ . and *")]
 pub struct PatternError;
@@ -93,7 +93,7 @@ impl Pattern {
         Self("*".to_owned())
     }
 
-    /// Whether the name matches. Takes time in proportion to the product of both lengths at most.
+    /// Whether the name matches. Takes at most time proportional to the product of both lengths.
     pub fn matches(&self, name: &str) -> bool {
         let (pattern, name) = (self.0.as_bytes(), name.as_bytes());
         let (mut p, mut n) = (0, 0);

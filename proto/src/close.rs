@@ -1,4 +1,4 @@
-//! Why a WebSocket was closed: reason ↔ code, and what a device may conclude about coming back.
+//! Close codes of the protocol, and when a device reconnects after each.
 
 use std::time::Duration;
 
@@ -9,53 +9,53 @@ pub enum CloseReason {
     Finished,
     /// A framing error (RFC 6455).
     Framing,
-    /// Text that is no UTF-8 (RFC 6455).
+    /// Text that is not UTF-8 (RFC 6455).
     BadUtf8,
-    /// A message over its size (RFC 6455).
+    /// A message over its size limit (RFC 6455).
     TooBig,
-    /// Cut when a drain's grace ended.
+    /// The node stops.
     RelayDraining,
     /// The far side reset its connection, broke the protocol, or closed with any code but 1000.
     Reset,
-    /// The other leg was lost without a Close, or judged dead.
+    /// The far side's leg was lost without a Close, or timed out.
     PeerLost,
-    /// No byte for the stream's idle limit.
+    /// No byte within the idle timeout.
     IdleTimeout,
-    /// The grant's or the stream's time is over.
+    /// The grant or the stream expired.
     Expired,
     /// An operator ended it.
     Killed,
-    /// The device or the caller lost its leave.
+    /// The device or the caller is no longer authorized.
     Revoked,
-    /// A newer control channel of the device took over, or a newer join took the leg's place.
+    /// A newer control channel of the device took over, or the leg was joined again, or its offer was repeated.
     Superseded,
-    /// A budget of bytes or time is spent.
+    /// A limit of bytes or time was reached.
     Limit,
-    /// After `refused`; or a waiting device leg whose stream did not come about.
+    /// After `refused`, or a device leg whose stream was not opened.
     Refused,
-    /// The peer broke the protocol; the reason names how.
+    /// The peer violated the protocol; the reason says how.
     Protocol,
-    /// Control channel: the proof fails, or the device is unknown.
+    /// Control channel: the proof is invalid, or the device is unknown.
     Unauthenticated,
-    /// Control channel: the proof holds, and the device is disabled or pending.
+    /// Control channel: the proof is valid, but the device is disabled or pending.
     Forbidden,
 }
 
-/// What a device does after its control channel was closed.
+/// When a device reconnects after its control channel was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReconnectPolicy {
-    /// Full jitter from 1 s doubling to 60 s.
+    /// With exponential backoff and full jitter, from 1 s to 60 s.
     Backoff,
-    /// A bug or a wrong address: after this long.
+    /// After this time: a bug, or a wrong address.
     After(Duration),
-    /// It needs an operator: after this long, half more or less, saying so.
+    /// After about this time, half more or less: an operator has to act, and the device logs so.
     Rarely(Duration),
-    /// A newer channel of the same device is up.
+    /// Not while a newer channel of the same instance is up.
     UnlessSuperseded,
 }
 
 impl CloseReason {
-    /// Every one of them, in the order of their codes.
+    /// All of them, ordered by code.
     pub const ALL: &'static [Self] = &[
         Self::Finished,
         Self::Framing,
@@ -99,7 +99,7 @@ impl CloseReason {
         }
     }
 
-    /// The word that the Close frame's reason begins with, and that logs show.
+    /// The name that the Close frame's reason begins with and that logs show.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Finished => "finished",
@@ -122,12 +122,12 @@ impl CloseReason {
         }
     }
 
-    /// The reason for a code, if it is one of the protocol's.
+    /// The reason for a code, if the protocol defines it.
     pub fn from_code(code: u16) -> Option<Self> {
         Self::ALL.iter().copied().find(|reason| reason.code() == code)
     }
 
-    /// The reason to send in the Close frame: the name, and `detail` behind a colon unless it is empty; cut to what a frame can hold.
+    /// The reason for the Close frame: the name, followed by a colon and `detail` unless that is empty, truncated to what a frame can hold.
     pub fn text(self, detail: &str) -> String {
         if detail.is_empty() {
             return self.name().to_owned();
@@ -135,7 +135,7 @@ impl CloseReason {
         truncated_reason(&format!("{}: {detail}", self.name())).to_owned()
     }
 
-    /// What a device does whose control channel was closed so; any code that is not listed is like a lost connection.
+    /// When a device reconnects whose control channel was closed with this reason. Unknown codes are treated like a lost connection.
     pub const fn reconnect_policy(self) -> ReconnectPolicy {
         match self {
             Self::Protocol => ReconnectPolicy::After(Duration::from_secs(60)),
@@ -163,13 +163,13 @@ impl std::fmt::Display for CloseReason {
     }
 }
 
-/// A Close frame's reason holds 123 bytes (RFC 6455, 5.5): the text, cut at a character where it is longer.
+/// The text, truncated at a character boundary to the 123 bytes that a Close frame's reason may have (RFC 6455, 5.5).
 pub fn truncated_reason(text: &str) -> &str {
-    const MOST: usize = 123;
-    if text.len() <= MOST {
+    const MAX: usize = 123;
+    if text.len() <= MAX {
         return text;
     }
-    let end = (0..=MOST).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    let end = (0..=MAX).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
     &text[..end]
 }
 

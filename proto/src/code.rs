@@ -1,8 +1,8 @@
-//! One macro: a closed list of codes, each with its text on the wire, so that no list is written twice.
+//! A macro for enums of codes with their text on the wire, so that no list is written twice.
 
-/// Makes an enum whose variants are words on the wire, with `ALL`, `as_str`, `FromStr`, `Display` and serde.
+/// Defines an enum whose variants are words on the wire, with `ALL`, `as_str`, `FromStr`, `Display` and serde.
 ///
-/// With `else Variant` at the end, an unknown word is taken as that variant; without it, an unknown word is an error.
+/// With `else Variant` at the end, an unknown word is read as that variant; without it, it is an error.
 macro_rules! codes {
     (@parse $name:ident, $text:ident, else $other:ident) => { Ok($name::$other) };
     (@parse $name:ident, $text:ident,) => { Err(crate::text::UnknownWord::new($text)) };
@@ -12,7 +12,7 @@ macro_rules! codes {
         pub enum $name { $($(#[$vmeta])* $variant,)+ }
 
         impl $name {
-            /// Every one of them, in the order of the documents.
+            /// All of them, in the order of the documentation.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
             /// The word on the wire.

@@ -1,4 +1,4 @@
-//! What is said on the control channel: JSON text, one object each, tagged by `type`. [`ToDevice`] and [`FromDevice`] are all of it.
+//! Messages of the control channel: JSON objects as text, tagged by `type`. [`ToDevice`] and [`FromDevice`] are all there are.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -21,43 +21,43 @@ use crate::text::{Data, Text, list_of_at_most};
 use crate::timestamp::Timestamp;
 
 messages! {
-    /// What the relay says to a device.
+    /// A message from the relay to a device.
     pub enum ToDevice at most CONTROL_MESSAGE_BYTES; {
-        /// The first message, right behind the 101: what the proof must be made for.
+        /// The first message, right after the 101: the nonce for the proof.
         Challenge(Challenge) = "challenge",
         /// Ends the handshake: the device is online from now on.
         Welcome(Welcome) = "welcome",
-        /// A caller wants a stream. Accept, then join at `url` before `expires_in_ms` is over.
+        /// A caller wants a stream. Accept it, then join at `url` within `expires_in_ms`.
         Offer(Offer) = "offer",
-        /// The offer is void: drop the target and the leg.
+        /// The offer is withdrawn: drop the target and the leg.
         Cancel(Cancel) = "cancel",
-        /// This node is leaving. Come back after `reconnect_in_ms`.
+        /// This node is shutting down. Reconnect after `reconnect_in_ms`.
         GoAway(GoAway) = "go_away",
     }
 }
 
 messages! {
-    /// What a device says to the relay.
+    /// A message from a device to the relay.
     pub enum FromDevice at most CONTROL_MESSAGE_BYTES; {
-        /// Who I am, with the proof of it. Must come within 10 s of the 101.
+        /// The device's identity and the proof of it. Must be sent within 10 s after the 101.
         Hello(Hello) = "hello",
-        /// I take the stream: its target is dialled.
+        /// The device takes the stream: it has connected to the target.
         Accept(Accept) = "accept",
-        /// I do not take it; allowed until `opened`, also after `accept`.
+        /// The device does not take the stream. Allowed until `opened`, also after `accept`.
         Reject(Reject) = "reject",
-        /// My services from now on, after a reload.
+        /// The device's services have changed.
         Services(Services) = "services",
-        /// My own pings come this often from now on.
+        /// The device will ping at another interval.
         Heartbeat(Heartbeat) = "heartbeat",
     }
 }
 
-/// 256 random bits that a proof is made for; base64url without padding as text.
+/// 256 random bits that a proof must sign; base64url without padding as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nonce(pub [u8; 32]);
 
 impl Nonce {
-    /// As it stands in `challenge` and in the proof's claims.
+    /// The form used in `challenge` and in the proof's claims.
     pub fn to_text(self) -> String {
         BASE64URL_NOPAD.encode(&self.0)
     }
@@ -80,20 +80,20 @@ impl<'de> Deserialize<'de> for Nonce {
 /// See [`ToDevice::Challenge`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Challenge {
-    /// Used once, for this connection.
+    /// For this connection alone.
     pub nonce: Nonce,
-    /// The relay's wall time.
+    /// The relay's wall-clock time.
     pub time: Timestamp,
 }
 
 /// See [`ToDevice::Welcome`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
-    /// Names this connection in the relay's logs.
+    /// Id of this connection in the relay's logs.
     pub session: Text<64>,
-    /// The node that holds it.
+    /// The node that serves it.
     pub node: NodeId,
-    /// How often the device pings, or is pinged, in milliseconds; clamped to [`PING_MS`].
+    /// Interval of pings, whoever sends them, in milliseconds; clamped to [`PING_MS`].
     #[serde(deserialize_with = "between::<_, { PING_MS.0 }, { PING_MS.1 }>")]
     pub heartbeat_ms: u64,
     /// The longest interval that the device may announce, in milliseconds; clamped to [`PING_MS`].
@@ -102,16 +102,16 @@ pub struct Welcome {
     /// Open and undecided streams that the device may have at once; the relay enforces it. Clamped to [`MAX_STREAMS`].
     #[serde(deserialize_with = "count::<_, { MAX_STREAMS.0 }, { MAX_STREAMS.1 }>")]
     pub max_streams: u32,
-    /// Those of `hello` that the relay knows too.
+    /// The features of `hello` that the relay supports too.
     #[serde(default, deserialize_with = "list_of_at_most::<_, _, FEATURES>")]
     pub features: Vec<Feature>,
-    /// The relay's wall time.
+    /// The relay's wall-clock time.
     pub time: Timestamp,
 }
 
-/// Which offer of a stream: 1 for the first, one more for each repetition. Left out of a message where it is 1.
+/// The number of an offer among the offers of its stream, from 1. It is left out of messages where it is 1.
 ///
-/// The relay repeats an offer where the control channel was lost while the caller waits. Each answer names the attempt that it is for.
+/// The relay repeats an offer if the control channel is lost while the caller waits. Each answer carries the attempt that it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Attempt(NonZeroU32);
 
@@ -119,13 +119,13 @@ impl Attempt {
     /// The first offer of a stream.
     pub const FIRST: Self = Self(NonZeroU32::MIN);
 
-    /// The attempt after this one; the last one that there is stays the last.
+    /// The next attempt. Saturates at `u32::MAX`.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
 
-    /// The number, from 1.
+    /// The attempt as a number.
     pub const fn get(self) -> u32 {
         self.0.get()
     }
@@ -155,7 +155,7 @@ impl From<NonZeroU32> for Attempt {
 }
 
 impl<'de> Deserialize<'de> for Attempt {
-    /// `null` means the same as a field that is left out.
+    /// `null` is the same as a field that is left out.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Option::<NonZeroU32>::deserialize(deserializer)?.map(Self).unwrap_or_default())
     }
@@ -164,50 +164,50 @@ impl<'de> Deserialize<'de> for Attempt {
 /// See [`ToDevice::Offer`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
-    /// Names the stream from here on.
+    /// Id of the stream.
     pub stream: StreamId,
-    /// Which offer of the stream this is. It replaces an earlier one.
+    /// The attempt. A later one replaces the earlier one.
     #[serde(default, skip_serializing_if = "Attempt::is_first")]
     pub attempt: Attempt,
-    /// What the caller wants to reach.
+    /// The service that the caller wants to reach.
     pub service: ServiceName,
-    /// Where the device joins its leg: a path, or an absolute address that the device checks.
+    /// Where the device joins its leg: a path, or an absolute URL, which the device checks.
     pub url: Text<URL_CHARS>,
-    /// Opens the device leg, and nothing else.
+    /// Authorizes joining the device leg, and nothing else.
     #[serde(with = "leg_token")]
     pub token: Secret,
-    /// What is left of the handshake's deadline, in milliseconds; at most [`EXPIRES_IN_MAX_MS`], more is clamped.
+    /// Time left to open the stream, in milliseconds; clamped to [`EXPIRES_IN_MAX_MS`].
     #[serde(deserialize_with = "between::<_, 0, EXPIRES_IN_MAX_MS>")]
     pub expires_in_ms: u64,
-    /// Who asks.
+    /// Who wants the stream.
     pub caller: CallerInfo,
     /// Opaque to the relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<Data>,
-    /// What the caller would use if the device knows it too.
+    /// Features that the caller would use if the device supports them.
     #[serde(default, deserialize_with = "list_of_at_most::<_, _, FEATURES>")]
     pub features: Vec<Feature>,
 }
 
-/// The caller of a stream, as the device is told.
+/// The caller of a stream, as shown to the device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallerInfo {
-    /// The operator's short name for who vouches for the subject.
+    /// The operator's short name of the issuer that authenticated the subject.
     pub issuer: Issuer,
-    /// Who it is there.
+    /// The caller's name at that issuer.
     pub subject: Subject,
-    /// Groups that the issuer says it is in.
+    /// Groups of the caller, according to the issuer.
     #[serde(default, deserialize_with = "list_of_at_most::<_, _, GROUPS>")]
     pub groups: Vec<Text<GROUP_CHARS>>,
-    /// Its network address alone, as the decision saw it.
+    /// Its IP address, the one that was used for authorization.
     pub address: std::net::IpAddr,
-    /// In the caller's own words.
+    /// Why, in the caller's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Text<REASON_CHARS>>,
 }
 
 impl CallerInfo {
-    /// Issuer and subject alone.
+    /// Issuer and subject.
     pub fn id(&self) -> CallerId {
         CallerId { issuer: self.issuer.clone(), subject: self.subject.clone() }
     }
@@ -216,24 +216,24 @@ impl CallerInfo {
 /// See [`ToDevice::Cancel`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cancel {
-    /// The stream that will not come about.
+    /// The stream that will not be opened.
     pub stream: StreamId,
     /// Why.
     pub code: CancelCode,
 }
 
 codes! {
-    /// Why an offer became void.
+    /// Why an offer was withdrawn.
     pub enum CancelCode {
         /// The deadline passed.
         HandshakeTimeout = "handshake_timeout",
-        /// The caller hung up. Also what an unknown code is taken as.
+        /// The caller hung up. Unknown codes are read as this one.
         CallerGone = "caller_gone",
-        /// An operator ended it.
+        /// An operator ended the stream.
         Killed = "killed",
-        /// The caller or the device lost its leave.
+        /// The caller or the device is no longer authorized.
         Revoked = "revoked",
-        /// The node is leaving.
+        /// The node is shutting down.
         Draining = "draining",
     }
     else CallerGone
@@ -242,7 +242,7 @@ codes! {
 /// See [`ToDevice::GoAway`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoAway {
-    /// When to dial again, in milliseconds; clamped to [`RECONNECT_IN_MS`]. The relay has spread it over its devices.
+    /// When to reconnect, in milliseconds; clamped to [`RECONNECT_IN_MS`]. The relay sends each device another time.
     #[serde(deserialize_with = "between::<_, { RECONNECT_IN_MS.0 }, { RECONNECT_IN_MS.1 }>")]
     pub reconnect_in_ms: u64,
     /// For the device's log.
@@ -252,34 +252,34 @@ pub struct GoAway {
 /// See [`FromDevice::Hello`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// The name that the proof is about.
+    /// The device id that the proof is for.
     pub device: DeviceId,
-    /// Random per start of the agent.
+    /// Random, drawn at each start of the agent.
     pub instance: Instance,
     /// A compact JWS over [`crate::proof::ProofClaims`].
     pub proof: Text<PROOF_CHARS>,
-    /// Program and version, for the registry.
+    /// Program and version, shown to operators.
     pub agent: Text<INFO_CHARS>,
-    /// What the device exposes.
+    /// The services that the device exposes.
     #[serde(default, deserialize_with = "list_of_at_most::<_, _, SERVICES>")]
     pub services: Vec<Service>,
-    /// What the device knows beyond version 1.
+    /// Features that the device supports beyond version 1.
     #[serde(default, deserialize_with = "list_of_at_most::<_, _, FEATURES>")]
     pub features: Vec<Feature>,
-    /// What the machine calls itself; grants nothing.
+    /// The machine's host name. Not used for authorization.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<Text<INFO_CHARS>>,
-    /// Operating system; grants nothing.
+    /// Operating system. Not used for authorization.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub os: Option<Text<INFO_CHARS>>,
 }
 
-/// One service of a device: a name and words for people. Its target is the device's own matter.
+/// A service of a device. Its target is known to the device alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
-    /// What callers ask for.
+    /// The name that callers ask for.
     pub name: ServiceName,
-    /// For people who list devices.
+    /// Description for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<Text<DESCRIPTION_CHARS>>,
 }
@@ -292,13 +292,13 @@ pub struct Accept {
     /// The attempt of the offer. An answer to any attempt but the latest is ignored.
     #[serde(default, skip_serializing_if = "Attempt::is_first")]
     pub attempt: Attempt,
-    /// Opaque to the relay; stands in the caller's `opened`.
+    /// Opaque to the relay, which passes it on in the caller's `opened`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<Data>,
-    /// Those of the offer that the device will use.
+    /// The features of the offer that the device will use.
     #[serde(default, deserialize_with = "list_of_at_most::<_, _, FEATURES>")]
     pub features: Vec<Feature>,
-    /// How long the target took to answer.
+    /// How long connecting to the target took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dial_ms: Option<Millis>,
 }
@@ -313,7 +313,7 @@ pub struct Reject {
     pub attempt: Attempt,
     /// Why.
     pub code: RejectCode,
-    /// The device's own words, shown to the caller.
+    /// Details in the device's words, shown to the caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<Text<DETAIL_CHARS>>,
 }
@@ -321,26 +321,26 @@ pub struct Reject {
 codes! {
     /// Why a device does not take a stream.
     pub enum RejectCode {
-        /// The service is not in its configuration.
+        /// The service is not in the device's configuration.
         NotExposed = "not_exposed",
-        /// Its own rules forbid it.
+        /// The device's own rules forbid it.
         Policy = "policy",
-        /// It has as many streams as it wants.
+        /// The device has reached its limit of streams.
         Busy = "busy",
         /// The target refused the connection.
         TargetRefused = "target_refused",
         /// The target did not answer in time.
         TargetTimeout = "target_timeout",
-        /// There is no way to the target, or its name does not resolve.
+        /// There is no route to the target, or its name does not resolve.
         TargetUnreachable = "target_unreachable",
-        /// The device's own trouble. Also what an unknown code is taken as.
+        /// The device failed. Unknown codes are read as this one.
         Internal = "internal",
     }
     else Internal
 }
 
 impl RejectCode {
-    /// What the caller is told.
+    /// The problem that the caller gets.
     pub const fn problem(self) -> ProblemCode {
         match self {
             Self::NotExposed => ProblemCode::ServiceNotExposed,
@@ -357,7 +357,7 @@ impl RejectCode {
 /// See [`FromDevice::Services`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Services {
-    /// Takes the place of the list in `hello`.
+    /// Replaces the list of `hello`.
     #[serde(default, deserialize_with = "list_of_at_most::<_, _, SERVICES>")]
     pub services: Vec<Service>,
 }
@@ -370,12 +370,12 @@ pub struct Heartbeat {
     pub interval_ms: u64,
 }
 
-/// A leg token inside an offer: the one message that carries a secret.
+/// Serializes the leg token of an offer, the one message that carries a secret.
 mod leg_token {
     use super::{Deserialize, Deserializer, Secret, Serializer};
 
     pub(super) fn serialize<S: Serializer>(token: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(token.reveal()) // to the device that the leg is for
+        serializer.serialize_str(token.reveal()) // sent to the device that joins the leg
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {

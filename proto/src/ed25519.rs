@@ -1,9 +1,9 @@
-//! Which 32 bytes are not taken as an Ed25519 public key, although signatures may verify with them. Pure comparisons, no arithmetic on
-//! the curve: whether the point is on the curve shows where the key is used.
+//! Rejects weak and non-canonical Ed25519 public keys by comparison. Does not check that a point is on the curve: the relay does that with
+//! its cryptographic library.
 
 use crate::proof::PublicKeyError;
 
-/// p = 2^255 - 19, little-endian. A y that is not below it has a second, shorter encoding.
+/// p = 2^255 - 19, little-endian. A canonical y is less than p (RFC 8032, 5.1.3).
 const P: [u8; 32] = {
     let mut p = [0xff; 32];
     p[0] = 0xed;
@@ -11,9 +11,9 @@ const P: [u8; 32] = {
     p
 };
 
-/// The y of the points whose order divides 8, little-endian; x has either sign. Whoever registers one of them lets anybody sign.
+/// The y coordinates of all points of small order, little-endian, for either sign of x. Anybody can make signatures that verify with them.
 ///
-/// The list is libsodium's (`ge25519_has_small_order`), with p and p + 1, which are other ways to write 0 and 1.
+/// The list is that of libsodium (`ge25519_has_small_order`). p and p + 1 are non-canonical encodings of 0 and 1.
 const SMALL_ORDER_Y: [[u8; 32]; 7] = [
     // 0, order 4
     [0; 32],
@@ -48,7 +48,7 @@ const fn low_byte(byte: u8) -> [u8; 32] {
     y
 }
 
-/// Refuses keys that prove nothing, and second encodings of a key, which would have a thumbprint of their own.
+/// Rejects keys of small order, and non-canonical encodings, which would give one key two thumbprints.
 pub(crate) fn check(key: &[u8; 32]) -> Result<(), PublicKeyError> {
     let mut y = *key;
     y[31] &= 0x7f; // the highest bit is the sign of x

@@ -1,4 +1,4 @@
-//! What things are called: device ids, service names, stream ids, nodes and callers. Each can only be made from text that keeps its rules.
+//! Identifiers: device ids, service names, stream ids, nodes and callers. Each can only be made from valid text.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,58 +11,58 @@ use crate::bounds::{
     DEVICE_ID_CHARS, FEATURE_CHARS, INSTANCE_MAX_CHARS, INSTANCE_MIN_CHARS, SERVICE_NAME_CHARS, SHORT_NAME_CHARS, SUBJECT_CHARS,
 };
 
-/// Why text is no name of its kind. The text of the error names the rule that it breaks.
+/// Why text is not a valid name. The error names the rule that is violated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Too short or too long.
     #[error("{kind} must have {min} to {max} characters, this has {got}")]
     Length {
-        /// What the text should have been.
+        /// The kind of name.
         kind: &'static str,
-        /// Characters that it has.
+        /// Number of characters.
         got: usize,
-        /// Fewest that it may have.
+        /// Minimum.
         min: usize,
-        /// Most that it may have.
+        /// Maximum.
         max: usize,
     },
-    /// Upper case, which host names in ssh do not keep.
-    #[error("{kind} is written in lower case (ssh and DNS lower-case names): found {found:?} at character {at}")]
+    /// Upper case, which ssh does not preserve in host names.
+    #[error("{kind} must be lower case (ssh and DNS convert names to lower case): found {found:?} at character {at}")]
     UpperCase {
-        /// What the text should have been.
+        /// The kind of name.
         kind: &'static str,
         /// The letter.
         found: char,
-        /// Where it stands, from 1.
+        /// Its position, from 1.
         at: usize,
     },
-    /// A character that has no place in it.
-    #[error("{kind} may have {allowed} only: found {found:?} at character {at}")]
+    /// A character that is not allowed.
+    #[error("{kind} may contain only {allowed}: found {found:?} at character {at}")]
     Character {
-        /// What the text should have been.
+        /// The kind of name.
         kind: &'static str,
-        /// The characters that may stand in it.
+        /// The allowed characters.
         allowed: &'static str,
-        /// The one that may not.
+        /// The character.
         found: char,
-        /// Where it stands, from 1.
+        /// Its position, from 1.
         at: usize,
     },
-    /// The first or the last character is no letter and no digit.
+    /// The first or the last character is not a letter or digit.
     #[error("{kind} must begin and end with a letter or digit")]
     Edge {
-        /// What the text should have been.
+        /// The kind of name.
         kind: &'static str,
     },
     /// Two dots in a row.
     #[error("{kind} must not contain '..'")]
     DoubleDot {
-        /// What the text should have been.
+        /// The kind of name.
         kind: &'static str,
     },
 }
 
-/// The rule that a kind of name keeps.
+/// The rule for a kind of name.
 struct Rule {
     kind: &'static str,
     min: usize,
@@ -92,7 +92,7 @@ impl Rule {
         if self.alphanumeric_edges && !(edge(text.bytes().next()) && edge(text.bytes().next_back())) {
             return Err(NameError::Edge { kind });
         }
-        // A dot is an ordinary character where a name may begin with one.
+        // Where a name may begin with a dot, dots have no special meaning.
         if self.alphanumeric_edges && text.contains("..") {
             return Err(NameError::DoubleDot { kind });
         }
@@ -108,7 +108,7 @@ fn is_dotted(byte: u8) -> bool {
     is_dashed(byte) || matches!(byte, b'_' | b'.')
 }
 
-/// A name kept as shared text; parsing, printing and serde go through the same door.
+/// Defines a name kept as shared text. `FromStr` and serde check the same rule.
 macro_rules! name {
     ($(#[$meta:meta])* $name:ident, $rule:expr) => {
         $(#[$meta])*
@@ -163,7 +163,7 @@ macro_rules! name {
 }
 
 name!(
-    /// A device's name, as it stands in URLs, tokens and logs.
+    /// A device's id, as used in URLs, tokens and logs.
     ///
     /// 1 to 128 characters of `a-z`, `0-9`, `-`, `_`, `.`; letters or digits at both ends, no `..`. Cheap to clone.
     DeviceId,
@@ -178,7 +178,7 @@ name!(
 );
 
 name!(
-    /// What a device exposes. 1 to 32 characters of `a-z`, `0-9`, `-`; letters or digits at both ends.
+    /// The name of a service that a device exposes. 1 to 32 characters of `a-z`, `0-9`, `-`; letters or digits at both ends.
     ServiceName,
     Rule {
         kind: "a service name",
@@ -191,13 +191,13 @@ name!(
 );
 
 name!(
-    /// One process of the relay. 1 to 32 characters of `a-z`, `0-9`, `-`; letters or digits at both ends.
+    /// The id of a relay process. 1 to 32 characters of `a-z`, `0-9`, `-`; letters or digits at both ends.
     NodeId,
     Rule { kind: "a node id", min: 1, max: SHORT_NAME_CHARS, allowed: "a-z 0-9 -", is_allowed: is_dashed, alphanumeric_edges: true }
 );
 
 name!(
-    /// The operator's short name for who issues callers' tokens; never its URL. 1 to 32 characters of `a-z`, `0-9`, `-`.
+    /// The operator's short name for an issuer of callers' tokens; never its URL. 1 to 32 characters of `a-z`, `0-9`, `-`.
     Issuer,
     Rule {
         kind: "an issuer's short name",
@@ -210,7 +210,7 @@ name!(
 );
 
 name!(
-    /// Who a caller is at its issuer. 1 to 256 characters of visible ASCII.
+    /// A caller's name at its issuer. 1 to 256 characters of visible ASCII.
     Subject,
     Rule {
         kind: "a subject",
@@ -223,7 +223,7 @@ name!(
 );
 
 name!(
-    /// Random per start of an agent. 16 to 64 lower-case hex digits.
+    /// Random text that an agent draws at each start. 16 to 64 lower-case hex digits.
     Instance,
     Rule {
         kind: "an instance",
@@ -236,7 +236,7 @@ name!(
 );
 
 name!(
-    /// Something that both sides must know in order to use it.
+    /// An optional feature, used if both sides support it.
     ///
     /// 1 to 32 characters of `a-z`, `0-9`, `-`, `_`, `.`; letters or digits at both ends, no `..`.
     Feature,
@@ -250,12 +250,12 @@ name!(
     }
 );
 
-/// Who asks for a stream: printed `corp:alice@example.com`.
+/// A caller: issuer and subject, printed as `corp:alice@example.com`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallerId {
-    /// Who vouches for the subject.
+    /// The issuer that authenticated the subject.
     pub issuer: Issuer,
-    /// Who it is there.
+    /// The caller's name at that issuer.
     pub subject: Subject,
 }
 
@@ -265,18 +265,18 @@ impl fmt::Display for CallerId {
     }
 }
 
-/// 128 random bits that name a stream; 32 lower-case hex digits as text.
+/// The id of a stream: 128 random bits, 32 lower-case hex digits as text.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct StreamId([u8; 16]);
 
-/// Text that is no stream id.
+/// The text is not a stream id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a stream id is 32 lower-case hex digits")]
 pub struct StreamIdError;
 
 impl StreamId {
-    /// From the bits, which whoever calls has drawn at random.
+    /// From the bits, which must be random.
     pub const fn from_bytes(bits: [u8; 16]) -> Self {
         Self(bits)
     }

@@ -1,11 +1,11 @@
-//! Where a relay is: its address, and the join string that carries the address together with the CA to trust.
+//! A relay's address, and the join string that carries the address together with the CA to trust.
 //!
 //! ```text
 //! relay-url   = ( "https://" / "wss://" ) host [ ":" port ] [ "/" ]       port 443 where none is given
 //! join-string = relay-url [ "#ca=" base64url-without-padding(DER of the CA certificate) ]
 //! ```
 //!
-//! A join string is no secret: it opens nothing. It must come from where one trusts, since it says whom to trust.
+//! A join string is not a secret. It must come from a trusted source, because it decides which CA is trusted.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -25,31 +25,31 @@ pub struct RelayUrl {
     port: u16,
 }
 
-/// Why text is no address of a relay.
+/// Why text is not a relay's address, or not a join string.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RelayUrlError {
-    /// Begins with something else.
+    /// It does not begin with `https://` or `wss://`.
     #[error("a relay's address begins with https:// (or wss://)")]
     Scheme,
-    /// Carries more than host and port.
+    /// It has more than a host and a port.
     #[error("a relay's address is https://host:port, without user, path or query")]
     Extra,
-    /// No host name and no IP address.
+    /// Neither a host name nor an IP address.
     #[error("\"{0}\" is neither a host name nor an IP address")]
     Host(String),
-    /// No port number.
+    /// Not a port number.
     #[error("\"{0}\" is not a port from 1 to 65535")]
     Port(String),
-    /// What follows `#` is not `ca=` and base64url.
-    #[error("after '#' comes ca= and the CA certificate in base64url without padding")]
+    /// The fragment is not `ca=` and base64url.
+    #[error("'#' must be followed by ca= and the CA certificate in base64url without padding")]
     Ca,
-    /// What follows `#ca=` is base64url, but not of a certificate: the line was cut, or something else was pasted.
+    /// The fragment is base64url, but not a certificate: the line was truncated, or something else was pasted.
     #[error("what follows '#ca=' is not a CA certificate; copy the whole line")]
     Certificate(#[source] CertificateError),
 }
 
 impl RelayUrl {
-    /// The host as it stands in a proof's `aud` and in TLS: lower case, no port, IPv6 without brackets.
+    /// The host, as used in a proof's `aud` and in TLS: lower case, without port, IPv6 without brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -59,16 +59,16 @@ impl RelayUrl {
         self.port
     }
 
-    /// As it stands in a `Host` header: IPv6 in brackets, the port where it is not 443.
+    /// Host and port as in a `Host` header: IPv6 in brackets, no port where it is 443.
     pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         if self.port == 443 { host } else { format!("{host}:{}", self.port) }
     }
 
-    /// Resolves what the relay handed out (a path, or an absolute address of the host that was dialled or below `suffix`).
+    /// Resolves a URL that the relay sent: a path, or an absolute URL on this host or below the domain `suffix`.
     ///
     /// # Errors
-    /// [`ForeignUrl`]: another host, no TLS, or no address.
+    /// [`ForeignUrl`]: another host, no TLS, or not a URL.
     pub fn resolve(&self, handed_out: &str, suffix: Option<&str>) -> Result<(Self, String), ForeignUrl> {
         let foreign = || ForeignUrl(printable(handed_out, QUOTED_CHARS));
         if !handed_out.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -88,9 +88,9 @@ impl RelayUrl {
     }
 }
 
-/// The relay handed out an address that this peer must not dial. A stolen relay must not send devices knocking about their own networks.
+/// The relay sent a URL that must not be dialled. A compromised relay must not be able to send devices into their own networks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the relay handed out \"{0}\", which is neither a path nor an address of the host that was dialled")]
+#[error("the relay sent the URL \"{0}\", which is neither a path nor on the host that was dialled")]
 pub struct ForeignUrl(pub String);
 
 fn is_host_name(text: &str) -> bool {
@@ -102,7 +102,7 @@ fn is_host_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(label)
 }
 
-/// Digits alone: `u16` would also read a sign.
+/// Digits alone: `u16::from_str` accepts a sign, too.
 fn port_number(text: &str) -> Option<u16> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|&port| digits && port > 0)
@@ -156,13 +156,13 @@ impl From<RelayUrl> for String {
     }
 }
 
-/// What agents and callers need in order to find a relay and to know it again. One line of text.
+/// What agents and callers need to reach a relay and to authenticate it, as one line of text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Join {
-    /// Where it is.
+    /// The relay's address.
     pub url: RelayUrl,
-    /// DER of the CA certificate to trust, and no other; without it the machine's own trust store is used. One that was read has the
-    /// form of an X.509 certificate.
+    /// The only CA certificate to trust, in DER; without it the system's trust store is used. Checked with [`certificate::check`] when it
+    /// is parsed.
     pub ca: Option<Vec<u8>>,
 }
 

@@ -1,4 +1,4 @@
-//! What flows on a leg beside the bytes: `opened` or `refused` from the relay, `end` between the sides.
+//! Text messages of a leg: `opened` or `refused` from the relay, `end` from either side.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,11 +13,11 @@ use crate::text::{Data, list_of_at_most};
 messages! {
     /// A text message on a leg.
     pub enum LegText at most LEG_TEXT_FROM_RELAY_BYTES; {
-        /// From the relay, once and first: both legs have joined, bytes flow from here on.
+        /// From the relay, once, as the first message: both legs have joined and bytes may flow.
         Opened(Box<Opened>) = "opened",
-        /// From the relay to the caller, once and first: there will be no stream. Close 4010 follows.
+        /// From the relay to the caller, once, as the first message: the stream is refused. Close 4010 follows.
         Refused(Box<Refused>) = "refused",
-        /// Between the sides: this side will send no more bytes; the other direction goes on.
+        /// From either side: it sends no more bytes. The other direction goes on.
         End(End) = "end",
     }
 }
@@ -25,23 +25,23 @@ messages! {
 /// See [`LegText::Opened`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opened {
-    /// The stream's name.
+    /// Id of the stream.
     pub stream: StreamId,
-    /// What was asked for.
+    /// The requested service.
     pub service: ServiceName,
-    /// Who is at the other end.
+    /// The other end.
     pub peer: Peer,
-    /// What both ends will use.
+    /// The features that both ends will use.
     #[serde(default, deserialize_with = "list_of_at_most::<_, _, FEATURES>")]
     pub features: Vec<Feature>,
-    /// From the other end, opaque to the relay.
+    /// Opaque data from the other end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<Data>,
-    /// How often the relay pings an idle leg, in milliseconds; clamped to [`PING_MS`]. Silence for 2.5 times as long means that the relay
-    /// is dead.
+    /// Interval of the relay's pings on an idle leg, in milliseconds; clamped to [`PING_MS`]. After 2.5 intervals without a frame the relay
+    /// is considered dead.
     #[serde(deserialize_with = "between::<_, { PING_MS.0 }, { PING_MS.1 }>")]
     pub ping_ms: u64,
-    /// Where the time went until now.
+    /// The steps so far.
     pub timeline: Timeline,
 }
 
@@ -49,19 +49,19 @@ pub struct Opened {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Peer {
-    /// What the caller is told.
+    /// As shown to the caller.
     Device {
-        /// The device's name.
+        /// Its device id.
         device: DeviceId,
     },
-    /// What the device is told: the offer's `caller`.
+    /// As shown to the device: the offer's `caller`.
     Caller(CallerInfo),
 }
 
 /// See [`LegText::Refused`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
-    /// What would have been the answer to an ordinary request.
+    /// The body that an ordinary response would have had.
     pub problem: Problem,
 }
 
@@ -69,5 +69,5 @@ pub struct Refused {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {}
 
-/// `end` as text, ready to send.
+/// The `end` message as text.
 pub const END_TEXT: &str = r#"{"type":"end"}"#;

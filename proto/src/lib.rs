@@ -1,4 +1,4 @@
-//! What Moorline's relay, device agents and service clients say to one another, as pure data.
+//! The messages that Moorline's relay, device agents and service clients exchange, as pure data.
 //!
 //! ```text
 //!   caller                        relay                         device
@@ -13,17 +13,17 @@
 //!      │◀──────── close ────────────│─── close ──────────────────▶│  [`close`]
 //! ```
 //!
-//! Reading order: [`id`] and [`names`] (what things are called), [`control`] and [`leg`] (what is said),
-//! [`problem`] and [`close`] (how it is refused and how it ends), [`proof`] and [`claims`] (who says it),
-//! [`api`] (bodies of requests), [`bounds`] (how large any of it may be).
+//! Reading order: [`id`] and [`names`] (identifiers, paths and headers), [`control`] and [`leg`] (messages),
+//! [`problem`] and [`close`] (refusals and close codes), [`proof`] and [`claims`] (authentication),
+//! [`api`] (bodies of requests and responses), [`bounds`] (sizes, ranges and timeouts).
 //!
-//! There is no I/O here, no clock and no randomness: all of it can be tested by bytes, and is (`vectors/`).
+//! There is no I/O here, no clock and no randomness: everything is tested with bytes (`vectors/`).
 //!
 //! # Glossary
 //!
 //! A *device* runs the agent and is named by a device id; a *service* is what it exposes, by service name;
-//! a *caller* asks for a *stream*. The *control channel* is the one WebSocket that a device holds open; an *offer*
-//! is the relay's question on it. A stream has two *legs*, one WebSocket each; the relay *splices* them.
+//! a *caller* asks for a *stream*. The *control channel* is the one WebSocket that a device holds open; with an *offer*
+//! on it the relay asks the device to take a stream. A stream has two *legs*, one WebSocket each; the relay *splices* them.
 
 pub mod api;
 pub mod bounds;

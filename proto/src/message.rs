@@ -1,4 +1,5 @@
-//! Reading a text message: first its `type`, then the fields of that type, so that an unknown type is no error and a known one's error names the field.
+//! Decoding of text messages and bodies: first the `type`, then the fields of that type. So an unknown type is not an error, and an error
+//! in a known type names the field.
 
 use std::borrow::Cow;
 
@@ -7,51 +8,51 @@ use serde::de::DeserializeOwned;
 
 use crate::text::{QUOTED_CHARS, printable};
 
-/// A message as it was read.
+/// A decoded message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decoded<T> {
     /// A type of this version.
     Known(T),
-    /// A type of a later version, to be ignored and counted. Holds at most 64 characters of its name, all of them printable.
+    /// A type of a later version, to be ignored. Holds at most [`QUOTED_CHARS`] printable characters of its name.
     Unknown(String),
 }
 
-/// Why text is no message. What is shown to the peer (`reason` of close 4400) is the `Display` of it.
+/// Why text is not a message. Its `Display` is sent to the peer as the reason of close 4400.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
-    /// More bytes than a message of its place may have.
+    /// Larger than a message of this kind may be.
     #[error("{got} bytes, at most {max} are allowed")]
     TooLarge {
-        /// Bytes that there were.
+        /// Its size in bytes.
         got: usize,
-        /// Bytes that there may be.
+        /// The limit in bytes.
         max: usize,
     },
-    /// No JSON object with a `type` that is a string.
+    /// Not a JSON object with a `type` that is a string.
     #[error("not a JSON object with a type")]
     NoType,
-    /// A field of a known type is missing or wrong.
+    /// A field of a known type is missing or invalid.
     #[error("{kind}: {error}")]
     Field {
         /// The message's type.
         kind: &'static str,
-        /// Which field, and what is wrong with it.
+        /// The field, and what is wrong with it.
         error: FieldError,
     },
 }
 
-/// A field that is missing or wrong. The text holds at most 64 characters of what the peer sent, all of them printable.
+/// A field is missing or invalid. Shows at most [`QUOTED_CHARS`] characters of the peer's text, all of them printable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}{detail}", if field == "." { String::new() } else { format!("{field}: ") })]
 pub struct FieldError {
-    /// Path of the field, `.` where the message as a whole is meant.
+    /// Path of the field, `.` for the message as a whole.
     pub field: String,
     /// What is wrong.
     pub detail: String,
 }
 
 impl MessageError {
-    /// The variant as a word, for vectors and tests: `too_large`, `no_type`, or `field` with its path.
+    /// The variant as text, for vectors and tests: `too_large`, `no_type`, or `field` with its path.
     pub fn kind(&self) -> String {
         match self {
             Self::TooLarge { .. } => "too_large".to_owned(),
@@ -66,7 +67,7 @@ struct Head {
     r#type: String,
 }
 
-/// The message's type.
+/// Decodes the message's type.
 ///
 /// # Errors
 /// [`MessageError::TooLarge`], [`MessageError::NoType`].
@@ -74,14 +75,14 @@ pub(crate) fn type_of(text: &str, max: usize) -> Result<String, MessageError> {
     if text.len() > max {
         return Err(MessageError::TooLarge { got: text.len(), max });
     }
-    // serde would take `["end"]` for a `Head`, field by field.
+    // serde reads an array as a struct, field by field.
     if !text.trim_ascii_start().starts_with('{') {
         return Err(MessageError::NoType);
     }
     serde_json::from_str::<Head>(text).map(|head| head.r#type).map_err(|_| MessageError::NoType)
 }
 
-/// The fields of a message whose type is known by now.
+/// Decodes the fields of a message of this type.
 ///
 /// # Errors
 /// [`MessageError::Field`].
@@ -89,13 +90,13 @@ pub(crate) fn fields<T: DeserializeOwned>(kind: &'static str, text: &str) -> Res
     decode_body(text.as_bytes()).map_err(|error| MessageError::Field { kind, error })
 }
 
-/// Reads a JSON object: the body of a request or of an answer.
+/// Decodes the body of a request or response, which must be one JSON object.
 ///
 /// # Errors
-/// [`FieldError`], with the path of the field that is wrong or missing.
+/// [`FieldError`], with the path of the field that is missing or invalid.
 pub fn decode_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FieldError> {
     let whole = |detail: &str| FieldError { field: ".".to_owned(), detail: detail.to_owned() };
-    // serde would take `["ssh"]` for an object, field by field.
+    // serde reads an array as a struct, field by field.
     if !bytes.trim_ascii_start().starts_with(b"{") {
         return Err(whole("not a JSON object"));
     }
@@ -108,8 +109,7 @@ pub fn decode_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FieldError> {
     Ok(body)
 }
 
-/// Makes serde's words fit to be shown: without the place in the text, which says nothing to somebody who sent one line, and with no
-/// more of the peer's text than an error may hold.
+/// Converts serde's error. Drops the line and column, which mean nothing for a message, and bounds what is quoted of the peer's text.
 fn field_error(mut field: String, detail: &str) -> FieldError {
     let detail = detail.rsplit_once(" at line ").map_or(detail, |(detail, _)| detail);
     match (field.as_str(), missing_field(detail)) {
@@ -120,7 +120,7 @@ fn field_error(mut field: String, detail: &str) -> FieldError {
     FieldError { field: printable(&field, QUOTED_CHARS), detail: shortened(&without_name(detail)) }
 }
 
-/// The name of an unknown field is the peer's text, and stands in the path already.
+/// Drops the name of an unknown field: it is the peer's text, and the path has it already.
 fn without_name(detail: &str) -> Cow<'_, str> {
     if !detail.starts_with("unknown field `") {
         return Cow::Borrowed(detail);
@@ -133,11 +133,11 @@ fn missing_field(detail: &str) -> Option<&str> {
     detail.strip_prefix("missing field `")?.strip_suffix('`')
 }
 
-/// The longest text around a quotation: serde's lists of what would be right are cut there.
+/// Limit for the text around a quotation, such as serde's list of expected fields.
 const AROUND_QUOTED_CHARS: usize = 128;
 
-/// serde quotes what it found, whole: `invalid type: string "…", expected u64`, ``unknown field `…`, expected one of …``. What stands
-/// between the first mark and the last one before `expected` is the peer's.
+/// serde quotes the whole value that it found: `invalid type: string "…", expected u64`. Everything between the first quotation mark and
+/// the last one before `expected` is taken as the peer's text and truncated.
 fn shortened(detail: &str) -> String {
     let (found, expected) = detail.rsplit_once(", expected ").map_or((detail, None), |(found, expected)| (found, Some(expected)));
     let quoted = found.find(['"', '`']).map(|at| (at + 1, found.rfind(['"', '`']).unwrap_or(at)));
@@ -160,7 +160,7 @@ pub(crate) fn unknown<T>(kind: &str) -> Decoded<T> {
     Decoded::Unknown(printable(kind, QUOTED_CHARS))
 }
 
-/// Makes an enum of messages tagged by `type`, with `encode` and `decode`.
+/// Defines an enum of messages tagged by `type`, with `encode` and `decode`.
 macro_rules! messages {
     ($(#[$meta:meta])* pub enum $name:ident at most $max:expr; { $($(#[$vmeta:meta])* $variant:ident($body:ty) = $tag:literal,)+ }) => {
         $(#[$meta])*
@@ -177,15 +177,15 @@ macro_rules! messages {
                 match self { $(Self::$variant(_) => $tag,)+ }
             }
 
-            /// The message as text.
+            /// Encodes the message as text.
             pub fn encode(&self) -> String {
                 serde_json::to_string(self).expect("messages have string keys and no values that JSON lacks")
             }
 
-            /// Reads a message.
+            /// Decodes a message.
             ///
             /// # Errors
-            /// [`crate::message::MessageError`]: text that is too large or no message, or a known type with a wrong or missing field.
+            /// [`crate::message::MessageError`]: the text is too large or not a message, or a field of a known type is missing or invalid.
             pub fn decode(text: &str) -> Result<crate::message::Decoded<Self>, crate::message::MessageError> {
                 let kind = crate::message::type_of(text, $max)?;
                 match kind.as_str() {

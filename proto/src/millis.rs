@@ -1,37 +1,37 @@
-//! A span of time as messages carry it: a JSON number of milliseconds with up to three decimals.
+//! Durations in messages: a JSON number of milliseconds with up to three decimals.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A span of whole microseconds, from zero to 24 hours; written as milliseconds: `12`, `1.4`, `0.08`.
+/// A duration in whole microseconds, from zero to 24 hours; written in milliseconds: `12`, `1.4`, `0.08`.
 ///
-/// Longer spans become 24 hours, where they are made and where they are read.
+/// Longer durations are clamped to 24 hours, also when they are decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Millis {
     micros: u64,
 }
 
-/// The largest number that is read: the last whole number that every JSON library keeps exactly.
+/// The largest number that is accepted: the last whole number that every JSON library represents exactly.
 const LAST_READ: f64 = 9_007_199_254_740_991.0;
 
 impl Millis {
     /// 24 hours.
     pub const MAX: Self = Self { micros: 24 * 60 * 60 * 1_000_000 };
 
-    /// The span in whole microseconds, rounded down.
+    /// From a duration, rounded down to microseconds.
     pub fn from_duration(span: Duration) -> Self {
         let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
         Self { micros: micros.min(Self::MAX.micros) }
     }
 
-    /// The span in whole milliseconds.
+    /// From whole milliseconds.
     pub const fn from_millis(ms: u64) -> Self {
         if ms > Self::MAX.micros / 1_000 { Self::MAX } else { Self { micros: ms * 1_000 } }
     }
 
-    /// The same span.
+    /// As a duration.
     pub const fn as_duration(self) -> Duration {
         Duration::from_micros(self.micros)
     }
@@ -59,7 +59,7 @@ impl Serialize for Millis {
         if self.micros.is_multiple_of(1_000) {
             return serializer.serialize_u64(self.micros / 1_000);
         }
-        // A quotient of two exact numbers is the double nearest to the decimal, and the shortest decimal of it is what gets printed.
+        // The division is correctly rounded, so the shortest decimal that is printed for it is the exact one.
         #[expect(clippy::cast_precision_loss, reason = "at most 24 hours, far below 2^53")]
         serializer.serialize_f64(self.micros as f64 / 1e3)
     }

@@ -1,8 +1,8 @@
-//! Paths, headers, subprotocols and prefixes of the wire, each written once.
+//! Paths, headers, subprotocols and prefixes, each defined once.
 
 use crate::id::{DeviceId, NodeId, ServiceName, StreamId};
 
-/// `GET`: versions, features, limits and the time. Anyone may ask.
+/// `GET`: versions, features, limits and the time. Needs no authentication.
 pub const ABOUT: &str = "/v1/about";
 /// `GET` + upgrade: opens a device's control channel.
 pub const CONTROL: &str = "/v1/control";
@@ -15,12 +15,12 @@ pub const STREAMS: &str = "/v1/streams";
 pub const CONTROL_SUBPROTOCOL: &str = "moorline.control.v1";
 /// Subprotocol of a leg.
 pub const STREAM_SUBPROTOCOL: &str = "moorline.stream.v1";
-/// A browser, which cannot set headers on a WebSocket, puts its leg token behind this as a second subprotocol.
+/// Prefix of a second subprotocol that carries a leg token, for browsers, which cannot set headers on a WebSocket.
 pub const TOKEN_SUBPROTOCOL_PREFIX: &str = "moorline.token.";
-/// A leg token begins with this; 256 random bits in base64url follow.
+/// Prefix of a leg token; 256 random bits in base64url follow.
 pub const LEG_TOKEN_PREFIX: &str = "mrl_leg_";
 
-/// The handshake's deadline in seconds, on `connect`.
+/// Deadline for opening the stream in seconds, on `connect`.
 pub const DEADLINE_HEADER: &str = "moorline-deadline";
 /// How long to wait for an offline device in seconds, on `connect`.
 pub const WAIT_HEADER: &str = "moorline-wait";
@@ -28,9 +28,9 @@ pub const WAIT_HEADER: &str = "moorline-wait";
 pub const REASON_HEADER: &str = "moorline-reason";
 /// Opaque data for the device, standard padded base64, on `connect`.
 pub const DATA_HEADER: &str = "moorline-data";
-/// Wanted features with commas between, on `connect`.
+/// Requested features, separated by commas, on `connect`.
 pub const FEATURES_HEADER: &str = "moorline-features";
-/// Names a request so that its retry does not open a second stream.
+/// Key of a request, so that a retry does not open a second stream.
 pub const IDEMPOTENCY_KEY_HEADER: &str = "idempotency-key";
 /// Media type of a problem (RFC 9457).
 pub const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
@@ -41,7 +41,7 @@ pub const CALLER_TOKEN_TYP: &str = "JWT";
 /// Feature of `hello` and `welcome`: the device sends the pings of the control channel itself.
 pub const HEARTBEAT_FEATURE: &str = "heartbeat";
 
-/// `GET`, `PUT`, `PATCH`, `DELETE`: one device of the registry.
+/// `GET`, `PUT`, `DELETE`: a device of the registry.
 pub fn device_path(device: &DeviceId) -> String {
     format!("{DEVICES}/{device}")
 }
@@ -61,7 +61,7 @@ pub fn leg_path(node: &NodeId, stream: &StreamId) -> String {
     format!("/v1/legs/{node}/{stream}")
 }
 
-/// `DELETE`: ends one stream.
+/// `DELETE`: ends a stream.
 pub fn stream_path(stream: &StreamId) -> String {
     format!("{STREAMS}/{stream}")
 }

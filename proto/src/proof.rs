@@ -1,4 +1,4 @@
-//! How a device proves who it is: its public keys and their thumbprints, and what its proof says. Signing and verifying happen elsewhere.
+//! How a device authenticates: public keys, their thumbprints, and the claims of a proof. Does not sign or verify.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ use crate::id::{DeviceId, Instance};
 
 /// The claims of a proof, a compact JWS with `typ` [`crate::names::PROOF_TYP`] and `kid`, the key's [`Thumbprint`].
 ///
-/// No time is in it: a device's clock plays no part in proving who it is, and the nonce makes it good for one connection.
+/// There is no time in it: a device's clock may be wrong. The nonce binds the proof to one connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProofClaims {
     /// From `challenge`.
@@ -27,7 +27,7 @@ pub struct ProofClaims {
 }
 
 codes! {
-    /// How a device's key signs. Each stored key has one.
+    /// The signature algorithm of a device's key.
     pub enum KeyAlgorithm {
         /// Ed25519.
         EdDsa = "EdDSA",
@@ -41,20 +41,20 @@ codes! {
 pub enum PublicKey {
     /// The 32 bytes of RFC 8032. Those that were read are canonical and not of small order.
     Ed25519([u8; 32]),
-    /// x and y, 32 bytes each. That the point is on the curve shows when a signature is checked.
+    /// x and y, 32 bytes each. Not checked to be on the curve.
     P256([u8; 64]),
 }
 
-/// Why something is no public key of a device.
+/// Why something is not a public key of a device.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublicKeyError {
-    /// A private key was given where a public one belongs. It should be taken as lost.
+    /// A private key was given instead of a public one. It should be considered compromised.
     #[error("this is a private key; register the public one, and make a new pair if this went anywhere")]
     Private,
     /// Not one PEM block of the type `PUBLIC KEY`.
     #[error("not a PEM block of the type PUBLIC KEY (SPKI, as `openssl pkey -pubout` writes it)")]
     NotPem,
-    /// SPKI of another algorithm, or no SPKI.
+    /// SPKI of another algorithm, or not SPKI.
     #[error("neither an Ed25519 nor a P-256 key")]
     Algorithm,
     /// An Ed25519 key of small order, zero among them: signatures of anybody verify with it.
@@ -63,7 +63,7 @@ pub enum PublicKeyError {
     /// An Ed25519 key whose y is not below 2^255 - 19 (RFC 8032, 5.1.3).
     #[error("this Ed25519 key is not in its canonical form (RFC 8032): y must be below 2^255 - 19")]
     NotCanonical,
-    /// A JWK that lacks something; names it.
+    /// A JWK that lacks something; says what.
     #[error("not a JWK of kty OKP with crv Ed25519, or of kty EC with crv P-256: {0}")]
     Jwk(&'static str),
 }
@@ -77,10 +77,10 @@ const PEM_BEGIN: &str = "-----BEGIN PUBLIC KEY-----";
 const PEM_END: &str = "-----END PUBLIC KEY-----";
 
 impl PublicKey {
-    /// Reads SPKI in PEM.
+    /// Parses SPKI in PEM.
     ///
     /// # Errors
-    /// [`PublicKeyError`]: a private key, no PEM, another algorithm, a key that must not be used.
+    /// [`PublicKeyError`]: a private key, not PEM, another algorithm, a weak key.
     pub fn from_pem(text: &str) -> Result<Self, PublicKeyError> {
         if text.contains("PRIVATE KEY-----") {
             return Err(PublicKeyError::Private);
@@ -91,7 +91,7 @@ impl PublicKey {
         Self::from_spki(&der)
     }
 
-    /// Reads SPKI in DER.
+    /// Parses SPKI in DER.
     ///
     /// # Errors
     /// [`PublicKeyError::Algorithm`], [`PublicKeyError::SmallOrder`], [`PublicKeyError::NotCanonical`].
@@ -107,7 +107,7 @@ impl PublicKey {
         crate::ed25519::check(&raw).map(|()| Self::Ed25519(raw))
     }
 
-    /// Reads a JWK. Members beyond those of a public key are ignored; a `d` is refused.
+    /// Converts a JWK. Members other than those of a public key are ignored; `d` is an error.
     ///
     /// # Errors
     /// [`PublicKeyError`].
@@ -132,7 +132,7 @@ impl PublicKey {
         }
     }
 
-    /// As JWK, with the members that a public key needs.
+    /// The key as a JWK, with the required members alone.
     pub fn to_jwk(&self) -> Jwk {
         let text = |bytes: &[u8]| Some(BASE64URL_NOPAD.encode(bytes));
         match self {
@@ -143,7 +143,7 @@ impl PublicKey {
         }
     }
 
-    /// As SPKI in DER.
+    /// The key as SPKI in DER.
     pub fn to_spki(&self) -> Vec<u8> {
         match self {
             Self::Ed25519(raw) => [ED25519_SPKI, raw].concat(),
@@ -151,14 +151,14 @@ impl PublicKey {
         }
     }
 
-    /// As SPKI in PEM.
+    /// The key as SPKI in PEM.
     pub fn to_pem(&self) -> String {
         let packed = BASE64.encode(&self.to_spki());
         let lines: Vec<&str> = packed.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
         format!("{PEM_BEGIN}\n{}\n{PEM_END}\n", lines.join("\n"))
     }
 
-    /// How this key signs.
+    /// The key's signature algorithm.
     pub fn algorithm(&self) -> KeyAlgorithm {
         match self {
             Self::Ed25519(_) => KeyAlgorithm::EdDsa,
@@ -185,7 +185,7 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// The members of a JSON Web Key that matter here (RFC 7517).
+/// The members of a JSON Web Key that are used here (RFC 7517).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Jwk {
     /// `OKP` or `EC`.
@@ -199,12 +199,12 @@ pub struct Jwk {
     /// base64url, for `EC`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub y: Option<String>,
-    /// The private part, which must not be here.
+    /// The private part, which must not be present.
     #[serde(default, skip_serializing)]
     pub d: Option<PrivatePart>,
 }
 
-/// That a JWK has a private part. What it is, is not kept.
+/// Marks that a JWK has a private part, whose value is discarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrivatePart;
 
@@ -214,11 +214,11 @@ impl<'de> Deserialize<'de> for PrivatePart {
     }
 }
 
-/// Which key: RFC 7638, SHA-256, in base64url without padding.
+/// The id of a key: RFC 7638 with SHA-256, in base64url without padding.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Thumbprint([u8; 32]);
 
-/// Text that is no thumbprint.
+/// The text is not a thumbprint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a thumbprint is 32 bytes in base64url without padding")]
 pub struct ThumbprintError;

@@ -1,4 +1,4 @@
-//! Text that must not be seen: it does not print, does not serialize, compares in constant time and is zeroed when dropped.
+//! Secret text: not printed, not serialized by accident, compared in constant time and zeroed when dropped.
 
 use std::fmt;
 
@@ -10,19 +10,19 @@ use zeroize::Zeroizing;
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes the text; the caller's copies of it are the caller's to forget.
+    /// Wraps the text. Other copies of it are up to the caller.
     pub fn new(text: impl Into<String>) -> Self {
         Self(Zeroizing::new(text.into()))
     }
 
-    /// The text itself. Each caller says where it goes.
+    /// The secret. Each use says in a comment where it goes.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 }
 
 impl PartialEq for Secret {
-    /// Takes as long for a wrong text as for the right one of the same length.
+    /// Compares in constant time for texts of the same length.
     fn eq(&self, other: &Self) -> bool {
         self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
     }

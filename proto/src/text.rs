@@ -1,7 +1,7 @@
-//! Texts and lists with a bound, and opaque data: the small shapes that messages are made of.
+//! Bounded texts and lists, and opaque data.
 //!
-//! Text of a peer ends up in logs and on terminals. So it is sanitised where it is read: what could begin a new line, drive a terminal
-//! or show characters in another order than they stand is replaced. [`Text`] does so by itself; [`printable`] does it for any other text.
+//! A peer's text ends up in logs and on terminals, so it is sanitised when it is decoded: characters that could start a new line, control
+//! a terminal or reorder what is shown are replaced. [`Text`] does that; [`printable`] is for any other text.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -12,11 +12,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::bounds::DATA_BYTES;
 
-/// How many characters of a peer's text an error shows.
+/// Characters of a peer's text that an error shows at most.
 pub const QUOTED_CHARS: usize = 64;
 
-/// Whether a character is replaced in text of a peer: control characters (C0, DEL, C1), the line and paragraph separators, and the
-/// characters that change the direction of text.
+/// Whether a character is replaced in a peer's text: control characters (C0, DEL, C1), the line and paragraph separators, and the
+/// bidirectional formatting characters.
 pub const fn is_replaced(character: char) -> bool {
     matches!(
         character,
@@ -30,14 +30,14 @@ pub const fn is_replaced(character: char) -> bool {
     )
 }
 
-/// The first `max_chars` characters of a peer's text, fit to be logged and printed: what [`is_replaced`] names becomes U+FFFD.
+/// The first `max_chars` characters of a peer's text, safe to log and print: characters for which [`is_replaced`] is true become U+FFFD.
 ///
-/// For text that is not read as [`Text`]: reasons of Close frames, bodies of foreign servers.
+/// For text that is not decoded as [`Text`], such as the reason of a Close frame or the body of an HTTP response.
 pub fn printable(text: &str, max_chars: usize) -> String {
     text.chars().take(max_chars).map(|character| if is_replaced(character) { char::REPLACEMENT_CHARACTER } else { character }).collect()
 }
 
-/// A word that is not in the list it should be from. Shows at most [`QUOTED_CHARS`] characters of it.
+/// A word that is not one of the expected ones. Shows at most [`QUOTED_CHARS`] characters of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown word \"{0}\"")]
 pub struct UnknownWord(String);
@@ -48,24 +48,24 @@ impl UnknownWord {
     }
 }
 
-/// Text of at most `MAX` characters, all of them printable: others are replaced as [`printable`] does.
+/// Text of at most `MAX` characters, all of them printable: others are replaced as by [`printable`].
 ///
-/// Longer text is refused when it is read, and cut by [`Text::truncated`] when it is made here.
+/// Longer text is an error when it is decoded; [`Text::truncated`] truncates it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Text<const MAX: usize>(String);
 
-/// A text had more characters than it may have.
+/// The text is too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{got} characters, at most {max} are allowed")]
 pub struct TooLong {
-    /// How many characters there were.
+    /// Its number of characters.
     pub got: usize,
-    /// How many there may be.
+    /// The limit.
     pub max: usize,
 }
 
 impl<const MAX: usize> Text<MAX> {
-    /// The text, if it is short enough.
+    /// Checks the length of the text.
     ///
     /// # Errors
     /// [`TooLong`] with both lengths.
@@ -113,10 +113,10 @@ impl<'de, const MAX: usize> Deserialize<'de> for Text<MAX> {
     }
 }
 
-/// Reads a list of at most `MAX` items; for `#[serde(deserialize_with)]`.
+/// Deserializes a list of at most `MAX` items; for `#[serde(deserialize_with)]`.
 ///
 /// # Errors
-/// More items than that, or an item that is none.
+/// Too many items, which is noticed at the first one beyond the limit, or an invalid item.
 pub fn list_of_at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error> {
     struct ListVisitor<T, const MAX: usize>(PhantomData<T>);
 
@@ -142,47 +142,47 @@ pub fn list_of_at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MAX
     deserializer.deserialize_seq(ListVisitor::<T, MAX>(PhantomData))
 }
 
-/// Reads text as [`Text`] does, for a member that is kept as a `String`; for `#[serde(deserialize_with)]`.
+/// Deserializes a `String` by the rules of [`Text`]; for `#[serde(deserialize_with)]`.
 pub(crate) fn bounded<'de, D: Deserializer<'de>, const MAX: usize>(deserializer: D) -> Result<String, D::Error> {
     Text::<MAX>::deserialize(deserializer).map(Into::into)
 }
 
-/// As [`bounded`], where there may be none.
+/// As [`bounded`], for an `Option`.
 pub(crate) fn bounded_if_any<'de, D: Deserializer<'de>, const MAX: usize>(deserializer: D) -> Result<Option<String>, D::Error> {
     Ok(Option::<Text<MAX>>::deserialize(deserializer)?.map(Into::into))
 }
 
-/// Reads text that is cut to `MAX` characters and sanitised, as [`printable`] does; for `#[serde(deserialize_with)]`. For what must be
-/// shown in any case, such as the words of a refusal.
-pub(crate) fn shown<'de, D: Deserializer<'de>, const MAX: usize>(deserializer: D) -> Result<String, D::Error> {
+/// Deserializes a `String` that is truncated and sanitised as by [`printable`]; for `#[serde(deserialize_with)]`. For text that must be
+/// decoded in any case, such as that of a refusal.
+pub(crate) fn printable_text<'de, D: Deserializer<'de>, const MAX: usize>(deserializer: D) -> Result<String, D::Error> {
     String::deserialize(deserializer).map(|text| printable(&text, MAX))
 }
 
-/// As [`shown`], where there may be none.
-pub(crate) fn shown_if_any<'de, D: Deserializer<'de>, const MAX: usize>(deserializer: D) -> Result<Option<String>, D::Error> {
+/// As [`printable_text`], for an `Option`.
+pub(crate) fn printable_text_if_any<'de, D: Deserializer<'de>, const MAX: usize>(deserializer: D) -> Result<Option<String>, D::Error> {
     Ok(Option::<String>::deserialize(deserializer)?.map(|text| printable(&text, MAX)))
 }
 
-/// Opaque bytes that one side has for the other: at most 4 KiB, standard padded base64 in messages and headers.
+/// Opaque data from one end to the other: at most 4 KiB, standard base64 with padding in messages and headers.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Data(Vec<u8>);
 
-/// Why text or bytes are no [`Data`].
+/// Why text or bytes are not [`Data`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DataError {
     /// Not standard base64 with padding (RFC 4648, section 4).
     #[error("not standard base64 with padding")]
     NotBase64,
-    /// More bytes than may be sent.
+    /// Too many bytes.
     #[error("{got} bytes, at most {DATA_BYTES} are allowed")]
     TooLong {
-        /// How many there were.
+        /// The number of bytes.
         got: usize,
     },
 }
 
 impl Data {
-    /// The bytes, if they are few enough.
+    /// Checks the number of bytes.
     ///
     /// # Errors
     /// [`DataError::TooLong`].
@@ -191,7 +191,7 @@ impl Data {
         if bytes.len() > DATA_BYTES { Err(DataError::TooLong { got: bytes.len() }) } else { Ok(Self(bytes)) }
     }
 
-    /// Reads standard padded base64.
+    /// Parses standard base64 with padding.
     ///
     /// # Errors
     /// [`DataError`].
@@ -199,7 +199,7 @@ impl Data {
         Self::new(BASE64.decode(text.as_bytes()).map_err(|_| DataError::NotBase64)?)
     }
 
-    /// As it stands in messages and headers.
+    /// The form used in messages and headers.
     pub fn to_base64(&self) -> String {
         BASE64.encode(&self.0)
     }

@@ -1,4 +1,4 @@
-//! A moment of wall time as messages have it: RFC 3339 in UTC, kept as whole milliseconds. Whoever makes one brings the clock.
+//! Wall-clock times in messages: RFC 3339 in UTC, in whole milliseconds. There is no clock here.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,16 +10,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
-/// The last millisecond that RFC 3339 can write: the year has four digits.
+/// The last millisecond that RFC 3339 can express: years have four digits.
 const LAST_MS: u64 = 253_402_300_799_999;
 
-/// Text that is no RFC 3339 moment in UTC since 1970.
+/// The text is not an RFC 3339 time in UTC since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a moment in UTC as RFC 3339 writes it, like 2026-11-21T09:30:00Z")]
+#[error("not a time in UTC in the form of RFC 3339, such as 2026-11-21T09:30:00Z")]
 pub struct TimestampError;
 
 impl Timestamp {
-    /// From milliseconds since 1970; what lies past the year 9999 becomes its end.
+    /// From milliseconds since 1970. Times after the year 9999 become its last millisecond.
     pub fn from_millis(ms: u64) -> Self {
         Self(ms.min(LAST_MS))
     }
@@ -31,7 +31,7 @@ impl Timestamp {
 }
 
 impl From<SystemTime> for Timestamp {
-    /// A moment before 1970 becomes 1970.
+    /// Times before 1970 become 1970.
     fn from(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self::from_millis(u64::try_from(since.as_millis()).unwrap_or(LAST_MS))

@@ -1,9 +1,9 @@
-//! How Moorline's programs create files and read private ones: keys, tokens, configurations.
+//! Creates files, and reads private ones such as keys, tokens and configurations.
 //!
-//! Owns: the checks that keep a private file private. A file is opened first and checked through its descriptor, so that what was
-//! checked is what is read. The last component of a path is never followed where it is a symbolic link.
+//! A private file is opened first and then checked through its descriptor, so the file that is checked is the file that is read. A symbolic
+//! link as the last component of a path is never followed.
 //!
-//! Does not own: what stands in the files, and where they are.
+//! Knows nothing of the files' contents and locations.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 

@@ -1,37 +1,37 @@
-//! What goes to one end in one write: frames of a server, which are not masked.
+//! Encodes a server's frames, which are not masked, into one buffer for one write.
 
 use super::decoder::Run;
 use super::{CONTROL_PAYLOAD_BYTES, bits};
 
-/// The header of a frame of bytes, in the form that takes 126 bytes and more.
+/// Length of the header with a length of two bytes, which is reserved for each binary frame.
 const HEADER: usize = 4;
-/// What that form can say at most.
+/// Maximum payload with that header.
 const FRAME: usize = u16::MAX as usize;
-/// What the short form can say at most.
+/// Maximum payload with the short header.
 const SHORT: usize = 125;
 
-/// Frames in a row. Bytes that follow one another share a frame, which ends where anything else follows, and with the batch.
+/// A sequence of frames. Successive bytes share a frame, which ends with any other frame and with the batch.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Longer than what is in it: what was used once is used again, and not zeroed.
+    /// May be longer than `len`: memory is reused without zeroing it again.
     buffer: Vec<u8>,
     len: usize,
-    /// Where the header of the frame stands that still takes bytes.
+    /// Position of the header of the binary frame that can still grow.
     open: Option<usize>,
 }
 
 impl Batch {
-    /// One that owns no memory yet.
+    /// An empty batch, without an allocation.
     pub const fn new() -> Self {
         Self { buffer: Vec::new(), len: 0, open: None }
     }
 
-    /// Bytes in it, headers included.
+    /// Size in bytes, headers included.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is nothing in it.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -43,8 +43,8 @@ impl Batch {
                 Some(open) if self.len - open - HEADER < FRAME => open,
                 _ => self.open_frame(),
             };
-            let room = FRAME - (self.len - open - HEADER);
-            let (some, rest) = run.split_at(room.min(run.len()));
+            let capacity = FRAME - (self.len - open - HEADER);
+            let (some, rest) = run.split_at(capacity.min(run.len()));
             some.copy_to(self.grow(some.len()));
             run = rest;
         }
@@ -55,17 +55,17 @@ impl Batch {
         self.frame(bits::TEXT, &[text.as_bytes()]);
     }
 
-    /// Adds a ping; of a payload that is too long, what fits.
+    /// Adds a ping. A payload that is too long is truncated.
     pub fn ping(&mut self, payload: &[u8]) {
-        self.frame(bits::PING, &[fitting(payload)]);
+        self.frame(bits::PING, &[truncated(payload)]);
     }
 
-    /// Adds a pong; of a payload that is too long, what fits.
+    /// Adds a pong. A payload that is too long is truncated.
     pub fn pong(&mut self, payload: &[u8]) {
-        self.frame(bits::PONG, &[fitting(payload)]);
+        self.frame(bits::PONG, &[truncated(payload)]);
     }
 
-    /// Adds a Close with a code and words, which [`fit`](crate::close::truncated_reason); or without.
+    /// Adds a Close, with a code and a reason or without. The reason is [truncated](crate::close::truncated_reason).
     pub fn close(&mut self, close: Option<(u16, &str)>) {
         match close {
             Some((code, reason)) => {
@@ -76,20 +76,20 @@ impl Batch {
         }
     }
 
-    /// All of it, ready to be written. What is added after that begins a frame of its own.
+    /// Completes the last frame and returns all frames. Bytes that are added later start a new frame.
     pub fn finish(&mut self) -> &[u8] {
         self.close_frame();
         &self.buffer[..self.len]
     }
 
-    /// All of it, to be kept.
+    /// Completes the last frame and returns the buffer.
     pub fn into_bytes(mut self) -> Vec<u8> {
         self.close_frame();
         self.buffer.truncate(self.len);
         self.buffer
     }
 
-    /// Forgets what is in it, and keeps its memory.
+    /// Removes all frames and keeps the memory.
     pub fn clear(&mut self) {
         (self.len, self.open) = (0, None);
     }
@@ -118,7 +118,7 @@ impl Batch {
         self.grow(bytes.len()).copy_from_slice(bytes);
     }
 
-    /// So many bytes more, to be written over.
+    /// Extends the batch by this many bytes, which the caller overwrites.
     fn grow(&mut self, by: usize) -> &mut [u8] {
         let at = self.len;
         self.len += by;
@@ -136,7 +136,7 @@ impl Batch {
         open
     }
 
-    /// Says in the open frame's header how long it became.
+    /// Writes the header of the open frame.
     fn close_frame(&mut self) {
         let Some(open) = self.open.take() else { return };
         let payload = open + HEADER;
@@ -150,7 +150,7 @@ impl Batch {
             }
             _ => {
                 self.buffer[open + 1] = bits::TWO;
-                // A frame is full at what two bytes say.
+                // A frame never exceeds what two bytes can express.
                 let size = u16::try_from(size).unwrap_or(u16::MAX);
                 self.buffer[open + 2..payload].copy_from_slice(&size.to_be_bytes());
             }
@@ -158,6 +158,6 @@ impl Batch {
     }
 }
 
-fn fitting(payload: &[u8]) -> &[u8] {
+fn truncated(payload: &[u8]) -> &[u8] {
     &payload[..payload.len().min(CONTROL_PAYLOAD_BYTES)]
 }

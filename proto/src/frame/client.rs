@@ -1,32 +1,32 @@
-//! A client's frames, which are masked. They are made in place, around the payload that was read to where it is sent from.
+//! Encodes a client's frames, which are masked, in place: the header is written in front of the payload, in the same buffer.
 
 use super::bits;
 
-/// The room that a frame's header may need in front of its payload.
+/// Bytes to reserve in front of a payload for the longest header.
 pub const HEADER_ROOM: usize = 14;
 
-/// What a side says on its leg.
+/// The kind of a client's frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Bytes of the stream.
     Bytes,
     /// A text message.
     Text,
-    /// The answer to a ping, or a sign of life.
+    /// An answer to a ping, or an unsolicited Pong.
     Pong,
-    /// The end: a code in two bytes and words, or nothing.
+    /// A Close: [`close_payload`], or nothing.
     Close,
 }
 
-/// Makes one frame of the payload that stands behind [`HEADER_ROOM`] bytes: masks it, and puts the header right before it. Says where in
-/// `room` the frame begins.
+/// Encodes a frame in place. `buffer` is [`HEADER_ROOM`] bytes, followed by the payload, which is masked. Returns the position in `buffer`
+/// where the frame begins.
 ///
-/// RFC 6455 wants a mask that the payload's author cannot foresee.
+/// The mask must be unpredictable for whoever chooses the payload (RFC 6455, 5.3).
 ///
 /// # Panics
-/// If `room` is shorter than the header's room.
-pub fn client_frame(kind: Kind, room: &mut [u8], mask: [u8; 4]) -> usize {
-    let (header, payload) = room.split_at_mut(HEADER_ROOM);
+/// If `buffer` is shorter than [`HEADER_ROOM`].
+pub fn client_frame(kind: Kind, buffer: &mut [u8], mask: [u8; 4]) -> usize {
+    let (header, payload) = buffer.split_at_mut(HEADER_ROOM);
     apply(mask, payload);
     let size = payload.len();
     let (marker, length) = match (u8::try_from(size), u16::try_from(size)) {
@@ -48,10 +48,10 @@ pub fn client_frame(kind: Kind, room: &mut [u8], mask: [u8; 4]) -> usize {
     begins
 }
 
-/// The payload of a Close.
-pub fn close_payload(code: u16, words: &str) -> Vec<u8> {
+/// The payload of a Close. The reason is truncated to what fits.
+pub fn close_payload(code: u16, reason: &str) -> Vec<u8> {
     let mut payload = code.to_be_bytes().to_vec();
-    payload.extend_from_slice(crate::close::truncated_reason(words).as_bytes());
+    payload.extend_from_slice(crate::close::truncated_reason(reason).as_bytes());
     payload
 }
 

@@ -1,4 +1,4 @@
-//! Frames taken apart as they come, in whatever pieces: a header that was cut, and text or a ping that is not whole yet, are all it keeps.
+//! The incremental decoder. It buffers incomplete headers, text messages and control frames, and nothing else.
 
 use std::mem::take;
 
@@ -8,23 +8,23 @@ use crate::bounds::{LEG_BINARY_BYTES, LEG_MESSAGE_FRAME_BYTES, LEG_TEXT_BYTES, L
 /// The longest header: two bytes, eight of length, four of the mask.
 const HEADER: usize = 14;
 
-/// Takes the frames of one end apart.
+/// Decodes the frames that one end sends.
 #[derive(Debug)]
 pub struct Decoder {
-    /// Its frames are masked: it is a client.
+    /// Whether frames must be masked: they come from a client.
     masked: bool,
-    /// Bytes of text that a message may have.
-    text_most: usize,
-    /// A header that was cut.
+    /// Limit for text messages, in bytes.
+    text_max: usize,
+    /// An incomplete header, and how many bytes of it are there.
     header: [u8; HEADER],
     have: usize,
-    /// The frame whose payload comes.
+    /// The frame whose payload is being read.
     frame: Option<Frame>,
-    /// The message that has begun and not ended; control frames may come inside it.
+    /// The message that has not ended. Control frames may come between its fragments.
     message: Option<Kind>,
-    /// Payload of it that was announced.
+    /// Its payload so far, as announced by headers.
     message_bytes: usize,
-    /// Bytes of frames that it took.
+    /// Bytes of its frames so far.
     frame_bytes: usize,
     text: Vec<u8>,
     control: Vec<u8>,
@@ -48,10 +48,10 @@ struct Frame {
     mask: [u8; 4],
 }
 
-/// What was found in the bytes that came.
+/// A decoded part of the input.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// Payload of a binary message, at least a byte: where messages begin and end means nothing.
+    /// Payload of a binary message, at least one byte. Boundaries of messages have no meaning.
     Bytes(Run<'a>),
     /// A whole text message.
     Text(String),
@@ -59,11 +59,11 @@ pub enum Event<'a> {
     Ping(Vec<u8>),
     /// A pong with its payload.
     Pong(Vec<u8>),
-    /// The end. Whatever stands behind it is no frame.
+    /// A Close. No frame may follow it.
     Close(Option<Close>),
 }
 
-/// Payload as it came. It is copied and unmasked in one pass.
+/// A run of payload, still masked. Copying and unmasking is one pass.
 #[derive(Clone, Copy, Debug)]
 pub struct Run<'a> {
     bytes: &'a [u8],
@@ -71,20 +71,20 @@ pub struct Run<'a> {
 }
 
 impl Decoder {
-    /// Of what a side sends: a device or a caller.
+    /// Decodes frames from a side: a device or a caller.
     pub fn from_side() -> Self {
         Self::new(true, LEG_TEXT_BYTES)
     }
 
-    /// Of what the relay sends.
+    /// Decodes frames from the relay.
     pub fn from_relay() -> Self {
         Self::new(false, LEG_TEXT_FROM_RELAY_BYTES)
     }
 
-    fn new(masked: bool, text_most: usize) -> Self {
+    fn new(masked: bool, text_max: usize) -> Self {
         Self {
             masked,
-            text_most,
+            text_max,
             header: [0; HEADER],
             have: 0,
             frame: None,
@@ -102,20 +102,20 @@ impl Decoder {
         self.message.is_some()
     }
 
-    /// Whether it met an error: nothing that follows can be understood.
+    /// Whether there was an error. The decoder cannot continue.
     pub fn is_broken(&self) -> bool {
         self.broken.is_some()
     }
 
-    /// Whether it has a buffer, as it has while a text or a control frame is cut.
+    /// Whether it holds buffers, as it does while a text message or control frame is incomplete.
     pub fn owns_memory(&self) -> bool {
         self.text.capacity() + self.control.capacity() > 0
     }
 
-    /// The next thing in `input`, which is advanced beyond it; nothing once all of it was taken.
+    /// Decodes the next event and advances `input` beyond it. `None` once all input is consumed.
     ///
     /// # Errors
-    /// [`FrameError`], again at every further call.
+    /// [`FrameError`]; every further call returns it again.
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, FrameError> {
         if let Some(error) = self.broken {
             return Err(error);
@@ -169,7 +169,7 @@ impl Decoder {
         }
     }
 
-    /// The next frame's header, once all of it is there.
+    /// Reads the next frame's header, once it is complete.
     fn header(&mut self, input: &mut &[u8]) -> Result<Option<Frame>, FrameError> {
         if self.have == 0
             && let Some(size) = header_size(input)
@@ -191,7 +191,7 @@ impl Decoder {
         self.begin(&header[..have]).map(Some)
     }
 
-    /// Judges a whole header.
+    /// Checks a complete header.
     fn begin(&mut self, header: &[u8]) -> Result<Frame, FrameError> {
         let (first, second) = (header[0], header[1]);
         let is_masked = second & bits::MASKED != 0;
@@ -207,11 +207,11 @@ impl Decoder {
             _ => length.iter().fold(0, |claims, &byte| claims << 8 | u64::from(byte)),
         };
         let mask = mask.try_into().unwrap_or_default();
-        let too_big = |most| FrameError::TooBig { size: claims, most };
+        let too_big = |max| FrameError::TooBig { size: claims, max };
         let left = usize::try_from(claims).ok().filter(|&claims| claims <= LEG_BINARY_BYTES).ok_or(too_big(LEG_BINARY_BYTES))?;
         let is_last = first & bits::FIN != 0;
         let kind = match first & bits::OPCODE {
-            bits::MORE => self.message.ok_or(FrameError::NothingBegun)?,
+            bits::MORE => self.message.ok_or(FrameError::UnexpectedContinuation)?,
             bits::TEXT => self.first_of(Kind::Text)?,
             bits::BINARY => self.first_of(Kind::Binary)?,
             bits::CLOSE => Kind::Close,
@@ -221,9 +221,9 @@ impl Decoder {
         };
         match kind {
             Kind::Binary => self.add(header.len(), left, LEG_BINARY_BYTES)?,
-            Kind::Text => self.add(header.len(), left, self.text_most)?,
+            Kind::Text => self.add(header.len(), left, self.text_max)?,
             Kind::Ping | Kind::Pong | Kind::Close if !is_last => return Err(FrameError::FragmentedControl),
-            Kind::Ping | Kind::Pong | Kind::Close if left > CONTROL_PAYLOAD_BYTES => return Err(FrameError::LongControl(left)),
+            Kind::Ping | Kind::Pong | Kind::Close if left > CONTROL_PAYLOAD_BYTES => return Err(FrameError::ControlTooLong(left)),
             Kind::Ping | Kind::Pong | Kind::Close => {}
         }
         Ok(Frame { kind, is_last, left, mask })
@@ -231,27 +231,27 @@ impl Decoder {
 
     fn first_of(&mut self, kind: Kind) -> Result<Kind, FrameError> {
         if self.message.is_some() {
-            return Err(FrameError::MessageInMessage);
+            return Err(FrameError::InterleavedMessage);
         }
         (self.message, self.message_bytes, self.frame_bytes) = (Some(kind), 0, 0);
         Ok(kind)
     }
 
-    /// Counts a frame to its message.
-    fn add(&mut self, header: usize, payload: usize, most: usize) -> Result<(), FrameError> {
+    /// Adds a frame to the size of its message.
+    fn add(&mut self, header: usize, payload: usize, max: usize) -> Result<(), FrameError> {
         self.message_bytes += payload;
         self.frame_bytes += header + payload;
-        if self.message_bytes > most {
-            return Err(FrameError::TooBig { size: self.message_bytes as u64, most });
+        if self.message_bytes > max {
+            return Err(FrameError::TooBig { size: self.message_bytes as u64, max });
         }
         if self.frame_bytes > LEG_MESSAGE_FRAME_BYTES {
-            return Err(FrameError::Endless(LEG_MESSAGE_FRAME_BYTES));
+            return Err(FrameError::TooManyFragments(LEG_MESSAGE_FRAME_BYTES));
         }
         Ok(())
     }
 }
 
-/// How long the header is that begins so.
+/// The length of a header, from its first two bytes.
 fn header_size(begins: &[u8]) -> Option<usize> {
     let second = begins.get(1)?;
     let length = match second & bits::LENGTH {
@@ -270,7 +270,7 @@ fn control(kind: Kind, payload: Vec<u8>) -> Result<Event<'static>, FrameError> {
     }
     let (code, words) = match payload[..] {
         [] => return Ok(Event::Close(None)),
-        [_] => return Err(FrameError::HalfACode),
+        [_] => return Err(FrameError::TruncatedCode),
         [high, low, ref words @ ..] => (u16::from_be_bytes([high, low]), words),
     };
     let reason = std::str::from_utf8(words).map_err(|_| FrameError::CloseUtf8)?.to_owned();
@@ -281,17 +281,17 @@ fn control(kind: Kind, payload: Vec<u8>) -> Result<Event<'static>, FrameError> {
 }
 
 impl Run<'_> {
-    /// How many bytes they are.
+    /// Number of bytes.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// Cuts it in two, the first part with as many bytes as that.
+    /// Splits it at a position.
     pub(super) fn split_at(self, at: usize) -> (Self, Self) {
         let (bytes, rest) = self.bytes.split_at(at);
         let mut mask = self.mask;
@@ -299,7 +299,7 @@ impl Run<'_> {
         (Self { bytes, mask: self.mask }, Self { bytes: rest, mask })
     }
 
-    /// Unmasks to the whole of `to`, which is as long.
+    /// Unmasks into `to`, which must have the same length.
     pub(super) fn copy_to(self, to: &mut [u8]) {
         if self.mask == [0; 4] {
             return to.copy_from_slice(self.bytes);
@@ -316,7 +316,7 @@ impl Run<'_> {
         }
     }
 
-    /// Unmasks to the end of `to`.
+    /// Unmasks and appends to `to`.
     pub fn append_to(self, to: &mut Vec<u8>) {
         if self.mask == [0; 4] {
             return to.extend_from_slice(self.bytes);

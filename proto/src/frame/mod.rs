@@ -1,9 +1,9 @@
-//! WebSocket frames of a leg (RFC 6455), as pure data: what comes is taken apart as it comes, what goes out is put together.
+//! WebSocket frames of a leg (RFC 6455): an incremental decoder and an encoder, without I/O.
 //!
-//! A message of bytes is never gathered: each run of its payload is given out as soon as it is there, and runs that follow one another
-//! leave in one frame, however they came. Text is short here, and gathered.
+//! Binary messages are not buffered: each run of payload is passed on as soon as it arrives, and successive runs are sent in one frame,
+//! whatever frames they arrived in. Text messages are short and are buffered.
 //!
-//! Owns: headers, masks, the order of frames, a leg's sizes. Does not own: what a text means, and who answers what.
+//! Owns: headers, masks, the order of frames, size limits. Does not own: the meaning of messages, and replies to them.
 
 mod batch;
 mod client;
@@ -15,7 +15,7 @@ pub use decoder::{Decoder, Event, Run};
 
 use crate::close::CloseReason;
 
-/// Bits and codes of a frame's first two bytes.
+/// Bits and codes of the first two bytes of a frame.
 mod bits {
     pub(super) const FIN: u8 = 0x80;
     pub(super) const RESERVED: u8 = 0x70;
@@ -35,87 +35,87 @@ mod bits {
     pub(super) const PONG: u8 = 0xa;
 }
 
-/// Bytes of payload that a control frame may have.
+/// Maximum payload of a control frame, in bytes.
 pub const CONTROL_PAYLOAD_BYTES: usize = 125;
 
-/// Why a WebSocket ends: the code and words of its Close frame.
+/// The content of a Close frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Close {
-    /// The code, one that may be sent.
+    /// The code, one that may be sent (RFC 6455, 7.4).
     pub code: u16,
-    /// The words.
+    /// The reason. Text of the peer: make it printable before it is logged.
     pub reason: String,
 }
 
-/// What breaks WebSocket itself, or the sizes that a leg allows.
+/// A violation of RFC 6455 or of a leg's size limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// A client's frames are masked.
+    /// A client's frame must be masked.
     #[error("a frame that is not masked")]
     Unmasked,
-    /// A server's frames are not.
+    /// A server's frame must not be masked.
     #[error("a frame that is masked")]
     Masked,
-    /// No extension was agreed that would give it a meaning.
+    /// No extension was negotiated that uses the bit.
     #[error("a reserved bit is set")]
     ReservedBit,
-    /// Neither text nor bytes nor a control frame.
+    /// An opcode without a meaning.
     #[error("the reserved opcode {0}")]
     ReservedOpcode(u8),
-    /// Nothing was begun.
-    #[error("a continuation of nothing")]
-    NothingBegun,
-    /// The one before has not ended.
-    #[error("a message inside another")]
-    MessageInMessage,
-    /// A ping, pong or Close is one frame.
-    #[error("a control frame in fragments")]
+    /// There is no message to continue.
+    #[error("a continuation without a message")]
+    UnexpectedContinuation,
+    /// The message before has not ended.
+    #[error("a message inside another message")]
+    InterleavedMessage,
+    /// Control frames must not be fragmented.
+    #[error("a fragmented control frame")]
     FragmentedControl,
-    /// A ping, pong or Close is short.
+    /// Control frames have at most [`CONTROL_PAYLOAD_BYTES`].
     #[error("a control frame of {0} bytes")]
-    LongControl(usize),
-    /// A code has two bytes.
+    ControlTooLong(usize),
+    /// A Close code has two bytes.
     #[error("a Close of one byte")]
-    HalfACode,
-    /// RFC 6455, 7.4.
+    TruncatedCode,
+    /// A code that must not be sent (RFC 6455, 7.4).
     #[error("a Close with the code {0}")]
     CloseCode(u16),
-    /// A Close's words.
-    #[error("a Close whose reason is no UTF-8")]
+    /// The reason of a Close must be UTF-8.
+    #[error("a Close whose reason is not UTF-8")]
     CloseUtf8,
-    /// A text message's bytes.
-    #[error("text that is no UTF-8")]
+    /// A text message must be UTF-8.
+    #[error("text that is not UTF-8")]
     TextUtf8,
-    /// Over the size of its kind.
-    #[error("a message of {size} bytes, at most {most} are allowed")]
+    /// A message over its size limit.
+    #[error("a message of {size} bytes, at most {max} are allowed")]
     TooBig {
-        /// Its payload as far as it is announced.
+        /// Its payload as far as announced, in bytes.
         size: u64,
-        /// What is allowed.
-        most: usize,
+        /// The limit in bytes.
+        max: usize,
     },
-    /// Fragments without a byte in them make no message longer, so no bound on its size ends them.
+    /// Too many fragments: empty ones do not count towards the size of a message, so they have a limit of their own.
     #[error("a message in more than {0} bytes of frames")]
-    Endless(usize),
+    TooManyFragments(usize),
 }
 
 impl FrameError {
-    /// What the leg is closed with.
+    /// The close code for the error.
     pub fn reason(self) -> CloseReason {
         match self {
             Self::Unmasked
             | Self::Masked
             | Self::ReservedBit
             | Self::ReservedOpcode(_)
-            | Self::NothingBegun
-            | Self::MessageInMessage
+            | Self::UnexpectedContinuation
+            | Self::InterleavedMessage
             | Self::FragmentedControl
-            | Self::LongControl(_)
-            | Self::HalfACode
+            | Self::ControlTooLong(_)
+            | Self::TruncatedCode
             | Self::CloseCode(_) => CloseReason::Framing,
             Self::CloseUtf8 | Self::TextUtf8 => CloseReason::BadUtf8,
             Self::TooBig { .. } => CloseReason::TooBig,
-            Self::Endless(_) => CloseReason::Protocol,
+            Self::TooManyFragments(_) => CloseReason::Protocol,
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Frames by their bytes: what each error is, and how batches look.
+//! Frames by their bytes: errors, and the encoding of batches.
 
 use super::*;
 use crate::close::CloseReason;
 
-/// A client's frame, with a mask that is none.
+/// A client's frame with a mask of zeros.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     masked(first, payload, [0; 4])
 }
@@ -20,7 +20,7 @@ fn masked(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
     frame
 }
 
-/// All events in words, and how it ended.
+/// All events as text, and the error at the end.
 fn read(mut decoder: Decoder, mut input: &[u8]) -> (Vec<String>, Option<FrameError>) {
     let mut events = Vec::new();
     loop {
@@ -72,7 +72,7 @@ fn a_close_may_have_nothing_a_code_or_words() {
     for code in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535] {
         assert_eq!(error(&frame(0x88, &code.to_be_bytes())), FrameError::CloseCode(code));
     }
-    assert_eq!(error(&frame(0x88, &[3])), FrameError::HalfACode);
+    assert_eq!(error(&frame(0x88, &[3])), FrameError::TruncatedCode);
     assert_eq!(error(&frame(0x88, b"\x03\xe8\xc3\x28")), FrameError::CloseUtf8);
 }
 
@@ -83,10 +83,10 @@ fn what_breaks_the_framing_is_named() {
         (&[0x89, 0], FrameError::Unmasked),
         (&frame(0xc2, b"x"), FrameError::ReservedBit),
         (&frame(0x83, b"x"), FrameError::ReservedOpcode(3)),
-        (&frame(0x80, b"x"), FrameError::NothingBegun),
-        (&[frame(0x02, b"x"), frame(0x82, b"y")].concat(), FrameError::MessageInMessage),
+        (&frame(0x80, b"x"), FrameError::UnexpectedContinuation),
+        (&[frame(0x02, b"x"), frame(0x82, b"y")].concat(), FrameError::InterleavedMessage),
         (&frame(0x09, b"x"), FrameError::FragmentedControl),
-        (&frame(0x89, &[7; 126]), FrameError::LongControl(126)),
+        (&frame(0x89, &[7; 126]), FrameError::ControlTooLong(126)),
         (&frame(0x81, b"\xc3"), FrameError::TextUtf8),
     ];
     for (bytes, expected) in cases {
@@ -112,7 +112,7 @@ fn sizes_are_judged_by_headers_and_over_all_fragments() {
 #[test]
 fn a_message_of_nothing_is_over_some_time() {
     let endless = [frame(0x02, b""), frame(0x00, b"").repeat(200_000)].concat();
-    assert_eq!(error(&endless), FrameError::Endless(1 << 20));
+    assert_eq!(error(&endless), FrameError::TooManyFragments(1 << 20));
     assert_eq!(error(&endless).reason(), CloseReason::Protocol);
     let crumbs = [frame(0x02, b"x"), frame(0x00, b"x").repeat(65_535), frame(0x80, b"")].concat();
     assert_eq!(read(Decoder::from_side(), &crumbs.repeat(3)).1, None, "a byte in each frame is slow, and no more than that");

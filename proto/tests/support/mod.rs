@@ -1,7 +1,8 @@
-//! Reads `vectors/`: texts written in full, or put together from repetitions where they are long.
+//! Reads `vectors/` (texts written in full, or put together from repetitions where they are long) and the tables of docs/PROTOCOL.md.
 
 #![allow(dead_code, clippy::panic, reason = "shared by test programs, each of which uses a part of it; a test may panic")]
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
@@ -120,4 +121,28 @@ pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
             (_, Some(missing)) => format!("field {path}.{missing}"),
         }
     })
+}
+
+/// The rows below the first table under `heading` whose first column is called `first`. Cells are plain text without code marks.
+pub(crate) fn table(heading: &str, first: &str) -> Vec<Vec<String>> {
+    let document = file("../docs/PROTOCOL.md");
+    let from = document.lines().position(|line| line == heading).unwrap_or_else(|| panic!("no heading {heading:?}"));
+    let level = heading.chars().take_while(|&mark| mark == '#').count();
+    let inside = |line: &&str| {
+        let marks = line.chars().take_while(|&mark| mark == '#').count();
+        marks == 0 || marks > level
+    };
+    let head = format!("| {first} |");
+    let rows = document.lines().skip(from + 1).take_while(inside).skip_while(|line| !line.starts_with(&head)).skip(2);
+    let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect::<Vec<_>>();
+    let rows: Vec<_> = rows.take_while(|line| line.starts_with('|')).map(cells).collect();
+    assert!(!rows.is_empty(), "no table {first:?} under {heading:?}");
+    rows
+}
+
+/// Rows as a map from the first column to the second; a row that stands twice is a failure.
+pub(crate) fn pairs(rows: &[Vec<String>]) -> BTreeMap<String, String> {
+    let map: BTreeMap<_, _> = rows.iter().map(|row| (row[0].clone(), row[1].clone())).collect();
+    assert_eq!(map.len(), rows.len(), "a row stands twice: {:?}", rows.iter().map(|row| &row[0]).collect::<Vec<_>>());
+    map
 }
