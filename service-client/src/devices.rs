@@ -17,7 +17,7 @@ use crate::refusal::{attempt_error, problem_of};
 use crate::retry::{RetryError, retry_until};
 
 /// The most pages of a list that are fetched: a relay whose list never ends must not occupy the client for ever.
-const MAX_PAGES: usize = 100_000;
+const MAX_PAGES: usize = 10_000;
 
 /// Why a request about devices failed.
 #[derive(Debug, thiserror::Error)]

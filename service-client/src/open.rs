@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use moorline_proto::api::StreamTicket;
-use moorline_proto::bounds::{DEADLINE_MAX_S, DEFAULT_DEADLINE, PREFER_WAIT_MAX, REASON_CHARS, WAIT_MAX_S};
+use moorline_proto::bounds::{DEFAULT_DEADLINE, PREFER_WAIT_MAX, REASON_CHARS};
 use moorline_proto::close::CloseReason;
 use moorline_proto::id::{DeviceId, Feature, ServiceName};
 use moorline_proto::join::ForeignUrl;
@@ -30,13 +30,13 @@ use crate::client::Client;
 use crate::refusal::{attempt_error, problem_of, problem_retry_after};
 use crate::retry::{AttemptError, RetryError, retry_until};
 use crate::stream::Stream;
-use crate::stream_options::{Key, StreamOptions};
+use crate::stream_options::{self, Key, StreamOptions};
 
 /// For the relay's response to an ordinary request, on top of the time that the request itself may take.
 pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 /// To reach the relay and receive its 101, which the relay never delays.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(20);
-/// The longest wait for a ticket's stream, whatever this machine's clock says: as long as a stream may wait and be opened.
+/// The longest wait for a ticket's stream, whatever this machine's clock says: as long as a stream may wait and open.
 const MAX_TICKET_LIFETIME: Duration = Open::MAX_WAIT.saturating_add(Open::MAX_DEADLINE);
 
 type OpenFuture = Pin<Box<dyn Future<Output = Result<Stream, OpenError>> + Send>>;
@@ -107,11 +107,11 @@ pub struct Open {
 
 impl Open {
     /// The longest wait for an offline device: seven days. Operators usually allow less.
-    pub const MAX_WAIT: Duration = Duration::from_secs(WAIT_MAX_S);
+    pub const MAX_WAIT: Duration = stream_options::MAX_WAIT;
     /// The shortest deadline: one second.
-    pub const MIN_DEADLINE: Duration = Duration::from_secs(1);
+    pub const MIN_DEADLINE: Duration = stream_options::MIN_DEADLINE;
     /// The longest deadline: one day. Operators usually allow less.
-    pub const MAX_DEADLINE: Duration = Duration::from_secs(DEADLINE_MAX_S);
+    pub const MAX_DEADLINE: Duration = stream_options::MAX_DEADLINE;
 
     /// Waits this long for an offline device, in whole seconds. Default: zero, no waiting. More than [`Open::MAX_WAIT`] is taken as that.
     pub fn wait(mut self, wait: Duration) -> Self {
@@ -254,7 +254,7 @@ struct LegRequest {
     path: String,
     headers: HeaderMap,
     bearer: Option<Secret>,
-    /// A ticket is for one stream: once that is refused, another join only says `stream_expired`.
+    /// A ticket is for one stream: once it is refused, another join only returns `stream_expired`.
     is_ticket: bool,
 }
 

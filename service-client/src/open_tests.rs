@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::Client;
 use crate::open::{Open, OpenError};
-use crate::scripted_relay::{close, receive, relay, send_text};
+use crate::scripted_relay::{LEG_PATH, close, receive, relay, send_text, ticket};
 use crate::stream_options::Key;
 
 fn lamp(client: &Client) -> Open {
@@ -146,10 +146,7 @@ async fn no_span_of_the_caller_overflows() {
 async fn negotiated_here_and_joined_elsewhere() {
     let (mut relay, client) = relay();
     let open = lamp(&client).reason(Text::new("why not").unwrap()).key(Key::new("k7").unwrap()).prefer_wait(Duration::from_secs(3));
-    let ticket = json!({
-        "stream": "000102030405060708090a0b0c0d0e0f", "state": "accepted", "url": "/v1/legs/n1/000102030405060708090a0b0c0d0e0f",
-        "token": "mrl_leg_x", "expires_at": "2026-11-21T09:30:00Z"
-    });
+    let ticket = ticket(LEG_PATH);
     let (ticket, ()) = join!(open.negotiate(), async {
         let request = relay.request().await;
         assert_eq!(request.line, "POST /v1/devices/lamp-1/streams HTTP/1.1");
@@ -172,10 +169,7 @@ async fn negotiated_here_and_joined_elsewhere() {
 #[tokio::test(start_paused = true)]
 async fn a_ticket_to_another_host_is_not_followed() {
     let (relay, client) = relay();
-    let ticket = json!({
-        "stream": "000102030405060708090a0b0c0d0e0f", "state": "accepted", "url": "wss://elsewhere.example/v1/legs/n1/x",
-        "token": "mrl_leg_x", "expires_at": "2026-11-21T09:30:00Z"
-    });
+    let ticket = ticket("wss://elsewhere.example/v1/legs/n1/x");
     let stream = client.join(&serde_json::from_value(ticket).unwrap()).await;
     assert!(matches!(stream, Err(OpenError::ForeignUrl(_))), "{stream:?}");
     assert!(relay.is_idle());

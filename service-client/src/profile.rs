@@ -27,7 +27,7 @@ const PRIVATE: u32 = 0o600;
 /// A relay and the caller's token for it.
 #[derive(Clone, Debug)]
 pub struct Profile {
-    /// Where the relay is, and whom to trust there.
+    /// The relay's address and CA.
     pub join: Join,
     /// The caller's token.
     pub token: Secret,
@@ -59,7 +59,7 @@ pub enum LoadProfileError {
         /// The path.
         path: PathBuf,
     },
-    /// The file cannot be read, or is not private: its mode lets others in, it belongs to somebody else, or it is not a regular file.
+    /// The file cannot be read, or is not private: its mode allows others, it has another owner, or it is not a regular file.
     #[error("cannot use the profile")]
     File(#[source] PrivateFileError),
     /// The file is not a valid profile. The error never quotes the file, which contains a token.

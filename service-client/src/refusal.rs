@@ -39,8 +39,8 @@ pub(crate) fn problem_retry_after(problem: &Problem) -> Option<Duration> {
     is_temporary(problem).then(|| problem.retry_after_s.map_or(DEFAULT_RETRY_AFTER, Duration::from_secs))
 }
 
-/// Whether a refusal is about this moment of this node. `too_many_streams` and `device_busy` last until somebody closes a stream, and
-/// the others until somebody does something about them: the user should hear of those at once. A code of a later version counts by its status.
+/// Whether a refusal is about the current state of the node. `too_many_streams` and `device_busy` last until somebody closes a stream, and
+/// the others until their cause is fixed: the user should see those at once. An unknown code counts by its status.
 fn is_temporary(problem: &Problem) -> bool {
     problem.known_code().map_or_else(
         || is_temporary_status(problem.status),
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_about_the_moment_is_temporary() {
+    fn only_the_current_state_of_a_node_is_temporary() {
         let temporary: Vec<&str> = ProblemCode::ALL
             .iter()
             .filter(|&&code| problem_retry_after(&Problem::new(code, "x")).is_some())

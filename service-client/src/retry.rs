@@ -1,4 +1,4 @@
-//! Repeats a request: while its leg is lost before `opened`, and once where the relay refused it for now. The caller says what an attempt
+//! Repeats a request: while its leg is lost before `opened`, and once if the relay refuses it temporarily. The caller says what an attempt
 //! is and how its failures count.
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// The longest time after which a refused request is sent again. Who is to wait longer is told so at once, and can decide.
+/// The longest pause before the retry of a temporary refusal. If the relay asks for more, the refusal is returned at once.
 const LONGEST_DEFERRAL: Duration = Duration::from_secs(60);
 
 /// How one attempt failed.
@@ -22,7 +22,7 @@ pub(crate) enum AttemptError<E> {
     Lost(E),
     /// The relay could not be reached. Worth a retry only if an earlier attempt may be waiting there.
     Unreachable(E),
-    /// The relay refused it for now. Worth one retry, not before `after` has passed.
+    /// The relay refused it temporarily. Worth one retry, after `after`.
     Later {
         /// The refusal.
         error: E,
@@ -42,7 +42,7 @@ pub(crate) enum RetryError<E> {
 
 /// Runs `attempt` until it succeeds, fails for good, or `deadline` passes; pauses between attempts.
 ///
-/// After a loss everything that may pass is retried until the deadline. Without one, a refusal for now is retried once, if the pause ends
+/// After a loss, temporary failures are retried until the deadline. Otherwise a temporary refusal is retried once, if the pause ends
 /// before the deadline.
 ///
 /// # Cancel safety
@@ -84,7 +84,7 @@ where
     Err(RetryError::TimedOut(last))
 }
 
-/// What the relay asks for, and up to a quarter more at random, so that all whom it refused do not return at once.
+/// The pause that the relay asks for, and up to a quarter more at random, so that the refused callers do not return at the same time.
 fn deferral(after: Duration) -> Duration {
     after.clamp(FIRST_PAUSE, LONGEST_DEFERRAL).mul_f64(rand::random_range(1.0..=1.25))
 }
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refusal_for_now_is_retried_once_when_the_relay_said() {
+    async fn a_temporary_refusal_is_retried_once_after_the_pause_the_relay_asked_for() {
         let begun = Instant::now();
         assert_eq!(scripted([Err(later(4)), Ok(7)]).await, (Ok(7), 2));
         assert!((4.0..=5.001).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_retry_that_would_come_too_late_is_not_waited_for() {
+    async fn a_refusal_with_too_long_a_pause_is_returned_at_once() {
         let begun = Instant::now();
         for after in [60, 61, 3_600] {
             assert_eq!(scripted([Err(later(after)), Ok(7)]).await, (Err(RetryError::Attempt("busy")), 1));

@@ -1,17 +1,16 @@
-//! Refusals for now, against a scripted relay with a paused clock: one retry when the relay said, and never a later surprise.
+//! Temporary refusals, against a scripted relay with a paused clock: one retry, after the pause that the relay asked for.
 
 use std::time::Duration;
 
 use moorline_proto::leg::{LegText, Refused};
 use moorline_proto::problem::{Problem, ProblemCode};
-use serde_json::json;
 use tokio::join;
 use tokio::time::{Instant, timeout};
 
 use crate::client::Client;
 use crate::devices::DeviceError;
 use crate::open::{Open, OpenError};
-use crate::scripted_relay::{close, relay, send_text};
+use crate::scripted_relay::{LEG_PATH, close, relay, send_text, ticket};
 
 fn lamp(client: &Client) -> Open {
     client.open(&"lamp-1".parse().unwrap(), &"ssh".parse().unwrap())
@@ -26,7 +25,7 @@ fn refused(problem: &Problem) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_drains_is_asked_again_under_the_same_key_when_it_said() {
+async fn a_draining_node_is_tried_again_with_the_same_key_after_its_pause() {
     let (mut relay, client) = relay();
     let begun = Instant::now();
     let (stream, _leg) = join!(lamp(&client), async {
@@ -67,7 +66,7 @@ async fn the_second_refusal_is_final() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_retry_cannot_help_and_what_would_come_too_late_is_told_at_once() {
+async fn other_refusals_and_pauses_beyond_the_deadline_are_returned_at_once() {
     let begun = Instant::now();
     for problem in [
         refusal(ProblemCode::DeviceOffline, 1),
@@ -85,7 +84,7 @@ async fn what_a_retry_cannot_help_and_what_would_come_too_late_is_told_at_once()
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_intermediary_without_a_relay_behind_it_is_asked_again_too() {
+async fn an_intermediary_without_a_relay_is_tried_again_too() {
     let (mut relay, client) = relay();
     let (stream, _leg) = join!(lamp(&client), async {
         relay.request().await.respond(503, &"no server is available").await;
@@ -95,7 +94,7 @@ async fn an_intermediary_without_a_relay_behind_it_is_asked_again_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_hangs_up_meanwhile_asks_no_more() {
+async fn a_caller_that_hangs_up_during_the_pause_sends_no_retry() {
     let (mut relay, client) = relay();
     let (opened, ()) = join!(timeout(Duration::from_secs(3), lamp(&client).into_future()), async {
         relay.request().await.refuse(&refusal(ProblemCode::Draining, 8)).await;
@@ -106,12 +105,9 @@ async fn a_caller_that_hangs_up_meanwhile_asks_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_negotiation_is_retried_under_its_key_and_a_question_about_devices_too() {
+async fn a_negotiation_is_retried_with_its_key_and_a_device_request_too() {
     let (mut relay, client) = relay();
-    let ticket = json!({
-        "stream": "000102030405060708090a0b0c0d0e0f", "state": "accepted", "url": "/v1/legs/n1/000102030405060708090a0b0c0d0e0f",
-        "token": "mrl_leg_x", "expires_at": "2026-11-21T09:30:00Z"
-    });
+    let ticket = ticket(LEG_PATH);
     let (negotiated, ()) = join!(lamp(&client).negotiate(), async {
         let first = relay.request().await;
         let key = first.header("idempotency-key").to_owned();
@@ -132,10 +128,7 @@ async fn a_negotiation_is_retried_under_its_key_and_a_question_about_devices_too
 #[tokio::test(start_paused = true)]
 async fn a_tickets_stream_that_was_refused_is_not_joined_again() {
     let (mut relay, client) = relay();
-    let ticket = json!({
-        "stream": "000102030405060708090a0b0c0d0e0f", "state": "offered", "url": "/v1/legs/n1/000102030405060708090a0b0c0d0e0f",
-        "token": "mrl_leg_x", "expires_at": "2026-11-21T09:30:00Z"
-    });
+    let ticket = ticket(LEG_PATH);
     let problem = refusal(ProblemCode::Draining, 1);
     let (stream, _leg) = join!(client.join(&serde_json::from_value(ticket).unwrap()).into_future(), async {
         let mut leg = relay.request().await.upgrade().await;

@@ -20,6 +20,17 @@ use crate::client::Client;
 pub(crate) const OPENED: &str = r#"{"type":"opened","stream":"000102030405060708090a0b0c0d0e0f","service":"ssh","peer":{"device":"lamp-1"},
     "features":["f1"],"data":"AAE=","ping_ms":25000,"timeline":{"opened_ms":7}}"#;
 
+/// A ticket for the scripted stream, as the relay answers a negotiation, with this `url`.
+pub(crate) fn ticket(url: &str) -> Value {
+    serde_json::json!({
+        "stream": "000102030405060708090a0b0c0d0e0f", "state": "accepted", "url": url, "token": "mrl_leg_x",
+        "expires_at": "2026-11-21T09:30:00Z"
+    })
+}
+
+/// The path of a leg of the scripted stream.
+pub(crate) const LEG_PATH: &str = "/v1/legs/n1/000102030405060708090a0b0c0d0e0f";
+
 pub(crate) struct Relay {
     dials: mpsc::Receiver<DuplexStream>,
 }

@@ -4,16 +4,21 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use moorline_proto::api::OpenStream;
-use moorline_proto::bounds::{DEFAULT_DEADLINE, IDEMPOTENCY_KEY_CHARS, REASON_CHARS};
+use moorline_proto::bounds::{DEFAULT_DEADLINE, DEADLINE_MAX_S, IDEMPOTENCY_KEY_CHARS, REASON_CHARS, WAIT_MAX_S};
 use moorline_proto::id::{Feature, ServiceName};
 use moorline_proto::names::{DATA_HEADER, DEADLINE_HEADER, FEATURES_HEADER, IDEMPOTENCY_KEY_HEADER, REASON_HEADER, WAIT_HEADER};
 use moorline_proto::text::{Data, Text};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::open::Open;
-
 /// The relay's own timeout response should arrive before this side gives up.
 const RESPONSE_MARGIN: Duration = Duration::from_secs(10);
+
+/// See `Open::MAX_WAIT`.
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(WAIT_MAX_S);
+/// See `Open::MIN_DEADLINE`.
+pub(crate) const MIN_DEADLINE: Duration = Duration::from_secs(1);
+/// See `Open::MAX_DEADLINE`.
+pub(crate) const MAX_DEADLINE: Duration = Duration::from_secs(DEADLINE_MAX_S);
 
 /// Everything but the device and the service. All of it is optional.
 #[derive(Clone, Debug, Default)]
@@ -64,11 +69,11 @@ impl Key {
 impl StreamOptions {
     /// Spans are brought into their ranges here, so that no sum of them can overflow.
     pub(crate) fn set_wait(&mut self, wait: Duration) {
-        self.wait = Some(wait.min(Open::MAX_WAIT));
+        self.wait = Some(wait.min(MAX_WAIT));
     }
 
     pub(crate) fn set_deadline(&mut self, deadline: Duration) {
-        self.deadline = Some(deadline.clamp(Open::MIN_DEADLINE, Open::MAX_DEADLINE));
+        self.deadline = Some(deadline.clamp(MIN_DEADLINE, MAX_DEADLINE));
     }
 
     /// How long the relay can take to answer.
@@ -155,10 +160,10 @@ mod tests {
         let mut options = StreamOptions::default();
         options.set_wait(Duration::MAX);
         options.set_deadline(Duration::MAX);
-        assert_eq!((options.wait, options.deadline), (Some(Open::MAX_WAIT), Some(Open::MAX_DEADLINE)));
-        assert_eq!(options.limit(), Open::MAX_WAIT + Open::MAX_DEADLINE + RESPONSE_MARGIN);
+        assert_eq!((options.wait, options.deadline), (Some(MAX_WAIT), Some(MAX_DEADLINE)));
+        assert_eq!(options.limit(), MAX_WAIT + MAX_DEADLINE + RESPONSE_MARGIN);
         options.set_deadline(Duration::ZERO);
-        assert_eq!(options.deadline, Some(Open::MIN_DEADLINE));
+        assert_eq!(options.deadline, Some(MIN_DEADLINE));
     }
 
     #[test]

@@ -7,11 +7,11 @@ use moorline_proto::problem::Timeline;
 ///
 /// The numbers are milliseconds from the request. A stream that was not opened has its steps alone.
 pub fn describe(timeline: &Timeline) -> String {
-    let steps = steps(timeline);
     let Some(opened) = timeline.opened_ms else { return describe_steps(timeline).unwrap_or_default() };
-    let steps: Vec<String> = steps.iter().map(|(step, at)| format!("{step} {at}")).collect();
-    let dial = timeline.dial_ms.map(|span| format!("; the device reached its target in {span}")).unwrap_or_default();
-    if steps.is_empty() { format!("opened in {opened} ms") } else { format!("opened in {opened} ms ({}{dial})", steps.join(", ")) }
+    let steps: Vec<String> = steps(timeline).iter().map(|(step, at)| format!("{step} {at}")).collect();
+    let dial = timeline.dial_ms.map(|span| format!("target dialled in {span}"));
+    let details: Vec<String> = (!steps.is_empty()).then(|| steps.join(", ")).into_iter().chain(dial).collect();
+    if details.is_empty() { format!("opened in {opened} ms") } else { format!("opened in {opened} ms ({})", details.join("; ")) }
 }
 
 /// The steps that a stream reached, the earliest first: `authorized 0.1 ms, offered 0.2 ms`. `None` if there are none.
@@ -63,7 +63,7 @@ mod tests {
         };
         assert_eq!(
             describe(&timeline),
-            "opened in 1.4 ms (authorized 0.1, caller joined 0.15, offered 0.21, accepted 0.8; the device reached its target in 0.07)"
+            "opened in 1.4 ms (authorized 0.1, caller joined 0.15, offered 0.21, accepted 0.8; target dialled in 0.07)"
         );
         assert_eq!(describe(&Timeline { opened_ms: micros(12_000), ..Timeline::default() }), "opened in 12 ms");
     }

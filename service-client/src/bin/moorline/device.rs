@@ -172,6 +172,22 @@ new      offline  never                     -         -
     }
 
     #[test]
+    fn hostile_text_of_a_device_is_printable_in_the_page_and_in_json() {
+        let hostile = "x\\u001b[2J\\u202ey\\u2028z";
+        let json = format!(
+            r#"{{"device": "lamp-1", "keys": [], "created": "2026-11-21T09:30:00Z", "online":
+              {{"node": "n1", "session": "{hostile}", "since": "2026-11-21T09:31:00Z", "address": "192.0.2.7", "agent": "{hostile}",
+               "hostname": "{hostile}", "os": "{hostile}", "services": [{{"name": "ssh", "description": "{hostile}"}}], "streams": 2}}}}"#
+        );
+        let device: Device = serde_json::from_str(&json).unwrap();
+        let printed = [page(&device), list(std::slice::from_ref(&device)), serde_json::to_string(&device).unwrap()];
+        for text in printed {
+            assert!(text.contains("x\u{fffd}[2J\u{fffd}y\u{fffd}z"), "{text:?}");
+            assert!(!text.contains(['\u{1b}', '\u{202e}', '\u{2028}']), "{text:?}");
+        }
+    }
+
+    #[test]
     fn a_private_key_is_refused_before_it_is_sent() {
         let failure = parse_key("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").unwrap_err();
         assert!(failure.exit == Exit::Usage && failure.causes()[0].contains("private key"), "{failure:?}");

@@ -168,7 +168,7 @@ pub(crate) const fn advice(code: ProblemCode) -> &'static str {
         ProblemCode::UpgradeRequired => "a proxy between here and the relay drops WebSocket upgrades: configure it to pass them",
         ProblemCode::RateLimited => "send fewer requests",
         ProblemCode::TooManyStreams => "close streams that are not needed, or ask the operator to raise `streams` or `streams_per_device`",
-        ProblemCode::DeviceBusy => "the device takes no more streams now: close some of them, or come back later",
+        ProblemCode::DeviceBusy => "the device takes no more streams now: close some of them, or try again later",
         ProblemCode::Internal => "give the stream id and the time to the relay's operator, whose log has the cause",
         ProblemCode::TargetRefused => "start the service on the device; nothing listens at the target that agent.toml names",
         ProblemCode::TargetTimeout => "the service's target does not answer the device: check its host, its firewall and its load",
@@ -179,7 +179,7 @@ pub(crate) const fn advice(code: ProblemCode) -> &'static str {
         ProblemCode::DirectoryUnavailable => "try again; if this lasts, the operator has to check the relay's database",
         ProblemCode::HandshakeTimeout => "the steps above show what was slow; try again, with a longer --deadline if the link is slow",
         ProblemCode::DeviceUnresponsive => {
-            "the device's connection has died and it will come back by itself: try again in a minute, or with --wait 2m"
+            "the device's connection is dead and it will reconnect by itself: try again in a minute, or with --wait 2m"
         }
     }
 }

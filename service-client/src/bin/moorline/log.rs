@@ -1,5 +1,5 @@
-//! The log on standard error, if `MOORLINE_LOG` asks for one. It shares the queue of [`Output`], so that it delays nobody and keeps its order
-//! with the messages.
+//! The log on standard error, if `MOORLINE_LOG` is set. It shares the queue of [`Output`]: it never blocks, and stays in order with the
+//! messages.
 
 use tracing_subscriber::EnvFilter;
 

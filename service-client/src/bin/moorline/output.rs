@@ -17,8 +17,8 @@ const QUEUED_LINES: usize = 4_096;
 
 /// Cheap to clone. Each message is written in one piece, so that messages of different tasks do not mix.
 ///
-/// Standard error is never waited for: messages go through a bounded queue to a thread that writes them. Where nobody reads them the queue
-/// fills up, and further ones are dropped.
+/// Writing to standard error never blocks: messages go through a bounded queue to a thread. If nobody reads standard error, the queue
+/// fills up and further messages are dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
     style: Style,
@@ -96,7 +96,7 @@ impl Drop for Flush {
     fn drop(&mut self) {
         match self.messages.error_counter().dropped_lines() {
             0 => {}
-            dropped => drop(writeln!(self.messages, "moorline: {dropped} messages were dropped, because nobody read them in time")),
+            dropped => drop(writeln!(self.messages, "moorline: {dropped} messages were dropped because standard error was not read")),
         }
         drop(self.worker.take());
     }
@@ -152,14 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_nobody_reads_delay_nobody_and_are_counted() {
+    fn messages_that_nobody_reads_do_not_block_and_are_counted() {
         let (release, stalled) = mpsc::channel();
         let (output, flush) = Output::to(Stalled(stalled), Style::Plain);
         for _ in 0..3 * QUEUED_LINES {
-            output.note("127.0.0.1:40000 was reset, no stream to lamp-1/http"); // returns at once, or this test does not end
+            output.note("127.0.0.1:40000 was reset, no stream to lamp-1/http"); // would block for ever
         }
         assert!(output.messages.error_counter().dropped_lines() >= QUEUED_LINES);
-        drop(release); // the thread goes on and ends
+        drop(release); // the thread continues and ends
         drop(flush);
     }
 }
