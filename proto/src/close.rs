@@ -132,7 +132,7 @@ impl CloseReason {
         if detail.is_empty() {
             return self.name().to_owned();
         }
-        fitting_reason(&format!("{}: {detail}", self.name())).to_owned()
+        truncated_reason(&format!("{}: {detail}", self.name())).to_owned()
     }
 
     /// What a device does whose control channel was closed so; any code that is not listed is like a lost connection.
