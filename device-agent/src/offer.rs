@@ -109,7 +109,7 @@ impl Opening<'_> {
         let started = Instant::now();
         let reject_on_panic = RejectOnPanic(Some(self));
         let mut deciding = pin!(timeout_at(self.deadline, self.context.handler.decide(self.info(started))));
-        let (mut connecting, mut connected) = (pin!(endpoint.dialer.ahead(self.deadline)), None);
+        let (mut connecting, mut connected) = (pin!(endpoint.dialer.preconnect(self.deadline)), None);
         let decision = loop {
             // The decision comes first: nothing is connected for an offer that is rejected at once.
             tokio::select! {
