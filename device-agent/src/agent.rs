@@ -22,6 +22,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::backoff::{Backoff, DisconnectCause, RetryReason};
 use crate::control_sender::ControlSender;
+use crate::handle::AgentHandle;
 use crate::handler::Handler;
 use crate::limits::{PEER_TEXT_CHARS, RETIRED_SESSION_TIMEOUT, STOP_TIMEOUT, streams_for_descriptors};
 use crate::offer::{OfferContext, serve_offer};
@@ -32,44 +33,23 @@ use crate::streams::{NotAdmitted, Streams};
 /// A device's agent.
 pub struct Agent(Arc<Inner>);
 
-/// Changes an agent while it runs. Clones belong to the same agent.
-#[derive(Clone)]
-pub struct AgentHandle(Arc<Inner>);
-
-struct Inner {
+pub(crate) struct Inner {
     dialer: Dialer,
     handler: Arc<dyn Handler>,
     instance: Instance,
-    settings: watch::Sender<Arc<Settings>>,
-    control: ControlSender,
+    pub(crate) settings: watch::Sender<Arc<Settings>>,
+    pub(crate) control: ControlSender,
     streams: Streams,
     /// Streams for which the process has file descriptors.
     streams_for_descriptors: u32,
-    tasks: TaskTracker,
-    retire: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) retire: CancellationToken,
     end_streams: CancellationToken,
-}
-
-/// Why settings cannot replace those of a running agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReplaceError {
-    /// The device's id differs.
-    #[error("a running agent cannot become another device")]
-    Device,
-    /// The relay's address or CA differs.
-    #[error("a running agent cannot move to another relay")]
-    Relay,
 }
 
 impl std::fmt::Debug for Agent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.describe("Agent", f)
-    }
-}
-
-impl std::fmt::Debug for AgentHandle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.describe("AgentHandle", f)
     }
 }
 
@@ -104,7 +84,7 @@ impl Agent {
 
     /// A handle by which the agent is changed while it runs.
     pub fn handle(&self) -> AgentHandle {
-        AgentHandle(Arc::clone(&self.0))
+        AgentHandle::new(Arc::clone(&self.0))
     }
 
     /// Keeps the device online until `stop` completes. Then closes the control channel and resets the streams, within 6 s.
@@ -115,6 +95,13 @@ impl Agent {
     /// Dropping the future ends the streams.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let inner = &self.0;
+        let (max_streams, possible) = (inner.settings.borrow().max_streams, inner.streams_for_descriptors);
+        if possible < max_streams {
+            warn!(
+                max_streams,
+                possible, "fewer file descriptors than max_streams needs: raise the limit (LimitNOFILE=), or lower max_streams"
+            );
+        }
         let _ended_on_drop = (inner.retire.clone().drop_guard(), inner.end_streams.clone().drop_guard());
         let work = async {
             inner.stay_connected().await;
@@ -131,44 +118,6 @@ impl Agent {
         if timeout(STOP_TIMEOUT, work).await.is_err() {
             warn!("the relay does not answer: stopping without its Close");
         }
-    }
-}
-
-#[cfg(test)]
-impl AgentHandle {
-    /// Tasks of offers and streams.
-    pub(crate) fn tasks(&self) -> usize {
-        self.0.tasks.len()
-    }
-
-    /// Rejections of excess offers that were dropped so far.
-    pub(crate) fn dropped_rejections(&self) -> usize {
-        usize::try_from(self.0.control.dropped()).unwrap_or(usize::MAX)
-    }
-}
-
-impl AgentHandle {
-    /// Replaces the settings. The relay is told the new services at once. The limit of streams and the trusted suffix apply to the next
-    /// offer, the key to the next connection.
-    ///
-    /// # Errors
-    /// [`ReplaceError`]; the old settings stay.
-    pub fn replace_settings(&self, settings: Settings) -> Result<(), ReplaceError> {
-        let current = Arc::clone(&self.0.settings.borrow());
-        if settings.device != current.device {
-            return Err(ReplaceError::Device);
-        }
-        if settings.join != current.join {
-            return Err(ReplaceError::Relay);
-        }
-        self.0.settings.send_replace(Arc::new(settings));
-        Ok(())
-    }
-
-    /// Retires the agent: it rejects further offers as `busy` and never connects again. Its streams go on. The control channel stays open
-    /// for 10 s at most, for the answers to earlier offers and until another agent of the device takes over.
-    pub fn retire(&self) {
-        self.0.retire.cancel();
     }
 }
 
@@ -193,7 +142,7 @@ struct Disconnected {
 }
 
 impl Inner {
-    fn describe(&self, name: &str, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    pub(crate) fn describe(&self, name: &str, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{name}({}, {})", self.settings.borrow().device, self.dialer.url())
     }
 
@@ -361,17 +310,22 @@ impl Inner {
 
     fn on_offer(self: &Arc<Self>, offer: Offer, relay_max_streams: u32) {
         if self.retire.is_cancelled() {
-            return self.reject_excess(&offer, "the device accepts no more streams");
+            return self.reject_excess(&offer, RejectCode::Busy, "the device accepts no more streams");
         }
         let settings = Arc::clone(&self.settings.borrow());
-        let max_streams = settings.max_streams.min(relay_max_streams).min(self.streams_for_descriptors);
+        let wanted = settings.max_streams.min(relay_max_streams);
+        let max_streams = usize::try_from(wanted.min(self.streams_for_descriptors)).unwrap_or(usize::MAX);
         let cancel = self.end_streams.child_token();
-        let guard =
-            match self.streams.admit(offer.stream, offer.attempt, usize::try_from(max_streams).unwrap_or(usize::MAX), cancel.clone()) {
-                Ok(guard) => guard,
-                Err(NotAdmitted::Full) => return self.reject_excess(&offer, "the device has as many streams as it may have"),
-                Err(NotAdmitted::Outdated) => return debug!(stream = %offer.stream, "offer ignored: a later attempt is under way"),
-            };
+        let guard = match self.streams.admit(offer.stream, offer.attempt, max_streams, cancel.clone()) {
+            Ok(guard) => guard,
+            Err(NotAdmitted::Full) if wanted > self.streams_for_descriptors => {
+                return self.reject_excess(&offer, RejectCode::Internal, "the device has no file descriptors left for another stream");
+            }
+            Err(NotAdmitted::Full) => {
+                return self.reject_excess(&offer, RejectCode::Busy, "the device has as many streams as it may have");
+            }
+            Err(NotAdmitted::Outdated) => return debug!(stream = %offer.stream, "offer ignored: a later attempt is under way"),
+        };
         let context = OfferContext {
             dialer: self.dialer.clone(),
             handler: Arc::clone(&self.handler),
@@ -382,10 +336,10 @@ impl Inner {
         self.tasks.spawn(async move { Box::pin(serve_offer(context, offer, guard, cancel, end_streams)).await });
     }
 
-    fn reject_excess(&self, offer: &Offer, detail: &str) {
-        debug!(stream = %offer.stream, detail, "offer rejected");
+    fn reject_excess(&self, offer: &Offer, code: RejectCode, detail: &str) {
+        debug!(stream = %offer.stream, %code, detail, "offer rejected");
         let Offer { stream, attempt, .. } = *offer;
-        self.control.try_reject(Reject { stream, attempt, code: RejectCode::Busy, detail: Some(Text::truncated(detail)) });
+        self.control.try_reject(Reject { stream, attempt, code, detail: Some(Text::truncated(detail)) });
     }
 
     fn on_cancel(&self, cancel: &Cancel) {

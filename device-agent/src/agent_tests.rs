@@ -12,7 +12,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::agent::{Agent, ReplaceError};
+use crate::agent::Agent;
+use crate::handle::ReplaceError;
 use crate::handler::{Accepted, Decision, DecisionFuture, OfferInfo};
 use crate::scripted::{ScriptedRelay, Socket, agent, offer, settings, welcome};
 use crate::session::{Session, SessionEvent};

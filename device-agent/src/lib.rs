@@ -33,6 +33,7 @@ pub mod cli;
 pub mod config;
 mod control_sender;
 mod failure;
+mod handle;
 pub mod handler;
 pub mod identity;
 pub mod init;
@@ -50,7 +51,8 @@ mod agent_tests;
 #[cfg(test)]
 mod scripted;
 
-pub use agent::{Agent, AgentHandle, ReplaceError};
+pub use agent::Agent;
+pub use handle::{AgentHandle, ReplaceError};
 pub use handler::{Accepted, Decision, Handler, OfferInfo};
 pub use identity::Identity;
 pub use moorline_proto::control::RejectCode;

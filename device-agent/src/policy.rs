@@ -1,25 +1,31 @@
-//! Which services the device offers, by its own configuration. Pure.
+//! Which services the device offers, by its own configuration.
 
 use std::collections::BTreeMap;
 
 use moorline_proto::control::RejectCode;
 use moorline_proto::id::ServiceName;
 
-use crate::target::Target;
+use crate::target::{Resolver, Target};
 
 /// The configured services and their targets. Everything else is rejected.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Policy {
     targets: BTreeMap<ServiceName, Target>,
+    resolver: Resolver,
 }
 
 impl Policy {
     /// A policy that accepts exactly these services.
     pub fn new(targets: BTreeMap<ServiceName, Target>) -> Self {
-        Self { targets }
+        Self { targets, resolver: Resolver::default() }
     }
 
-    /// Returns the target of a service.
+    /// The resolver of the targets' names.
+    pub(crate) fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
+    /// Returns the target of a service. Pure.
     ///
     /// # Errors
     /// [`RejectCode::NotExposed`] for a service that is not configured.

@@ -181,12 +181,9 @@ impl Socket {
     /// The code that the socket is closed with. None for a connection that is lost without a Close.
     pub(crate) async fn closed(&mut self) -> Option<u16> {
         loop {
-            match self.next_message().await? {
-                Message::Close(frame) => {
-                    while self.next_message().await.is_some() {} // the answer goes out
-                    return Some(frame.map_or(1005, |frame| frame.code.into()));
-                }
-                _ => {}
+            if let Message::Close(frame) = self.next_message().await? {
+                while self.next_message().await.is_some() {} // the answer goes out
+                return Some(frame.map_or(1005, |frame| frame.code.into()));
             }
         }
     }

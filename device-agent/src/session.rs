@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use moorline_proto::bounds::{CLOSE_TIMEOUT, WELCOME_TIMEOUT};
-use moorline_proto::close::{CloseReason, truncated_reason};
+use moorline_proto::close::CloseReason;
 use moorline_proto::control::{Cancel, FromDevice, Hello, Offer, Service, Services, ToDevice, Welcome};
 use moorline_proto::id::Instance;
 use moorline_proto::message::Decoded;
@@ -321,8 +321,7 @@ impl Session {
 
     /// Closes the channel and waits for the relay's Close, 5 s at most. A device that stops on purpose closes with 1000.
     pub async fn close(mut self, reason: CloseReason, detail: &str) {
-        let text = if detail.is_empty() { reason.name().to_owned() } else { format!("{}: {detail}", reason.name()) };
-        let frame = CloseFrame { code: reason.code().into(), reason: truncated_reason(&text).into() };
+        let frame = CloseFrame { code: reason.code().into(), reason: reason.text(detail).into() };
         let closed = async {
             self.socket.send(Message::Close(Some(frame))).await?;
             while let Some(message) = self.socket.next().await {

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,8 +14,12 @@ use moorline_proto::control::RejectCode;
 use moorline_transport::bridge::LocalSide;
 use moorline_transport::descriptors;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
+
+use crate::limits::RESOLVER_CALLS;
 
 /// The address of a local service: `host:port`, or `unix:/path`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,8 +116,8 @@ impl Target {
     ///
     /// # Cancel safety
     /// Dropping the future drops the connection.
-    pub async fn dial(&self, limit: Duration) -> Result<LocalStream, TargetError> {
-        let connected = timeout(limit, self.connect()).await.map_err(|_| TargetError::TimedOut(limit))?;
+    pub async fn dial(&self, resolver: &Resolver, limit: Duration) -> Result<LocalStream, TargetError> {
+        let connected = timeout(limit, self.connect(resolver)).await.map_err(|_| TargetError::TimedOut(limit))?;
         connected.map_err(|error| match error {
             TargetError::Connect(error) if descriptors::is_shortage(&error) => TargetError::NoDescriptors,
             TargetError::Resolve(error) if descriptors::is_shortage_of_resolver(&error) => TargetError::NoDescriptors,
@@ -119,11 +125,11 @@ impl Target {
         })
     }
 
-    async fn connect(&self) -> Result<LocalStream, TargetError> {
+    async fn connect(&self, resolver: &Resolver) -> Result<LocalStream, TargetError> {
         match self {
             Self::Unix(path) => UnixStream::connect(path).await.map(LocalStream::Unix).map_err(TargetError::Connect),
             Self::Tcp { host, port } => {
-                let addresses = lookup_host((host.as_str(), *port)).await.map_err(TargetError::Resolve)?;
+                let addresses = resolver.resolve(host, *port).await.map_err(TargetError::Resolve)?;
                 let mut last = TargetError::Resolve(io::ErrorKind::NotFound.into());
                 for address in addresses {
                     match TcpStream::connect(address).await {
@@ -139,6 +145,39 @@ impl Target {
                 Err(last)
             }
         }
+    }
+}
+
+/// The system's resolver, with a bounded number of calls at once. Clones share the bound.
+#[derive(Clone, Debug)]
+pub struct Resolver(Arc<Semaphore>);
+
+impl Default for Resolver {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(RESOLVER_CALLS)))
+    }
+}
+
+impl Resolver {
+    /// Returns the addresses of a host; those of an IP address without asking the system.
+    ///
+    /// # Cancel safety
+    /// A call that has begun goes on in its thread, and counts until it returns.
+    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, port)]);
+        }
+        let host = host.to_owned();
+        self.call(move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect)).await
+    }
+
+    async fn call<T: Send + 'static>(&self, call: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+        let permit = Arc::clone(&self.0).acquire_owned().await.map_err(io::Error::other)?;
+        let called = spawn_blocking(move || {
+            let _permit = permit;
+            call()
+        });
+        called.await.map_err(io::Error::other)?
     }
 }
 
@@ -230,9 +269,35 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let closed = listener.local_addr().unwrap();
         drop(listener);
-        let dial = async |text: &str| text.parse::<Target>().unwrap().dial(Duration::from_secs(5)).await.unwrap_err().code();
+        let resolver = Resolver::default();
+        let dial = async |text: &str| text.parse::<Target>().unwrap().dial(&resolver, Duration::from_secs(5)).await.unwrap_err().code();
         assert_eq!(dial(&closed.to_string()).await, RejectCode::TargetRefused);
         assert_eq!(dial("no-such-host.invalid:1").await, RejectCode::TargetUnreachable);
         assert_eq!(dial("unix:/no/such/socket").await, RejectCode::TargetUnreachable);
+    }
+
+    #[tokio::test]
+    async fn calls_of_the_resolver_that_nobody_waits_for_still_count() {
+        let resolver = Resolver::default();
+        let mut stuck = Vec::new();
+        for _ in 0..RESOLVER_CALLS {
+            let (release, released) = std::sync::mpsc::sync_channel::<()>(1);
+            let (begun, begins) = tokio::sync::oneshot::channel();
+            let call = resolver.call(move || {
+                begun.send(()).ok();
+                released.recv().ok();
+                Ok(())
+            });
+            tokio::select! {
+                biased;
+                _ = call => panic!("it hangs"),
+                begins = begins => begins.unwrap(),
+            }
+            stuck.push(release);
+        }
+        assert_eq!(resolver.0.available_permits(), 0, "the offers are gone, their calls are not");
+        drop(stuck);
+        resolver.resolve("localhost", 1).await.unwrap();
+        assert_eq!(resolver.resolve("::1", 22).await.unwrap(), ["[::1]:22".parse().unwrap()]);
     }
 }
