@@ -1,16 +1,16 @@
-//! The real agent against the real relay, in memory: offers, several at once, coming back, going away, two machines with one key.
+//! The real agent against the real relay, in memory: concurrent offers, reconnecting, stopping, two machines with one key.
 
 use std::time::Duration;
 
 use moorline_agent::{Accepted, Decision, OfferInfo, RejectCode};
 use moorline_proto::problem::ProblemCode;
 use moorline_tests::memory::{INSTANCE, MemoryWorld};
-use moorline_tests::wire::Said;
+use moorline_tests::wire::LegEvent;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
-/// Says everything twice, in capitals the second time.
-async fn parrot(_offer: OfferInfo) -> Decision {
+/// A handler whose streams return everything twice, the second time in capitals.
+async fn echo_twice(_offer: OfferInfo) -> Decision {
     let (near, mut far) = tokio::io::duplex(997);
     tokio::spawn(async move {
         let mut heard = Vec::new();
@@ -30,18 +30,18 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     timeout(Duration::from_secs(3_000), wait).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
-/// Runs `scenario` beside agents that keep running.
+/// Runs `scenario` while the agents run.
 async fn beside(agents: impl Future<Output = ()>, scenario: impl Future<Output = ()>) {
     tokio::select! {
-        () = agents => panic!("the agents stopped"),
+        () = agents => panic!("an agent stopped"),
         () = scenario => {}
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_offers_at_once_are_each_carried_to_their_end() {
+async fn fifty_concurrent_offers_are_all_carried() {
     let world = MemoryWorld::start().await;
-    let agent = world.agent("lamp-1", &["ssh"], parrot).await;
+    let agent = world.agent("lamp-1", &["ssh"], echo_twice).await;
     beside(agent.run(std::future::pending()), async {
         until("online", || world.relay.devices() == 1).await;
         let mut legs = Vec::new();
@@ -57,7 +57,7 @@ async fn many_offers_at_once_are_each_carried_to_their_end() {
         for (number, leg) in legs.iter_mut().enumerate() {
             let said = format!("stream {number}STREAM {number}");
             assert_eq!(leg.bytes(said.len()).await, said.as_bytes());
-            assert_eq!(leg.next().await, Said::End);
+            assert_eq!(leg.next().await, LegEvent::End);
             assert_eq!(leg.closed().await, 1000);
         }
         drop(legs);
@@ -67,7 +67,7 @@ async fn many_offers_at_once_are_each_carried_to_their_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_offer_is_seen_with_all_that_the_caller_said_and_refused_in_the_devices_words() {
+async fn a_handler_sees_the_whole_offer_and_its_detail_reaches_the_caller() {
     let world = MemoryWorld::start().await;
     let agent = world
         .agent("lamp-1", &["ssh"], async |offer: OfferInfo| {
@@ -88,7 +88,7 @@ async fn an_offer_is_seen_with_all_that_the_caller_said_and_refused_in_the_devic
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_is_idle_for_a_day_stays_online_on_one_channel() {
     let world = MemoryWorld::start().await;
-    let agent = world.agent("lamp-1", &["ssh"], parrot).await;
+    let agent = world.agent("lamp-1", &["ssh"], echo_twice).await;
     beside(agent.run(std::future::pending()), async {
         until("online", || world.relay.devices() == 1).await;
         let session = world.request("GET", "/v1/devices/lamp-1", &[], None).await.2["online"]["session"].clone();
@@ -100,9 +100,9 @@ async fn an_agent_that_is_idle_for_a_day_stays_online_on_one_channel() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_machines_with_one_key_stop_fighting_and_a_returning_one_takes_over_at_once() {
+async fn two_machines_with_one_key_stop_superseding_each_other() {
     let world = MemoryWorld::start().await;
-    let (first, second) = (world.agent("lamp-1", &["ssh"], parrot).await, world.agent("lamp-1", &["ssh"], parrot).await);
+    let (first, second) = (world.agent("lamp-1", &["ssh"], echo_twice).await, world.agent("lamp-1", &["ssh"], echo_twice).await);
     let both = async {
         tokio::join!(first.run(std::future::pending()), second.run(std::future::pending()));
     };
@@ -123,9 +123,9 @@ async fn two_machines_with_one_key_stop_fighting_and_a_returning_one_takes_over_
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_whose_channel_is_taken_by_another_start_comes_back_once() {
+async fn an_agent_superseded_by_another_instance_reconnects_once() {
     let world = MemoryWorld::start().await;
-    let agent = world.agent("lamp-1", &["ssh"], parrot).await;
+    let agent = world.agent("lamp-1", &["ssh"], echo_twice).await;
     beside(agent.run(std::future::pending()), async {
         until("online", || world.relay.devices() == 1).await;
         let mut other = world.device_as("lamp-1", INSTANCE, &["ssh"]).await.unwrap();
@@ -141,9 +141,9 @@ async fn an_agent_whose_channel_is_taken_by_another_start_comes_back_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_device_that_is_not_registered_tries_seldom() {
+async fn an_unregistered_device_retries_rarely() {
     let world = MemoryWorld::start().await;
-    let agent = world.agent("lamp-1", &["ssh"], parrot).await;
+    let agent = world.agent("lamp-1", &["ssh"], echo_twice).await;
     assert_eq!(world.request("DELETE", "/v1/devices/lamp-1", &[], None).await.0, 204);
     beside(agent.run(std::future::pending()), async {
         tokio::time::sleep(Duration::from_secs(100)).await;
@@ -157,9 +157,9 @@ async fn a_device_that_is_not_registered_tries_seldom() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_that_stops_says_so_and_its_streams_are_reset() {
+async fn an_agent_that_stops_goes_offline_and_resets_its_streams() {
     let world = MemoryWorld::start().await;
-    let agent = world.agent("lamp-1", &["ssh"], parrot).await;
+    let agent = world.agent("lamp-1", &["ssh"], echo_twice).await;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let scenario = async {
         until("online", || world.relay.devices() == 1).await;
@@ -173,7 +173,7 @@ async fn an_agent_that_stops_says_so_and_its_streams_are_reset() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_program_that_fails_over_an_offer_costs_the_caller_no_time() {
+async fn a_handler_that_panics_refuses_the_offer_at_once() {
     let world = MemoryWorld::start().await;
     let agent = world.agent("lamp-1", &["ssh"], async |_: OfferInfo| -> Decision { panic!("a fault of the embedding program") }).await;
     beside(agent.run(std::future::pending()), async {
@@ -187,9 +187,9 @@ async fn a_program_that_fails_over_an_offer_costs_the_caller_no_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_more_offers_than_the_device_may_have_each_is_refused_at_once() {
+async fn offers_beyond_the_device_limit_are_refused_at_once() {
     let world = MemoryWorld::start_with(|config| config.limits.streams_per_device = 3.try_into().unwrap()).await;
-    let agent = world.agent("lamp-1", &["ssh"], parrot).await;
+    let agent = world.agent("lamp-1", &["ssh"], echo_twice).await;
     beside(agent.run(std::future::pending()), async {
         until("online", || world.relay.devices() == 1).await;
         let mut legs = Vec::new();

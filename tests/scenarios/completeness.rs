@@ -30,28 +30,28 @@ fn problem(code: ProblemCode) -> Option<&'static str> {
         | ProblemCode::MethodNotAllowed
         | ProblemCode::UpgradeRequired
         | ProblemCode::TooLarge
-        | ProblemCode::StreamUnknown => "what_something_in_between_breaks",
+        | ProblemCode::StreamUnknown => "a_request_that_a_middlebox_changed_is_refused",
         ProblemCode::TokenInvalid | ProblemCode::TokenExpired | ProblemCode::TokenNotYetValid | ProblemCode::Forbidden => {
-            "what_a_token_is_not_good_for"
+            "a_token_is_refused_for_what_it_does_not_allow"
         }
         ProblemCode::RejectedByDevice
         | ProblemCode::DeviceBusy
         | ProblemCode::TargetRefused
         | ProblemCode::TargetTimeout
         | ProblemCode::TargetUnreachable
-        | ProblemCode::DeviceFailed => "what_a_device_says_no_with",
+        | ProblemCode::DeviceFailed => "each_reject_code_of_a_device_is_explained",
         ProblemCode::DeviceUnknown
         | ProblemCode::DeviceOffline
         | ProblemCode::ServiceNotExposed
         | ProblemCode::TooManyStreams
         | ProblemCode::Overloaded
-        | ProblemCode::Internal => "what_the_relay_finds_before_it_asks_the_device",
+        | ProblemCode::Internal => "a_stream_is_refused_before_the_device_is_asked",
         ProblemCode::HandshakeTimeout
         | ProblemCode::Killed
         | ProblemCode::DeviceUnresponsive
         | ProblemCode::Revoked
-        | ProblemCode::Draining => "what_comes_between_asking_and_opening",
-        ProblemCode::Conflict | ProblemCode::TokenUsed | ProblemCode::StreamExpired => "what_was_done_already",
+        | ProblemCode::Draining => "a_stream_is_refused_between_offer_and_opened",
+        ProblemCode::Conflict | ProblemCode::TokenUsed | ProblemCode::StreamExpired => "a_request_or_token_that_was_used_is_refused",
         ProblemCode::RateLimited | ProblemCode::DirectoryUnavailable => return None,
     })
 }
@@ -59,17 +59,17 @@ fn problem(code: ProblemCode) -> Option<&'static str> {
 fn close(reason: CloseReason) -> Option<&'static str> {
     Some(match reason {
         CloseReason::Finished => "each_direction_ends_by_itself_and_both_ends_are_1000",
-        CloseReason::Framing | CloseReason::BadUtf8 => "frames_that_are_none_and_text_that_is_none_are_told_apart",
-        CloseReason::TooBig | CloseReason::Protocol => "whoever_breaks_the_protocol_is_told_how_and_the_far_side_is_reset",
+        CloseReason::Framing | CloseReason::BadUtf8 => "invalid_frames_and_invalid_utf8_have_different_codes",
+        CloseReason::TooBig | CloseReason::Protocol => "a_protocol_violation_closes_with_its_code_and_resets_the_far_side",
         CloseReason::RelayDraining
         | CloseReason::Reset
         | CloseReason::PeerLost
         | CloseReason::IdleTimeout
         | CloseReason::Killed
-        | CloseReason::Revoked => "how_an_open_stream_was_cut",
-        CloseReason::Superseded => "a_leg_that_is_lost_before_opened_comes_again_and_a_second_join_replaces_the_first",
-        CloseReason::Refused => "a_caller_that_negotiates_and_never_joins_costs_the_deadline_and_both_tokens",
-        CloseReason::Unauthenticated => "a_proof_is_good_for_this_device_this_relay_and_this_connection_only",
+        | CloseReason::Revoked => "an_open_stream_that_is_cut_says_why",
+        CloseReason::Superseded => "a_leg_lost_before_opened_may_rejoin_and_a_second_join_replaces_the_first",
+        CloseReason::Refused => "a_caller_that_negotiates_and_never_joins_costs_the_deadline",
+        CloseReason::Unauthenticated => "a_proof_is_valid_for_this_device_this_relay_and_this_connection_only",
         CloseReason::Expired | CloseReason::Limit | CloseReason::Forbidden => return None,
     })
 }
@@ -82,14 +82,14 @@ fn reject(code: RejectCode) -> Option<&'static str> {
         | RejectCode::TargetRefused
         | RejectCode::TargetTimeout
         | RejectCode::TargetUnreachable
-        | RejectCode::Internal => "what_a_device_says_no_with",
+        | RejectCode::Internal => "each_reject_code_of_a_device_is_explained",
     })
 }
 
 fn cancel(code: CancelCode) -> Option<&'static str> {
     Some(match code {
-        CancelCode::HandshakeTimeout | CancelCode::Killed => "what_comes_between_asking_and_opening",
-        CancelCode::CallerGone => "a_caller_that_hangs_up_is_gone_for_the_device_at_once",
+        CancelCode::HandshakeTimeout | CancelCode::Killed => "a_stream_is_refused_between_offer_and_opened",
+        CancelCode::CallerGone => "a_caller_that_disconnects_cancels_the_offer_at_once",
         CancelCode::Revoked | CancelCode::Draining => return None,
     })
 }
@@ -144,7 +144,7 @@ fn scenario<'a>(sources: &'a [String], name: &str) -> Option<&'a str> {
 }
 
 #[test]
-fn every_code_is_reached_by_a_scenario_or_waits_for_something() {
+fn every_code_is_observed_by_a_scenario_or_waits_for_a_feature() {
     let (sources, mut waiting) = (sources(), BTreeSet::new());
     for Code { name, scenario: by, words } in all() {
         let waits = WAITING.iter().any(|(code, for_what)| *code == name && !for_what.is_empty());

@@ -1,30 +1,30 @@
-//! Everything that must hold, as scenarios somebody could act out.
+//! The scenarios: what must hold, as behaviour that can be observed from outside.
 
 mod agent;
-mod balancers;
 mod completeness;
-mod decoding;
+mod connection_limits;
+mod decoders;
 mod descriptors;
-mod ends;
+mod error_messages;
+mod faulty_networks;
 mod flood;
-mod frames;
-mod framing;
+mod frame_codec;
 mod half_close;
 mod handshake;
-mod hardship;
-mod house;
+mod handshake_faults;
 mod http;
+mod http_requests;
 mod integrity;
+mod invalid_frames;
+mod layering;
+mod load_balancers;
 mod opening;
-mod places;
 mod python;
-mod refusing;
-mod requests;
-mod returning;
-mod splice_states;
+mod reconnecting;
+mod refusals;
 mod splicing;
 mod ssh;
-mod states;
-mod strangers;
+mod stream_ends;
+mod stream_faults;
 mod tokens;
-mod told;
+mod unauthenticated_peers;

@@ -1,4 +1,4 @@
-//! Real load balancers before a relay, by the configurations that are shipped: only addresses, files and limits are other ones.
+//! Real load balancers in front of a relay, with the shipped configurations; only addresses, paths and limits are replaced.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,28 +11,28 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::programs::Program;
 
-/// The address from which a balancer comes to the relay: not that of its own clients, so that the two are told apart.
-pub const COMES_FROM: &str = "127.0.0.9";
-/// What limits of silence are scaled down to.
+/// The address from which a balancer connects to the relay; its clients use others.
+pub const PROXY_ADDRESS: &str = "127.0.0.9";
+/// The scaled-down idle timeout of a balancer.
 pub const LIMIT: Duration = Duration::from_secs(2);
-/// A balancer takes connections within this.
+/// A balancer must accept connections within this.
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
 
 /// Which balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// HAProxy at layer 4: TLS passes through, the PROXY protocol says who comes.
+    /// HAProxy at layer 4: TLS passes through, the PROXY protocol carries the client's address.
     HaproxyTcp,
-    /// HAProxy at layer 7: TLS ends there, `X-Forwarded-For` says who comes.
+    /// HAProxy at layer 7: it terminates TLS, `X-Forwarded-For` carries the client's address.
     HaproxyHttp,
-    /// nginx at layer 7, as HAProxy.
+    /// nginx at layer 7, like HAProxy.
     Nginx,
 }
 
-/// A balancer that runs. Killed when dropped.
+/// A running balancer. Killed when dropped.
 #[derive(Debug)]
 pub struct Balancer {
-    /// Where it listens.
+    /// Its listening address.
     pub address: SocketAddr,
     /// The process.
     pub program: Program,
@@ -41,13 +41,13 @@ pub struct Balancer {
 }
 
 impl Kind {
-    /// The `[[listeners]]` of a relay behind it.
+    /// The `[[listeners]]` of a relay behind this balancer.
     pub fn listener(self) -> String {
         let lines = match self {
             Self::HaproxyTcp => "transport = 'tls'\nproxy_protocol = true",
             Self::HaproxyHttp | Self::Nginx => "transport = 'plain'",
         };
-        format!("\n[[listeners]]\naddress = '127.0.0.1:0'\n{lines}\ntrusted_proxies = ['{COMES_FROM}']\n")
+        format!("\n[[listeners]]\naddress = '127.0.0.1:0'\n{lines}\ntrusted_proxies = ['{PROXY_ADDRESS}']\n")
     }
 
     fn shipped(self) -> &'static str {
@@ -58,7 +58,7 @@ impl Kind {
         }
     }
 
-    /// What is replaced in the shipped text, and by what. Descriptors are fewer, users and logs are the suite's own.
+    /// Replacements in the shipped configuration: fewer descriptors, and the suite's own users and logs.
     fn replacements(self, here: &str, relay: &str, folder: &Path) -> Vec<(&'static str, String)> {
         let file = |name: &str| folder.join(name).display().to_string();
         let limit = |key: &str| format!("{key} {}s", LIMIT.as_secs());
@@ -76,13 +76,13 @@ impl Kind {
         match self {
             Self::HaproxyTcp => [
                 haproxy(),
-                vec![("server relay 10.0.0.10:443 send-proxy-v2", format!("server relay {relay} source {COMES_FROM} send-proxy-v2"))],
+                vec![("server relay 10.0.0.10:443 send-proxy-v2", format!("server relay {relay} source {PROXY_ADDRESS} send-proxy-v2"))],
             ]
             .concat(),
             Self::HaproxyHttp => [
                 haproxy(),
                 vec![
-                    ("server relay 127.0.0.1:8080", format!("server relay {relay} source {COMES_FROM}")),
+                    ("server relay 127.0.0.1:8080", format!("server relay {relay} source {PROXY_ADDRESS}")),
                     ("crt /etc/haproxy/relay.pem", format!("crt {}", file("relay.pem"))),
                 ],
             ]
@@ -106,7 +106,7 @@ impl Kind {
                 ("server_name relay.example.com;", "server_name localhost;".to_owned()),
                 ("/etc/nginx/relay.pem", file("relay.pem")),
                 ("/etc/nginx/relay.key", file("relay.pem")),
-                ("proxy_pass http://moorline;", format!("proxy_pass http://moorline; proxy_bind {COMES_FROM};")),
+                ("proxy_pass http://moorline;", format!("proxy_pass http://moorline; proxy_bind {PROXY_ADDRESS};")),
                 ("proxy_read_timeout 60s;", limit("proxy_read_timeout") + ";"),
                 ("proxy_send_timeout 60s;", limit("proxy_send_timeout") + ";"),
                 (" send_timeout 60s;", limit(" send_timeout") + ";"),
@@ -123,7 +123,7 @@ impl Kind {
             }
             Self::Nginx => {
                 command = Command::new("/usr/sbin/nginx");
-                // One process: a worker would outlive a master that is killed.
+                // One process: a worker would survive a master that is killed.
                 command.args(["-e", "stderr", "-g", "daemon off; master_process off;", "-p"]).arg(folder).arg("-c").arg(config);
             }
         }

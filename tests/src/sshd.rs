@@ -1,4 +1,4 @@
-//! A private OpenSSH server on a port of its own, with keys made for it, and `ssh` that trusts it.
+//! A private OpenSSH server on a free port with its own keys, and an `ssh` command that trusts it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,23 +10,23 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep_until};
 
-/// Where Debian has the server.
+/// Debian's path of the server.
 pub const SSHD: &str = "/usr/sbin/sshd";
 
-/// A server that runs. Killed when dropped.
+/// A running server. Killed when dropped.
 #[derive(Debug)]
 pub struct Sshd {
-    /// Where it listens.
+    /// Its listening address.
     pub address: SocketAddr,
     folder: TempDir,
     _server: Child,
 }
 
 impl Sshd {
-    /// Starts a server and waits until it takes connections.
+    /// Starts a server and waits until it accepts connections.
     ///
     /// # Errors
-    /// Whatever keeps it from that, in words.
+    /// What failed, as text.
     pub async fn start() -> Result<Self, String> {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let path = |name: &str| folder.path().join(name);
@@ -36,7 +36,7 @@ impl Sshd {
                 return Err("ssh-keygen makes no key".to_owned());
             }
         }
-        // Where Debian's server drops its privileges; a service's unit would make it.
+        // Debian's server needs this folder for privilege separation; its service unit would create it.
         std::fs::create_dir_all("/run/sshd").ok();
         let address = free_address().await.map_err(|error| error.to_string())?;
         let config = format!(
@@ -68,12 +68,12 @@ impl Sshd {
         Ok(Self { address, folder, _server: server })
     }
 
-    /// The private key that it lets in.
+    /// The private key that it accepts.
     pub fn key(&self) -> PathBuf {
         self.folder.path().join("id")
     }
 
-    /// What `ssh`, `scp` and `rsync -e` need to trust it and to be let in, whatever the way there.
+    /// Options of `ssh`, `scp` and `rsync -e` that trust the server and authenticate with its key.
     pub fn options(&self) -> Vec<String> {
         let key = format!("IdentityFile={}", self.key().display());
         let options = [
@@ -89,7 +89,7 @@ impl Sshd {
         all
     }
 
-    /// `ssh` through a ProxyCommand, to be continued with a command for the far side.
+    /// `ssh` through a ProxyCommand; append the remote command.
     pub fn ssh(&self, proxy_command: &str, device: &str) -> Command {
         let mut command = Command::new("ssh");
         command.args(self.options()).arg("-o").arg(format!("ProxyCommand={proxy_command}")).arg(format!("{}@{device}", user()));
@@ -97,7 +97,7 @@ impl Sshd {
     }
 }
 
-/// Who runs this, and may log in with the key.
+/// The current user, who may log in with the key.
 pub fn user() -> String {
     let output = std::process::Command::new("id").arg("-un").output().expect("id runs");
     String::from_utf8_lossy(&output.stdout).trim().to_owned()

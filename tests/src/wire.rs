@@ -1,4 +1,4 @@
-//! Devices and callers that speak the protocol frame by frame, so that scenarios can make them misbehave. Over any stream of bytes.
+//! Scripted devices and callers that speak the protocol message by message over any byte stream, so that scenarios can make them misbehave.
 
 use std::time::Duration;
 
@@ -23,28 +23,28 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
-/// Nothing in a scenario waits longer than this for a single thing.
+/// The longest that a scripted peer waits for one message. Two hours: most scenarios run on a paused clock.
 pub const PATIENCE: Duration = Duration::from_secs(7_200);
 
-/// What a stream of bytes to a relay must be.
+/// A byte stream to a relay.
 pub trait Pipe: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Pipe for S {}
 
-/// A refusal on the way to a WebSocket.
+/// A refused WebSocket upgrade.
 #[derive(Debug)]
 pub struct Refusal {
     /// HTTP status.
     pub status: u16,
     /// Headers.
     pub headers: HeaderMap,
-    /// The body, if it is a problem.
+    /// The body, if it is a problem document.
     pub problem: Option<Problem>,
 }
 
-/// Asks for a WebSocket over `pipe`.
+/// Upgrades `pipe` to a WebSocket.
 ///
 /// # Errors
-/// The relay's refusal. Anything else that goes wrong panics: it is no part of a scenario.
+/// The relay's refusal. Any other failure panics.
 pub async fn upgrade<S: Pipe>(
     pipe: S,
     host: &str,
@@ -76,7 +76,7 @@ pub fn bearer(token: &Secret) -> String {
     format!("Bearer {}", token.reveal())
 }
 
-/// Makes the proof of a device, with every part of it to choose.
+/// Signs a device's proof with these claims.
 pub fn proof(key: &SigningKey, claims: &ProofClaims) -> String {
     let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::EdDSA);
     header.typ = Some(PROOF_TYP.to_owned());
@@ -86,42 +86,42 @@ pub fn proof(key: &SigningKey, claims: &ProofClaims) -> String {
     jsonwebtoken::encode(&header, claims, &key).expect("claims are signed")
 }
 
-/// A device's control channel, frame by frame.
+/// A scripted device: one control channel.
 #[derive(Debug)]
 pub struct WireDevice<S> {
     /// The WebSocket.
     pub socket: WebSocketStream<S>,
-    /// What it was told when it came online.
+    /// The relay's `welcome`.
     pub welcome: Welcome,
 }
 
-/// Who a scripted device says it is.
+/// The identity that a scripted device claims.
 #[derive(Debug)]
 pub struct Persona<'a> {
     /// Its id.
     pub device: DeviceId,
     /// Its key.
     pub key: &'a SigningKey,
-    /// The start of its program.
+    /// Its instance.
     pub instance: Instance,
-    /// What it exposes.
+    /// The services that it exposes.
     pub services: &'a [&'a str],
-    /// The host that it dialled.
+    /// The host name that it dials.
     pub host: &'a str,
-    /// Features that it names.
+    /// The features that it announces.
     pub features: &'a [&'a str],
 }
 
-/// Why a scripted device did not come online: the close code and reason.
+/// The code and reason with which the relay closed a control channel; 1006 if the connection ended without a Close.
 #[derive(Debug, PartialEq, Eq)]
-pub struct NotAdmitted(pub u16, pub String);
+pub struct ChannelClosed(pub u16, pub String);
 
 impl<S: Pipe> WireDevice<S> {
-    /// Opens the control channel and proves who it is.
+    /// Opens the control channel and authenticates.
     ///
     /// # Errors
-    /// [`NotAdmitted`], if the relay closes it instead of saying `welcome`.
-    pub async fn come_online(pipe: S, persona: &Persona<'_>) -> Result<Self, NotAdmitted> {
+    /// [`ChannelClosed`], if the relay closes it instead of sending `welcome`.
+    pub async fn connect(pipe: S, persona: &Persona<'_>) -> Result<Self, ChannelClosed> {
         let mut socket = upgrade(pipe, persona.host, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may open a control channel");
         let ToDevice::Challenge(challenge) = said(&mut socket).await.expect("a challenge") else { panic!("the challenge comes first") };
         let claims = ProofClaims {
@@ -147,15 +147,15 @@ impl<S: Pipe> WireDevice<S> {
         }
     }
 
-    /// What the relay says next; pings are answered on the way.
+    /// Receives the next message. Pings are answered meanwhile.
     ///
     /// # Errors
-    /// The Close, code and reason; 1006 where the connection ended without one.
-    pub async fn next(&mut self) -> Result<ToDevice, NotAdmitted> {
+    /// [`ChannelClosed`].
+    pub async fn next(&mut self) -> Result<ToDevice, ChannelClosed> {
         said(&mut self.socket).await
     }
 
-    /// The next message, which must be an offer.
+    /// Receives the next message, which must be an offer.
     pub async fn offer(&mut self) -> Offer {
         match self.next().await {
             Ok(ToDevice::Offer(offer)) => offer,
@@ -163,32 +163,32 @@ impl<S: Pipe> WireDevice<S> {
         }
     }
 
-    /// The code and reason that the channel is closed with next.
-    pub async fn closed(&mut self) -> NotAdmitted {
+    /// Waits until the relay closes the channel; any other message panics.
+    pub async fn closed(&mut self) -> ChannelClosed {
         match self.next().await {
             Err(closed) => closed,
             Ok(message) => panic!("{message:?} instead of a close"),
         }
     }
 
-    /// Says something.
+    /// Sends a message.
     pub async fn say(&mut self, message: impl Into<FromDevice>) {
         self.socket.send(Message::text(message.into().encode())).await.expect("the control channel lives");
     }
 
-    /// Says yes to an offer.
+    /// Accepts an offer.
     pub async fn accept(&mut self, stream: StreamId) {
         self.say(Accept { stream, attempt: Default::default(), data: None, features: Vec::new(), dial_ms: Some(Millis::from_millis(1)) })
             .await;
     }
 
-    /// Says no to an offer.
+    /// Rejects an offer.
     pub async fn reject(&mut self, stream: StreamId, code: RejectCode, detail: &str) {
         self.say(Reject { stream, attempt: Default::default(), code, detail: Some(Text::cut(detail)) }).await;
     }
 }
 
-async fn said<S: Pipe>(socket: &mut WebSocketStream<S>) -> Result<ToDevice, NotAdmitted> {
+async fn said<S: Pipe>(socket: &mut WebSocketStream<S>) -> Result<ToDevice, ChannelClosed> {
     let read = async {
         loop {
             match socket.next().await {
@@ -197,21 +197,20 @@ async fn said<S: Pipe>(socket: &mut WebSocketStream<S>) -> Result<ToDevice, NotA
                     other => panic!("the relay says {text}: {other:?}"),
                 },
                 Some(Ok(Message::Close(frame))) => {
-                    return Err(
-                        frame.map_or(NotAdmitted(1005, String::new()), |frame| NotAdmitted(frame.code.into(), frame.reason.to_string()))
-                    );
+                    return Err(frame
+                        .map_or(ChannelClosed(1005, String::new()), |frame| ChannelClosed(frame.code.into(), frame.reason.to_string())));
                 }
                 Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Err(NotAdmitted(1006, String::new())),
+                Some(Err(_)) | None => return Err(ChannelClosed(1006, String::new())),
             }
         }
     };
-    timeout(PATIENCE, read).await.expect("the relay says something in time")
+    timeout(PATIENCE, read).await.expect("the relay sends something in time")
 }
 
-/// What comes on a leg.
+/// An event on a leg.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum LegEvent {
     /// Bytes of the stream.
     Bytes(Bytes),
     /// `opened`.
@@ -222,13 +221,13 @@ pub enum Said {
     End,
     /// Any other text.
     Text(String),
-    /// A Close with this code.
+    /// A Close with this code and reason.
     Close(u16, String),
     /// The connection ended without a Close.
     Lost,
 }
 
-/// A leg, frame by frame.
+/// A scripted leg.
 #[derive(Debug)]
 pub struct WireLeg<S> {
     /// The WebSocket.
@@ -244,57 +243,58 @@ impl<S: Pipe> WireLeg<S> {
         upgrade(pipe, host, path, STREAM_SUBPROTOCOL, headers).await.map(|socket| Self { socket })
     }
 
-    /// What comes next; pings are answered on the way.
-    pub async fn next(&mut self) -> Said {
+    /// Receives the next event. Pings are answered meanwhile.
+    pub async fn next(&mut self) -> LegEvent {
         let read = async {
             loop {
                 match self.socket.next().await {
-                    Some(Ok(Message::Binary(bytes))) => return Said::Bytes(bytes),
+                    Some(Ok(Message::Binary(bytes))) => return LegEvent::Bytes(bytes),
                     Some(Ok(Message::Text(text))) => return text_of(&text),
                     Some(Ok(Message::Close(frame))) => {
-                        return frame
-                            .map_or(Said::Close(1005, String::new()), |frame| Said::Close(frame.code.into(), frame.reason.to_string()));
+                        return frame.map_or(LegEvent::Close(1005, String::new()), |frame| {
+                            LegEvent::Close(frame.code.into(), frame.reason.to_string())
+                        });
                     }
                     Some(Ok(_)) => {}
-                    Some(Err(_)) | None => return Said::Lost,
+                    Some(Err(_)) | None => return LegEvent::Lost,
                 }
             }
         };
-        timeout(PATIENCE, read).await.expect("something comes on the leg in time")
+        timeout(PATIENCE, read).await.expect("the leg gets something in time")
     }
 
-    /// The next message, which must be `opened`.
+    /// Receives the next event, which must be `opened`.
     pub async fn opened(&mut self) -> Opened {
         match self.next().await {
-            Said::Opened(opened) => *opened,
+            LegEvent::Opened(opened) => *opened,
             other => panic!("{other:?} instead of opened"),
         }
     }
 
-    /// The next message, which must be `refused`, with the close behind it.
+    /// Receives `refused` and the Close 4010 after it.
     pub async fn refused(&mut self) -> Problem {
-        let Said::Refused(problem) = self.next().await else { panic!("not refused") };
-        assert!(matches!(self.next().await, Said::Close(4010, _)), "refused is followed by 4010");
+        let LegEvent::Refused(problem) = self.next().await else { panic!("not refused") };
+        assert!(matches!(self.next().await, LegEvent::Close(4010, _)), "refused is followed by 4010");
         *problem
     }
 
-    /// The code that the leg is closed with, 1006 where there is none; bytes before it are dropped.
+    /// Waits until the leg is closed and returns the code, 1006 if there is none. Other events are dropped.
     pub async fn closed(&mut self) -> u16 {
         loop {
             match self.next().await {
-                Said::Close(code, _) => return code,
-                Said::Lost => return 1006,
-                Said::Bytes(_) | Said::End | Said::Text(_) | Said::Opened(_) | Said::Refused(_) => {}
+                LegEvent::Close(code, _) => return code,
+                LegEvent::Lost => return 1006,
+                LegEvent::Bytes(_) | LegEvent::End | LegEvent::Text(_) | LegEvent::Opened(_) | LegEvent::Refused(_) => {}
             }
         }
     }
 
-    /// Exactly so many bytes, in however many messages.
+    /// Receives exactly `count` bytes, in any number of messages.
     pub async fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut all = Vec::with_capacity(count);
         while all.len() < count {
             match self.next().await {
-                Said::Bytes(bytes) => all.extend_from_slice(&bytes),
+                LegEvent::Bytes(bytes) => all.extend_from_slice(&bytes),
                 other => panic!("{other:?} after {} of {count} bytes", all.len()),
             }
         }
@@ -302,32 +302,32 @@ impl<S: Pipe> WireLeg<S> {
         all
     }
 
-    /// Sends bytes as one message.
+    /// Sends bytes in one binary message.
     pub async fn say(&mut self, bytes: impl Into<Bytes>) {
         self.send(Message::Binary(bytes.into())).await;
     }
 
-    /// Sends any message.
+    /// Sends a WebSocket message.
     pub async fn send(&mut self, message: Message) {
         self.socket.send(message).await.expect("the leg lives");
     }
 
-    /// Says `end`.
+    /// Sends `end`.
     pub async fn end(&mut self) {
         self.send(Message::text(END_TEXT)).await;
     }
 
-    /// Closes with a code.
+    /// Sends a Close with this code.
     pub async fn close(&mut self, code: u16) {
         self.send(Message::Close(Some(CloseFrame { code: code.into(), reason: "".into() }))).await;
     }
 }
 
-fn text_of(text: &str) -> Said {
+fn text_of(text: &str) -> LegEvent {
     match LegText::decode(text) {
-        Ok(Heard::Known(LegText::Opened(opened))) => Said::Opened(opened),
-        Ok(Heard::Known(LegText::Refused(refused))) => Said::Refused(Box::new(refused.problem)),
-        Ok(Heard::Known(LegText::End(_))) => Said::End,
-        Ok(Heard::Unknown(_)) | Err(_) => Said::Text(text.to_owned()),
+        Ok(Heard::Known(LegText::Opened(opened))) => LegEvent::Opened(opened),
+        Ok(Heard::Known(LegText::Refused(refused))) => LegEvent::Refused(Box::new(refused.problem)),
+        Ok(Heard::Known(LegText::End(_))) => LegEvent::End,
+        Ok(Heard::Unknown(_)) | Err(_) => LegEvent::Text(text.to_owned()),
     }
 }

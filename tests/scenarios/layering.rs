@@ -47,12 +47,12 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 fn all_sources() -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     sources(&root(), &mut found);
-    assert!(found.len() > 50, "the tree was found");
+    assert!(found.len() > 50, "the sources were found");
     found.into_iter().map(|path| (path.clone(), fs::read_to_string(path).expect("a source"))).collect()
 }
 
 #[test]
-fn every_file_says_what_it_owns_and_fits_its_caption() {
+fn every_file_has_module_documentation_and_at_most_400_lines() {
     for (path, text) in all_sources() {
         assert!(text.starts_with("//!"), "{} opens with what it owns", path.display());
         assert!(text.lines().count() <= 400, "{} has {} lines: it is two things", path.display(), text.lines().count());
@@ -71,7 +71,7 @@ fn tests_wait_for_events() {
 }
 
 #[test]
-fn nothing_is_left_for_later() {
+fn nothing_is_left_unimplemented() {
     for (path, text) in all_sources() {
         for word in ["todo!(", "unimplemented!(", "#[ignore"] {
             assert!(!text.contains(word) || path.ends_with("house.rs"), "{} has {word}", path.display());
@@ -84,7 +84,7 @@ fn floor(module: &str) -> usize {
 }
 
 #[test]
-fn the_relays_modules_use_only_floors_below_their_own() {
+fn the_relays_modules_use_lower_layers_only() {
     let base = root().join("relay/src");
     let mut found = Vec::new();
     sources(&base, &mut found);
@@ -105,7 +105,7 @@ fn the_relays_modules_use_only_floors_below_their_own() {
 }
 
 #[test]
-fn the_three_ends_do_not_use_one_another() {
+fn the_programs_do_not_depend_on_each_other() {
     for (package, foreign) in [
         ("relay", &["moorline-agent", "moorline-transport", "moorline"][..]),
         ("device-agent", &["moorline-relay", "moorline"]),
