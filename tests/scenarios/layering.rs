@@ -1,107 +1,201 @@
-//! What a lint does not see: sizes, opening comments, sleeps in tests, and who may use whom inside the relay.
+//! Who may use whom. A module of a crate uses modules of lower layers and itself, nothing else; a package uses no other program.
+//!
+//! A layer names modules at the crate's root, each with all files of its folder; a file that belongs to another layer than its folder is named
+//! with it: `net/accept`. The check reads all code that is not test code, and sees every path: `use crate::a`, `use crate::{a, b}`,
+//! `crate::a::f()`, `super::a`. A module that is in no layer fails, and so does a name in a layer that is no module.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path};
 
-/// Modules of the relay by floor; a module uses its own floor's earlier ones, lower floors, and its own folder.
-const FLOORS: &[&[&str]] = &[
-    &["clock", "limits", "proxies", "random", "fading", "tls_stream"],
-    &["tasks", "config", "slots", "socket"],
+use moorline_tests::sources::{Source, sources, used_paths};
+
+/// Modules by layer, from the lowest to the highest.
+type Layers = &'static [&'static [&'static str]];
+
+/// A crate whose layers are checked.
+struct Crate {
+    folder: &'static str,
+    /// Another name of the crate's root: the library's, in a program of the same package.
+    library: Option<&'static str>,
+    layers: Layers,
+    /// Uses that the layers forbid, each with its reason: who uses whom, and why.
+    exceptions: &'static [(&'static str, &'static str, &'static str)],
+}
+
+const RELAY: Layers = &[
+    &["clock", "limits", "ping_limiter", "random", "sync", "net/client_address"],
+    &["config", "pki", "tasks", "ttl_map"],
     &["store"],
-    &["auth"],
-    &["control", "rendezvous", "splice"],
+    &["access"],
+    &["net"],
+    &["splice"],
+    &["control"],
     &["directory"],
-    &["streams"],
-    &["opening"],
+    &["stream"],
     &["http"],
-    &["api"],
-    &["routes"],
-    &["listen"],
+    &["net/accept"],
     &["relay"],
-    &["pki", "token"],
+    &["token"],
     &["init"],
     &["serve"],
     &["cli"],
-    &["main", "lib"],
+    &["lib", "main"],
 ];
 
-/// Uses upwards or within one floor, each with its reason.
-const EXCEPTIONS: &[(&str, &str, &str)] = &[("token", "init", "the names of the state folder's files")];
+const AGENT: Layers = &[
+    &["backoff", "identity", "target", "voice"],
+    &["policy", "settings"],
+    &["offer", "session"],
+    &["agent"],
+    &["config", "init"],
+    &["cli"],
+    &["lib", "main"],
+];
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+const CLIENT: Layers = &[&["asking", "profile", "retry", "stream"], &["client"], &["open"], &["devices"], &["lib"]];
+
+const CLIENT_PROGRAM: Layers = &[
+    &["exit", "pair"],
+    &["cli", "output", "signals", "stdio"],
+    &["asked", "credentials"],
+    &["connect", "device", "forward", "login", "ssh"],
+    &["main"],
+];
+
+const TRANSPORT: Layers = &[
+    &["descriptors", "error", "sessions", "under_tls"],
+    &["connection", "reach", "trust"],
+    &["exchange", "leg"],
+    &["bridge", "dial"],
+    &["lib"],
+];
+
+const PROTO: Layers = &[
+    &["bounds", "causes", "clamp", "message", "millis", "secret", "timestamp"],
+    &["text"],
+    &["code", "id"],
+    &["claims", "close", "names", "problem"],
+    &["frame"],
+    &["control"],
+    &["leg", "proof"],
+    &["api", "join"],
+    &["lib"],
+];
+
+const FILES: Layers = &[&["create", "read"], &["lib"]];
+
+const CRATES: &[Crate] = &[
+    Crate { folder: "relay/src", library: Some("moorline_relay"), layers: RELAY, exceptions: &[] },
+    Crate { folder: "device-agent/src", library: Some("moorline_agent"), layers: AGENT, exceptions: &[] },
+    Crate { folder: "service-client/src", library: None, layers: CLIENT, exceptions: &[] },
+    Crate { folder: "service-client/src/bin/moorline", library: None, layers: CLIENT_PROGRAM, exceptions: &[] },
+    Crate { folder: "proto/transport/src", library: None, layers: TRANSPORT, exceptions: &[] },
+    Crate { folder: "proto/files/src", library: None, layers: FILES, exceptions: &[] },
+    Crate { folder: "proto/src", library: None, layers: PROTO, exceptions: &[] },
+];
+
+/// What the non-test code of each file of a crate uses, by the file's module: paths of at most two names.
+type Uses = BTreeMap<String, BTreeSet<String>>;
+
+fn uses(sources: &[Source], of: &Crate) -> Uses {
+    let mut uses = Uses::new();
+    for source in sources.iter().filter(|source| !source.is_test) {
+        let Some(module) = module(&source.path, of.folder) else { continue };
+        let own: Vec<&str> = module.iter().map(String::as_str).filter(|name| !matches!(*name, "lib" | "main")).collect();
+        let name = module[..module.len().min(2)].join("/");
+        uses.entry(name).or_default().extend(used_paths(&source.product(), &own, of.library));
+    }
+    uses
 }
 
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if path.is_dir() && name != "target" && !name.starts_with('.') {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
+/// The path of a file's module in its crate; `lib` or `main` for the root.
+fn module(path: &Path, folder: &str) -> Option<Vec<String>> {
+    let inside = path.strip_prefix(folder).ok()?.with_extension("");
+    let mut names: Vec<_> = inside.components().map(Component::as_os_str).map(|name| name.to_string_lossy().into_owned()).collect();
+    if names.last().is_some_and(|name| name == "mod") {
+        names.pop();
+    }
+    (names[0] != "bin").then_some(names) // programs are other crates
+}
+
+/// Everything that a crate's layers forbid, in words.
+fn violations(uses: &Uses, of: &Crate) -> Vec<String> {
+    let listed = || of.layers.iter().flat_map(|layer| layer.iter().copied());
+    // The module as the layers name it: the file, or else its folder.
+    let named = |path: &str| {
+        let folder = path.split('/').next().unwrap_or_default();
+        listed().find(|listed| *listed == path).or_else(|| listed().find(|listed| *listed == folder))
+    };
+    let layer = |module: &str| of.layers.iter().position(|layer| layer.contains(&module)).unwrap_or(usize::MAX);
+    let mut wrong = BTreeSet::new();
+    for listed in listed() {
+        let below = format!("{listed}/");
+        if !uses.keys().any(|module| module == listed || module.starts_with(&below)) {
+            wrong.insert(format!("{listed} is in a layer and is no module"));
         }
     }
-}
-
-fn all_sources() -> Vec<(PathBuf, String)> {
-    let mut found = Vec::new();
-    sources(&root(), &mut found);
-    assert!(found.len() > 50, "the sources were found");
-    found.into_iter().map(|path| (path.clone(), fs::read_to_string(path).expect("a source"))).collect()
-}
-
-#[test]
-fn every_file_has_module_documentation_and_at_most_400_lines() {
-    for (path, text) in all_sources() {
-        assert!(text.starts_with("//!"), "{} opens with what it owns", path.display());
-        assert!(text.lines().count() <= 400, "{} has {} lines: it is two things", path.display(), text.lines().count());
-    }
-}
-
-#[test]
-fn tests_wait_for_events() {
-    for (path, text) in all_sources() {
-        let is_test = path.components().any(|part| part.as_os_str() == "scenarios") || path.to_string_lossy().ends_with("_tests.rs");
-        // On a paused clock a sleep is a step of the scenario; in real time it is a guess.
-        let real_time = !text.contains("start_paused = true");
-        let sleeps = text.lines().filter(|line| line.contains("sleep(") && !line.contains("sleep_until")).count();
-        assert!(!(is_test && real_time) || sleeps == 0 || path.ends_with("house.rs"), "{} sleeps", path.display());
-    }
-}
-
-#[test]
-fn nothing_is_left_unimplemented() {
-    for (path, text) in all_sources() {
-        for word in ["todo!(", "unimplemented!(", "#[ignore"] {
-            assert!(!text.contains(word) || path.ends_with("house.rs"), "{} has {word}", path.display());
-        }
-    }
-}
-
-fn floor(module: &str) -> usize {
-    FLOORS.iter().position(|floor| floor.contains(&module)).unwrap_or_else(|| panic!("{module} is on no floor"))
-}
-
-#[test]
-fn the_relays_modules_use_lower_layers_only() {
-    let base = root().join("relay/src");
-    let mut found = Vec::new();
-    sources(&base, &mut found);
-    for path in found {
-        let inside = path.strip_prefix(&base).expect("below").to_string_lossy().replace(".rs", "");
-        let module = inside.split('/').next().unwrap_or_default().trim_end_matches("_tests").to_owned();
-        let text = fs::read_to_string(&path).expect("a source");
-        let product = text.split("#[cfg(test)]").next().unwrap_or_default();
-        for used in product.lines().filter_map(|line| line.trim().strip_prefix("use crate::")) {
-            let used: String = used.chars().take_while(|&letter| letter.is_ascii_alphanumeric() || letter == '_').collect();
-            if used == module || inside.ends_with("_tests") {
-                continue;
+    let mut excepted = BTreeSet::new();
+    for (path, used) in uses {
+        let Some(own) = named(path) else {
+            wrong.insert(format!("{path} is in no layer"));
+            continue;
+        };
+        for path in used {
+            match named(path) {
+                None => drop(wrong.insert(format!("{own} uses {path}, which is no module of a layer"))),
+                Some(used) if used == own || layer(used) < layer(own) => {}
+                Some(used) if of.exceptions.iter().any(|exception| (exception.0, exception.1) == (own, used)) => {
+                    excepted.insert((own, used));
+                }
+                Some(used) => drop(wrong.insert(format!("{own} uses {used}, which is not below it ({path})"))),
             }
-            let listed = EXCEPTIONS.iter().any(|&(from, to, _)| from == module && to == used);
-            assert!(floor(&used) < floor(&module) || listed, "{} uses {used}, which is not below it", path.display());
         }
     }
+    let needless = of.exceptions.iter().filter(|(user, used, reason)| !excepted.contains(&(*user, *used)) || reason.is_empty());
+    wrong.extend(needless.map(|(user, used, _)| format!("the exception for {user} to use {used} is not needed, or has no reason")));
+    wrong.into_iter().collect()
+}
+
+#[test]
+fn modules_use_lower_layers_only() {
+    let sources = sources();
+    for of in CRATES {
+        let wrong = violations(&uses(&sources, of), of);
+        assert!(wrong.is_empty(), "{}:\n  {}", of.folder, wrong.join("\n  "));
+    }
+}
+
+#[test]
+fn every_source_file_of_the_product_is_checked() {
+    let unchecked = sources().into_iter().filter(|source| !source.is_test);
+    let unchecked = unchecked.filter(|source| CRATES.iter().all(|of| module(&source.path, of.folder).is_none()));
+    assert_eq!(unchecked.map(|source| source.path).collect::<Vec<_>>(), Vec::<std::path::PathBuf>::new(), "files of no crate with layers");
+}
+
+#[test]
+fn a_violation_is_found() {
+    const LAYERS: Layers = &[&["low", "lower"], &["high"], &["low/top", "gone"]];
+    let of = Crate { folder: "x", library: None, layers: LAYERS, exceptions: &[("low", "lower", "a reason"), ("high", "low", "needless")] };
+    let uses = [
+        ("low", &["high", "lower/Item", "low/other"][..]),
+        ("low/other", &["low/top"]),
+        ("low/top", &["high", "low/other", "lower"]),
+        ("lower", &["low/top/Item"]),
+        ("high", &["low", "Item"]),
+        ("new", &[]),
+    ];
+    let uses = uses.map(|(module, used)| (module.to_owned(), used.iter().map(|&name| name.to_owned()).collect()));
+    let expected = [
+        "gone is in a layer and is no module",
+        "high uses Item, which is no module of a layer",
+        "low uses high, which is not below it (high)",
+        "low uses low/top, which is not below it (low/top)",
+        "lower uses low, which is not below it (low/top/Item)",
+        "new is in no layer",
+        "the exception for high to use low is not needed, or has no reason",
+    ];
+    assert_eq!(violations(&BTreeMap::from(uses), &of), expected);
 }
 
 #[test]
@@ -110,13 +204,15 @@ fn the_programs_do_not_depend_on_each_other() {
         ("relay", &["moorline-agent", "moorline-transport", "moorline"][..]),
         ("device-agent", &["moorline-relay", "moorline"]),
         ("service-client", &["moorline-relay", "moorline-agent"]),
-        ("proto", &["tokio", "moorline-transport"]),
+        ("proto/transport", &["moorline-relay", "moorline-agent", "moorline"]),
+        ("proto", &["tokio", "moorline-transport", "moorline-relay", "moorline-agent", "moorline"]),
     ] {
-        let manifest = fs::read_to_string(root().join(package).join("Cargo.toml")).expect("a manifest");
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(package).join("Cargo.toml");
+        let manifest = fs::read_to_string(manifest).expect("a manifest");
         let dependencies = manifest.split("[dependencies]").nth(1).and_then(|rest| rest.split("\n[").next()).expect("dependencies");
         for name in foreign {
-            let named = |line: &str| line.split(['.', ' ', '=']).next() == Some(name);
-            assert!(!dependencies.lines().any(named), "{package} uses {name}");
+            let is_named = |line: &str| line.split(['.', ' ', '=']).next() == Some(name);
+            assert!(!dependencies.lines().any(is_named), "{package} uses {name}");
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod memory;
 pub mod middlebox;
 pub mod patterns;
 pub mod programs;
+pub mod sources;
 pub mod sshd;
 pub mod targets;
 pub mod unauthenticated_peer;
