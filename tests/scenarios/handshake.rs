@@ -44,9 +44,7 @@ async fn a_stream_opens_and_both_sides_get_its_details() {
 async fn an_offline_device_is_reported_at_once_with_last_seen() {
     let world = MemoryWorld::start().await;
     drop(world.device("lamp-1").await);
-    while world.relay.devices() > 0 {
-        tokio::task::yield_now().await;
-    }
+    world.until("the device is offline", |relay| relay.devices() == 0).await;
     let begun = Instant::now();
     let refusal = world.connect("lamp-1", "ssh", &[]).await.unwrap_err();
     assert_eq!(begun.elapsed(), Duration::ZERO);

@@ -35,13 +35,14 @@ impl Scene {
         let scenario = async {
             // What the faulty peer still holds.
             let held = work(world).await;
-            let gone = async {
-                while world.relay.tasks().values().sum::<usize>() > 2 || world.relay.devices() > 1 || world.relay.streams() > 1 {
-                    sleep(Duration::from_millis(100)).await;
-                }
-            };
-            let left = || format!("{:?}, {} streams", world.relay.tasks(), world.relay.streams());
-            timeout(leaves_nothing_within, gone).await.unwrap_or_else(|_| panic!("{case}: {} are left", left()));
+            let gone =
+                world.until(case, |relay| relay.tasks().values().sum::<usize>() == 2 && relay.devices() == 1 && relay.streams() == 1);
+            assert!(
+                timeout(leaves_nothing_within, gone).await.is_ok(),
+                "{case}: {:?} and {} streams are left",
+                world.relay.tasks(),
+                world.relay.streams()
+            );
             drop(held);
         };
         tokio::select! {
@@ -255,9 +256,7 @@ async fn a_leg_that_fails_before_opened_costs_at_most_the_deadline() {
                 assert_eq!(caller.refused().await.known_code(), Some(ProblemCode::HandshakeTimeout), "{case}");
             }
             drop(device);
-            while world.relay.tasks().values().sum::<usize>() > 2 || world.relay.streams() > 1 {
-                sleep(Duration::from_millis(100)).await;
-            }
+            world.until(&case, |relay| relay.tasks().values().sum::<usize>() == 2 && relay.streams() == 1).await;
             assert!(begun.elapsed() <= Duration::from_secs(gone), "{case}: gone after {:?}", begun.elapsed());
         };
         scene.beside(&case, Duration::from_secs(1), play).await;

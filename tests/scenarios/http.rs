@@ -103,7 +103,7 @@ async fn silent_then_heard(address: &str, silence: Duration) {
         timeout(WITHIN, tcp.read_exact(&mut heard)).await.expect("in time").expect("the bytes come back");
         assert_eq!(heard, said);
         if said == b"before" {
-            // The silence is what is tested: nothing happens that could be waited for.
+            // real time: the silence is what is tested
             sleep_until(Instant::now() + silence).await;
         }
     }

@@ -177,9 +177,7 @@ async fn a_slow_head_has_ten_seconds_and_a_slow_body_ten_more() {
         assert_eq!(heard.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0), status, "{heard}");
         assert!(begun.elapsed() <= Duration::from_secs(11), "{:?}", begun.elapsed());
     }
-    while !world.relay.tasks().is_empty() {
-        sleep(Duration::from_millis(1)).await;
-    }
+    world.until("nothing is left", |relay| relay.tasks().is_empty()).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -22,6 +22,7 @@ mod opening;
 mod python;
 mod reconnecting;
 mod refusals;
+mod repository;
 mod splicing;
 mod ssh;
 mod stream_ends;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use moorline_tests::middlebox::Middlebox;
 use moorline_tests::programs::run;
 use moorline_tests::targets::Target;
 use moorline_tests::world::{SCALED, World};
@@ -69,31 +70,21 @@ async fn agents_reconnect_to_a_restarted_relay() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiting_stream_opens_when_the_device_connects() {
-    let (world, echo) = (World::start().await, Target::echo().await);
+    let (world, echo) = (World::start_with("ping = '300ms'\n").await, Target::echo().await);
     let mut device = world.device("lamp-1", &[("echo", echo.address)]).await;
     device.agent.signal("TERM");
     assert_eq!(device.agent.ended().await, Some(0), "a stopped agent exits with 0");
     world.relay.event("device offline").await;
-    let mut connect = world.client();
+    let middlebox = Middlebox::start(&world).await;
+    let mut connect = world.client_by(middlebox.address.port()).await;
     connect.args(["connect", "lamp-1", "echo", "--wait", "2m"]);
     let appear = async {
-        while !waiting(&world).await {}
+        middlebox.callers_answered(1).await; // it answers pings on its leg, so it waits
         world.agent(&device.folder).await
     };
     let both = async { tokio::join!(run(&mut connect, Duration::from_secs(60)), appear) };
     let (done, _device) = timeout(Duration::from_secs(120), both).await.expect("the stream waits, then opens");
     done.success();
-}
-
-/// Whether a stream waits for its device, as the relay's list says.
-async fn waiting(world: &World) -> bool {
-    let token = std::fs::read_to_string(world.token_file()).expect("it was written");
-    let mut curl = tokio::process::Command::new("curl");
-    curl.arg("-sS").arg("--cacert").arg(world.ca_file()).arg("-H").arg(format!("Authorization: Bearer {}", token.trim()));
-    curl.arg(format!("https://localhost:{}/v1/streams", world.address.port()));
-    let list = run(&mut curl, Duration::from_secs(30)).await.success();
-    let list: serde_json::Value = serde_json::from_slice(&list.out).expect("the list is JSON");
-    list["streams"][0]["state"] == "waiting"
 }
 
 #[tokio::test(flavor = "multi_thread")]

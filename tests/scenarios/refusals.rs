@@ -327,9 +327,7 @@ async fn a_device_without_the_heartbeat_feature_is_pinged_and_one_that_vanished_
     let device = world.device("lamp-1").await;
     let begun = Instant::now();
     // Nobody reads the device's end any more, so its pongs are missing.
-    while world.relay.devices() > 0 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    world.until("the device is offline", |relay| relay.devices() == 0).await;
     let after = begun.elapsed();
     assert!(after >= Duration::from_secs(62) && after <= Duration::from_secs(63), "two and a half heartbeats: {after:?}");
     drop(device);

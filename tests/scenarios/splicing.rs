@@ -7,7 +7,7 @@ use moorline_proto::close::CloseReason;
 use moorline_tests::memory::MemoryWorld;
 use moorline_tests::wire::{LegEvent, WireDevice, WireLeg};
 use tokio::io::{AsyncWriteExt, DuplexStream};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
 type Leg = WireLeg<DuplexStream>;
@@ -28,12 +28,9 @@ async fn beside<T>(device: &mut WireDevice<DuplexStream>, work: impl Future<Outp
 }
 
 async fn no_stream_is_left(world: &MemoryWorld) {
-    let gone = async {
-        while world.relay.streams() > 0 || world.relay.tasks().contains_key("stream") {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(Duration::from_secs(60), gone).await.expect("nothing is left of a finished stream");
+    let begun = Instant::now();
+    world.until("nothing is left of a finished stream", |relay| relay.streams() == 0 && !relay.tasks().contains_key("stream")).await;
+    assert!(begun.elapsed() < Duration::from_secs(60), "after {:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

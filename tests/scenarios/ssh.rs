@@ -4,11 +4,14 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use moorline_tests::programs::{command, feed, run};
 use moorline_tests::sshd::{Sshd, user};
 use moorline_tests::targets::file_hash;
 use moorline_tests::world::{Device, Forward, World};
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 const WITHIN: Duration = Duration::from_secs(240);
 
@@ -139,17 +142,26 @@ async fn large_files_are_copied_both_ways_and_half_close_ends_them() {
 async fn fifty_sessions_to_one_device_run_at_once() {
     let scene = Scene::set().await;
     for route in ROUTES {
-        let folder = scene.world.path(&format!("sessions-{route:?}"));
-        std::fs::create_dir(&folder).expect("a new folder");
-        let session = async |number: usize| {
-            // Each session waits until the last one has begun, so that all run at the same time.
-            let wait = format!(
-                "touch {0}/{number}; n=0; while [ $(ls {0} | wc -l) -lt 50 ] && [ $n -lt 1000 ]; do sleep 0.2; n=$((n+1)); done; ls {0} | wc -l",
-                folder.display()
-            );
-            let done = run(scene.ssh(route).arg(wait), WITHIN).await.success();
-            assert_eq!(done.text().trim(), "50", "session {number}, {route:?}");
-        };
-        futures_util::future::join_all((0..50).map(session)).await;
+        // Each session says that it is there, and stays until its input ends: after the last one has said so.
+        let mut sessions = Vec::new();
+        for _ in 0..50 {
+            let mut ssh = scene.ssh(route);
+            ssh.arg("echo here; cat").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+            sessions.push(ssh.spawn().expect("ssh starts"));
+        }
+        let said = timeout(WITHIN, join_all(sessions.iter_mut().map(first_line))).await.expect("all sessions are there at once");
+        assert_eq!(said, vec!["here\n"; 50], "{route:?}");
+        for session in &mut sessions {
+            drop(session.stdin.take());
+            let ended = timeout(WITHIN, session.wait()).await.expect("in time").expect("a child is waited for");
+            assert!(ended.success(), "{route:?}: {ended}");
+        }
     }
+}
+
+async fn first_line(session: &mut Child) -> String {
+    let mut line = String::new();
+    let output = session.stdout.as_mut().expect("it is piped");
+    BufReader::new(output).read_line(&mut line).await.expect("a line of text");
+    line
 }

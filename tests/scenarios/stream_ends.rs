@@ -205,6 +205,7 @@ fn descriptors(program: &Program) -> BTreeMap<String, usize> {
 
 /// Waits until each process holds the descriptors that it held before, and the relay has no stream.
 async fn nothing_is_left(world: &World, before: &[(&str, &Program, BTreeMap<String, usize>)]) {
+    // real time: no event says when another process has closed a descriptor
     let mut looks = interval(Duration::from_millis(50));
     let mut last = String::new();
     let gone = async {

@@ -128,11 +128,7 @@ impl Scene {
 
 /// Asserts that no task and no entry of the stream is left, although the faulty end still holds its connection.
 async fn nothing_is_left(world: &MemoryWorld, device: &mut WireDevice<DuplexStream>, within: Duration, case: &str) {
-    let gone = async {
-        while world.relay.streams() > 0 || world.relay.tasks().keys().any(|name| *name != "control") {
-            sleep(Duration::from_millis(100)).await;
-        }
-    };
+    let gone = world.until(case, |relay| relay.streams() == 0 && relay.tasks().keys().all(|name| *name == "control"));
     tokio::select! {
         gone = timeout(within, gone) => assert!(gone.is_ok(), "{case}: after {within:?} there are still {:?}", world.relay.tasks()),
         said = device.next() => panic!("{case}: the device gets {said:?}"),

@@ -103,9 +103,7 @@ async fn a_leg_token_is_used_then_expired_then_unknown() {
     assert_eq!(far.closed().await, 4001);
     caller.closed().await;
     drop((caller, far));
-    while world.relay.streams() > 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    world.until("the stream is over", |relay| relay.streams() == 0).await;
     each(ProblemCode::StreamExpired).await;
     tokio::time::advance(Duration::from_secs(301)).await;
     each(ProblemCode::StreamUnknown).await;

@@ -1,13 +1,13 @@
 //! Real load balancers in front of a relay, with the shipped configurations; only addresses, paths and limits are replaced.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::process::Command;
-use tokio::time::{Instant, sleep_until};
 
 use crate::programs::Program;
 
@@ -15,8 +15,6 @@ use crate::programs::Program;
 pub const PROXY_ADDRESS: &str = "127.0.0.9";
 /// The scaled-down idle timeout of a balancer.
 pub const LIMIT: Duration = Duration::from_secs(2);
-/// A balancer must accept connections within this.
-const STARTS_WITHIN: Duration = Duration::from_secs(20);
 
 /// Which balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +34,7 @@ pub struct Balancer {
     pub address: SocketAddr,
     /// The process.
     pub program: Program,
-    _port: TcpSocket,
+    _port: Option<TcpSocket>,
     _folder: TempDir,
 }
 
@@ -59,7 +57,7 @@ impl Kind {
     }
 
     /// Replacements in the shipped configuration: fewer descriptors, and the suite's own users and logs.
-    fn replacements(self, here: &str, relay: &str, folder: &Path) -> Vec<(&'static str, String)> {
+    fn replacements(self, here: SocketAddr, relay: SocketAddr, folder: &Path) -> Vec<(&'static str, String)> {
         let file = |name: &str| folder.join(name).display().to_string();
         let limit = |key: &str| format!("{key} {}s", LIMIT.as_secs());
         let haproxy = || {
@@ -70,7 +68,7 @@ impl Kind {
                 ("timeout client 50s", limit("timeout client")),
                 ("timeout server 50s", limit("timeout server")),
                 ("timeout tunnel 1h", limit("timeout tunnel")),
-                ("bind :443", format!("bind {here}")),
+                ("bind :443", "bind fd@0".to_owned()),
             ]
         };
         match self {
@@ -92,7 +90,7 @@ impl Kind {
                 ("worker_rlimit_nofile 32768;\n", String::new()),
                 ("worker_connections 30000;", "worker_connections 500;".to_owned()),
                 ("/run/nginx.pid", file("pid")),
-                ("/var/log/nginx/error.log", "stderr".to_owned()),
+                ("/var/log/nginx/error.log", "stderr notice".to_owned()),
                 (
                     "access_log /var/log/nginx/access.log;",
                     ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -133,35 +131,38 @@ impl Kind {
 
 impl Balancer {
     /// Starts a balancer before the relay's listener at `relay`, with certificate and key of the relay's state folder where TLS ends at
-    /// the balancer; and waits until it takes connections.
+    /// the balancer. It listens when this returns.
     pub async fn start(kind: Kind, relay: SocketAddr, state: &Path) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let pem = ["tls.pem", "tls.key"].map(|name| std::fs::read_to_string(state.join(name)).expect("the relay's own")).concat();
         std::fs::write(folder.path().join("relay.pem"), pem).expect("a file is written");
 
-        let (port, address) = reserved();
+        // Bound and not listening: nobody else is given the port, and a program may listen on it all the same.
+        let port = TcpSocket::new_v4().expect("a socket");
+        port.set_reuseaddr(true).expect("a socket of this machine");
+        port.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+        let address = port.local_addr().expect("it is bound");
         let mut text = kind.shipped().to_owned();
-        for (shipped, ours) in kind.replacements(&address.to_string(), &relay.to_string(), folder.path()) {
+        for (shipped, ours) in kind.replacements(address, relay, folder.path()) {
             assert_eq!(text.matches(shipped).count(), 1, "{shipped:?} stands once in the configuration of {kind:?}");
             text = text.replace(shipped, &ours);
         }
         let config = folder.path().join("config");
         std::fs::write(&config, text).expect("a file is written");
-        let program = Program::start(&format!("{kind:?}"), &mut kind.command(&config, folder.path()));
-        let until = Instant::now() + STARTS_WITHIN;
-        while TcpStream::connect(address).await.is_err() {
-            assert!(Instant::now() < until, "{kind:?} takes no connections:\n{}", program.lines().join("\n"));
-            sleep_until(Instant::now() + Duration::from_millis(20)).await;
+        let mut command = kind.command(&config, folder.path());
+        let name = format!("{kind:?}");
+        let (program, port) = match kind {
+            // HAProxy logs nothing when it is ready: it inherits a socket that listens already.
+            Kind::HaproxyTcp | Kind::HaproxyHttp => {
+                let listener = port.listen(128).and_then(TcpListener::into_std).expect("a bound socket");
+                (Program::start_with_input(&name, &mut command, OwnedFd::from(listener)), None)
+            }
+            Kind::Nginx => (Program::start(&name, &mut command), Some(port)),
+        };
+        if kind == Kind::Nginx {
+            // It logs its event method once its sockets listen.
+            program.line("that it is ready", |line| line.contains("event method").then_some(())).await;
         }
         Self { address, program, _port: port, _folder: folder }
     }
-}
-
-/// A port that nobody else is given, and that a program may listen on all the same: this socket is bound and does not listen.
-fn reserved() -> (TcpSocket, SocketAddr) {
-    let port = TcpSocket::new_v4().expect("a socket");
-    port.set_reuseaddr(true).expect("a socket of this machine");
-    port.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
-    let address = port.local_addr().expect("it is bound");
-    (port, address)
 }

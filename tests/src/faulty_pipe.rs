@@ -56,7 +56,7 @@ impl FaultyPipe {
     /// A pipe without a fault, and its switch.
     pub fn new(pipe: DuplexStream) -> (Self, FaultSwitch) {
         let switch = FaultSwitch::default();
-        let elapsed = || Box::pin(sleep_until(Instant::now()));
+        let elapsed = || Box::pin(sleep_until(Instant::now())); // real time: a timer that has elapsed, no wait
         (Self { pipe, switch: switch.clone(), next_read: elapsed(), next_write: elapsed() }, switch)
     }
 }

@@ -159,13 +159,14 @@ async fn pass(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, direction: Dire
             Ok(count) => count,
         };
         if !plan.delay.is_zero() {
-            sleep(plan.delay).await;
+            sleep(plan.delay).await; // real time: the delay is the fault that the link injects
         }
         if let Some(rate) = plan.rate {
+            // real time: the rate is the fault that the link injects
             sleep_until(begun + Duration::from_micros(passed * 1_000_000 / rate)).await;
         }
         if let Some((_, _, time)) = stall.take_if(|&mut (_, at, _)| passed >= at) {
-            sleep(time).await;
+            sleep(time).await; // real time: the stall is the fault that the link injects
         }
         if to.write_all(&buffer[..count]).await.is_err() {
             return Passed::Failed;

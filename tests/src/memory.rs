@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request};
@@ -25,6 +27,7 @@ use moorline_relay::store::{CallerKey, MemoryRegistry, Registry};
 use moorline_transport::dial::Dialer;
 use serde_json::Value;
 use tokio::io::DuplexStream;
+use tokio::time::{sleep, timeout};
 
 use crate::wire::{ChannelClosed, Persona, Refusal, WireDevice, WireLeg, bearer};
 
@@ -32,6 +35,8 @@ use crate::wire::{ChannelClosed, Persona, Refusal, WireDevice, WireLeg, bearer};
 const PIPE: usize = 7_919;
 /// The relay's host name.
 pub const HOST: &str = "relay.test";
+/// The longest that [`MemoryWorld::until`] waits, on a paused clock.
+const UNTIL_AT_MOST: Duration = Duration::from_secs(7_200);
 /// Wall time at the start, in milliseconds.
 const START: u64 = 1_790_000_000_000;
 
@@ -45,6 +50,7 @@ pub struct MemoryWorld {
     clock: Clock,
     signing: SigningKey,
     keys: std::sync::Mutex<HashMap<DeviceId, Arc<SigningKey>>>,
+    dialled: Arc<AtomicUsize>,
 }
 
 impl MemoryWorld {
@@ -63,7 +69,7 @@ impl MemoryWorld {
         let clock = Clock::at(Timestamp::from_millis(START));
         let state = State { registry: Arc::clone(&registry) as Arc<dyn Registry>, tls: None, clock: clock.clone() };
         let relay = Relay::start(config, state).await.expect("a relay without listeners starts");
-        Self { relay, registry, clock, signing, keys: std::sync::Mutex::default() }
+        Self { relay, registry, clock, signing, keys: std::sync::Mutex::default(), dialled: Arc::default() }
     }
 
     /// Starts a relay with the default configuration.
@@ -78,8 +84,30 @@ impl MemoryWorld {
 
     /// A dialler for agents and clients that connects to the relay in memory.
     pub fn dialer(&self) -> Dialer {
-        let door = self.relay.memory_door();
-        Dialer::over(format!("https://{HOST}").parse().expect("an address"), move |_| std::future::ready(Ok(dial(&door))))
+        let (door, dialled) = (self.relay.memory_door(), Arc::clone(&self.dialled));
+        Dialer::over(format!("https://{HOST}").parse().expect("an address"), move |_| {
+            dialled.fetch_add(1, Ordering::Relaxed);
+            std::future::ready(Ok(dial(&door)))
+        })
+    }
+
+    /// How many connections agents and clients have dialled so far.
+    pub fn dialled(&self) -> usize {
+        self.dialled.load(Ordering::Relaxed)
+    }
+
+    /// Waits until `holds` is true of the relay. For paused clocks: it looks after each millisecond of the paused clock, at which every task of
+    /// the relay has done what it could.
+    ///
+    /// # Panics
+    /// If it takes longer than two hours of the paused clock.
+    pub async fn until(&self, what: &str, holds: impl Fn(&Relay) -> bool) {
+        let looks = async {
+            while !holds(&self.relay) {
+                sleep(Duration::from_millis(1)).await; // paused clock: passes once every task waits
+            }
+        };
+        timeout(UNTIL_AT_MOST, looks).await.unwrap_or_else(|_| panic!("never: {what}; running: {:?}", self.relay.tasks()));
     }
 
     /// The real client, with a token that allows everything.

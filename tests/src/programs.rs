@@ -73,7 +73,13 @@ pub struct Program {
 impl Program {
     /// Starts a program and reads its standard output and standard error line by line.
     pub fn start(name: &str, command: &mut Command) -> Self {
-        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        Self::start_with_input(name, command, Stdio::null())
+    }
+
+    /// Starts a program as [`Program::start`], with this standard input. A listening socket there is a way to hand one over: nothing has to wait
+    /// until the program listens.
+    pub fn start_with_input(name: &str, command: &mut Command, input: impl Into<Stdio>) -> Self {
+        let command = command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} starts: {error}"));
         let said = Arc::new(Said::default());
         let mut readers = tokio::task::JoinSet::new();

@@ -2,13 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
-use tokio::time::{Instant, sleep_until};
+use tokio::net::TcpListener;
+use tokio::process::Command;
+
+use crate::programs::Program;
 
 /// Debian's path of the server.
 pub const SSHD: &str = "/usr/sbin/sshd";
@@ -19,7 +18,7 @@ pub struct Sshd {
     /// Its listening address.
     pub address: SocketAddr,
     folder: TempDir,
-    _server: Child,
+    _server: Program,
 }
 
 impl Sshd {
@@ -41,30 +40,17 @@ impl Sshd {
         let address = free_address().await.map_err(|error| error.to_string())?;
         let config = format!(
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {host}\nAuthorizedKeysFile {keys}\nStrictModes no\nUsePAM no\n\
-             PasswordAuthentication no\nMaxStartups 300\nMaxSessions 300\nPidFile none\nSubsystem sftp internal-sftp\nLogLevel ERROR\n",
+             PasswordAuthentication no\nMaxStartups 300\nMaxSessions 300\nPidFile none\nSubsystem sftp internal-sftp\nLogLevel INFO\n",
             port = address.port(),
             host = path("host_key").display(),
             keys = path("id.pub").display(),
         );
         std::fs::write(path("sshd_config"), config).map_err(|error| error.to_string())?;
-        let log = std::fs::File::create(path("log")).map_err(|error| error.to_string())?;
-        let server = Command::new(SSHD)
-            .arg("-D")
-            .arg("-e")
-            .arg("-f")
-            .arg(path("sshd_config"))
-            .stderr(log)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .spawn();
-        let server = server.map_err(|error| format!("{SSHD}: {error}"))?;
-        let until = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(address).await.is_err() {
-            if Instant::now() >= until {
-                return Err(format!("sshd takes no connections: {}", std::fs::read_to_string(path("log")).unwrap_or_default()));
-            }
-            sleep_until(Instant::now() + Duration::from_millis(20)).await;
+        if !std::path::Path::new(SSHD).exists() {
+            return Err(format!("{SSHD} is not installed"));
         }
+        let server = Program::start("sshd", Command::new(SSHD).arg("-D").arg("-e").arg("-f").arg(path("sshd_config")));
+        server.line("that it listens", |line| line.starts_with("Server listening on").then_some(())).await;
         Ok(Self { address, folder, _server: server })
     }
 
