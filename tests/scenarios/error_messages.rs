@@ -125,7 +125,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_a_middlebox_changed_is_refused() {
+pub(crate) async fn a_request_that_a_middlebox_changed_is_refused() {
     let scene = Scene::start("").await;
     let long = format!("\r\nX-Long: {}\r\n\r\n", "x".repeat(40_000));
     for (from, to, code) in [
@@ -143,7 +143,7 @@ async fn a_request_that_a_middlebox_changed_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_refused_for_what_it_does_not_allow() {
+pub(crate) async fn a_token_is_refused_for_what_it_does_not_allow() {
     let scene = Scene::start("").await;
     let http = || AccessRule {
         actions: Action::ALL.to_vec(),
@@ -163,7 +163,7 @@ async fn a_token_is_refused_for_what_it_does_not_allow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_reject_code_of_a_device_is_explained() {
+pub(crate) async fn each_reject_code_of_a_device_is_explained() {
     let scene = Scene::start("").await;
     let mut device = scene.world.wire_device("lamp-1").await;
     for &code in RejectCode::ALL {
@@ -179,7 +179,7 @@ async fn each_reject_code_of_a_device_is_explained() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_is_refused_before_the_device_is_asked() {
+pub(crate) async fn a_stream_is_refused_before_the_device_is_asked() {
     let scene = Scene::start("streams_per_device = 1\nwaiting = 1\n").await;
     let _device = scene.world.wire_device("lamp-1").await;
     drop(scene.world.wire_device("lamp-2").await);
@@ -224,7 +224,7 @@ async fn undecided<T>(scene: &Scene, device: &mut Device, args: &[&str], act: im
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_is_refused_between_offer_and_opened() {
+pub(crate) async fn a_stream_is_refused_between_offer_and_opened() {
     let mut scene = Scene::start("").await;
     let mut device = scene.world.wire_device("lamp-1").await;
     let silent = async |device: &mut Device, _| device.next().await;
@@ -262,7 +262,7 @@ async fn a_stream_is_refused_between_offer_and_opened() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_or_token_that_was_used_is_refused() {
+pub(crate) async fn a_request_or_token_that_was_used_is_refused() {
     let scene = Scene::start("").await;
     let mut device = scene.world.wire_device("lamp-1").await;
     let same_key = [("idempotency-key:", "idempotency-key: k-1\r\nx-lost:")];
@@ -313,7 +313,7 @@ fn reports_cut(done: &Done, reason: CloseReason) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_open_stream_that_is_cut_says_why() {
+pub(crate) async fn an_open_stream_that_is_cut_says_why() {
     let mut world = World::start_with("half_closed_idle = '300ms'\n").await;
     let mut device = world.wire_device("lamp-1").await;
     let done = cut(&world, &mut device, async |_, mut leg, _| leg.close(CloseReason::Reset.code()).await).await;

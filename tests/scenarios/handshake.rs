@@ -97,7 +97,7 @@ async fn a_device_that_accepts_and_never_joins_costs_the_requested_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_negotiates_and_never_joins_costs_the_deadline() {
+pub(crate) async fn a_caller_that_negotiates_and_never_joins_costs_the_deadline() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let begun = Instant::now();
@@ -157,7 +157,7 @@ async fn an_undecided_negotiation_is_answered_after_prefer_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_disconnects_cancels_the_offer_at_once() {
+pub(crate) async fn a_caller_that_disconnects_cancels_the_offer_at_once() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let begun = Instant::now();
@@ -261,7 +261,7 @@ async fn an_offer_may_be_answered_on_a_newer_channel_of_the_same_instance_only()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leg_lost_before_opened_may_rejoin_and_a_second_join_replaces_the_first() {
+pub(crate) async fn a_leg_lost_before_opened_may_rejoin_and_a_second_join_replaces_the_first() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let mut caller = world.connect("lamp-1", "ssh", &[]).await.unwrap();

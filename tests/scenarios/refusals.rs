@@ -12,6 +12,7 @@ use moorline_proto::secret::Secret;
 use moorline_proto::text::Text;
 use moorline_relay::access::mint::SigningKey;
 use moorline_tests::memory::{HOST, INSTANCE, MemoryWorld};
+use moorline_tests::observed;
 use moorline_tests::wire::{ChannelClosed, Persona, WireDevice, WireLeg, bearer, proof, upgrade};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -200,7 +201,10 @@ async fn closed_after(socket: &mut WebSocketStream<DuplexStream>, message: Messa
     socket.send(message).await.unwrap();
     loop {
         match futures_util::StreamExt::next(socket).await {
-            Some(Ok(Message::Close(Some(frame)))) => return (frame.code.into(), frame.reason.to_string()),
+            Some(Ok(Message::Close(Some(frame)))) => {
+                observed::close(frame.code.into());
+                return (frame.code.into(), frame.reason.to_string());
+            }
             Some(Ok(_)) => {}
             other => panic!("{other:?} instead of a Close"),
         }
@@ -221,7 +225,7 @@ fn hello(claims: &ProofClaims, key: &SigningKey) -> Hello {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_proof_is_valid_for_this_device_this_relay_and_this_connection_only() {
+pub(crate) async fn a_proof_is_valid_for_this_device_this_relay_and_this_connection_only() {
     let world = MemoryWorld::start().await;
     let key = world.key(&"lamp-1".parse().unwrap()).await;
     let foreign = SigningKey::generate().unwrap();

@@ -34,7 +34,7 @@ async fn no_stream_is_left(world: &MemoryWorld) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_direction_ends_by_itself_and_both_ends_are_1000() {
+pub(crate) async fn each_direction_ends_by_itself_and_both_ends_are_1000() {
     let (world, _device, mut caller, mut leg) = open().await;
     caller.say("question").await;
     caller.end().await;
@@ -69,7 +69,7 @@ async fn any_other_close_resets_the_far_side() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_leg_is_peer_lost_for_the_far_side() {
+pub(crate) async fn a_lost_leg_is_peer_lost_for_the_far_side() {
     let (world, _device, caller, mut leg) = open().await;
     drop(caller);
     assert_eq!(leg.closed().await, 4002);
@@ -89,7 +89,7 @@ async fn a_leg_lost_after_both_ends_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_protocol_violation_closes_with_its_code_and_resets_the_far_side() {
+pub(crate) async fn a_protocol_violation_closes_with_its_code_and_resets_the_far_side() {
     let oversized = format!(r#"{{"type":"x","x":"{}"}}"#, "y".repeat(4096));
     let broken: [(Message, u16); 6] = [
         (Message::text("no json"), 4400),
@@ -112,7 +112,7 @@ async fn a_protocol_violation_closes_with_its_code_and_resets_the_far_side() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn invalid_frames_and_invalid_utf8_have_different_codes() {
+pub(crate) async fn invalid_frames_and_invalid_utf8_have_different_codes() {
     // Masked with zeros, so that the payload is sent as it is.
     let broken: [(&[u8], CloseReason); 4] = [
         (&[0x83, 0x80, 0, 0, 0, 0], CloseReason::Framing),    // a reserved opcode

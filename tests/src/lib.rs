@@ -9,6 +9,7 @@ pub mod frames;
 pub mod link;
 pub mod memory;
 pub mod middlebox;
+pub mod observed;
 pub mod patterns;
 pub mod programs;
 pub mod sources;

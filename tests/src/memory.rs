@@ -29,6 +29,7 @@ use serde_json::Value;
 use tokio::io::DuplexStream;
 use tokio::time::{sleep, timeout};
 
+use crate::observed;
 use crate::wire::{ChannelClosed, Persona, Refusal, WireDevice, WireLeg, bearer};
 
 /// Capacity of a pipe in bytes: an odd number, so that reads and writes rarely align.
@@ -212,7 +213,9 @@ impl MemoryWorld {
             let (head, body) = sender.send_request(request).await.expect("an answer comes").into_parts();
             let body = body.collect().await.expect("the body comes").to_bytes();
             drop(sender);
-            (head.status.as_u16(), head.headers, serde_json::from_slice(&body).unwrap_or(Value::Null))
+            let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+            observed::body(&body);
+            (head.status.as_u16(), head.headers, body)
         };
         tokio::join!(exchange, connection).0
     }

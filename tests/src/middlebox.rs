@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use crate::observed;
 use crate::programs::LINE_WITHIN;
 use crate::unauthenticated_peer::tls;
 use crate::world::World;
@@ -102,6 +103,7 @@ impl Middlebox {
             (101, Some(at)) => first(&body[at..]).map(|refused| refused["problem"].clone()),
             _ => first(body),
         };
+        problem.iter().for_each(observed::body);
         Answer { status, head: head.to_lowercase(), problem: problem.unwrap_or(Value::Null) }
     }
 }

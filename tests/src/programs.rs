@@ -1,7 +1,7 @@
 //! The real binaries and other programs as child processes whose output lines can be awaited. Dropping one kills it.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -30,11 +30,30 @@ pub struct Binaries {
     pub client: PathBuf,
 }
 
+/// Names of the programs for a process of the same test binary that need not build them again.
+const BUILT: [&str; 3] = ["MOORLINE_BUILT_RELAY", "MOORLINE_BUILT_AGENT", "MOORLINE_BUILT_CLIENT"];
+
+impl Binaries {
+    /// Environment variables by which another process of the same test binary uses these programs and does not build them again.
+    pub fn environment(&self) -> [(&'static str, &Path); 3] {
+        let [relay, agent, client] = BUILT;
+        [(relay, &self.relay), (agent, &self.agent), (client, &self.client)]
+    }
+
+    fn from_environment() -> Option<Self> {
+        let [relay, agent, client] = BUILT.map(|name| std::env::var_os(name).map(PathBuf::from));
+        Some(Self { relay: relay?, agent: agent?, client: client? })
+    }
+}
+
 /// The programs, built from the current sources: once per process, never stale. In a release build, such as a
 /// benchmark, they are release builds too.
 pub fn binaries() -> &'static Binaries {
-    static BUILT: OnceLock<Binaries> = OnceLock::new();
-    BUILT.get_or_init(|| {
+    static PROGRAMS: OnceLock<Binaries> = OnceLock::new();
+    PROGRAMS.get_or_init(|| {
+        if let Some(built) = Binaries::from_environment() {
+            return built;
+        }
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let built = std::process::Command::new(cargo)
             .args(["build", "--quiet", "--workspace", "--bins", "--message-format=json"])

@@ -23,6 +23,8 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
+use crate::observed;
+
 /// The longest that a scripted peer waits for one message. Two hours: most scenarios run on a paused clock.
 pub const PATIENCE: Duration = Duration::from_secs(7_200);
 
@@ -63,7 +65,8 @@ pub async fn upgrade<S: Pipe>(
         Ok(Ok((socket, _))) => Ok(socket),
         Ok(Err(WsError::Http(response))) => {
             let (head, body) = response.into_parts();
-            let problem = body.and_then(|body| serde_json::from_slice(&body).ok());
+            let problem: Option<Problem> = body.and_then(|body| serde_json::from_slice(&body).ok());
+            problem.iter().for_each(observed::problem);
             Err(Refusal { status: head.status.as_u16(), headers: head.headers, problem })
         }
         Ok(Err(error)) => panic!("no answer to the upgrade: {error}"),
@@ -93,6 +96,11 @@ pub struct WireDevice<S> {
     pub socket: WebSocketStream<S>,
     /// The relay's `welcome`.
     pub welcome: Welcome,
+}
+
+/// The code and reason of a Close, 1005 if it has none.
+fn parts(frame: Option<CloseFrame>) -> (u16, String) {
+    frame.map_or((1005, String::new()), |frame| (frame.code.into(), frame.reason.to_string()))
 }
 
 /// The identity that a scripted device claims.
@@ -184,6 +192,7 @@ impl<S: Pipe> WireDevice<S> {
 
     /// Rejects an offer.
     pub async fn reject(&mut self, stream: StreamId, code: RejectCode, detail: &str) {
+        observed::reject(code);
         self.say(Reject { stream, attempt: Default::default(), code, detail: Some(Text::cut(detail)) }).await;
     }
 }
@@ -193,12 +202,18 @@ async fn said<S: Pipe>(socket: &mut WebSocketStream<S>) -> Result<ToDevice, Chan
         loop {
             match socket.next().await {
                 Some(Ok(Message::Text(text))) => match ToDevice::decode(&text) {
-                    Ok(Heard::Known(message)) => return Ok(message),
+                    Ok(Heard::Known(message)) => {
+                        if let ToDevice::Cancel(cancel) = &message {
+                            observed::cancel(cancel.code);
+                        }
+                        return Ok(message);
+                    }
                     other => panic!("the relay says {text}: {other:?}"),
                 },
                 Some(Ok(Message::Close(frame))) => {
-                    return Err(frame
-                        .map_or(ChannelClosed(1005, String::new()), |frame| ChannelClosed(frame.code.into(), frame.reason.to_string())));
+                    let (code, reason) = parts(frame);
+                    observed::close(code);
+                    return Err(ChannelClosed(code, reason));
                 }
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return Err(ChannelClosed(1006, String::new())),
@@ -232,6 +247,8 @@ pub enum LegEvent {
 pub struct WireLeg<S> {
     /// The WebSocket.
     pub socket: WebSocketStream<S>,
+    /// Whether the scenario has sent a Close: the relay's is then an answer.
+    has_closed: bool,
 }
 
 impl<S: Pipe> WireLeg<S> {
@@ -240,7 +257,7 @@ impl<S: Pipe> WireLeg<S> {
     /// # Errors
     /// The relay's refusal.
     pub async fn join(pipe: S, host: &str, path: &str, headers: &[(&str, &str)]) -> Result<Self, Refusal> {
-        upgrade(pipe, host, path, STREAM_SUBPROTOCOL, headers).await.map(|socket| Self { socket })
+        upgrade(pipe, host, path, STREAM_SUBPROTOCOL, headers).await.map(|socket| Self { socket, has_closed: false })
     }
 
     /// Receives the next event. Pings are answered meanwhile.
@@ -251,9 +268,11 @@ impl<S: Pipe> WireLeg<S> {
                     Some(Ok(Message::Binary(bytes))) => return LegEvent::Bytes(bytes),
                     Some(Ok(Message::Text(text))) => return text_of(&text),
                     Some(Ok(Message::Close(frame))) => {
-                        return frame.map_or(LegEvent::Close(1005, String::new()), |frame| {
-                            LegEvent::Close(frame.code.into(), frame.reason.to_string())
-                        });
+                        let (code, reason) = parts(frame);
+                        if !self.has_closed {
+                            observed::close(code);
+                        }
+                        return LegEvent::Close(code, reason);
                     }
                     Some(Ok(_)) => {}
                     Some(Err(_)) | None => return LegEvent::Lost,
@@ -309,6 +328,7 @@ impl<S: Pipe> WireLeg<S> {
 
     /// Sends a WebSocket message.
     pub async fn send(&mut self, message: Message) {
+        self.has_closed |= message.is_close();
         self.socket.send(message).await.expect("the leg lives");
     }
 
@@ -326,7 +346,10 @@ impl<S: Pipe> WireLeg<S> {
 fn text_of(text: &str) -> LegEvent {
     match LegText::decode(text) {
         Ok(Heard::Known(LegText::Opened(opened))) => LegEvent::Opened(opened),
-        Ok(Heard::Known(LegText::Refused(refused))) => LegEvent::Refused(Box::new(refused.problem)),
+        Ok(Heard::Known(LegText::Refused(refused))) => {
+            observed::problem(&refused.problem);
+            LegEvent::Refused(Box::new(refused.problem))
+        }
         Ok(Heard::Known(LegText::End(_))) => LegEvent::End,
         Ok(Heard::Unknown(_)) | Err(_) => LegEvent::Text(text.to_owned()),
     }
