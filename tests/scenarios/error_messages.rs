@@ -180,7 +180,7 @@ pub(crate) async fn each_reject_code_of_a_device_is_explained() {
 
 #[tokio::test(flavor = "multi_thread")]
 pub(crate) async fn a_stream_is_refused_before_the_device_is_asked() {
-    let scene = Scene::start("streams_per_device = 1\nwaiting = 1\n").await;
+    let scene = Scene::start("streams_per_device = 1\nwaiting_callers = 1\n").await;
     let _device = scene.world.wire_device("lamp-1").await;
     drop(scene.world.wire_device("lamp-2").await);
     scene.world.relay.event("device offline").await;

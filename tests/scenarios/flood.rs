@@ -243,7 +243,7 @@ async fn a_thousand_unauthenticated_peers_cost_little_memory_and_delay_nobody() 
         timeout(WITHIN, async { tokio::join!(talk(honest, lasts()), most, opens) }).await.expect("honest callers are served");
     flood.shutdown().await;
     println!(
-        "{} connections of flooding peers; the stream.s speed was {:.2} of what it was ({} of {} MB/s); {} KiB more memory",
+        "{} connections of flooding peers; the stream's speed was {:.2} of what it was ({} of {} MB/s); {} KiB more memory",
         stays.load(Ordering::Relaxed),
         meanwhile as f64 / before as f64,
         meanwhile / 1_000_000,

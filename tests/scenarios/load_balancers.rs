@@ -77,7 +77,7 @@ async fn both_directions_are_intact(kind: Kind) {
         let begin = async { writes.write_all(&pattern(2, 0, SIZE)).await.expect("the stream accepts bytes") };
         let hear = async { reads.read_to_end(&mut heard).await.expect("an end, not a cut") };
         tokio::join!(begin, hear);
-        assert!(heard == pattern(1, 0, SIZE), "the caller.s bytes and its end");
+        assert!(heard == pattern(1, 0, SIZE), "the caller's bytes and its end");
         writes.write_all(&pattern(2, SIZE as u64, SIZE)).await.expect("the other direction goes on");
     });
     let target = target.await;
@@ -199,8 +199,8 @@ async fn offered_address(from: &str, forwarded: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forwarded_address_is_trusted_from_trusted_proxies_only() {
-    assert_eq!(offered_address(CLIENT, "198.51.100.7").await, CLIENT, "an untrusted peer.s header is ignored");
-    assert_eq!(offered_address(PROXY_ADDRESS, "203.0.113.66, 198.51.100.7").await, "198.51.100.7", "the client.s own entry is ignored");
+    assert_eq!(offered_address(CLIENT, "198.51.100.7").await, CLIENT, "an untrusted peer's header is ignored");
+    assert_eq!(offered_address(PROXY_ADDRESS, "203.0.113.66, 198.51.100.7").await, "198.51.100.7", "the client's own entry is ignored");
     assert_eq!(offered_address(PROXY_ADDRESS, "203.0.113.66, [2001:db8::7]:4711").await, "2001:db8::7");
     assert_eq!(
         offered_address(PROXY_ADDRESS, "203.0.113.66, no address").await,

@@ -78,7 +78,7 @@ async fn a_leg_lost_before_opened_leaves_its_token_valid() {
     drop((caller, far));
     for (url, token) in [(ticket.url.as_str(), &ticket.token), (offer.url.as_str(), &offer.token)] {
         let after = refused(&world, url, token).await;
-        assert!(matches!(after, ProblemCode::TokenUsed | ProblemCode::StreamExpired), "an opened stream.s token is used: {after:?}");
+        assert!(matches!(after, ProblemCode::TokenUsed | ProblemCode::StreamExpired), "an opened stream's token is used: {after:?}");
     }
 }
 
@@ -96,7 +96,7 @@ async fn a_leg_token_is_used_then_expired_then_unknown() {
         assert_eq!(refused(&world, &ticket.url, &ticket.token).await, own);
         assert_eq!(refused(&world, offer.url.as_str(), &offer.token).await, own);
         assert_eq!(refused(&world, &ticket.url, &forged).await, ProblemCode::StreamUnknown, "a forged token learns nothing");
-        assert_eq!(refused(&world, &ticket.url, &world.token()).await, ProblemCode::StreamUnknown, "nor does a caller.s token");
+        assert_eq!(refused(&world, &ticket.url, &world.token()).await, ProblemCode::StreamUnknown, "nor does a caller's token");
     };
     each(ProblemCode::TokenUsed).await;
     caller.close(4001).await;

@@ -20,7 +20,7 @@ async fn connect_and_send(world: &World, says: &[u8]) -> TcpStream {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unfinished_tls_handshakes_delay_neither_devices_nor_callers() {
-    let (world, echo) = (World::start_with("establish = '5m'\n").await, Target::echo().await);
+    let (world, echo) = (World::start_with("tls_handshake_timeout = '5m'\n").await, Target::echo().await);
     let mut flood = Vec::new();
     for _ in 0..40 {
         flood.push(connect_and_send(&world, b"").await);
@@ -37,7 +37,7 @@ async fn unfinished_tls_handshakes_delay_neither_devices_nor_callers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_does_not_finish_tls_in_time_is_closed() {
-    let world = World::start_with("establish = '300ms'\n").await;
+    let world = World::start_with("tls_handshake_timeout = '300ms'\n").await;
     for says in [&b""[..], PARTIAL_CLIENT_HELLO] {
         let mut tcp = connect_and_send(&world, says).await;
         assert_eq!(read_until_closed(&mut tcp, WITHIN).await, b"", "closed without an answer");
