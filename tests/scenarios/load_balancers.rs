@@ -10,11 +10,11 @@ use moorline_tests::balancer::{Balancer, Kind, LIMIT, PROXY_ADDRESS};
 use moorline_tests::memory::INSTANCE;
 use moorline_tests::patterns::pattern;
 use moorline_tests::targets::Target;
-use moorline_tests::unauthenticated_peer::{read_until_closed, tls};
+use moorline_tests::unauthenticated_peer::{connect_from, read_until_closed, tls};
 use moorline_tests::wire::{Persona, Pipe, WireDevice, WireLeg, bearer};
 use moorline_tests::world::{SCALED, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -36,9 +36,7 @@ async fn behind(kind: Kind, times: &str) -> (World, Balancer) {
 }
 
 async fn dial(from: &str, to: SocketAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.bind(SocketAddr::new(from.parse().expect("an address"), 0)).expect("every 127.0.0.0/8 is this machine's");
-    socket.connect(to).await.expect("it listens")
+    connect_from(from.parse().expect("an address"), to).await.expect("it listens")
 }
 
 /// Opens TLS to a balancer, or through it to the relay.

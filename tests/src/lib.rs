@@ -3,6 +3,8 @@
 //! [`memory`] runs a relay in this process over in-memory pipes, so that its clock can be paused; [`world`] runs the real programs.
 
 pub mod balancer;
+pub mod connect_flood;
+pub mod database;
 pub mod decoders;
 pub mod faulty_pipe;
 pub mod frames;

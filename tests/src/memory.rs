@@ -38,6 +38,8 @@ const PIPE: usize = 7_919;
 pub const HOST: &str = "relay.test";
 /// The longest that [`MemoryWorld::until`] waits, on a paused clock.
 const UNTIL_AT_MOST: Duration = Duration::from_secs(7_200);
+/// The shortest valid `relay.toml` of such a relay.
+const LEAST: &str = "names = ['relay.test']\n[[listeners]]\naddress = '127.0.0.1:0'\ntransport = 'plain'";
 /// Wall time at the start, in milliseconds.
 const START: u64 = 1_790_000_000_000;
 
@@ -57,8 +59,7 @@ pub struct MemoryWorld {
 impl MemoryWorld {
     /// Starts a relay with the default configuration after `change`.
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
-        let least = format!("names = ['{HOST}']\n[[listeners]]\naddress = '127.0.0.1:0'\ntransport = 'plain'");
-        let least = File::from_toml(&least).expect("the least configuration is written well");
+        let least = File::from_toml(LEAST).expect("the least configuration is written well");
         let mut config = Config::check(least, Path::new("/")).expect("the least configuration is good");
         config.listeners.clear();
         change(&mut config);
@@ -71,6 +72,14 @@ impl MemoryWorld {
         let state = State { registry: Arc::clone(&registry) as Arc<dyn Registry>, tls: None, clock: clock.clone() };
         let relay = Relay::start(config, state).await.expect("a relay without listeners starts");
         Self { relay, registry, clock, signing, keys: std::sync::Mutex::default(), dialled: Arc::default() }
+    }
+
+    /// Starts a relay whose `relay.toml` has these lines before its tables, in `[times]`, and in `[limits]`.
+    pub async fn start_from(top: &str, times: &str, limits: &str) -> Self {
+        let text = format!("{top}\n{LEAST}\n[times]\n{times}\n[limits]\n{limits}");
+        let file = File::from_toml(&text).expect("the scenario's configuration is well formed");
+        let changed = Config::check(file, Path::new("/")).expect("the scenario's configuration is valid");
+        Self::start_with(|config| *config = Config { listeners: Vec::new(), ..changed }).await
     }
 
     /// Starts a relay with the default configuration.

@@ -86,6 +86,7 @@ pub struct Program {
     name: String,
     child: Child,
     said: Arc<Said>,
+    reading: watch::Sender<bool>,
     readers: tokio::task::JoinSet<()>,
 }
 
@@ -102,9 +103,10 @@ impl Program {
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} starts: {error}"));
         let said = Arc::new(Said::default());
         let mut readers = tokio::task::JoinSet::new();
-        readers.spawn(read(child.stdout.take().expect("it is piped"), Arc::clone(&said)));
-        readers.spawn(read(child.stderr.take().expect("it is piped"), Arc::clone(&said)));
-        Self { name: name.to_owned(), child, said, readers }
+        let reading = watch::Sender::new(true);
+        readers.spawn(read(child.stdout.take().expect("it is piped"), Arc::clone(&said), reading.subscribe()));
+        readers.spawn(read(child.stderr.take().expect("it is piped"), Arc::clone(&said), reading.subscribe()));
+        Self { name: name.to_owned(), child, said, reading, readers }
     }
 
     /// Waits for the first line, printed already or later, for which `wanted` returns a value.
@@ -145,6 +147,16 @@ impl Program {
             .unwrap_or_else(|_| panic!("{} did not print {message:?} often enough:\n{}", self.name, self.lines().join("\n")));
     }
 
+    /// From now on nobody reads its output; the pipes stay open and fill up.
+    pub fn stop_reading(&self) {
+        self.reading.send_replace(false);
+    }
+
+    /// Goes on reading its output, with what the pipes hold.
+    pub fn resume_reading(&self) {
+        self.reading.send_replace(true);
+    }
+
     /// All of its lines so far.
     pub fn lines(&self) -> Vec<String> {
         self.said.lines.lock().expect("the lock is not poisoned").clone()
@@ -180,9 +192,20 @@ impl Drop for Program {
     }
 }
 
-async fn read(output: impl AsyncRead + Unpin, said: Arc<Said>) {
+async fn read(output: impl AsyncRead + Unpin, said: Arc<Said>, mut reading: watch::Receiver<bool>) {
     let mut lines = BufReader::new(output).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
+    loop {
+        if reading.wait_for(|reading| *reading).await.is_err() {
+            return; // the program's value is gone
+        }
+        let line = tokio::select! {
+            line = lines.next_line() => line, // keeps a part of a line
+            stopped = reading.wait_for(|reading| !reading) => match stopped {
+                Ok(_) => continue,
+                Err(_) => return,
+            },
+        };
+        let Ok(Some(line)) = line else { return };
         said.lines.lock().expect("the lock is not poisoned").push(line);
         said.more.send_replace(());
     }

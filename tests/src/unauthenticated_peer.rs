@@ -1,6 +1,7 @@
 //! Unauthenticated and hostile peers: raw TCP and TLS connections that send what no Moorline program would, or nothing at all.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -29,6 +30,27 @@ pub async fn tls(tcp: TcpStream, ca_file: &Path, alpn: &[&str]) -> io::Result<Tl
     let mut config = config.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").expect("a host name"), tcp).await
+}
+
+/// A TCP connection from a certain local address; every address of 127.0.0.0/8 is one.
+///
+/// # Errors
+/// The connection's.
+pub async fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::new(from, 0))?;
+    socket.connect(to).await
+}
+
+/// Sends a request `count` times without reading an answer, as HTTP/1.1 pipelining allows; returns how many were sent whole before the far end
+/// ended the connection. Waits for as long as the far end neither reads nor closes: give it a deadline.
+pub async fn pipeline_unread(connection: &mut (impl AsyncWrite + Unpin), request: &str, count: usize) -> usize {
+    for sent in 0..count {
+        if connection.write_all(request.as_bytes()).await.is_err() || connection.flush().await.is_err() {
+            return sent;
+        }
+    }
+    count
 }
 
 /// Reads until the relay ends the connection, in whichever way.

@@ -79,6 +79,14 @@ pub fn bearer(token: &Secret) -> String {
     format!("Bearer {}", token.reveal())
 }
 
+/// A `hello` of `bytes` bytes whose device id is invalid: line ends, terminal escapes and bidirectional controls.
+pub fn invalid_hello(bytes: usize) -> String {
+    let id = "\\n\\u001b[31mERROR forged line\\u202e\\u2028";
+    let (begins, ends) = (r#"{"type":"hello","device":""#, r#"","instance":"00112233445566778899aabbccddeeff"}"#);
+    let repeated = id.repeat((bytes.saturating_sub(begins.len() + ends.len())) / id.len());
+    format!("{begins}{repeated}{ends}")
+}
+
 /// Signs a device's proof with these claims.
 pub fn proof(key: &SigningKey, claims: &ProofClaims) -> String {
     let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::EdDSA);
@@ -153,6 +161,18 @@ impl<S: Pipe> WireDevice<S> {
             ToDevice::Welcome(welcome) => Ok(Self { socket, welcome }),
             other => panic!("{other:?} instead of welcome"),
         }
+    }
+
+    /// Opens a control channel, answers its challenge with this text instead of a `hello`, and returns how the relay closes the channel.
+    ///
+    /// # Panics
+    /// If the relay does not close it.
+    pub async fn connect_with(pipe: S, host: &str, text: String) -> ChannelClosed {
+        let mut socket = upgrade(pipe, host, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may open a control channel");
+        assert!(matches!(said(&mut socket).await, Ok(ToDevice::Challenge(_))), "the challenge comes first");
+        // The relay may close before it has read everything.
+        socket.send(Message::text(text)).await.ok();
+        said(&mut socket).await.expect_err("it is closed")
     }
 
     /// Receives the next message. Pings are answered meanwhile.

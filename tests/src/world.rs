@@ -105,6 +105,27 @@ impl World {
         world
     }
 
+    /// A command that runs another relay on the same state folder, on a free port.
+    pub fn second_relay(&self) -> Command {
+        let mut command = Command::new(&binaries().relay);
+        command.args(["serve", "--log-format", "json", "--listen", "127.0.0.1:0", "--state"]).arg(self.path("relay"));
+        command
+    }
+
+    /// The relay's database.
+    pub fn database(&self) -> PathBuf {
+        self.path("relay").join("moorline.db")
+    }
+
+    /// Sends a request with the operator's token over a connection of its own and returns the connection before any answer.
+    pub async fn send_request(&self, method: &str, path: &str) -> TlsStream<TcpStream> {
+        let mut connection = self.dial().await;
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {}\r\n\r\n", bearer(&self.token()));
+        connection.write_all(head.as_bytes()).await.expect("the relay accepts bytes");
+        connection.flush().await.expect("the relay accepts bytes");
+        connection
+    }
+
     /// Kills the relay and restarts it on the same port.
     pub async fn restart(&mut self) {
         self.relay.signal("KILL");
