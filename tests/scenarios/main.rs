@@ -6,6 +6,7 @@ mod connection_limits;
 mod decoders;
 mod descriptors;
 mod error_messages;
+mod faults;
 mod faulty_networks;
 mod flood;
 mod frame_codec;

@@ -204,15 +204,41 @@ impl MemoryWorld {
     /// # Errors
     /// The relay's refusal.
     pub async fn connect(&self, device: &str, service: &str, headers: &[(&str, &str)]) -> Result<WireLeg<DuplexStream>, Refusal> {
-        let authorization = bearer(&self.token());
+        self.connect_as(&self.token(), device, service, headers).await
+    }
+
+    /// Sends `connect` with this token and further headers.
+    ///
+    /// # Errors
+    /// The relay's refusal.
+    pub async fn connect_as(
+        &self,
+        token: &Secret,
+        device: &str,
+        service: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<WireLeg<DuplexStream>, Refusal> {
+        let authorization = bearer(token);
         let all: Vec<(&str, &str)> = [("authorization", authorization.as_str())].into_iter().chain(headers.iter().copied()).collect();
         WireLeg::join(self.dial(), HOST, &format!("/v1/devices/{device}/connect/{service}"), &all).await
     }
 
     /// Sends a request with a token that allows everything and an optional JSON body; returns status, headers and body.
     pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<Value>) -> (u16, HeaderMap, Value) {
+        self.request_as(&self.token(), method, path, headers, body).await
+    }
+
+    /// Sends a request as [`MemoryWorld::request`] does, with this token.
+    pub async fn request_as(
+        &self,
+        token: &Secret,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Value>,
+    ) -> (u16, HeaderMap, Value) {
         let (mut sender, connection) = handshake(TokioIo::new(self.dial())).await.expect("HTTP begins");
-        let mut request = Request::builder().method(method).uri(path).header("host", HOST).header("authorization", bearer(&self.token()));
+        let mut request = Request::builder().method(method).uri(path).header("host", HOST).header("authorization", bearer(token));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -1,0 +1,1 @@
+//! The list of devices: who may read it, and what its cursor says.

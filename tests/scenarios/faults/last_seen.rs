@@ -1,0 +1,1 @@
+//! The time when a device was last seen: written behind, and never waited for.

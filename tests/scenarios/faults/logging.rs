@@ -1,0 +1,1 @@
+//! Text from peers in the log, and a log that nobody reads.

@@ -1,0 +1,1 @@
+//! An operator whose connection ends while the relay works on the request.

@@ -1,0 +1,1 @@
+//! A device's key that is replaced: neither its channel nor its streams survive.

@@ -1,0 +1,1 @@
+//! A finished stream whose side never answers its Close.

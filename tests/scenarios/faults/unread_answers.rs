@@ -1,0 +1,1 @@
+//! Pipelined requests whose answers are never read.
