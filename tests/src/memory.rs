@@ -159,6 +159,11 @@ impl MemoryWorld {
         self.sign(&claims)
     }
 
+    /// The relay's wall time.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// A token with any claims.
     pub fn sign(&self, claims: &CallerClaims) -> Secret {
         self.signing.mint(claims).expect("claims are signed")
