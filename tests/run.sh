@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Everything that must hold, in one command: `tests/run.sh`. With `--long`, transfers are 1 GiB instead of 64 MiB, the flood of strangers lasts
+# The whole test suite in one command: `tests/run.sh`. With `--long`, transfers are 1 GiB instead of 64 MiB, the flood of unauthenticated peers lasts
 # 30 s instead of 6, and each fuzz target runs for half a minute where cargo-fuzz is installed.
-# Installs what it needs from Debian's packages; needs Rust and nothing else.
+# Installs what it needs from Debian; needs only Rust.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,7 +11,7 @@ case "${1:-}" in
   *) echo "usage: tests/run.sh [--long]" >&2; exit 2 ;;
 esac
 
-# What was built is kept outside the clone, so that the next clone begins warm.
+# Build artifacts stay outside the clone, so that the next clone builds fast.
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/moorline/target}"
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-auto}"
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Fuzzes what reads strangers' bytes: `tests/fuzz/run.sh [SECONDS [TARGET...]]`, each target for so long (60), all of them if none is named.
-# Needs cargo-fuzz and a C++ compiler. The stable compiler does: RUSTC_BOOTSTRAP lets it take the coverage flags, and no sanitizer is used,
-# since there is no unsafe code here. What crashes a target is in tests/fuzz/artifacts; the seconds of the suite are scenarios/decoding.rs.
+# Fuzzes what decodes untrusted input: `tests/fuzz/run.sh [SECONDS [TARGET...]]`, each target for SECONDS (60), all targets if none is named.
+# Needs cargo-fuzz and a C++ compiler. The stable compiler works: RUSTC_BOOTSTRAP allows the coverage flags, and no sanitizer is used
+# because there is no unsafe code. Crashing inputs are kept in tests/fuzz/artifacts. The suite runs the decoders in scenarios/decoders.rs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

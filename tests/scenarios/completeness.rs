@@ -1,28 +1,42 @@
-//! No code without a scenario: each that the protocol names is reached on the wire by a scenario that names it, or stands in the one list
-//! of those that wait for something to be built.
+//! Every code of the protocol is reached by a scenario, or waits for a feature.
+//!
+//! The table below names a scenario for each code, by a path that the compiler checks; a code without a line does not compile. The check runs
+//! each scenario of the table once more, in a process of its own, in which the harness reports every code that crosses the wire
+//! ([`moorline_tests::observed`]). So a scenario that mentions a code and never reaches it fails here.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
 
 use moorline_proto::close::CloseReason;
 use moorline_proto::control::{CancelCode, RejectCode};
 use moorline_proto::problem::ProblemCode;
+use moorline_tests::observed;
 
-/// Codes that nothing can bring about yet, and what they wait for. Whoever builds that takes the code from this list.
+use crate::{error_messages, handshake, refusals, splicing};
+
+/// Codes that cannot occur yet, and the feature that they wait for. Whoever builds the feature removes its codes here.
 const WAITING: &[(&str, &str)] = &[
-    ("ProblemCode::RateLimited", "rates of callers and addresses: today there are bounds on what is open at once"),
-    ("ProblemCode::DirectoryUnavailable", "a directory outside of the process, as soon as there is more than one node"),
+    ("ProblemCode::RateLimited", "rates of callers and addresses: today only concurrent use is limited"),
+    ("ProblemCode::DirectoryUnavailable", "a directory outside of the process, for more than one node"),
     ("CloseReason::Expired", "grants for a time, and streams that end with them"),
     ("CloseReason::Limit", "budgets of bytes and time"),
     ("CloseReason::Forbidden", "devices that are disabled or pending: today a device is registered or it is not"),
-    ("CancelCode::Revoked", "callers that lose their leave: today only a device does, and its channel ends with 4006"),
+    ("CancelCode::Revoked", "callers that lose their permission: today only a device can, and its channel ends with 4006"),
     ("CancelCode::Draining", "the drain: today a relay that stops closes its control channels at once"),
 ];
 
-/// The scenario that reaches a code; none for one that waits. A new code does not compile before it has its line here.
-fn problem(code: ProblemCode) -> Option<&'static str> {
-    Some(match code {
+/// The name of a scenario in this binary, or none for a code that waits.
+type Scenario = Option<&'static str>;
+
+/// The name by which the test binary knows a scenario.
+macro_rules! scenario {
+    ($module:ident::$name:ident) => {{
+        const _: fn() = $module::$name;
+        Some(concat!(stringify!($module), "::", stringify!($name)))
+    }};
+}
+
+fn problem(code: ProblemCode) -> Scenario {
+    match code {
         ProblemCode::Malformed
         | ProblemCode::TokenMissing
         | ProblemCode::OriginNotAllowed
@@ -30,132 +44,99 @@ fn problem(code: ProblemCode) -> Option<&'static str> {
         | ProblemCode::MethodNotAllowed
         | ProblemCode::UpgradeRequired
         | ProblemCode::TooLarge
-        | ProblemCode::StreamUnknown => "what_something_in_between_breaks",
+        | ProblemCode::StreamUnknown => scenario!(error_messages::a_request_that_a_middlebox_changed_is_refused),
         ProblemCode::TokenInvalid | ProblemCode::TokenExpired | ProblemCode::TokenNotYetValid | ProblemCode::Forbidden => {
-            "what_a_token_is_not_good_for"
+            scenario!(error_messages::a_token_is_refused_for_what_it_does_not_allow)
         }
         ProblemCode::RejectedByDevice
         | ProblemCode::DeviceBusy
         | ProblemCode::TargetRefused
         | ProblemCode::TargetTimeout
         | ProblemCode::TargetUnreachable
-        | ProblemCode::DeviceFailed => "what_a_device_says_no_with",
+        | ProblemCode::DeviceFailed => scenario!(error_messages::each_reject_code_of_a_device_is_explained),
         ProblemCode::DeviceUnknown
         | ProblemCode::DeviceOffline
         | ProblemCode::ServiceNotExposed
         | ProblemCode::TooManyStreams
         | ProblemCode::Overloaded
-        | ProblemCode::Internal => "what_the_relay_finds_before_it_asks_the_device",
+        | ProblemCode::Internal => scenario!(error_messages::a_stream_is_refused_before_the_device_is_asked),
         ProblemCode::HandshakeTimeout
         | ProblemCode::Killed
         | ProblemCode::DeviceUnresponsive
         | ProblemCode::Revoked
-        | ProblemCode::Draining => "what_comes_between_asking_and_opening",
-        ProblemCode::Conflict | ProblemCode::TokenUsed | ProblemCode::StreamExpired => "what_was_done_already",
-        ProblemCode::RateLimited | ProblemCode::DirectoryUnavailable => return None,
-    })
+        | ProblemCode::Draining => scenario!(error_messages::a_stream_is_refused_between_offer_and_opened),
+        ProblemCode::Conflict | ProblemCode::TokenUsed | ProblemCode::StreamExpired => {
+            scenario!(error_messages::a_request_or_token_that_was_used_is_refused)
+        }
+        ProblemCode::RateLimited | ProblemCode::DirectoryUnavailable => None,
+    }
 }
 
-fn close(reason: CloseReason) -> Option<&'static str> {
-    Some(match reason {
-        CloseReason::Finished => "each_direction_ends_by_itself_and_both_ends_are_1000",
-        CloseReason::Framing | CloseReason::BadUtf8 => "frames_that_are_none_and_text_that_is_none_are_told_apart",
-        CloseReason::TooBig | CloseReason::Protocol => "whoever_breaks_the_protocol_is_told_how_and_the_far_side_is_reset",
-        CloseReason::RelayDraining
-        | CloseReason::Reset
-        | CloseReason::PeerLost
-        | CloseReason::IdleTimeout
-        | CloseReason::Killed
-        | CloseReason::Revoked => "how_an_open_stream_was_cut",
-        CloseReason::Superseded => "a_leg_that_is_lost_before_opened_comes_again_and_a_second_join_replaces_the_first",
-        CloseReason::Refused => "a_caller_that_negotiates_and_never_joins_costs_the_deadline_and_both_tokens",
-        CloseReason::Unauthenticated => "a_proof_is_good_for_this_device_this_relay_and_this_connection_only",
-        CloseReason::Expired | CloseReason::Limit | CloseReason::Forbidden => return None,
-    })
+fn close(reason: CloseReason) -> Scenario {
+    match reason {
+        CloseReason::Finished => scenario!(splicing::each_direction_ends_by_itself_and_both_ends_are_1000),
+        CloseReason::Framing | CloseReason::BadUtf8 => scenario!(splicing::invalid_frames_and_invalid_utf8_have_different_codes),
+        CloseReason::TooBig | CloseReason::Protocol | CloseReason::Reset => {
+            scenario!(splicing::a_protocol_violation_closes_with_its_code_and_resets_the_far_side)
+        }
+        CloseReason::PeerLost => scenario!(splicing::a_lost_leg_is_peer_lost_for_the_far_side),
+        CloseReason::RelayDraining | CloseReason::IdleTimeout | CloseReason::Killed | CloseReason::Revoked => {
+            scenario!(error_messages::an_open_stream_that_is_cut_says_why)
+        }
+        CloseReason::Superseded => scenario!(handshake::a_leg_lost_before_opened_may_rejoin_and_a_second_join_replaces_the_first),
+        CloseReason::Refused => scenario!(handshake::a_caller_that_negotiates_and_never_joins_costs_the_deadline),
+        CloseReason::Unauthenticated => scenario!(refusals::a_proof_is_valid_for_this_device_this_relay_and_this_connection_only),
+        CloseReason::Expired | CloseReason::Limit | CloseReason::Forbidden => None,
+    }
 }
 
-fn reject(code: RejectCode) -> Option<&'static str> {
-    Some(match code {
+fn reject(code: RejectCode) -> Scenario {
+    match code {
         RejectCode::NotExposed
         | RejectCode::Policy
         | RejectCode::Busy
         | RejectCode::TargetRefused
         | RejectCode::TargetTimeout
         | RejectCode::TargetUnreachable
-        | RejectCode::Internal => "what_a_device_says_no_with",
-    })
+        | RejectCode::Internal => scenario!(error_messages::each_reject_code_of_a_device_is_explained),
+    }
 }
 
-fn cancel(code: CancelCode) -> Option<&'static str> {
-    Some(match code {
-        CancelCode::HandshakeTimeout | CancelCode::Killed => "what_comes_between_asking_and_opening",
-        CancelCode::CallerGone => "a_caller_that_hangs_up_is_gone_for_the_device_at_once",
-        CancelCode::Revoked | CancelCode::Draining => return None,
-    })
+fn cancel(code: CancelCode) -> Scenario {
+    match code {
+        CancelCode::HandshakeTimeout | CancelCode::Killed => scenario!(error_messages::a_stream_is_refused_between_offer_and_opened),
+        CancelCode::CallerGone => scenario!(handshake::a_caller_that_disconnects_cancels_the_offer_at_once),
+        CancelCode::Revoked | CancelCode::Draining => None,
+    }
 }
 
-/// A code: its name in the sources, the scenario that reaches it, and the words by which a scenario may name it.
-struct Code {
-    name: String,
-    scenario: Option<&'static str>,
-    words: Vec<String>,
-}
-
-fn all() -> Vec<Code> {
-    let code = |of: &str, variant: String, scenario, word: &str| {
-        let name = format!("{of}::{variant}");
-        let words = vec![name.clone(), format!("{of}::ALL"), format!("{word:?}")];
-        Code { name, scenario, words }
-    };
-    let mut all: Vec<Code> = Vec::new();
-    all.extend(ProblemCode::ALL.iter().map(|&it| {
-        let mut code = code("ProblemCode", format!("{it:?}"), problem(it), it.as_str());
-        // A device's no is named by its own codes.
-        if RejectCode::ALL.iter().any(|reject| reject.problem() == it) {
-            code.words.push("RejectCode::ALL".to_owned());
-        }
-        code
-    }));
-    all.extend(CloseReason::ALL.iter().map(|&it| {
-        let mut code = code("CloseReason", format!("{it:?}"), close(it), it.name());
-        code.words.push(it.code().to_string());
-        code
-    }));
-    all.extend(RejectCode::ALL.iter().map(|&it| code("RejectCode", format!("{it:?}"), reject(it), it.as_str())));
-    all.extend(CancelCode::ALL.iter().map(|&it| code("CancelCode", format!("{it:?}"), cancel(it), it.as_str())));
-    all
-}
-
-/// The scenarios' sources, without this file: the list must not find itself.
-fn sources() -> Vec<String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
-    let files = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
-    let scenarios = files.filter(|path| path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("completeness.rs"));
-    scenarios.map(|path| fs::read_to_string(path).expect("a source")).collect()
-}
-
-/// The text of a scenario: from its attribute's line to the brace that closes it.
-fn scenario<'a>(sources: &'a [String], name: &str) -> Option<&'a str> {
-    sources.iter().find_map(|source| {
-        let (before, at) = source.split_once(&format!("\nasync fn {name}()"))?;
-        let body = at.split("\n}\n").next()?;
-        before.ends_with(']').then_some(body)
-    })
+/// Every code with its scenario, by the code's name in reports.
+fn all() -> BTreeMap<String, Scenario> {
+    let problems = ProblemCode::ALL.iter().map(|&code| (format!("ProblemCode::{code:?}"), problem(code)));
+    let closes = CloseReason::ALL.iter().map(|&reason| (format!("CloseReason::{reason:?}"), close(reason)));
+    let rejects = RejectCode::ALL.iter().map(|&code| (format!("RejectCode::{code:?}"), reject(code)));
+    let cancels = CancelCode::ALL.iter().map(|&code| (format!("CancelCode::{code:?}"), cancel(code)));
+    problems.chain(closes).chain(rejects).chain(cancels).collect()
 }
 
 #[test]
-fn every_code_is_reached_by_a_scenario_or_waits_for_something() {
-    let (sources, mut waiting) = (sources(), BTreeSet::new());
-    for Code { name, scenario: by, words } in all() {
-        let waits = WAITING.iter().any(|(code, for_what)| *code == name && !for_what.is_empty());
-        match by {
-            Some(by) => {
-                let body = scenario(&sources, by).unwrap_or_else(|| panic!("{name}: there is no scenario {by}"));
-                assert!(!waits, "{name} has a scenario and waits for nothing");
-                assert!(words.iter().any(|word| body.contains(word)), "{by} does not name {name}: none of {words:?}");
+fn every_code_is_observed_by_a_scenario_or_waits_for_a_feature() {
+    let all = all();
+    let scenarios: BTreeSet<&str> = all.values().filter_map(|scenario| *scenario).collect();
+    let observed: BTreeMap<&str, BTreeSet<String>> = scenarios.into_iter().map(|scenario| (scenario, observed::by(scenario))).collect();
+    for (code, scenario) in &all {
+        let waits = WAITING.iter().filter(|(waiting, feature)| waiting == code && !feature.is_empty()).count();
+        match scenario {
+            Some(scenario) => {
+                assert!(observed[scenario].contains(code), "{scenario} does not reach {code}, only {:?}", observed[scenario]);
+                assert_eq!(waits, 0, "{code} has a scenario and waits for nothing");
             }
-            None => assert!(waits && waiting.insert(name.clone()), "{name} has no scenario and waits for nothing"),
+            None => assert_eq!(waits, 1, "{code} has no scenario and stands once among the codes that wait"),
         }
     }
-    assert_eq!(waiting.len(), WAITING.len(), "each that waits is a code, and stands there once");
+    for (code, _) in WAITING {
+        assert!(all.contains_key(*code), "{code} waits and is no code");
+        let reached = observed.iter().find(|(_, codes)| codes.contains(*code));
+        assert!(reached.is_none(), "{code} waits for nothing: {reached:?}");
+    }
 }

@@ -1,4 +1,4 @@
-//! File descriptors run out, in each of the three programs: it says so, does not spin, keeps what it has, and goes on when there are some.
+//! Each program without file descriptors: it logs that, does not spin, keeps its connections, and resumes when descriptors are free.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -16,36 +16,36 @@ use tokio::time::{Instant, interval, timeout};
 
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// A program that may open so many descriptors, and not raise that.
+/// A command that runs `program` with at most `count` descriptors, which it cannot raise.
 fn with_descriptors(count: usize, program: &Path) -> Command {
     let mut command = Command::new("prlimit");
     command.arg(format!("--nofile={count}:{count}")).arg(program);
     command
 }
 
-/// Processor time of a process so far, in user and system mode.
+/// The processor time of a process so far, user and system.
 fn cpu(program: &Program) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", program.id())).expect("it runs");
     let fields: Vec<&str> = stat.rsplit(") ").next().expect("behind the name").split(' ').collect();
     let ticks: u64 = fields[11].parse::<u64>().expect("ticks") + fields[12].parse::<u64>().expect("ticks");
-    Duration::from_millis(10 * ticks) // 100 a second, on every Linux
+    Duration::from_millis(10 * ticks) // Linux counts 100 ticks a second
 }
 
 async fn echoes(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), said: &[u8]) {
     let exchange = async {
-        stream.write_all(said).await.expect("the stream takes bytes");
+        stream.write_all(said).await.expect("the stream accepts bytes");
         stream.flush().await.expect("and sends them");
         let mut heard = vec![0; said.len()];
-        stream.read_exact(&mut heard).await.expect("they come back");
+        stream.read_exact(&mut heard).await.expect("the bytes come back");
         assert_eq!(heard, said);
     };
     timeout(WITHIN, exchange).await.expect("in time");
 }
 
-/// The stream moves bytes both ways for two seconds, in which the program does not spin.
-async fn calm_while_it_echoes(program: &Program, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+/// The stream echoes for two seconds, and the program uses less than half a core meanwhile.
+async fn does_not_spin_while_it_echoes(program: &Program, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
     let (begun, used) = (Instant::now(), cpu(program));
-    let mut beats = interval(Duration::from_millis(100));
+    let mut beats = interval(Duration::from_millis(100)); // real time: a steady load, while processor time is measured
     while begun.elapsed() < Duration::from_secs(2) {
         beats.tick().await;
         echoes(stream, b"still here").await;
@@ -54,7 +54,7 @@ async fn calm_while_it_echoes(program: &Program, stream: &mut (impl AsyncRead + 
     assert!(used < wall / 2, "{used:?} of processor time in {wall:?}");
 }
 
-/// A connection, if it was not reset as soon as it was there.
+/// A connection, unless it was reset at once.
 async fn connected(address: SocketAddr) -> Option<TcpStream> {
     match TcpStream::connect(address).await {
         Ok(tcp) => Some(tcp),
@@ -63,41 +63,41 @@ async fn connected(address: SocketAddr) -> Option<TcpStream> {
     }
 }
 
-async fn crowd(address: SocketAddr, count: usize) -> Vec<Option<TcpStream>> {
-    let mut crowd = Vec::new();
+async fn flood(address: SocketAddr, count: usize) -> Vec<Option<TcpStream>> {
+    let mut flood = Vec::new();
     for _ in 0..count {
-        crowd.push(connected(address).await);
+        flood.push(connected(address).await);
     }
-    crowd
+    flood
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_without_descriptors_pauses_accepting_and_goes_on() {
+async fn a_relay_without_descriptors_pauses_accepting_and_resumes() {
     let world = World::start_as("tls_handshake_timeout = '5m'\n", "", |program| with_descriptors(256, program)).await;
     let fewer = |line: &str| line.contains("fewer file descriptors than limits.connections").then_some(());
     world.relay.line("that there are fewer descriptors than connections", fewer).await;
     let echo = Target::echo().await;
     let _device = world.device("lamp-1", &[("echo", echo.address)]).await;
     let forward = world.forward("lamp-1", &["echo"]).await;
-    let mut honest = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
-    echoes(&mut honest, b"before").await;
+    let mut healthy = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
+    echoes(&mut healthy, b"before").await;
 
     let pauses = "accepting pauses: raise the limit of file descriptors, or lower limits.connections";
-    let crowd = crowd(world.address, 320).await;
+    let flood = flood(world.address, 320).await;
     world.relay.event(pauses).await;
-    calm_while_it_echoes(&world.relay, &mut honest).await;
-    assert_eq!((world.relay.count(pauses), world.relay.count("accepting goes on")), (1, 0), "it is said once");
+    does_not_spin_while_it_echoes(&world.relay, &mut healthy).await;
+    assert_eq!((world.relay.count(pauses), world.relay.count("accepting goes on")), (1, 0), "logged once");
 
-    drop(crowd);
+    drop(flood);
     let goes_on = world.relay.event("accepting goes on").await;
     assert!(goes_on["lasted_ms"].as_u64().is_some_and(|lasted| lasted >= 1_000), "{goes_on}");
-    run(world.client().args(["connect", "lamp-1", "echo"]), WITHIN).await.well();
-    echoes(&mut honest, b"after").await;
-    assert_eq!((world.relay.count(pauses), world.relay.count("device online")), (1, 1), "and the device was there all the time");
+    run(world.client().args(["connect", "lamp-1", "echo"]), WITHIN).await.success();
+    echoes(&mut healthy, b"after").await;
+    assert_eq!((world.relay.count(pauses), world.relay.count("device online")), (1, 1), "the device stayed online");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_without_descriptors_says_no_at_once_and_keeps_its_streams() {
+async fn an_agent_without_descriptors_rejects_at_once_and_keeps_its_streams() {
     let (world, echo) = (World::start().await, Target::echo().await);
     let mut device = world.device("lamp-1", &[("echo", echo.address)]).await;
     device.agent.signal("TERM");
@@ -119,46 +119,40 @@ async fn an_agent_without_descriptors_says_no_at_once_and_keeps_its_streams() {
     assert!(problem.device_detail.as_deref().is_some_and(|words| words.contains("descriptors")), "{problem:?}");
     assert!(streams.len() > 10, "{} streams", streams.len());
     for _ in 0..20 {
-        timeout(Duration::from_secs(20), open()).await.expect("long before the deadline").expect_err("there is no room");
+        timeout(Duration::from_secs(20), open()).await.expect("long before the deadline").expect_err("no descriptors are left");
     }
-    calm_while_it_echoes(&few.agent, &mut streams[0]).await;
+    does_not_spin_while_it_echoes(&few.agent, &mut streams[0]).await;
     for stream in &mut streams {
-        echoes(stream, b"none is harmed").await;
+        echoes(stream, b"still intact").await;
     }
 
+    let (before, dropped) = (few.agent.count("stream ended"), streams.len() - 2);
     streams.truncate(2);
-    let mut tries = interval(Duration::from_millis(100));
-    let again = async {
-        loop {
-            tries.tick().await;
-            if let Ok(stream) = open().await {
-                return stream;
-            }
-        }
-    };
-    echoes(&mut timeout(WITHIN, again).await.expect("there is room again"), b"after").await;
-    assert_eq!(few.agent.count("online"), 1, "its control channel was up all the time");
+    few.agent.events("stream ended", before + dropped).await;
+    let mut again = timeout(WITHIN, open()).await.expect("in time").expect("descriptors are free again");
+    echoes(&mut again, b"after").await;
+    assert_eq!(few.agent.count("online"), 1, "the agent stayed online");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forward_without_descriptors_keeps_its_streams_and_goes_on() {
+async fn a_forward_without_descriptors_keeps_its_streams_and_resumes() {
     let (world, echo) = (World::start().await, Target::echo().await);
     let _device = world.device("lamp-1", &[("echo", echo.address)]).await;
     let mut command = with_descriptors(40, &binaries().client);
     command.arg("--profile").arg(world.path("profile.toml"));
     let forward = World::forward_as(command, "lamp-1", &["echo"]).await;
-    let mut honest = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
-    echoes(&mut honest, b"before").await;
+    let mut healthy = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
+    echoes(&mut healthy, b"before").await;
 
-    let crowd = crowd(forward.local[0], 100).await;
+    let flood = flood(forward.local[0], 100).await;
     let says = |line: &str| (line.contains("descriptors are left") || line.contains("Too many open files")).then_some(());
     forward.program.line("that it has too few descriptors", says).await;
-    calm_while_it_echoes(&forward.program, &mut honest).await;
+    does_not_spin_while_it_echoes(&forward.program, &mut healthy).await;
     let waits = forward.program.lines().iter().filter(|line| line.contains("connections have to wait")).count();
-    assert!(waits <= 1, "it is said once: {waits}");
+    assert!(waits <= 1, "logged once: {waits}");
 
-    drop(crowd);
-    let mut tries = interval(Duration::from_millis(100));
+    drop(flood);
+    let mut tries = interval(Duration::from_millis(100)); // real time: the program does not log that descriptors are free again
     let again = async {
         loop {
             tries.tick().await;
@@ -168,6 +162,6 @@ async fn a_forward_without_descriptors_keeps_its_streams_and_goes_on() {
             }
         }
     };
-    echoes(&mut timeout(WITHIN, again).await.expect("there is room again"), b"after").await;
-    echoes(&mut honest, b"as before").await;
+    echoes(&mut timeout(WITHIN, again).await.expect("descriptors are free again"), b"after").await;
+    echoes(&mut healthy, b"as before").await;
 }

@@ -1,5 +1,5 @@
-//! Crowds: a thousand strangers of every kind at once, a full house, and more streams asked for than there may be. Whoever was admitted, and
-//! whoever comes honestly meanwhile, is served.
+//! Floods: a thousand unauthenticated peers of every kind at once, and more requests for streams than the limits allow. Authenticated peers and
+//! new honest callers are served meanwhile.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ use moorline_proto::names::{CONTROL, CONTROL_SUBPROTOCOL};
 use moorline_proto::problem::ProblemCode;
 use moorline_tests::patterns::pattern;
 use moorline_tests::programs::run;
-use moorline_tests::stranger::first::{BYTES, FIN, MORE, PING, TEXT};
-use moorline_tests::stranger::{HALF_A_HELLO, frame, upgrade_request};
 use moorline_tests::targets::Target;
-use moorline_tests::wire::{Said, WireDevice, WireLeg, bearer};
+use moorline_tests::unauthenticated_peer::opcode::{BINARY, CONTINUATION, FIN, PING, TEXT};
+use moorline_tests::unauthenticated_peer::{PARTIAL_CLIENT_HELLO, frame, upgrade_request};
+use moorline_tests::wire::{LegEvent, WireDevice, WireLeg, bearer};
 use moorline_tests::world::World;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -27,25 +27,30 @@ use tokio_rustls::client::TlsStream;
 type Tls = TlsStream<TcpStream>;
 
 const WITHIN: Duration = Duration::from_secs(180);
-const STRANGERS: usize = 1_000;
-/// What the relay's resident memory may grow by.
+const PEERS: usize = 1_000;
+/// The relay's resident memory may grow by this much.
 const MEMORY_KIB: u64 = 64 << 10;
-/// A stranger that was sent away comes again after this.
+/// A flooding peer that was closed reconnects after this.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Whoever floods takes a breath after each hundredweight: their number is the flood, not the speed of the machine that they are on.
+/// A flooding peer pauses between batches, so that the number of peers is the flood, and not the speed of the machine.
 const BREATH: Duration = Duration::from_millis(50);
 
-/// How long the flood lasts.
+/// Lets time pass for a peer of the flood.
+async fn pause(duration: Duration) {
+    sleep_until(Instant::now() + duration).await; // real time: the rate of the flood
+}
+
+/// The duration of the flood.
 fn lasts() -> Duration {
     Duration::from_secs(if std::env::var_os("MOORLINE_LONG").is_some() { 30 } else { 6 })
 }
 
-/// One stay of a stranger, until the relay has had enough of it.
+/// One connection of a flooding peer, until the relay closes it.
 async fn stay(world: &World, kind: usize) -> std::io::Result<()> {
     let hold = |tls: Tls| async move {
         let (mut reads, writes) = tokio::io::split(tls);
-        // Nobody is there who would say anything; what comes is read, so that the end is seen.
+        // The peer sends nothing and reads only to notice the end.
         let ended = tokio::io::copy(&mut reads, &mut tokio::io::sink()).await.map(drop);
         drop(writes);
         ended
@@ -58,7 +63,7 @@ async fn stay(world: &World, kind: usize) -> std::io::Result<()> {
         }
         1 => {
             let mut tcp = TcpStream::connect(world.address).await?;
-            tcp.write_all(HALF_A_HELLO).await?;
+            tcp.write_all(PARTIAL_CLIENT_HELLO).await?;
             tcp.read_to_end(&mut Vec::new()).await.map(drop)
         }
         2 => hold(world.try_dial().await?).await,
@@ -66,7 +71,7 @@ async fn stay(world: &World, kind: usize) -> std::io::Result<()> {
             let mut tls = world.try_dial().await?;
             for byte in control().bytes() {
                 tls.write_all(&[byte]).await?;
-                sleep_until(Instant::now() + Duration::from_millis(300)).await;
+                pause(Duration::from_millis(300)).await;
             }
             Ok(())
         }
@@ -87,11 +92,11 @@ async fn stay(world: &World, kind: usize) -> std::io::Result<()> {
             let flood = frame(FIN | PING, b"are you there?").repeat(100);
             loop {
                 tls.write_all(&flood).await?;
-                sleep_until(Instant::now() + BREATH).await;
+                pause(BREATH).await;
             }
         }
         7 => {
-            // Asks and asks, and never reads an answer.
+            // Sends requests and never reads an answer.
             let mut tls = world.try_dial().await?;
             let questions = "GET /v1/about HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100);
             loop {
@@ -101,11 +106,11 @@ async fn stay(world: &World, kind: usize) -> std::io::Result<()> {
         _ => {
             let mut tls = world.try_dial().await?;
             tls.write_all(control().as_bytes()).await?;
-            tls.write_all(&frame(BYTES, &[])).await?;
-            let flood = frame(MORE, &[]).repeat(1_000);
+            tls.write_all(&frame(BINARY, &[])).await?;
+            let flood = frame(CONTINUATION, &[]).repeat(1_000);
             loop {
                 tls.write_all(&flood).await?;
-                sleep_until(Instant::now() + BREATH).await;
+                pause(BREATH).await;
             }
         }
     }
@@ -114,14 +119,14 @@ async fn stay(world: &World, kind: usize) -> std::io::Result<()> {
 async fn again_and_again(world: Arc<World>, kind: usize, stays: Arc<AtomicU64>) {
     loop {
         stays.fetch_add(1, Ordering::Relaxed);
-        // However it ended, it comes again.
+        // Reconnects, however the connection ended.
         stay(&world, kind).await.ok();
-        sleep_until(Instant::now() + AGAIN).await;
+        pause(AGAIN).await;
     }
 }
 
-/// A device that is online and reads nothing, and callers that offer it streams with all the data that there may be.
-async fn deaf_device(world: Arc<World>, _device: WireDevice<Tls>, id: &'static str, callers: usize) {
+/// An online device that reads nothing, and callers that offer it streams with the largest allowed data.
+async fn device_that_never_reads(world: Arc<World>, _device: WireDevice<Tls>, id: &'static str, callers: usize) {
     let data = data_encoding::BASE64.encode(&[7; 4_096]);
     let mut asking = JoinSet::new();
     for _ in 0..callers {
@@ -144,11 +149,11 @@ fn resident_kib(relay: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// What may be on its way through an echo, which reads nothing while it cannot write. With every buffer full both ways, a kernel that takes its
+/// The most bytes under way through an echo, which reads nothing while it cannot write. With every buffer full in both directions, a kernel that takes its
 /// receive window back drops the acknowledgements of one direction for good: Linux from 6.17, <https://lkml.iu.edu/hypermail/linux/kernel/2602.2/09224.html>.
 const UNDER_WAY: usize = 2 << 20;
 
-/// An open stream to an echo: a byte went there and back.
+/// A stream to an echo that has echoed one byte.
 async fn open(local: SocketAddr) -> TcpStream {
     let mut tcp = TcpStream::connect(local).await.expect("the forward listens");
     tcp.write_all(b"?").await.expect("the stream opens");
@@ -156,7 +161,7 @@ async fn open(local: SocketAddr) -> TcpStream {
     tcp
 }
 
-/// Sends a pattern through an echo for so long, and checks that all of it comes back: bytes a second.
+/// Sends a pattern through an echo for this long and checks that all of it comes back; returns bytes per second.
 async fn talk(stream: TcpStream, lasts: Duration) -> u64 {
     let cycle = Arc::new(pattern(7, 0, 65_521));
     let (mut reads, mut writes) = stream.into_split();
@@ -165,7 +170,7 @@ async fn talk(stream: TcpStream, lasts: Duration) -> u64 {
     let says = async {
         let mut sent = 0;
         while Instant::now() < until {
-            back.wait_for(|&back| sent < back + UNDER_WAY).await.expect("it is listened for");
+            back.wait_for(|&back| sent < back + UNDER_WAY).await.expect("the reader lives");
             writes.write_all(&said).await.expect("the stream lives");
             sent += said.len();
         }
@@ -178,8 +183,8 @@ async fn talk(stream: TcpStream, lasts: Duration) -> u64 {
             let count = reads.read(&mut buffer).await.expect("the stream lives");
             let begins = heard % cycle.len();
             let straight = count.min(cycle.len() - begins);
-            assert!(buffer[..straight] == cycle[begins..begins + straight], "the bytes that were said");
-            assert!(buffer[straight..count] == cycle[..count - straight], "the bytes that were said");
+            assert!(buffer[..straight] == cycle[begins..begins + straight], "the bytes that were sent");
+            assert!(buffer[straight..count] == cycle[..count - straight], "the bytes that were sent");
             heard += count;
             came.send_replace(heard);
             if count == 0 {
@@ -194,7 +199,7 @@ async fn talk(stream: TcpStream, lasts: Duration) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_strangers_cost_the_relay_little_and_the_honest_nothing() {
+async fn a_thousand_unauthenticated_peers_cost_little_memory_and_delay_nobody() {
     rlimit::increase_nofile_limit(8_192).expect("the limit can be raised");
     let world = Arc::new(World::start().await);
     let echo = Target::echo().await;
@@ -205,16 +210,16 @@ async fn a_thousand_strangers_cost_the_relay_little_and_the_honest_nothing() {
     let memory = resident_kib(world.relay.id());
 
     let stays = Arc::new(AtomicU64::new(0));
-    let mut crowd = JoinSet::new();
-    for id in ["deaf-1", "deaf-2"] {
+    let mut flood = JoinSet::new();
+    for id in ["silent-1", "silent-2"] {
         let device = world.wire_device(id).await;
-        crowd.spawn(deaf_device(Arc::clone(&world), device, id, 50));
+        flood.spawn(device_that_never_reads(Arc::clone(&world), device, id, 50));
     }
-    for kind in 0..STRANGERS - 102 {
-        crowd.spawn(again_and_again(Arc::clone(&world), kind, Arc::clone(&stays)));
+    for kind in 0..PEERS - 102 {
+        flood.spawn(again_and_again(Arc::clone(&world), kind, Arc::clone(&stays)));
     }
     let most = async {
-        let (mut ticks, mut most) = (interval(Duration::from_millis(100)), 0);
+        let (mut ticks, mut most) = (interval(Duration::from_millis(100)), 0); // real time: samples of the relay's memory
         let until = Instant::now() + lasts();
         while Instant::now() < until {
             ticks.tick().await;
@@ -224,8 +229,8 @@ async fn a_thousand_strangers_cost_the_relay_little_and_the_honest_nothing() {
     };
     let opens = async {
         let mut times = Vec::new();
-        // In the middle of it, when every place of strangers is taken.
-        sleep_until(Instant::now() + lasts() / 3).await;
+        // In the middle of the flood, when the unauthenticated capacity is used up.
+        pause(lasts() / 3).await;
         let until = Instant::now() + lasts() / 2;
         while Instant::now() < until || times.is_empty() {
             let begun = Instant::now();
@@ -235,10 +240,10 @@ async fn a_thousand_strangers_cost_the_relay_little_and_the_honest_nothing() {
         times
     };
     let (meanwhile, most, opens) =
-        timeout(WITHIN, async { tokio::join!(talk(honest, lasts()), most, opens) }).await.expect("the honest are served");
-    crowd.shutdown().await;
+        timeout(WITHIN, async { tokio::join!(talk(honest, lasts()), most, opens) }).await.expect("honest callers are served");
+    flood.shutdown().await;
     println!(
-        "{} stays of strangers; the stream's speed was {:.2} of what it was ({} of {} MB/s); {} KiB more memory",
+        "{} connections of flooding peers; the stream's speed was {:.2} of what it was ({} of {} MB/s); {} KiB more memory",
         stays.load(Ordering::Relaxed),
         meanwhile as f64 / before as f64,
         meanwhile / 1_000_000,
@@ -274,7 +279,7 @@ fn outcomes(asked: Vec<Result<WireLeg<Tls>, ProblemCode>>) -> (Vec<WireLeg<Tls>>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_questions_reaches_its_own_limits_and_nobody_elses() {
+async fn a_flood_of_requests_reaches_its_own_limits_only() {
     let scenario = async {
         let limits = "streams_per_device = 8\nwaiting_callers = 5\n";
         let world = Arc::new(World::start_as("", limits, |program| tokio::process::Command::new(program)).await);
@@ -291,7 +296,7 @@ async fn a_flood_of_questions_reaches_its_own_limits_and_nobody_elses() {
         };
         let honest = async {
             for _ in 0..10 {
-                let mut caller = ask(&world, "other-1", &[]).await.expect("the other device has places");
+                let mut caller = ask(&world, "other-1", &[]).await.expect("the other device has capacity");
                 let offer = other.offer().await;
                 other.accept(offer.stream).await;
                 let mut far = world.join(offer.url.as_str(), &offer.token).await;
@@ -305,24 +310,21 @@ async fn a_flood_of_questions_reaches_its_own_limits_and_nobody_elses() {
         let ((mut offered, too_many), (mut waiting, overloaded)) = (outcomes(offered), outcomes(waiting));
         assert_eq!((offered.len(), too_many), (8, vec![ProblemCode::TooManyStreams; 52]));
         assert_eq!((waiting.len(), overloaded), (5, vec![ProblemCode::Overloaded; 55]));
-        // Whoever was let in is served, and each place that is given back is there for the next.
+        // Waiting callers are served, and every place that is released can be taken again.
         for _ in 0..8 {
             let offer = busy.offer().await;
             busy.reject(offer.stream, RejectCode::Policy, "").await;
         }
         for leg in &mut offered {
-            assert!(matches!(leg.next().await, Said::Refused(problem) if problem.known_code() == Some(ProblemCode::RejectedByDevice)));
+            assert!(matches!(leg.next().await, LegEvent::Refused(problem) if problem.known_code() == Some(ProblemCode::RejectedByDevice)));
         }
         let (_next, offer) = tokio::join!(ask(&world, "busy-1", &[]), busy.offer());
         assert_eq!(offer.service.as_str(), "ssh");
         for leg in &mut waiting {
             leg.close(1000).await;
+            assert_eq!(leg.closed().await, 1000);
         }
-        drop(waiting);
-        let mut again = Err(ProblemCode::Overloaded);
-        while again.is_err() {
-            again = ask(&world, "away-1", &[("moorline-wait", "60")]).await;
-        }
+        ask(&world, "away-1", &[("moorline-wait", "60")]).await.expect("a caller that left no longer waits");
     };
     timeout(WITHIN, scenario).await.expect("seconds, not minutes");
 }

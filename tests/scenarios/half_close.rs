@@ -1,4 +1,4 @@
-//! Ends of a stream through the three real programs: each direction ends by itself, and a connection that was cut never looks ended.
+//! Half-close through the three programs: each direction ends by itself, and a cut connection never looks like an ended one.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 const WITHIN: Duration = Duration::from_secs(60);
 const SIZE: usize = 3 << 20;
 
-/// What the target saw of one connection: its bytes to the end, or how it was cut.
+/// What the target received on a connection: all bytes to the end, or the error that cut it.
 type Seen = Result<Vec<u8>, ErrorKind>;
 
 struct Scene {
@@ -27,14 +27,14 @@ struct Scene {
 }
 
 impl Scene {
-    /// A target that says `says` and ends its direction at once, and then reads until the other one ends.
+    /// A target that sends `says`, half-closes at once, and then reads to the end.
     async fn with_target_that_says(says: Vec<u8>) -> Self {
         let (tell, seen) = mpsc::channel(8);
         let target = Target::start(move |mut tcp| {
             let (tell, says) = (tell.clone(), says.clone());
             async move {
-                tcp.write_all(&says).await.expect("the stream takes bytes");
-                tcp.shutdown().await.expect("the end is said");
+                tcp.write_all(&says).await.expect("the stream accepts bytes");
+                tcp.shutdown().await.expect("the direction is half-closed");
                 let mut heard = Vec::new();
                 let ended = tcp.read_to_end(&mut heard).await;
                 tell.send(ended.map(|_| heard).map_err(|error| error.kind())).await.ok();
@@ -57,19 +57,19 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_device_may_end_first_and_still_hear_everything() {
+async fn the_device_may_end_first_and_still_receives_everything() {
     let mut scene = Scene::with_target_that_says(pattern(1, 0, SIZE)).await;
     let mut tcp = scene.dial().await;
     let mut heard = Vec::new();
     timeout(WITHIN, tcp.read_to_end(&mut heard)).await.expect("in time").expect("an end, not a cut");
-    assert!(heard == pattern(1, 0, SIZE), "all of it came before the end");
+    assert!(heard == pattern(1, 0, SIZE), "all bytes came before the end");
     tcp.write_all(&pattern(2, 0, SIZE)).await.expect("the other direction goes on");
-    tcp.shutdown().await.expect("the end is said");
-    assert!(scene.seen().await == Ok(pattern(2, 0, SIZE)), "and the device hears all of it, and the end");
+    tcp.shutdown().await.expect("the direction is half-closed");
+    assert!(scene.seen().await == Ok(pattern(2, 0, SIZE)), "the device receives all of it, and the end");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_caller_may_end_first_and_still_hear_everything() {
+async fn the_caller_may_end_first_and_still_receives_everything() {
     let target = Target::start(|mut tcp| async move {
         let mut heard = Vec::new();
         tcp.read_to_end(&mut heard).await.expect("an end, not a cut");
@@ -82,12 +82,12 @@ async fn the_caller_may_end_first_and_still_hear_everything() {
     let file = world.path("input");
     std::fs::write(&file, pattern(3, 0, SIZE)).expect("a file is written");
     let input = std::fs::File::open(&file).expect("the file is there");
-    let done = feed(world.client().args(["connect", "lamp-1", "data"]), input, WITHIN).await.well();
+    let done = feed(world.client().args(["connect", "lamp-1", "data"]), input, WITHIN).await.success();
     assert!(done.out == pattern(4, 0, SIZE), "what came after the end of standard input is whole");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_resets_is_a_reset_for_the_target() {
+async fn a_reset_by_the_caller_resets_the_target() {
     let mut scene = Scene::with_target_that_says(b"hello".to_vec()).await;
     let mut tcp = scene.dial().await;
     let mut hello = Vec::new();
@@ -98,7 +98,7 @@ async fn a_caller_that_resets_is_a_reset_for_the_target() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_that_resets_is_a_reset_for_the_caller_and_connect_says_so() {
+async fn a_reset_by_the_target_resets_the_caller_and_connect_reports_it() {
     let target = Target::start(|mut tcp| async move {
         tcp.read_exact(&mut [0; 5]).await.expect("five bytes");
         tcp.set_zero_linger().expect("a socket of this machine");
@@ -108,7 +108,7 @@ async fn a_target_that_resets_is_a_reset_for_the_caller_and_connect_says_so() {
     let _device = world.device("lamp-1", &[("data", target.address)]).await;
     let forward = world.forward("lamp-1", &["data"]).await;
     let mut tcp = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
-    tcp.write_all(b"hello").await.expect("the stream takes bytes");
+    tcp.write_all(b"hello").await.expect("the stream accepts bytes");
     let cut = timeout(WITHIN, tcp.read(&mut [0; 1])).await.expect("in time");
     assert_eq!(cut.expect_err("a cut stream is no ended one").kind(), ErrorKind::ConnectionReset);
 
@@ -120,13 +120,13 @@ async fn a_target_that_resets_is_a_reset_for_the_caller_and_connect_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forward_that_is_killed_is_a_reset_for_the_target() {
+async fn a_killed_forward_resets_the_target() {
     let mut scene = Scene::with_target_that_says(b"hello".to_vec()).await;
     let mut tcp = scene.dial().await;
     let mut hello = Vec::new();
     timeout(WITHIN, tcp.read_to_end(&mut hello)).await.expect("in time").expect("an end, not a cut");
     scene.forward.program.signal("KILL");
     assert_eq!(scene.seen().await, Err(ErrorKind::ConnectionReset), "the caller's leg vanished");
-    let again = run(scene.world.client().args(["connect", "lamp-1", "data"]), WITHIN).await.well();
-    assert_eq!(again.text(), "hello", "and the next stream is as good as any");
+    let again = run(scene.world.client().args(["connect", "lamp-1", "data"]), WITHIN).await.success();
+    assert_eq!(again.text(), "hello", "the next stream works");
 }

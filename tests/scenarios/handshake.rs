@@ -1,4 +1,4 @@
-//! From asked to opened or refused, to the second: the clock stands still and jumps where everybody waits.
+//! From request to `opened` or `refused`, on a paused clock, with exact times.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use moorline_proto::control::{Cancel, CancelCode, RejectCode, ToDevice};
 use moorline_proto::millis::Millis;
 use moorline_proto::problem::ProblemCode;
 use moorline_tests::memory::{INSTANCE, MemoryWorld};
-use moorline_tests::wire::{NotAdmitted, Said};
+use moorline_tests::wire::{ChannelClosed, LegEvent};
 use serde_json::json;
 use tokio::time::Instant;
 
 const OTHER_INSTANCE: &str = "ffeeddccbbaa99887766554433221100";
 
-fn cancelled(message: Result<ToDevice, NotAdmitted>) -> CancelCode {
+fn cancelled(message: Result<ToDevice, ChannelClosed>) -> CancelCode {
     match message {
         Ok(ToDevice::Cancel(Cancel { code, .. })) => code,
         other => panic!("{other:?} instead of a cancel"),
@@ -21,7 +21,7 @@ fn cancelled(message: Result<ToDevice, NotAdmitted>) -> CancelCode {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_opens_and_both_sides_are_told_about_each_other() {
+async fn a_stream_opens_and_both_sides_get_its_details() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let mut caller = world.connect("lamp-1", "ssh", &[("moorline-reason", "look%20%C3%BC"), ("moorline-data", "aGk=")]).await.unwrap();
@@ -41,12 +41,10 @@ async fn a_stream_opens_and_both_sides_are_told_about_each_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_offline_device_is_answered_at_once_and_says_when_it_was_last_there() {
+async fn an_offline_device_is_reported_at_once_with_last_seen() {
     let world = MemoryWorld::start().await;
     drop(world.device("lamp-1").await);
-    while world.relay.devices() > 0 {
-        tokio::task::yield_now().await;
-    }
+    world.until("the device is offline", |relay| relay.devices() == 0).await;
     let begun = Instant::now();
     let refusal = world.connect("lamp-1", "ssh", &[]).await.unwrap_err();
     assert_eq!(begun.elapsed(), Duration::ZERO);
@@ -56,7 +54,7 @@ async fn an_offline_device_is_answered_at_once_and_says_when_it_was_last_there()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_device_that_says_nothing_at_all_is_dead_after_ten_seconds() {
+async fn a_device_that_ignores_an_offer_is_unresponsive_after_ten_seconds() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let begun = Instant::now();
@@ -69,7 +67,7 @@ async fn a_device_that_says_nothing_at_all_is_dead_after_ten_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_device_that_lives_and_never_decides_costs_the_whole_deadline() {
+async fn a_device_that_never_answers_an_offer_costs_the_deadline() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let begun = Instant::now();
@@ -83,7 +81,7 @@ async fn a_device_that_lives_and_never_decides_costs_the_whole_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_device_that_accepts_and_never_joins_costs_the_deadline_that_was_asked_for() {
+async fn a_device_that_accepts_and_never_joins_costs_the_requested_deadline() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let begun = Instant::now();
@@ -99,7 +97,7 @@ async fn a_device_that_accepts_and_never_joins_costs_the_deadline_that_was_asked
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_negotiates_and_never_joins_costs_the_deadline_and_both_tokens() {
+pub(crate) async fn a_caller_that_negotiates_and_never_joins_costs_the_deadline() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let begun = Instant::now();
@@ -119,7 +117,7 @@ async fn a_caller_that_negotiates_and_never_joins_costs_the_deadline_and_both_to
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_one_program_negotiates_another_joins() {
+async fn a_negotiated_stream_is_joined_over_other_connections() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let (answer, offer) = tokio::join!(world.request("POST", "/v1/devices/lamp-1/streams", &[], Some(json!({"service": "ssh"}))), async {
@@ -140,7 +138,7 @@ async fn what_one_program_negotiates_another_joins() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_negotiation_that_the_device_has_not_decided_is_answered_before_balancers_give_up() {
+async fn an_undecided_negotiation_is_answered_after_prefer_wait() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let begun = Instant::now();
@@ -159,7 +157,7 @@ async fn a_negotiation_that_the_device_has_not_decided_is_answered_before_balanc
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_hangs_up_is_gone_for_the_device_at_once() {
+pub(crate) async fn a_caller_that_disconnects_cancels_the_offer_at_once() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let begun = Instant::now();
@@ -171,7 +169,7 @@ async fn a_caller_that_hangs_up_is_gone_for_the_device_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_device_that_appears_in_time_gets_the_stream_that_waits_for_it() {
+async fn a_waiting_stream_is_offered_when_the_device_connects() {
     let world = MemoryWorld::start().await;
     world.key(&"lamp-1".parse().unwrap()).await;
     let mut caller = world.connect("lamp-1", "ssh", &[("moorline-wait", "300")]).await.unwrap();
@@ -186,7 +184,7 @@ async fn a_device_that_appears_in_time_gets_the_stream_that_waits_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_that_runs_out_says_that_the_device_is_offline() {
+async fn a_wait_that_expires_is_refused_with_device_offline() {
     let world = MemoryWorld::start().await;
     world.key(&"lamp-1".parse().unwrap()).await;
     let begun = Instant::now();
@@ -210,7 +208,7 @@ async fn each_reject_code_reaches_the_caller_as_its_problem() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_the_device_does_not_name_is_refused_without_asking_it() {
+async fn an_unexposed_service_is_refused_without_an_offer() {
     let world = MemoryWorld::start().await;
     let _device = world.device("lamp-1").await;
     let refusal = world.connect("lamp-1", "vnc", &[]).await.unwrap_err();
@@ -218,22 +216,22 @@ async fn a_service_that_the_device_does_not_name_is_refused_without_asking_it() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_device_that_returns_takes_over_its_id_at_once_and_its_live_streams_go_on() {
+async fn a_reconnecting_device_supersedes_itself_and_its_streams_live() {
     let world = MemoryWorld::start().await;
     let mut first = world.device("lamp-1").await;
     let (mut caller, mut leg) = world.stream(&mut first, "lamp-1").await;
     let begun = Instant::now();
-    // The first connection hangs: nobody reads it.
+    // The first connection hangs: nobody reads from it.
     let mut second = world.device_as("lamp-1", OTHER_INSTANCE, &["ssh"]).await.unwrap();
     let (_caller2, _leg2) = world.stream(&mut second, "lamp-1").await;
     assert_eq!(begun.elapsed(), Duration::ZERO);
     caller.say("still here").await;
     assert_eq!(leg.bytes(10).await, b"still here");
-    assert_eq!(first.closed().await, NotAdmitted(4007, format!("superseded {OTHER_INSTANCE}")));
+    assert_eq!(first.closed().await, ChannelClosed(4007, format!("superseded {OTHER_INSTANCE}")));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_offer_whose_channel_is_lost_fails_at_once() {
+async fn an_offer_whose_control_channel_is_lost_fails_at_once() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let begun = Instant::now();
@@ -245,7 +243,7 @@ async fn an_offer_whose_channel_is_lost_fails_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_offer_is_answered_on_the_newer_channel_of_the_same_start_and_void_for_another() {
+async fn an_offer_may_be_answered_on_a_newer_channel_of_the_same_instance_only() {
     let world = MemoryWorld::start().await;
     let mut first = world.device("lamp-1").await;
     let mut caller = world.connect("lamp-1", "ssh", &[]).await.unwrap();
@@ -263,7 +261,7 @@ async fn an_offer_is_answered_on_the_newer_channel_of_the_same_start_and_void_fo
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leg_that_is_lost_before_opened_comes_again_and_a_second_join_replaces_the_first() {
+pub(crate) async fn a_leg_lost_before_opened_may_rejoin_and_a_second_join_replaces_the_first() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let mut caller = world.connect("lamp-1", "ssh", &[]).await.unwrap();
@@ -272,7 +270,7 @@ async fn a_leg_that_is_lost_before_opened_comes_again_and_a_second_join_replaces
     let mut replaced = world.join(offer.url.as_str(), &offer.token).await.unwrap();
     replaced.say("of the first try").await;
     let mut leg = world.join(offer.url.as_str(), &offer.token).await.unwrap();
-    assert!(matches!(replaced.next().await, Said::Close(4007, _)));
+    assert!(matches!(replaced.next().await, LegEvent::Close(4007, _)));
     leg.say("of the last try").await;
     device.accept(offer.stream).await;
     leg.opened().await;
@@ -281,7 +279,7 @@ async fn a_leg_that_is_lost_before_opened_comes_again_and_a_second_join_replaces
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_key_names_the_same_stream_until_it_was_opened() {
+async fn an_idempotency_key_names_one_stream_until_it_opens() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let key = [("idempotency-key", "k-1")];
@@ -290,7 +288,7 @@ async fn the_same_key_names_the_same_stream_until_it_was_opened() {
     drop(first);
     let mut second = world.connect("lamp-1", "ssh", &key).await.unwrap();
     let mut third = world.connect("lamp-1", "ssh", &key).await.unwrap();
-    assert!(matches!(second.next().await, Said::Close(4007, _)), "the newer request takes the older one's place");
+    assert!(matches!(second.next().await, LegEvent::Close(4007, _)), "the newer request takes the older one's place");
     let other = world.connect("lamp-1", "ssh", &[key[0], ("moorline-deadline", "9")]).await.unwrap_err();
     assert_eq!((other.status, other.problem.unwrap().known_code()), (409, Some(ProblemCode::Conflict)));
     device.accept(offer.stream).await;

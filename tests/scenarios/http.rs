@@ -1,4 +1,4 @@
-//! HTTP to a device by its id, through a forwarded port.
+//! HTTP to a device through a forwarded port.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -21,7 +21,7 @@ async fn a_kept_alive_connection_is_one_stream() {
     let _device = world.device("lamp-1", &[("http", web.address)]).await;
     let forward = world.forward("lamp-1", &["http"]).await;
     let url = format!("http://{}/", forward.local[0]);
-    let done = run(command("curl").args(["-sS", "-w", "\n%{num_connects}\n"]).args([&url, &url, &url]), WITHIN).await.well();
+    let done = run(command("curl").args(["-sS", "-w", "\n%{num_connects}\n"]).args([&url, &url, &url]), WITHIN).await.success();
     assert_eq!(done.text(), "hello\n1\nhello\n0\nhello\n0\n", "three requests, one connection");
     world.relay.events("stream ended", 1).await;
 }
@@ -34,7 +34,7 @@ async fn a_hundred_connections_at_once_reach_one_device() {
     let mut held = Vec::new();
     for _ in 0..100 {
         let mut tcp = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
-        tcp.write_all(b"GET / HTTP/1.1\r\nhost: lamp-1\r\n\r\n").await.expect("it takes bytes");
+        tcp.write_all(b"GET / HTTP/1.1\r\nhost: lamp-1\r\n\r\n").await.expect("it accepts bytes");
         held.push(tcp);
     }
     for tcp in &mut held {
@@ -42,7 +42,7 @@ async fn a_hundred_connections_at_once_reach_one_device() {
         timeout(WITHIN, tcp.read_exact(&mut answer)).await.expect("in time").expect("each is answered");
         assert_eq!(answer, b"HTTP/1.1 200 OK");
     }
-    let device = world.moorline(&["device", "show", "lamp-1", "--json"]).await.well();
+    let device = world.moorline(&["device", "show", "lamp-1", "--json"]).await.success();
     let device: serde_json::Value = serde_json::from_slice(&device.out).expect("--json prints JSON");
     assert_eq!(device["online"]["streams"], 100, "all of them are open at once");
 }
@@ -59,7 +59,7 @@ async fn a_chunked_upload_arrives_whole() {
         .args(["-sS", "-X", "POST", "-H", "Transfer-Encoding: chunked", "-H", "Expect:", "-T", "-"])
         .arg(format!("http://{}/", forward.local[0]));
     let input = std::fs::File::open(&file).expect("the file is there");
-    let done = feed(&mut upload, Stdio::from(input), WITHIN).await.well();
+    let done = feed(&mut upload, Stdio::from(input), WITHIN).await.success();
     assert_eq!(done.text(), file_hash(&file));
 }
 
@@ -74,12 +74,12 @@ async fn a_websocket_runs_inside_a_stream() {
         let bytes = pattern(size, 0, usize::try_from(size).expect("small"));
         socket.send(Message::binary(bytes.clone())).await.expect("it is sent");
         let heard = timeout(WITHIN, socket.next()).await.expect("in time");
-        assert_eq!(heard.expect("it comes back").expect("whole").into_data(), bytes);
+        assert_eq!(heard.expect("the message comes back").expect("whole").into_data(), bytes);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn silence_of_many_ping_intervals_is_followed_by_bytes() {
+async fn a_stream_survives_many_silent_ping_intervals() {
     let (world, echo) = (World::start_with(SCALED).await, Target::echo().await);
     let _device = world.device("lamp-1", &[("echo", echo.address)]).await;
     let forward = world.forward("lamp-1", &["echo"]).await;
@@ -87,7 +87,7 @@ async fn silence_of_many_ping_intervals_is_followed_by_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ninety_seconds_of_silence_at_real_times_are_followed_by_bytes() {
+async fn a_stream_survives_ninety_silent_seconds_at_default_times() {
     let (world, echo) = (World::start().await, Target::echo().await);
     let _device = world.device("lamp-1", &[("echo", echo.address)]).await;
     let forward = world.forward("lamp-1", &["echo"]).await;
@@ -98,15 +98,15 @@ async fn ninety_seconds_of_silence_at_real_times_are_followed_by_bytes() {
 async fn silent_then_heard(address: &str, silence: Duration) {
     let mut tcp = TcpStream::connect(address).await.expect("the forward listens");
     for said in [&b"before"[..], b"after"] {
-        tcp.write_all(said).await.expect("the stream takes bytes");
+        tcp.write_all(said).await.expect("the stream accepts bytes");
         let mut heard = vec![0; said.len()];
-        timeout(WITHIN, tcp.read_exact(&mut heard)).await.expect("in time").expect("they come back");
+        timeout(WITHIN, tcp.read_exact(&mut heard)).await.expect("in time").expect("the bytes come back");
         assert_eq!(heard, said);
         if said == b"before" {
-            // The silence is what is tested: nothing happens that could be waited for.
+            // real time: the silence is what is tested
             sleep_until(Instant::now() + silence).await;
         }
     }
-    tcp.shutdown().await.expect("the end is said");
+    tcp.shutdown().await.expect("the direction is half-closed");
     assert_eq!(timeout(WITHIN, tcp.read(&mut [0; 1])).await.expect("in time").expect("the end comes back"), 0);
 }

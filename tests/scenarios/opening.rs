@@ -1,4 +1,4 @@
-//! Asking for a stream with the real programs: it opens, or the exit code and the words say why not and what to do next.
+//! Opening a stream with the real programs: it opens, or exit code and message say why not and what to do next.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -14,10 +14,10 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
 
 const WITHIN: Duration = Duration::from_secs(60);
-/// No deadline, no retry and no backoff was waited for: most of it is what a busy machine takes to start a program.
+/// No deadline, retry or backoff took place: most of it is what a busy machine needs to start a program.
 const AT_ONCE: Duration = Duration::from_secs(8);
 
-/// Where nothing listens.
+/// An address where nothing listens.
 async fn nowhere() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     listener.local_addr().expect("it is bound")
@@ -37,7 +37,7 @@ async fn ask(world: &World, args: &[&str]) -> (Done, Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_opened_is_refused_at_once_in_words() {
+async fn streams_that_cannot_be_opened_are_refused_at_once_with_a_reason() {
     let (world, echo) = (World::start().await, Target::echo().await);
     let _lamp = world.device("lamp-1", &[("echo", echo.address), ("dead", nowhere().await)]).await;
     let mut off = world.device("lamp-2", &[("echo", echo.address)]).await;
@@ -57,11 +57,11 @@ async fn what_cannot_be_opened_is_refused_at_once_in_words() {
     }
     let (done, _) = ask(&world, &["connect", "lamp-2", "echo"]).await;
     assert!(done.err.contains("last seen"), "{}", done.err);
-    assert!(ask(&world, &["connect", "lamp-1", "echo"]).await.0.code == Some(0), "and what can be opened is");
+    assert!(ask(&world, &["connect", "lamp-1", "echo"]).await.0.code == Some(0), "a stream that can be opened opens");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_kind_of_failure_has_an_exit_code_of_its_own() {
+async fn each_kind_of_failure_has_its_own_exit_code() {
     let world = World::start().await;
     let bad = secret(&world, "bad-token", "not.a.token");
     let (done, _) = ask(&world, &["--token-file", &bad.display().to_string(), "connect", "lamp-1", "echo"]).await;
@@ -84,19 +84,19 @@ async fn each_kind_of_failure_has_an_exit_code_of_its_own() {
         client.args(["--profile", &profile]);
         client
     };
-    run(client().arg("login").arg("--join").arg(join).arg("--token-file").arg(world.token_file()), WITHIN).await.well();
+    run(client().arg("login").arg("--join").arg(join).arg("--token-file").arg(world.token_file()), WITHIN).await.success();
     let done = run(client().args(["connect", "lamp-1", "echo"]), WITHIN).await;
     assert_eq!(done.code, Some(4), "{}", done.err);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_allows_what_it_names_and_nothing_else() {
+async fn a_token_allows_only_what_it_names() {
     let (world, echo) = (World::start().await, Target::echo().await);
     let _lamp = world.device("lamp-1", &[("echo", echo.address), ("ssh", echo.address)]).await;
     let _camera = world.device("camera-1", &[("echo", echo.address)]).await;
     let mut mint = command(&binaries().relay);
     mint.args(["token", "new", "--subject", "alice", "--device", "lamp-*", "--service", "echo", "--state"]).arg(world.path("relay"));
-    let token = secret(&world, "alice", &run(&mut mint, WITHIN).await.well().text()).display().to_string();
+    let token = secret(&world, "alice", &run(&mut mint, WITHIN).await.success().text()).display().to_string();
     for (args, exit, code) in [
         (&["connect", "lamp-1", "echo"][..], 0, ""),
         (&["connect", "lamp-1", "ssh"], 3, "forbidden"),
@@ -110,19 +110,19 @@ async fn a_token_allows_what_it_names_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_program_negotiates_another_joins_without_a_token_of_its_own() {
+async fn a_ticket_is_joined_by_a_program_without_a_token() {
     let (world, echo) = (World::start().await, Target::echo().await);
     let _device = world.device("lamp-1", &[("echo", echo.address)]).await;
     let (device, service) = ("lamp-1".parse().unwrap(), "echo".parse().unwrap());
     let ticket = world.library().open(&device, &service).negotiate().await.expect("the device says yes");
-    // What the other program gets is text.
+    // The other program gets the ticket as text.
     let ticket: StreamTicket = serde_json::from_str(&serde_json::to_string(&ticket).unwrap()).unwrap();
     let join: Join = std::fs::read_to_string(world.join_file()).unwrap().parse().unwrap();
     let other = Client::new(&join, None).expect("the relay's own CA is trusted");
     let exchange = async {
         let mut stream = other.join(&ticket).await.expect("the ticket joins");
-        stream.write_all(b"over two connections").await.expect("the stream takes bytes");
-        stream.shutdown().await.expect("the end is said");
+        stream.write_all(b"over two connections").await.expect("the stream accepts bytes");
+        stream.shutdown().await.expect("the direction is half-closed");
         let mut heard = String::new();
         stream.read_to_string(&mut heard).await.expect("an end, not a cut");
         assert_eq!(heard, "over two connections");

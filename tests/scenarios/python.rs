@@ -1,4 +1,4 @@
-//! A device and a caller in another language, written from docs/PROTOCOL.md alone: each against the real programs, and against one another.
+//! A device and a caller in Python, written from docs/PROTOCOL.md alone: against the real programs and against each other.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,7 +20,7 @@ fn example(name: &str) -> Command {
 
 async fn device(world: &World, id: &str, sshd: &Sshd) -> Program {
     let key = world.path(&format!("{id}.key"));
-    let public = run(example("device.py").arg("--make-key").arg(&key), WITHIN).await.well();
+    let public = run(example("device.py").arg("--make-key").arg(&key), WITHIN).await.success();
     world.add(id, &public.out).await;
     let mut python = example("device.py");
     python.arg("--join").arg(world.join_file()).args(["--device", id]).arg("--key").arg(&key).arg(format!("ssh={}", sshd.address));
@@ -39,17 +39,17 @@ fn proxy(world: &World, device: &str, more: &str) -> String {
     )
 }
 
-/// A command with its exit code, and a file in each direction whose end must be seen.
+/// Runs a remote command with an exit code, and copies a file in each direction to its end.
 async fn ssh_works(world: &World, sshd: &Sshd, proxy: &str, device: &str) {
     let done = run(sshd.ssh(proxy, device).arg("echo over; exit 5"), WITHIN).await;
     assert_eq!((done.code, done.text().as_str()), (Some(5), "over\n"), "{}", done.err);
     let (here, there) = (world.path("here"), world.path(&format!("there-{device}")));
     std::fs::write(&here, pattern(11, 0, 8 << 20)).expect("a file is written");
     let input = std::fs::File::open(&here).expect("the file is there");
-    feed(sshd.ssh(proxy, device).arg(format!("cat > {}", there.display())), Stdio::from(input), WITHIN).await.well();
+    feed(sshd.ssh(proxy, device).arg(format!("cat > {}", there.display())), Stdio::from(input), WITHIN).await.success();
     assert_eq!(file_hash(&there), file_hash(&here));
-    let back = run(sshd.ssh(proxy, device).arg(format!("cat {}", there.display())), WITHIN).await.well();
-    assert!(back.out == std::fs::read(&here).expect("the file is there"), "the same comes back");
+    let back = run(sshd.ssh(proxy, device).arg(format!("cat {}", there.display())), WITHIN).await.success();
+    assert!(back.out == std::fs::read(&here).expect("the file is there"), "the same bytes come back");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,13 +1,13 @@
-//! An open stream: bytes, half-close, ends and their reasons, silence. In memory, with a clock that stands still.
+//! An open stream in memory, on a paused clock: bytes, half-close, ends and their reasons, silence.
 
 use std::time::Duration;
 
 use futures_util::SinkExt;
 use moorline_proto::close::CloseReason;
 use moorline_tests::memory::MemoryWorld;
-use moorline_tests::wire::{Said, WireDevice, WireLeg};
+use moorline_tests::wire::{LegEvent, WireDevice, WireLeg};
 use tokio::io::{AsyncWriteExt, DuplexStream};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
 type Leg = WireLeg<DuplexStream>;
@@ -19,7 +19,7 @@ async fn open() -> (MemoryWorld, WireDevice<DuplexStream>, Leg, Leg) {
     (world, device, caller, leg)
 }
 
-/// The device keeps answering on its control channel while something else happens.
+/// Runs `work` while the device answers on its control channel.
 async fn beside<T>(device: &mut WireDevice<DuplexStream>, work: impl Future<Output = T>) -> T {
     tokio::select! {
         done = work => done,
@@ -27,43 +27,40 @@ async fn beside<T>(device: &mut WireDevice<DuplexStream>, work: impl Future<Outp
     }
 }
 
-async fn everything_is_gone(world: &MemoryWorld) {
-    let gone = async {
-        while world.relay.streams() > 0 || world.relay.tasks().contains_key("stream") {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(Duration::from_secs(60), gone).await.expect("nothing of a stream is left once it is over");
+async fn no_stream_is_left(world: &MemoryWorld) {
+    let begun = Instant::now();
+    world.until("nothing is left of a finished stream", |relay| relay.streams() == 0 && !relay.tasks().contains_key("stream")).await;
+    assert!(begun.elapsed() < Duration::from_secs(60), "after {:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_direction_ends_by_itself_and_both_ends_are_1000() {
+pub(crate) async fn each_direction_ends_by_itself_and_both_ends_are_1000() {
     let (world, _device, mut caller, mut leg) = open().await;
     caller.say("question").await;
     caller.end().await;
     assert_eq!(leg.bytes(8).await, b"question");
-    assert_eq!(leg.next().await, Said::End);
+    assert_eq!(leg.next().await, LegEvent::End);
     leg.say("answer").await;
     assert_eq!(caller.bytes(6).await, b"answer");
     leg.end().await;
-    assert_eq!(caller.next().await, Said::End);
+    assert_eq!(caller.next().await, LegEvent::End);
     assert_eq!((caller.closed().await, leg.closed().await), (1000, 1000));
     drop((caller, leg));
-    everything_is_gone(&world).await;
+    no_stream_is_left(&world).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_simple_client_that_closes_with_1000_is_done() {
+async fn closing_with_1000_ends_a_stream_cleanly() {
     let (_world, _device, mut caller, mut leg) = open().await;
     caller.say("all there is").await;
     caller.close(1000).await;
     assert_eq!(leg.bytes(12).await, b"all there is");
-    assert_eq!(leg.next().await, Said::End);
+    assert_eq!(leg.next().await, LegEvent::End);
     assert_eq!((leg.closed().await, caller.closed().await), (1000, 1000));
 }
 
 #[tokio::test(start_paused = true)]
-async fn any_other_close_is_a_reset_for_the_far_side() {
+async fn any_other_close_resets_the_far_side() {
     for code in [4001, 1001, 1011, 3000] {
         let (_world, _device, mut caller, mut leg) = open().await;
         leg.close(code).await;
@@ -72,27 +69,27 @@ async fn any_other_close_is_a_reset_for_the_far_side() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leg_that_vanishes_is_lost_for_the_far_side() {
+pub(crate) async fn a_lost_leg_is_peer_lost_for_the_far_side() {
     let (world, _device, caller, mut leg) = open().await;
     drop(caller);
     assert_eq!(leg.closed().await, 4002);
     drop(leg);
-    everything_is_gone(&world).await;
+    no_stream_is_left(&world).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_vanished_leg_after_both_ends_changes_nothing() {
+async fn a_leg_lost_after_both_ends_changes_nothing() {
     let (_world, _device, mut caller, mut leg) = open().await;
     caller.end().await;
-    assert_eq!(leg.next().await, Said::End);
+    assert_eq!(leg.next().await, LegEvent::End);
     leg.end().await;
     drop(leg);
-    assert_eq!(caller.next().await, Said::End);
+    assert_eq!(caller.next().await, LegEvent::End);
     assert_eq!(caller.closed().await, 1000);
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_breaks_the_protocol_is_told_how_and_the_far_side_is_reset() {
+pub(crate) async fn a_protocol_violation_closes_with_its_code_and_resets_the_far_side() {
     let oversized = format!(r#"{{"type":"x","x":"{}"}}"#, "y".repeat(4096));
     let broken: [(Message, u16); 6] = [
         (Message::text("no json"), 4400),
@@ -115,11 +112,11 @@ async fn whoever_breaks_the_protocol_is_told_how_and_the_far_side_is_reset() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn frames_that_are_none_and_text_that_is_none_are_told_apart() {
-    // Masked with zeros, so that what is sent is what is read.
+pub(crate) async fn invalid_frames_and_invalid_utf8_have_different_codes() {
+    // Masked with zeros, so that the payload is sent as it is.
     let broken: [(&[u8], CloseReason); 4] = [
-        (&[0x83, 0x80, 0, 0, 0, 0], CloseReason::Framing),    // an opcode that is reserved
-        (&[0xc2, 0x81, 0, 0, 0, 0, 7], CloseReason::Framing), // a bit that is reserved
+        (&[0x83, 0x80, 0, 0, 0, 0], CloseReason::Framing),    // a reserved opcode
+        (&[0xc2, 0x81, 0, 0, 0, 0, 7], CloseReason::Framing), // a reserved bit
         (&[0x82, 0x01, 7], CloseReason::Framing),             // not masked
         (&[0x81, 0x82, 0, 0, 0, 0, 0xc3, 0x28], CloseReason::BadUtf8),
     ];
@@ -131,7 +128,7 @@ async fn frames_that_are_none_and_text_that_is_none_are_told_apart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn text_that_the_relay_does_not_know_passes_unchanged_and_in_order_also_after_end() {
+async fn unknown_text_is_forwarded_unchanged_and_in_order_also_after_end() {
     let (_world, _device, mut caller, mut leg) = open().await;
     let text = r#"{ "type":"resume",  "at": 7 }"#;
     caller.say("before").await;
@@ -140,14 +137,14 @@ async fn text_that_the_relay_does_not_know_passes_unchanged_and_in_order_also_af
     caller.end().await;
     caller.send(Message::text(text)).await;
     assert_eq!(leg.bytes(6).await, b"before");
-    assert_eq!(leg.next().await, Said::Text(text.to_owned()));
+    assert_eq!(leg.next().await, LegEvent::Text(text.to_owned()));
     assert_eq!(leg.bytes(6).await, b"behind");
-    assert_eq!(leg.next().await, Said::End);
-    assert_eq!(leg.next().await, Said::Text(text.to_owned()));
+    assert_eq!(leg.next().await, LegEvent::End);
+    assert_eq!(leg.next().await, LegEvent::Text(text.to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_said_before_opened_is_held_up_to_its_mark_and_none_of_it_is_lost() {
+async fn early_data_is_buffered_up_to_its_limit_and_none_is_lost() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let mut caller = world.connect("lamp-1", "ssh", &[]).await.unwrap();
@@ -166,25 +163,25 @@ async fn what_is_said_before_opened_is_held_up_to_its_mark_and_none_of_it_is_los
         let mut leg = world.join(offer.url.as_str(), &offer.token).await.unwrap();
         leg.opened().await;
         let got = leg.bytes(200_000).await;
-        assert_eq!(leg.next().await, Said::End);
+        assert_eq!(leg.next().await, LegEvent::End);
         (got, leg)
     };
     let (_caller, (got, _leg)) = tokio::join!(sender, receiver);
-    assert!(got == sent, "every byte in its place");
+    assert!(got == sent, "every byte is intact");
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_closed_and_silent_for_ten_minutes_is_over_to_the_second() {
+async fn a_half_closed_silent_stream_ends_after_exactly_ten_minutes() {
     let (_world, mut device, mut caller, mut leg) = open().await;
     caller.end().await;
-    assert_eq!(leg.next().await, Said::End);
+    assert_eq!(leg.next().await, LegEvent::End);
     let begun = Instant::now();
     let codes = beside(&mut device, async { tokio::join!(caller.closed(), leg.closed()) }).await;
     assert_eq!((codes, begun.elapsed()), ((4003, 4003), Duration::from_secs(600)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_stream_lives_by_its_pings_and_then_carries_bytes() {
+async fn a_silent_stream_is_kept_alive_by_pings() {
     let (_world, mut device, mut caller, mut leg) = open().await;
     let begun = Instant::now();
     let silence = async {
@@ -201,7 +198,7 @@ async fn a_silent_stream_lives_by_its_pings_and_then_carries_bytes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leg_that_answered_pings_and_falls_silent_is_dead_after_two_intervals() {
+async fn a_leg_that_stops_answering_pings_is_lost_after_two_intervals() {
     let (_world, mut device, mut caller, mut leg) = open().await;
     let begun = Instant::now();
     // Both answer for a minute; then nobody reads the device's leg any more.
@@ -220,7 +217,7 @@ async fn a_leg_that_answered_pings_and_falls_silent_is_dead_after_two_intervals(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_paused_reader_that_owes_bytes_is_not_dead_and_loses_nothing() {
+async fn a_paused_reader_is_not_lost_and_loses_nothing() {
     let (_world, mut device, mut caller, mut leg) = open().await;
     let sent = vec![7_u8; 60_000];
     let sending = async {
@@ -231,10 +228,10 @@ async fn a_paused_reader_that_owes_bytes_is_not_dead_and_loses_nothing() {
         assert_eq!(leg.closed().await, 1000);
     };
     let receiving = async {
-        // Three minutes in which the caller reads nothing at all.
+        // The caller reads nothing for three minutes.
         tokio::time::sleep(Duration::from_secs(180)).await;
         assert_eq!(caller.bytes(1_200_000).await.len(), 1_200_000);
-        assert_eq!(caller.next().await, Said::End);
+        assert_eq!(caller.next().await, LegEvent::End);
         caller.end().await;
         assert_eq!(caller.closed().await, 1000);
     };
@@ -250,12 +247,12 @@ async fn an_operator_ends_a_stream() {
     assert_eq!(world.request("DELETE", &path, &[], None).await.0, 204);
     assert_eq!((caller.closed().await, leg.closed().await), (4005, 4005));
     drop((caller, leg));
-    everything_is_gone(&world).await;
+    no_stream_is_left(&world).await;
     assert_eq!(world.request("DELETE", &path, &[], None).await.0, 404);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_removed_device_loses_its_channel_and_its_streams() {
+async fn removing_a_device_closes_its_channel_and_its_streams() {
     let (world, mut device, mut caller, mut leg) = open().await;
     assert_eq!(world.request("DELETE", "/v1/devices/lamp-1", &[], None).await.0, 204);
     assert_eq!(device.closed().await.0, 4006);
@@ -264,7 +261,7 @@ async fn a_removed_device_loses_its_channel_and_its_streams() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_relay_that_stops_says_so_to_everybody() {
+async fn a_relay_that_stops_tells_every_peer() {
     let (world, mut device, mut caller, mut leg) = open().await;
     let stop = world.relay.stop();
     let heard = async {

@@ -1,14 +1,17 @@
-//! OpenSSH to a device by its id: through ProxyCommand and through a forwarded port, with everything that people do with it.
+//! OpenSSH to a device through ProxyCommand and through a forwarded port: commands, terminals, file copies, many sessions.
 
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use moorline_tests::programs::{command, feed, run};
 use moorline_tests::sshd::{Sshd, user};
 use moorline_tests::targets::file_hash;
 use moorline_tests::world::{Device, Forward, World};
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 const WITHIN: Duration = Duration::from_secs(240);
 
@@ -19,14 +22,14 @@ struct Scene {
     _device: Device,
 }
 
-/// How OpenSSH comes to the device.
+/// How OpenSSH reaches the device.
 #[derive(Clone, Copy, Debug)]
-enum Way {
+enum Route {
     ProxyCommand,
     Forward,
 }
 
-const WAYS: [Way; 2] = [Way::ProxyCommand, Way::Forward];
+const ROUTES: [Route; 2] = [Route::ProxyCommand, Route::Forward];
 
 impl Scene {
     async fn set() -> Self {
@@ -37,32 +40,32 @@ impl Scene {
         Self { world, sshd, forward, _device: device }
     }
 
-    /// What `ssh`, `scp` and `rsync -e` need to come to the device that way.
-    fn options(&self, way: Way) -> Vec<String> {
-        let option = match way {
-            Way::ProxyCommand => format!("ProxyCommand={}", self.world.proxy_command("lamp-1")),
-            Way::Forward => format!("Port={}", self.forward.local[0].port()),
+    /// Options of `ssh`, `scp` and `rsync -e` for this route.
+    fn options(&self, route: Route) -> Vec<String> {
+        let option = match route {
+            Route::ProxyCommand => format!("ProxyCommand={}", self.world.proxy_command("lamp-1")),
+            Route::Forward => format!("Port={}", self.forward.local[0].port()),
         };
         [self.sshd.options(), vec!["-o".to_owned(), option]].concat()
     }
 
-    /// The host's name that way.
-    fn host(&self, way: Way) -> String {
-        let host = match way {
-            Way::ProxyCommand => "lamp-1",
-            Way::Forward => "127.0.0.1",
+    /// The user and host name for this route.
+    fn host(&self, route: Route) -> String {
+        let host = match route {
+            Route::ProxyCommand => "lamp-1",
+            Route::Forward => "127.0.0.1",
         };
         format!("{}@{host}", user())
     }
 
-    fn ssh(&self, way: Way) -> Command {
+    fn ssh(&self, route: Route) -> Command {
         let mut ssh = command("ssh");
-        ssh.args(self.options(way)).arg(self.host(way));
+        ssh.args(self.options(route)).arg(self.host(route));
         ssh
     }
 }
 
-/// 64 MiB, or 1 GiB in a long run.
+/// Writes 64 MiB, or 1 GiB in a long run.
 fn big_file(path: &Path) {
     use std::io::Write;
     let mebibytes: u64 = if std::env::var_os("MOORLINE_LONG").is_some() { 1024 } else { 64 };
@@ -75,20 +78,20 @@ fn big_file(path: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_runs_and_its_exit_code_comes_back() {
     let scene = Scene::set().await;
-    for way in WAYS {
-        let done = run(scene.ssh(way).arg("echo out; echo err >&2; exit 7"), WITHIN).await;
-        assert_eq!((done.code, done.text().as_str(), done.err.as_str()), (Some(7), "out\n", "err\n"), "{way:?}");
+    for route in ROUTES {
+        let done = run(scene.ssh(route).arg("echo out; echo err >&2; exit 7"), WITHIN).await;
+        assert_eq!((done.code, done.text().as_str(), done.err.as_str()), (Some(7), "out\n", "err\n"), "{route:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interactive_session_has_a_terminal_that_resizes_and_interrupts() {
     let scene = Scene::set().await;
-    for way in WAYS {
+    for route in ROUTES {
         let mut terminal = command("/usr/bin/python3");
         terminal.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios/terminal.py"));
-        terminal.args(["ssh", "-tt"]).args(scene.options(way)).arg(scene.host(way)).arg("/bin/sh");
-        run(&mut terminal, WITHIN).await.well();
+        terminal.args(["ssh", "-tt"]).args(scene.options(route)).arg(scene.host(route)).arg("/bin/sh");
+        run(&mut terminal, WITHIN).await.success();
     }
 }
 
@@ -107,28 +110,28 @@ async fn large_files_are_copied_both_ways_and_half_close_ends_them() {
     let here = scene.world.path("here");
     big_file(&here);
     let hash = file_hash(&here);
-    for way in WAYS {
-        let path = |name: &str| scene.world.path(&format!("{name}-{way:?}"));
-        let far = |path: &Path| format!("{}:{}", scene.host(way), path.display());
+    for route in ROUTES {
+        let path = |name: &str| scene.world.path(&format!("{name}-{route:?}"));
+        let far = |path: &Path| format!("{}:{}", scene.host(route), path.display());
         let scp = |from: String, to: String| {
             let mut scp = command("scp");
-            scp.arg("-q").args(scene.options(way)).arg(from).arg(to);
+            scp.arg("-q").args(scene.options(route)).arg(from).arg(to);
             scp
         };
         let (there, back, piped, synced) = (path("there"), path("back"), path("piped"), path("synced"));
-        run(&mut scp(here.display().to_string(), far(&there)), WITHIN).await.well();
-        assert_eq!(file_hash(&there), hash, "scp to the device, {way:?}");
-        run(&mut scp(far(&there), back.display().to_string()), WITHIN).await.well();
-        assert_eq!(file_hash(&back), hash, "scp from the device, {way:?}");
+        run(&mut scp(here.display().to_string(), far(&there)), WITHIN).await.success();
+        assert_eq!(file_hash(&there), hash, "scp to the device, {route:?}");
+        run(&mut scp(far(&there), back.display().to_string()), WITHIN).await.success();
+        assert_eq!(file_hash(&back), hash, "scp from the device, {route:?}");
 
         let input = std::fs::File::open(&here).expect("the file is there");
-        feed(scene.ssh(way).arg(format!("cat > {}", piped.display())), Stdio::from(input), WITHIN).await.well();
-        assert_eq!(file_hash(&piped), hash, "the end of standard input reaches the device, {way:?}");
+        feed(scene.ssh(route).arg(format!("cat > {}", piped.display())), Stdio::from(input), WITHIN).await.success();
+        assert_eq!(file_hash(&piped), hash, "the end of standard input reaches the device, {route:?}");
 
-        // rsync splits the command at spaces and knows double quotes.
-        let shell = scene.options(way).iter().fold("ssh".to_owned(), |shell, word| format!("{shell} \"{word}\""));
-        run(command("rsync").arg("-e").arg(shell).arg(&here).arg(far(&synced)), WITHIN).await.well();
-        assert_eq!(file_hash(&synced), hash, "rsync, {way:?}");
+        // rsync splits the command at spaces and understands double quotes.
+        let shell = scene.options(route).iter().fold("ssh".to_owned(), |shell, word| format!("{shell} \"{word}\""));
+        run(command("rsync").arg("-e").arg(shell).arg(&here).arg(far(&synced)), WITHIN).await.success();
+        assert_eq!(file_hash(&synced), hash, "rsync, {route:?}");
         for copy in [there, back, piped, synced] {
             std::fs::remove_file(copy).expect("it was there");
         }
@@ -138,18 +141,27 @@ async fn large_files_are_copied_both_ways_and_half_close_ends_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_sessions_to_one_device_run_at_once() {
     let scene = Scene::set().await;
-    for way in WAYS {
-        let folder = scene.world.path(&format!("sessions-{way:?}"));
-        std::fs::create_dir(&folder).expect("a new folder");
-        let session = async |number: usize| {
-            // Each one waits until the last one has begun: all are there at the same time.
-            let wait = format!(
-                "touch {0}/{number}; n=0; while [ $(ls {0} | wc -l) -lt 50 ] && [ $n -lt 1000 ]; do sleep 0.2; n=$((n+1)); done; ls {0} | wc -l",
-                folder.display()
-            );
-            let done = run(scene.ssh(way).arg(wait), WITHIN).await.well();
-            assert_eq!(done.text().trim(), "50", "session {number}, {way:?}");
-        };
-        futures_util::future::join_all((0..50).map(session)).await;
+    for route in ROUTES {
+        // Each session says that it is there, and stays until its input ends: after the last one has said so.
+        let mut sessions = Vec::new();
+        for _ in 0..50 {
+            let mut ssh = scene.ssh(route);
+            ssh.arg("echo here; cat").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+            sessions.push(ssh.spawn().expect("ssh starts"));
+        }
+        let said = timeout(WITHIN, join_all(sessions.iter_mut().map(first_line))).await.expect("all sessions are there at once");
+        assert_eq!(said, vec!["here\n"; 50], "{route:?}");
+        for session in &mut sessions {
+            drop(session.stdin.take());
+            let ended = timeout(WITHIN, session.wait()).await.expect("in time").expect("a child is waited for");
+            assert!(ended.success(), "{route:?}: {ended}");
+        }
     }
+}
+
+async fn first_line(session: &mut Child) -> String {
+    let mut line = String::new();
+    let output = session.stdout.as_mut().expect("it is piped");
+    BufReader::new(output).read_line(&mut line).await.expect("a line of text");
+    line
 }

@@ -1,4 +1,4 @@
-//! Leg tokens where they do not belong: twice, for the other side, after their leg or their stream is gone, forged, in a subprotocol.
+//! Misused leg tokens: twice, for the other side, after the leg or the stream is gone, forged, in a subprotocol.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use moorline_proto::control::{Offer, ToDevice};
 use moorline_proto::problem::ProblemCode;
 use moorline_proto::secret::Secret;
 use moorline_tests::memory::{HOST, MemoryWorld};
-use moorline_tests::stranger::{asks, upgrade_request};
-use moorline_tests::wire::{Refusal, Said, WireDevice, WireLeg, bearer};
+use moorline_tests::unauthenticated_peer::{send_raw, upgrade_request};
+use moorline_tests::wire::{LegEvent, Refusal, WireDevice, WireLeg, bearer};
 use serde_json::json;
 use tokio::io::DuplexStream;
 use tokio::time::Instant;
 
-/// A stream by `POST`, which the device has accepted: what each side joins with.
+/// A negotiated stream that the device has accepted: the caller's ticket and the device's offer.
 async fn negotiated(world: &MemoryWorld, device: &mut WireDevice<DuplexStream>, key: &str) -> (StreamTicket, Offer) {
     let headers = [("idempotency-key", key)];
     let ask = world.request("POST", "/v1/devices/lamp-1/streams", &headers, Some(json!({"service": "ssh"})));
@@ -34,7 +34,7 @@ async fn refused(world: &MemoryWorld, url: &str, token: &Secret) -> ProblemCode 
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_sides_token_never_makes_both_sides() {
+async fn one_leg_token_never_joins_both_sides() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     for thief_has_the_callers in [true, false] {
@@ -43,11 +43,11 @@ async fn one_sides_token_never_makes_both_sides() {
         let token = if thief_has_the_callers { &ticket.token } else { &offer.token };
         let mut first = world.join(&ticket.url, token).await.unwrap();
         let mut second = world.join(&ticket.url, token).await.unwrap();
-        assert!(matches!(first.next().await, Said::Close(4007, _)), "the second join is the same side's");
+        assert!(matches!(first.next().await, LegEvent::Close(4007, _)), "the second join is the same side's");
         let (said, told) = tokio::join!(second.next(), device.next());
         match said {
-            Said::Refused(problem) if thief_has_the_callers => assert_eq!(problem.known_code(), Some(ProblemCode::HandshakeTimeout)),
-            Said::Close(4010, _) if !thief_has_the_callers => {}
+            LegEvent::Refused(problem) if thief_has_the_callers => assert_eq!(problem.known_code(), Some(ProblemCode::HandshakeTimeout)),
+            LegEvent::Close(4010, _) if !thief_has_the_callers => {}
             other => panic!("{other:?}"),
         }
         assert!(matches!(told, Ok(ToDevice::Cancel(_))), "{told:?}");
@@ -56,7 +56,7 @@ async fn one_sides_token_never_makes_both_sides() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leg_that_dies_before_opened_leaves_its_token_good_on_either_side() {
+async fn a_leg_lost_before_opened_leaves_its_token_valid() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let (ticket, offer) = negotiated(&world, &mut device, "k").await;
@@ -66,7 +66,7 @@ async fn a_leg_that_dies_before_opened_leaves_its_token_good_on_either_side() {
     let mut closed = world.join(&ticket.url, &ticket.token).await.unwrap();
     closed.close(1000).await;
     closed.closed().await;
-    // Both at once would open the stream: the last of the caller's is gone before the device's come.
+    // The last of the caller's legs is gone before the device's first one joins; both at once would open the stream.
     for _ in 0..3 {
         drop(world.join(offer.url.as_str(), &offer.token).await.unwrap());
     }
@@ -78,12 +78,12 @@ async fn a_leg_that_dies_before_opened_leaves_its_token_good_on_either_side() {
     drop((caller, far));
     for (url, token) in [(ticket.url.as_str(), &ticket.token), (offer.url.as_str(), &offer.token)] {
         let after = refused(&world, url, token).await;
-        assert!(matches!(after, ProblemCode::TokenUsed | ProblemCode::StreamExpired), "once opened it is used up: {after:?}");
+        assert!(matches!(after, ProblemCode::TokenUsed | ProblemCode::StreamExpired), "an opened stream's token is used: {after:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_is_used_then_over_and_then_forgotten() {
+async fn a_leg_token_is_used_then_expired_then_unknown() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let (ticket, offer) = negotiated(&world, &mut device, "k").await;
@@ -95,30 +95,28 @@ async fn a_token_is_used_then_over_and_then_forgotten() {
     let each = async |own: ProblemCode| {
         assert_eq!(refused(&world, &ticket.url, &ticket.token).await, own);
         assert_eq!(refused(&world, offer.url.as_str(), &offer.token).await, own);
-        assert_eq!(refused(&world, &ticket.url, &forged).await, ProblemCode::StreamUnknown, "a forged one learns nothing");
-        assert_eq!(refused(&world, &ticket.url, &world.token()).await, ProblemCode::StreamUnknown, "nor does a caller's own");
+        assert_eq!(refused(&world, &ticket.url, &forged).await, ProblemCode::StreamUnknown, "a forged token learns nothing");
+        assert_eq!(refused(&world, &ticket.url, &world.token()).await, ProblemCode::StreamUnknown, "nor does a caller's token");
     };
     each(ProblemCode::TokenUsed).await;
     caller.close(4001).await;
     assert_eq!(far.closed().await, 4001);
     caller.closed().await;
     drop((caller, far));
-    while world.relay.streams() > 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    world.until("the stream is over", |relay| relay.streams() == 0).await;
     each(ProblemCode::StreamExpired).await;
     tokio::time::advance(Duration::from_secs(301)).await;
     each(ProblemCode::StreamUnknown).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn asking_again_makes_a_fresh_token_and_the_old_one_is_void() {
+async fn repeating_a_request_issues_a_new_token_and_voids_the_old_one() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let (first, offer) = negotiated(&world, &mut device, "k").await;
     let again = world.request("POST", "/v1/devices/lamp-1/streams", &[("idempotency-key", "k")], Some(json!({"service": "ssh"}))).await;
     let again: StreamTicket = serde_json::from_value(again.2).unwrap();
-    assert_eq!(again.stream, first.stream, "the same question, the same stream");
+    assert_eq!(again.stream, first.stream, "the same request names the same stream");
     assert_eq!(refused(&world, &first.url, &first.token).await, ProblemCode::StreamUnknown);
     let mut caller = world.join(&again.url, &again.token).await.unwrap();
     let mut far = world.join(offer.url.as_str(), &offer.token).await.unwrap();
@@ -127,13 +125,13 @@ async fn asking_again_makes_a_fresh_token_and_the_old_one_is_void() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_subprotocol_carries_a_leg_token_and_no_other_and_is_not_repeated() {
+async fn a_subprotocol_carries_a_leg_token_only_and_is_not_echoed() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let (ticket, offer) = negotiated(&world, &mut device, "k").await;
-    let token = ticket.token.reveal().to_owned(); // as a browser must
+    let token = ticket.token.reveal().to_owned(); // as browsers must
     let offering = async |path: &str, offered: &str| {
-        asks(world.dial(), upgrade_request(HOST, path, offered, "").as_bytes(), Duration::from_secs(1)).await
+        send_raw(world.dial(), upgrade_request(HOST, path, offered, "").as_bytes(), Duration::from_secs(1)).await
     };
     let missing =
         offering("/v1/devices/lamp-1/connect/ssh", &format!("moorline.stream.v1, moorline.token.{}", world.token().reveal())).await;
@@ -145,12 +143,12 @@ async fn a_subprotocol_carries_a_leg_token_and_no_other_and_is_not_repeated() {
     let alone = offering(&ticket.url, &format!("moorline.token.{token}")).await;
     assert_eq!((alone.status, &*alone.code), (400, "malformed"), "beside the stream's own subprotocol");
     let url = format!("{}?token={token}", ticket.url);
-    assert_eq!(offering(&url, "moorline.stream.v1").await.status, 400, "and never in an address");
+    assert_eq!(offering(&url, "moorline.stream.v1").await.status, 400, "never in a query");
     let joined = offering(&ticket.url, &format!("moorline.token.{token}, moorline.stream.v1")).await;
     assert_eq!(joined.status, 101);
     let head = joined.text.to_ascii_lowercase();
     assert!(head.contains("sec-websocket-protocol: moorline.stream.v1\r\n") && !head.contains("mrl_leg"), "{head}");
-    // Where both are given, the header counts.
+    // If both are given, the header counts.
     let subprotocol = [("sec-websocket-protocol", "moorline.token.mrl_leg_forged"), ("authorization", &*bearer(&ticket.token))];
     let mut caller = WireLeg::join(world.dial(), HOST, &ticket.url, &subprotocol).await.unwrap();
     let mut far = world.join(offer.url.as_str(), &offer.token).await.unwrap();
@@ -161,7 +159,7 @@ async fn a_subprotocol_carries_a_leg_token_and_no_other_and_is_not_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leg_token_opens_nothing_but_its_leg() {
+async fn a_leg_token_is_valid_for_its_leg_only() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let (ticket, offer) = negotiated(&world, &mut device, "k").await;

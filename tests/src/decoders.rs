@@ -1,5 +1,5 @@
-//! Everything that reads what strangers send, as functions of bytes: what fuzzers and property tests throw bytes at. None may panic, and
-//! what is read must be written and read again as the same.
+//! Every decoder of untrusted input as a function of bytes, for fuzzers and property tests. None may panic, and
+//! whatever decodes must encode and decode to the same value again.
 
 use std::net::Ipv4Addr;
 
@@ -23,7 +23,7 @@ use crate::frames::script;
 /// A decoder under test.
 pub type Decoder = fn(&[u8]);
 
-/// All of them, by the names of their fuzz targets and the vectors that seed them.
+/// All decoders, by the names of their fuzz targets.
 pub const DECODERS: &[(&str, Decoder)] = &[
     ("control", control),
     ("leg", leg),
@@ -60,7 +60,7 @@ pub fn leg(bytes: &[u8]) {
     }
 }
 
-/// Frames of a leg, as they come and made of the bytes: understood alike however they are cut, and when they are said again.
+/// Frames of a leg, raw and scripted from the bytes: decoded alike however they are split, and after encoding them again.
 pub fn frames(bytes: &[u8]) {
     for frames in [bytes, &script(bytes)] {
         let said = |pieces: &[&[u8]], mut decoder: FrameDecoder| {
@@ -94,7 +94,7 @@ pub fn frames(bytes: &[u8]) {
     }
 }
 
-/// Bodies of refusals.
+/// Problem documents.
 pub fn problem(bytes: &[u8]) {
     if let Ok(problem) = serde_json::from_slice::<Problem>(bytes) {
         let again = serde_json::to_vec(&problem).expect("a problem is written");
@@ -110,7 +110,7 @@ pub fn claims(bytes: &[u8]) {
     }
 }
 
-/// Proofs of devices: none of these bytes are good ones.
+/// Proofs of devices. No input may be a valid one.
 pub fn proof(bytes: &[u8]) {
     let Some(text) = text(bytes) else { return };
     let (Ok(device), Ok(instance)) = ("lamp-1".parse(), "00112233445566778899aabbccddeeff".parse()) else { return };
@@ -134,7 +134,7 @@ pub fn requests(bytes: &[u8]) {
     }
 }
 
-/// Join strings, and addresses that a relay hands out.
+/// Join strings, and addresses from a relay.
 pub fn join(bytes: &[u8]) {
     let Some(text) = text(bytes) else { return };
     if let Ok(join) = text.parse::<Join>() {
@@ -146,7 +146,7 @@ pub fn join(bytes: &[u8]) {
     }
 }
 
-/// PROXY protocol headers, as they come and behind what each version begins with.
+/// PROXY protocol headers: the bytes alone, and after the prefix of each version.
 pub fn balancer(bytes: &[u8]) {
     let trusted = TrustedProxies::new(network("127.0.0.0/8").into_iter().collect());
     for beginning in [&b""[..], b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n", b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"] {

@@ -1,9 +1,9 @@
-//! Frames of a client made of any bytes, most of them good ones: for whoever looks for those that do harm.
+//! Turns any bytes into a client's WebSocket frames, most of them valid, for property tests and fuzzers.
 
-/// First bytes of good frames, the likely ones more than once.
+/// First bytes of valid frames, the common ones more than once.
 const FIRST: [u8; 14] = [0x82, 0x82, 0x82, 0x02, 0x02, 0x00, 0x00, 0x80, 0x80, 0x81, 0x01, 0x89, 0x8a, 0x88];
 
-/// Reads `bytes` as instructions: a first byte, a length, a mask, and as much payload as there is. Fragments are in their places, mostly.
+/// Reads `bytes` as instructions: a first byte, a length, a mask, and as much payload as there is. Most fragments are in valid order.
 pub fn script(mut bytes: &[u8]) -> Vec<u8> {
     let (mut frames, mut inside) = (Vec::new(), false);
     while let [kind, size, a, b, rest @ ..] = bytes {
@@ -18,7 +18,7 @@ pub fn script(mut bytes: &[u8]) -> Vec<u8> {
             };
             inside = first & 0x80 == 0;
         }
-        // Some with a longer header, some whose text is good, one in many that is not masked.
+        // Some have a longer header, most text is valid UTF-8, and a few are not masked.
         let mut payload = if b % 8 == 0 { payload.repeat(5) } else { payload.to_vec() };
         if b % 8 != 1 {
             payload.iter_mut().for_each(|byte| *byte %= 128);

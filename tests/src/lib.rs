@@ -1,19 +1,23 @@
-//! The harness: worlds of relays, devices, callers and strangers, in which the scenarios take place.
+//! The test harness: relays, devices, callers and hostile peers for the scenarios.
 //!
-//! [`memory`] is a world within the process, whose clock can stand still; [`world`] is one of real programs.
+//! [`memory`] runs a relay in this process over in-memory pipes, so that its clock can be paused; [`world`] runs the real programs.
 
 pub mod balancer;
+pub mod connect_flood;
+pub mod database;
 pub mod decoders;
+pub mod faulty_pipe;
 pub mod frames;
 pub mod link;
 pub mod memory;
+pub mod middlebox;
+pub mod observed;
 pub mod patterns;
 pub mod programs;
-pub mod rough;
+pub mod sources;
 pub mod sshd;
-pub mod stranger;
 pub mod targets;
+pub mod unauthenticated_peer;
 pub mod vectors;
-pub mod window;
 pub mod wire;
 pub mod world;

@@ -1,6 +1,6 @@
-//! A bad road between two real programs: a TCP proxy that delays, slows, crumbles, stalls and cuts what passes, by a plan for each connection.
+//! A faulty network between two real programs: a TCP proxy that delays, throttles, splits, stalls and cuts connections, by a plan for each.
 //!
-//! Owns the road alone: what a cut must look like at its ends is for the scenarios to say.
+//! Owns the faults only. What a cut must look like at either end is asserted by the scenarios.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,49 +16,49 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 /// How a connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
+pub enum CutKind {
     /// Both ends see a reset.
     Reset,
-    /// Both ends see an ordinary end of the connection, as when a middle box is told to stop: the worse one, since it looks like an end.
+    /// Both ends see an orderly end of the connection, as when a middlebox shuts down: harder to notice, because it looks like the end of the data.
     End,
 }
 
 /// Which bytes a rule counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// From who dialled.
+pub enum Direction {
+    /// From the end that dialled.
     Up,
-    /// To who dialled.
+    /// To the end that dialled.
     Down,
 }
 
-/// What happens to one connection. The default is a good road.
+/// What happens to one connection. By default nothing does.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Plan {
-    /// Every piece comes this much later.
+    /// Delays each piece by this.
     pub delay: Duration,
-    /// Bytes a second, each way.
+    /// Bytes per second, in each direction.
     pub rate: Option<u64>,
-    /// The largest piece that passes at once.
+    /// The largest piece that is forwarded at once.
     pub piece: Option<usize>,
-    /// After so many bytes that way, the connection is cut.
-    pub cut: Option<(Way, u64, Manner)>,
-    /// After so many bytes that way, nothing passes that way for so long.
-    pub stall: Option<(Way, u64, Duration)>,
+    /// Cuts the connection after this many bytes in this direction.
+    pub cut: Option<(Direction, u64, CutKind)>,
+    /// Forwards nothing for this long, after this many bytes in this direction.
+    pub stall: Option<(Direction, u64, Duration)>,
 }
 
-/// A proxy that listens on a port of its own. It ends, with all of its connections, with the value that holds it.
+/// A proxy on a port of its own. Dropping it closes it and all of its connections.
 #[derive(Debug)]
 pub struct Link {
-    /// Where it listens.
+    /// Its listening address.
     pub address: SocketAddr,
     cuts: Arc<AtomicU64>,
-    now: watch::Sender<Option<Manner>>,
+    now: watch::Sender<Option<CutKind>>,
     _carrying: JoinSet<()>,
 }
 
 impl Link {
-    /// Carries every connection to `to`, by what `plan` says for its number; the first is 0.
+    /// Forwards every connection to `to`. `plan` is asked for the faults of each by its number, from 0.
     pub async fn start(to: SocketAddr, plan: impl Fn(u64) -> Plan + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -77,28 +77,28 @@ impl Link {
         Self { address, cuts, now, _carrying: carrying }
     }
 
-    /// Cuts every connection that there is now, and every further one at once.
-    pub fn cut(&self, manner: Manner) {
-        self.now.send_replace(Some(manner));
+    /// Cuts every open connection now, and every later one at once.
+    pub fn cut(&self, kind: CutKind) {
+        self.now.send_replace(Some(kind));
     }
 
-    /// How many connections were cut so far.
+    /// The number of connections that were cut so far.
     pub fn cuts(&self) -> u64 {
         self.cuts.load(Ordering::Relaxed)
     }
 }
 
-/// How one way of a connection came to its end.
+/// How one direction of a connection ended.
 enum Passed {
-    /// It ended by itself; that was passed on.
+    /// The sender ended it; the end was forwarded.
     Ended,
-    /// An end of the connection failed.
+    /// A read or a write failed.
     Failed,
-    /// The plan says so.
-    Cut(Manner),
+    /// The plan, or [`Link::cut`], cut it.
+    Cut(CutKind),
 }
 
-async fn carry(near: TcpStream, to: SocketAddr, plan: Plan, mut now: watch::Receiver<Option<Manner>>, cuts: Arc<AtomicU64>) {
+async fn carry(near: TcpStream, to: SocketAddr, plan: Plan, mut now: watch::Receiver<Option<CutKind>>, cuts: Arc<AtomicU64>) {
     let Ok(far) = TcpStream::connect(to).await else { return };
     for tcp in [&near, &far] {
         tcp.set_nodelay(true).ok();
@@ -106,12 +106,12 @@ async fn carry(near: TcpStream, to: SocketAddr, plan: Plan, mut now: watch::Rece
     let (near, far) = (near.into_split(), far.into_split());
     let ((mut near_reads, mut near_writes), (mut far_reads, mut far_writes)) = (near, far);
     let over = {
-        let mut up = std::pin::pin!(pass(&mut near_reads, &mut far_writes, Way::Up, plan));
-        let mut down = std::pin::pin!(pass(&mut far_reads, &mut near_writes, Way::Down, plan));
+        let mut up = std::pin::pin!(pass(&mut near_reads, &mut far_writes, Direction::Up, plan));
+        let mut down = std::pin::pin!(pass(&mut far_reads, &mut near_writes, Direction::Down, plan));
         tokio::select! {
             passed = &mut up => if let Passed::Ended = passed { down.await } else { passed },
             passed = &mut down => if let Passed::Ended = passed { up.await } else { passed },
-            manner = asked_to_cut(&mut now) => Passed::Cut(manner),
+            kind = asked_to_cut(&mut now) => Passed::Cut(kind),
         }
     };
     if let Passed::Cut(_) = over {
@@ -119,39 +119,39 @@ async fn carry(near: TcpStream, to: SocketAddr, plan: Plan, mut now: watch::Rece
     }
     match over {
         Passed::Ended => {}
-        Passed::Cut(Manner::End) => {
-            // A socket that is closed with unread bytes in it is reset: they are read first.
+        Passed::Cut(CutKind::End) => {
+            // Closing a socket with unread bytes resets it, so they are read first.
             for (writes, reads) in [(&mut near_writes, &mut near_reads), (&mut far_writes, &mut far_reads)] {
                 writes.shutdown().await.ok();
                 while matches!(reads.try_read(&mut [0; 4096]), Ok(1..)) {}
             }
         }
-        Passed::Cut(Manner::Reset) | Passed::Failed => {
+        Passed::Cut(CutKind::Reset) | Passed::Failed => {
             for half in [near_reads.as_ref(), far_reads.as_ref()] {
                 half.set_zero_linger().ok();
             }
-            near_writes.forget(); // dropped, they would say an ordinary end first
+            near_writes.forget(); // dropping them would send a FIN first
             far_writes.forget();
         }
     }
 }
 
-async fn asked_to_cut(now: &mut watch::Receiver<Option<Manner>>) -> Manner {
-    match now.wait_for(Option::is_some).await.ok().and_then(|manner| *manner) {
-        Some(manner) => manner,
+async fn asked_to_cut(now: &mut watch::Receiver<Option<CutKind>>) -> CutKind {
+    match now.wait_for(Option::is_some).await.ok().and_then(|kind| *kind) {
+        Some(kind) => kind,
         None => std::future::pending().await,
     }
 }
 
-async fn pass(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, way: Way, plan: Plan) -> Passed {
+async fn pass(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, direction: Direction, plan: Plan) -> Passed {
     let mut buffer = vec![0; plan.piece.unwrap_or(16 << 10)];
-    let cut = plan.cut.filter(|&(on, ..)| on == way);
-    let mut stall = plan.stall.filter(|&(on, ..)| on == way);
+    let cut = plan.cut.filter(|&(on, ..)| on == direction);
+    let mut stall = plan.stall.filter(|&(on, ..)| on == direction);
     let (begun, mut passed) = (Instant::now(), 0_u64);
     loop {
         let most = cut.map_or(buffer.len(), |(_, at, _)| usize::try_from(at - passed).map_or(buffer.len(), |left| left.min(buffer.len())));
-        if let (0, Some((.., manner))) = (most, cut) {
-            return Passed::Cut(manner);
+        if let (0, Some((.., kind))) = (most, cut) {
+            return Passed::Cut(kind);
         }
         let count = match from.read(&mut buffer[..most]).await {
             Ok(0) if to.shutdown().await.is_ok() => return Passed::Ended,
@@ -159,13 +159,14 @@ async fn pass(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, way: Way, plan:
             Ok(count) => count,
         };
         if !plan.delay.is_zero() {
-            sleep(plan.delay).await;
+            sleep(plan.delay).await; // real time: the delay is the fault that the link injects
         }
         if let Some(rate) = plan.rate {
+            // real time: the rate is the fault that the link injects
             sleep_until(begun + Duration::from_micros(passed * 1_000_000 / rate)).await;
         }
         if let Some((_, _, time)) = stall.take_if(|&mut (_, at, _)| passed >= at) {
-            sleep(time).await;
+            sleep(time).await; // real time: the stall is the fault that the link injects
         }
         if to.write_all(&buffer[..count]).await.is_err() {
             return Passed::Failed;
@@ -174,23 +175,23 @@ async fn pass(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, way: Way, plan:
     }
 }
 
-/// Chance that can be repeated: the seed is printed, and `MOORLINE_SEED` sets it.
+/// Repeatable random numbers: the seed is printed, and `MOORLINE_SEED` sets it.
 #[derive(Clone, Copy, Debug)]
 pub struct Chance(u64);
 
 impl Chance {
-    /// The seed of `MOORLINE_SEED`, or a new one.
+    /// Seeded by `MOORLINE_SEED`, or at random.
     ///
     /// # Panics
-    /// If `MOORLINE_SEED` is no number.
+    /// If `MOORLINE_SEED` is not a number.
     pub fn new() -> Self {
         let given = std::env::var("MOORLINE_SEED").ok().map(|seed| seed.parse().expect("MOORLINE_SEED is a number"));
         let seed = given.unwrap_or_else(rand::random);
-        println!("MOORLINE_SEED={seed} does this again");
+        println!("repeat with MOORLINE_SEED={seed}");
         Self(seed)
     }
 
-    /// The number for a purpose and its instance, less than `below`.
+    /// The random number for `instance` of `purpose`, less than `below`.
     pub fn number(self, purpose: u64, instance: u64, below: u64) -> u64 {
         let bytes = crate::patterns::pattern(self.0 ^ purpose.rotate_left(32), 8 * instance, 8);
         u64::from_le_bytes(bytes.try_into().expect("eight bytes")) % below

@@ -1,9 +1,11 @@
-//! A world within the process: the whole relay, over pipes instead of sockets, so that its clock can stand still.
+//! A test environment in this process: the whole relay over in-memory pipes instead of sockets, so that its clock can be paused.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request};
@@ -25,17 +27,23 @@ use moorline_relay::store::{CallerKey, MemoryRegistry, Registry};
 use moorline_transport::dial::Dialer;
 use serde_json::Value;
 use tokio::io::DuplexStream;
+use tokio::time::{sleep, timeout};
 
-use crate::wire::{NotAdmitted, Persona, Refusal, WireDevice, WireLeg, bearer};
+use crate::observed;
+use crate::wire::{ChannelClosed, Persona, Refusal, WireDevice, WireLeg, bearer};
 
-/// Bytes that a pipe holds: awkward on purpose.
+/// Capacity of a pipe in bytes: an odd number, so that reads and writes rarely align.
 const PIPE: usize = 7_919;
-/// The relay's name in these worlds.
+/// The relay's host name.
 pub const HOST: &str = "relay.test";
-/// When every world begins.
+/// The longest that [`MemoryWorld::until`] waits, on a paused clock.
+const UNTIL_AT_MOST: Duration = Duration::from_secs(7_200);
+/// The shortest valid `relay.toml` of such a relay.
+const LEAST: &str = "names = ['relay.test']\n[[listeners]]\naddress = '127.0.0.1:0'\ntransport = 'plain'";
+/// Wall time at the start, in milliseconds.
 const START: u64 = 1_790_000_000_000;
 
-/// A relay over pipes, with devices that are registered as they come.
+/// A relay over in-memory pipes. Devices are registered when they first connect.
 #[derive(Debug)]
 pub struct MemoryWorld {
     /// The relay.
@@ -45,13 +53,13 @@ pub struct MemoryWorld {
     clock: Clock,
     signing: SigningKey,
     keys: std::sync::Mutex<HashMap<DeviceId, Arc<SigningKey>>>,
+    dialled: Arc<AtomicUsize>,
 }
 
 impl MemoryWorld {
-    /// A relay with the default configuration, as `change` changes it.
+    /// Starts a relay with the default configuration after `change`.
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
-        let least = format!("names = ['{HOST}']\n[[listeners]]\naddress = '127.0.0.1:0'\ntransport = 'plain'");
-        let least = File::from_toml(&least).expect("the least configuration is written well");
+        let least = File::from_toml(LEAST).expect("the least configuration is written well");
         let mut config = Config::check(least, Path::new("/")).expect("the least configuration is good");
         config.listeners.clear();
         change(&mut config);
@@ -59,35 +67,65 @@ impl MemoryWorld {
         let registry = Arc::new(MemoryRegistry::new());
         let issuer = config.issuer.clone();
         let key = CallerKey::new(config.own_iss(), issuer, signing.public().clone());
-        registry.put_caller_key(&key).await.expect("memory does not fail");
+        registry.put_caller_key(&key).await.expect("the in-memory registry does not fail");
         let clock = Clock::at(Timestamp::from_millis(START));
         let state = State { registry: Arc::clone(&registry) as Arc<dyn Registry>, tls: None, clock: clock.clone() };
         let relay = Relay::start(config, state).await.expect("a relay without listeners starts");
-        Self { relay, registry, clock, signing, keys: std::sync::Mutex::default() }
+        Self { relay, registry, clock, signing, keys: std::sync::Mutex::default(), dialled: Arc::default() }
     }
 
-    /// A relay with the default configuration.
+    /// Starts a relay whose `relay.toml` has these lines before its tables, in `[times]`, and in `[limits]`.
+    pub async fn start_from(top: &str, times: &str, limits: &str) -> Self {
+        let text = format!("{top}\n{LEAST}\n[times]\n{times}\n[limits]\n{limits}");
+        let file = File::from_toml(&text).expect("the scenario's configuration is well formed");
+        let changed = Config::check(file, Path::new("/")).expect("the scenario's configuration is valid");
+        Self::start_with(|config| *config = Config { listeners: Vec::new(), ..changed }).await
+    }
+
+    /// Starts a relay with the default configuration.
     pub async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    /// A new connection to the relay.
+    /// Opens a connection to the relay.
     pub fn dial(&self) -> DuplexStream {
         dial(&self.relay.memory_door())
     }
 
-    /// A dialler for agents and clients, whose connections are pipes to the relay.
+    /// A dialler for agents and clients that connects to the relay in memory.
     pub fn dialer(&self) -> Dialer {
-        let door = self.relay.memory_door();
-        Dialer::over(format!("https://{HOST}").parse().expect("an address"), move |_| std::future::ready(Ok(dial(&door))))
+        let (door, dialled) = (self.relay.memory_door(), Arc::clone(&self.dialled));
+        Dialer::over(format!("https://{HOST}").parse().expect("an address"), move |_| {
+            dialled.fetch_add(1, Ordering::Relaxed);
+            std::future::ready(Ok(dial(&door)))
+        })
     }
 
-    /// The real client, with leave for everything.
+    /// How many connections agents and clients have dialled so far.
+    pub fn dialled(&self) -> usize {
+        self.dialled.load(Ordering::Relaxed)
+    }
+
+    /// Waits until `holds` is true of the relay. For paused clocks: it looks after each millisecond of the paused clock, at which every task of
+    /// the relay has done what it could.
+    ///
+    /// # Panics
+    /// If it takes longer than two hours of the paused clock.
+    pub async fn until(&self, what: &str, holds: impl Fn(&Relay) -> bool) {
+        let looks = async {
+            while !holds(&self.relay) {
+                sleep(Duration::from_millis(1)).await; // paused clock: passes once every task waits
+            }
+        };
+        timeout(UNTIL_AT_MOST, looks).await.unwrap_or_else(|_| panic!("never: {what}; running: {:?}", self.relay.tasks()));
+    }
+
+    /// The real client, with a token that allows everything.
     pub fn client(&self) -> Client {
         Client::with_dialer(self.dialer(), Some(self.token()))
     }
 
-    /// The real agent, for a device that is registered with it: it runs as long as its future is polled.
+    /// The real agent of a device, which is registered. It runs while [`Agent::run`] is polled.
     pub async fn agent(&self, id: &str, services: &[&str], handler: impl Handler) -> Agent {
         let device: DeviceId = id.parse().expect("a device id");
         let pem = self.key(&device).await.to_pem().expect("a key that was made is written");
@@ -97,7 +135,7 @@ impl MemoryWorld {
         Agent::with_dialer(settings, handler, self.dialer())
     }
 
-    /// A caller's token with leave for everything.
+    /// A caller's token that allows everything.
     pub fn token(&self) -> Secret {
         self.token_for(
             "alice",
@@ -105,7 +143,7 @@ impl MemoryWorld {
         )
     }
 
-    /// A caller's token with leave for what the rules say, for an hour.
+    /// A caller's token with these access rules, valid for an hour.
     pub fn token_for(&self, subject: &str, access: &[AccessRule]) -> Secret {
         let now = self.clock.now().as_millis() / 1000;
         let claims = CallerClaims {
@@ -121,60 +159,91 @@ impl MemoryWorld {
         self.sign(&claims)
     }
 
+    /// The relay's wall time.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// A token with any claims.
     pub fn sign(&self, claims: &CallerClaims) -> Secret {
         self.signing.mint(claims).expect("claims are signed")
     }
 
-    /// The key of a device, which is registered with it the first time.
+    /// The key of a device. The first call makes the key and registers the device.
     pub async fn key(&self, device: &DeviceId) -> Arc<SigningKey> {
-        let known = self.keys.lock().expect("nobody panics with it").get(device).map(Arc::clone);
+        let known = self.keys.lock().expect("the lock is not poisoned").get(device).map(Arc::clone);
         if let Some(key) = known {
             return key;
         }
         let key = Arc::new(SigningKey::generate().expect("keys are made"));
-        self.registry.put_device(device, &[key.public().clone()], self.clock.now()).await.expect("memory does not fail");
-        self.keys.lock().expect("nobody panics with it").insert(device.clone(), Arc::clone(&key));
+        self.registry.put_device(device, &[key.public().clone()], self.clock.now()).await.expect("the in-memory registry does not fail");
+        self.keys.lock().expect("the lock is not poisoned").insert(device.clone(), Arc::clone(&key));
         key
     }
 
-    /// Registers a device again that was removed, with the key that it had.
+    /// Registers a removed device again, with its old key.
     pub async fn register_again(&self, id: &str) {
         let device: DeviceId = id.parse().expect("a device id");
         let key = self.key(&device).await;
-        self.registry.put_device(&device, &[key.public().clone()], self.clock.now()).await.expect("memory does not fail");
+        self.registry.put_device(&device, &[key.public().clone()], self.clock.now()).await.expect("the in-memory registry does not fail");
     }
 
-    /// A device that exposes `ssh` and `http` and is online.
+    /// A scripted device with the services `ssh` and `http`, online.
     pub async fn device(&self, id: &str) -> WireDevice<DuplexStream> {
-        self.device_as(id, INSTANCE, &["ssh", "http"]).await.expect("the device is admitted")
+        self.device_as(id, INSTANCE, &["ssh", "http"]).await.expect("the device is authenticated")
     }
 
-    /// A device that comes online as a certain start of its program, with certain services.
+    /// A scripted device that connects with this instance and these services.
     ///
     /// # Errors
-    /// As the relay closes it.
-    pub async fn device_as(&self, id: &str, instance: &str, services: &[&str]) -> Result<WireDevice<DuplexStream>, NotAdmitted> {
+    /// The code and reason with which the relay closes the channel.
+    pub async fn device_as(&self, id: &str, instance: &str, services: &[&str]) -> Result<WireDevice<DuplexStream>, ChannelClosed> {
         let device: DeviceId = id.parse().expect("a device id");
         let key = self.key(&device).await;
         let instance: Instance = instance.parse().expect("an instance");
-        WireDevice::come_online(self.dial(), &Persona { device, key: &key, instance, services, host: HOST, features: &[] }).await
+        WireDevice::connect(self.dial(), &Persona { device, key: &key, instance, services, host: HOST, features: &[] }).await
     }
 
-    /// A `connect`, with further headers.
+    /// Sends `connect` with further headers.
     ///
     /// # Errors
     /// The relay's refusal.
     pub async fn connect(&self, device: &str, service: &str, headers: &[(&str, &str)]) -> Result<WireLeg<DuplexStream>, Refusal> {
-        let authorization = bearer(&self.token());
+        self.connect_as(&self.token(), device, service, headers).await
+    }
+
+    /// Sends `connect` with this token and further headers.
+    ///
+    /// # Errors
+    /// The relay's refusal.
+    pub async fn connect_as(
+        &self,
+        token: &Secret,
+        device: &str,
+        service: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<WireLeg<DuplexStream>, Refusal> {
+        let authorization = bearer(token);
         let all: Vec<(&str, &str)> = [("authorization", authorization.as_str())].into_iter().chain(headers.iter().copied()).collect();
         WireLeg::join(self.dial(), HOST, &format!("/v1/devices/{device}/connect/{service}"), &all).await
     }
 
-    /// Any request with the token for everything, and a JSON body where there is one: status, headers, body.
+    /// Sends a request with a token that allows everything and an optional JSON body; returns status, headers and body.
     pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<Value>) -> (u16, HeaderMap, Value) {
+        self.request_as(&self.token(), method, path, headers, body).await
+    }
+
+    /// Sends a request as [`MemoryWorld::request`] does, with this token.
+    pub async fn request_as(
+        &self,
+        token: &Secret,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Value>,
+    ) -> (u16, HeaderMap, Value) {
         let (mut sender, connection) = handshake(TokioIo::new(self.dial())).await.expect("HTTP begins");
-        let mut request = Request::builder().method(method).uri(path).header("host", HOST).header("authorization", bearer(&self.token()));
+        let mut request = Request::builder().method(method).uri(path).header("host", HOST).header("authorization", bearer(token));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -184,7 +253,9 @@ impl MemoryWorld {
             let (head, body) = sender.send_request(request).await.expect("an answer comes").into_parts();
             let body = body.collect().await.expect("the body comes").to_bytes();
             drop(sender);
-            (head.status.as_u16(), head.headers, serde_json::from_slice(&body).unwrap_or(Value::Null))
+            let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+            observed::body(&body);
+            (head.status.as_u16(), head.headers, body)
         };
         tokio::join!(exchange, connection).0
     }
@@ -197,7 +268,7 @@ impl MemoryWorld {
         WireLeg::join(self.dial(), HOST, url, &[("authorization", &bearer(token))]).await
     }
 
-    /// An open stream: what the caller holds and what the device holds.
+    /// Opens a stream; returns the caller's leg and the device's leg.
     pub async fn stream(&self, device: &mut WireDevice<DuplexStream>, id: &str) -> (WireLeg<DuplexStream>, WireLeg<DuplexStream>) {
         let mut caller = self.connect(id, "ssh", &[]).await.expect("nothing refuses the stream");
         let offer = device.offer().await;
@@ -215,5 +286,5 @@ fn dial(door: &MemoryDoor) -> DuplexStream {
     near
 }
 
-/// The start of the program of a device that does not say otherwise.
+/// The instance of a scripted device, unless a scenario names another.
 pub const INSTANCE: &str = "00112233445566778899aabbccddeeff";

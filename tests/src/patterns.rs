@@ -1,6 +1,6 @@
-//! Bytes that say where they belong: each stream has its own, each position its own, so that one that is lost, swapped or strayed shows.
+//! Byte patterns that differ by stream and by position, so that a lost, swapped or misdirected byte is noticed.
 
-/// Bytes `from..from + count` of a stream's pattern. Each direction of a stream should have a seed of its own.
+/// Bytes `from..from + count` of the pattern of `seed`. Use another seed for each direction of each stream.
 pub fn pattern(seed: u64, from: u64, count: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(count + 16);
     let mut word = from / 8;
@@ -22,7 +22,7 @@ fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// Sizes of pieces from 1 B to 1 MiB, different from stream to stream and from piece to piece, `total` in all.
+/// Piece sizes from 1 B to 1 MiB that differ by stream and by piece and add up to `total`.
 pub fn pieces(seed: u64, total: usize) -> impl Iterator<Item = usize> {
     let (mut left, mut number) = (total, 0);
     std::iter::from_fn(move || {

@@ -1,7 +1,7 @@
-//! The real binaries and other real programs, as children whose lines can be waited for. None outlives the value that holds it.
+//! The real binaries and other programs as child processes whose output lines can be awaited. Dropping one kills it.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -12,10 +12,10 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// A program says what is waited for within this, or the scenario fails.
+/// A program must log an awaited line within this, or the scenario fails.
 pub const LINE_WITHIN: Duration = Duration::from_secs(60);
 
-/// Of a program whose scenario failed so many lines are shown, each so long: the failure itself must not be lost among them.
+/// How many lines of a program are shown when its scenario fails, and how much of each: the failure itself must stay visible.
 const LAST_LINES: usize = 15;
 const LAST_CHARS: usize = 400;
 
@@ -30,11 +30,30 @@ pub struct Binaries {
     pub client: PathBuf,
 }
 
-/// The programs as they are built from the sources that are there now: built once, never stale. For whoever is built for release, as a
-/// bench is, they are too.
+/// Names of the programs for a process of the same test binary that need not build them again.
+const BUILT: [&str; 3] = ["MOORLINE_BUILT_RELAY", "MOORLINE_BUILT_AGENT", "MOORLINE_BUILT_CLIENT"];
+
+impl Binaries {
+    /// Environment variables by which another process of the same test binary uses these programs and does not build them again.
+    pub fn environment(&self) -> [(&'static str, &Path); 3] {
+        let [relay, agent, client] = BUILT;
+        [(relay, &self.relay), (agent, &self.agent), (client, &self.client)]
+    }
+
+    fn from_environment() -> Option<Self> {
+        let [relay, agent, client] = BUILT.map(|name| std::env::var_os(name).map(PathBuf::from));
+        Some(Self { relay: relay?, agent: agent?, client: client? })
+    }
+}
+
+/// The programs, built from the current sources: once per process, never stale. In a release build, such as a
+/// benchmark, they are release builds too.
 pub fn binaries() -> &'static Binaries {
-    static BUILT: OnceLock<Binaries> = OnceLock::new();
-    BUILT.get_or_init(|| {
+    static PROGRAMS: OnceLock<Binaries> = OnceLock::new();
+    PROGRAMS.get_or_init(|| {
+        if let Some(built) = Binaries::from_environment() {
+            return built;
+        }
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let built = std::process::Command::new(cargo)
             .args(["build", "--quiet", "--workspace", "--bins", "--message-format=json"])
@@ -54,35 +73,43 @@ pub fn binaries() -> &'static Binaries {
     })
 }
 
-/// What a program has said so far.
+/// What a program has printed so far.
 #[derive(Debug, Default)]
 struct Said {
     lines: Mutex<Vec<String>>,
     more: watch::Sender<()>,
 }
 
-/// A program that runs. Killed when dropped; what it said is shown if the scenario fails.
+/// A running program. Killed when dropped; its last lines are shown if the scenario fails.
 #[derive(Debug)]
 pub struct Program {
     name: String,
     child: Child,
     said: Arc<Said>,
+    reading: watch::Sender<bool>,
     readers: tokio::task::JoinSet<()>,
 }
 
 impl Program {
-    /// Starts a program whose both outputs are read line by line.
+    /// Starts a program and reads its standard output and standard error line by line.
     pub fn start(name: &str, command: &mut Command) -> Self {
-        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        Self::start_with_input(name, command, Stdio::null())
+    }
+
+    /// Starts a program as [`Program::start`], with this standard input. A listening socket there is a way to hand one over: nothing has to wait
+    /// until the program listens.
+    pub fn start_with_input(name: &str, command: &mut Command, input: impl Into<Stdio>) -> Self {
+        let command = command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} starts: {error}"));
         let said = Arc::new(Said::default());
         let mut readers = tokio::task::JoinSet::new();
-        readers.spawn(read(child.stdout.take().expect("it is piped"), Arc::clone(&said)));
-        readers.spawn(read(child.stderr.take().expect("it is piped"), Arc::clone(&said)));
-        Self { name: name.to_owned(), child, said, readers }
+        let reading = watch::Sender::new(true);
+        readers.spawn(read(child.stdout.take().expect("it is piped"), Arc::clone(&said), reading.subscribe()));
+        readers.spawn(read(child.stderr.take().expect("it is piped"), Arc::clone(&said), reading.subscribe()));
+        Self { name: name.to_owned(), child, said, reading, readers }
     }
 
-    /// The first line, already said or to come, for which `wanted` is something.
+    /// Waits for the first line, printed already or later, for which `wanted` returns a value.
     pub async fn line<T>(&self, what: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
         let mut more = self.said.more.subscribe();
         let find = async {
@@ -94,7 +121,7 @@ impl Program {
                 more.changed().await.ok();
             }
         };
-        timeout(LINE_WITHIN, find).await.unwrap_or_else(|_| panic!("{} never said {what}:\n{}", self.name, self.lines().join("\n")))
+        timeout(LINE_WITHIN, find).await.unwrap_or_else(|_| panic!("{} never printed {what}:\n{}", self.name, self.lines().join("\n")))
     }
 
     /// The first JSON line with this message.
@@ -102,12 +129,12 @@ impl Program {
         self.line(message, |line| serde_json::from_str::<Value>(line).ok().filter(|line| line["message"] == message)).await
     }
 
-    /// How many JSON lines with this message there are now.
+    /// The number of JSON lines with this message so far.
     pub fn count(&self, message: &str) -> usize {
         self.lines().iter().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(|line| line["message"] == message).count()
     }
 
-    /// Waits until there are so many JSON lines with this message.
+    /// Waits until there are `count` JSON lines with this message.
     pub async fn events(&self, message: &str, count: usize) {
         let mut more = self.said.more.subscribe();
         let enough = async {
@@ -117,12 +144,22 @@ impl Program {
         };
         timeout(LINE_WITHIN, enough)
             .await
-            .unwrap_or_else(|_| panic!("{} said {message:?} too seldom:\n{}", self.name, self.lines().join("\n")));
+            .unwrap_or_else(|_| panic!("{} did not print {message:?} often enough:\n{}", self.name, self.lines().join("\n")));
     }
 
-    /// Everything that it has said.
+    /// From now on nobody reads its output; the pipes stay open and fill up.
+    pub fn stop_reading(&self) {
+        self.reading.send_replace(false);
+    }
+
+    /// Goes on reading its output, with what the pipes hold.
+    pub fn resume_reading(&self) {
+        self.reading.send_replace(true);
+    }
+
+    /// All of its lines so far.
     pub fn lines(&self) -> Vec<String> {
-        self.said.lines.lock().expect("nobody panics with it").clone()
+        self.said.lines.lock().expect("the lock is not poisoned").clone()
     }
 
     /// Its process id.
@@ -133,12 +170,12 @@ impl Program {
     /// Sends a signal by name: TERM, KILL, STOP, CONT, INT.
     pub fn signal(&self, name: &str) {
         let sent = std::process::Command::new("kill").arg(format!("-{name}")).arg(self.id().to_string()).status();
-        assert!(sent.is_ok_and(|status| status.success()), "{} takes {name}", self.name);
+        assert!(sent.is_ok_and(|status| status.success()), "{} receives {name}", self.name);
     }
 
-    /// Waits for its end: the exit code, none if a signal ended it.
+    /// Waits until it exits: the exit code, or `None` if a signal ended it.
     pub async fn ended(&mut self) -> Option<i32> {
-        let status = timeout(LINE_WITHIN, self.child.wait()).await.unwrap_or_else(|_| panic!("{} does not end", self.name));
+        let status = timeout(LINE_WITHIN, self.child.wait()).await.unwrap_or_else(|_| panic!("{} does not exit", self.name));
         while self.readers.join_next().await.is_some() {}
         status.expect("a child is waited for").code()
     }
@@ -150,23 +187,34 @@ impl Drop for Program {
             let lines = self.lines();
             let last = lines[lines.len().saturating_sub(LAST_LINES)..].iter();
             let short: Vec<String> = last.map(|line| line.chars().take(LAST_CHARS).collect()).collect();
-            println!("--- {} said last:\n{}", self.name, short.join("\n"));
+            println!("--- {} printed last:\n{}", self.name, short.join("\n"));
         }
     }
 }
 
-async fn read(output: impl AsyncRead + Unpin, said: Arc<Said>) {
+async fn read(output: impl AsyncRead + Unpin, said: Arc<Said>, mut reading: watch::Receiver<bool>) {
     let mut lines = BufReader::new(output).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        said.lines.lock().expect("nobody panics with it").push(line);
+    loop {
+        if reading.wait_for(|reading| *reading).await.is_err() {
+            return; // the program's value is gone
+        }
+        let line = tokio::select! {
+            line = lines.next_line() => line, // keeps a part of a line
+            stopped = reading.wait_for(|reading| !reading) => match stopped {
+                Ok(_) => continue,
+                Err(_) => return,
+            },
+        };
+        let Ok(Some(line)) = line else { return };
+        said.lines.lock().expect("the lock is not poisoned").push(line);
         said.more.send_replace(());
     }
 }
 
-/// What a program that has ended left.
+/// The outcome of a program that has exited.
 #[derive(Debug)]
 pub struct Done {
-    /// Exit code; none if a signal ended it.
+    /// Exit code; `None` if a signal ended it.
     pub code: Option<i32>,
     /// Standard output.
     pub out: Vec<u8>,
@@ -180,19 +228,19 @@ impl Done {
         String::from_utf8_lossy(&self.out).into_owned()
     }
 
-    /// Itself, if it ended well.
-    pub fn well(self) -> Self {
+    /// Asserts exit code 0.
+    pub fn success(self) -> Self {
         assert_eq!(self.code, Some(0), "out: {}\nerr: {}", self.text(), self.err);
         self
     }
 }
 
-/// Runs a program to its end, with nothing on standard input, within `within`.
+/// Runs a program to its end within `within`, with no standard input.
 pub async fn run(command: &mut Command, within: Duration) -> Done {
     feed(command, Stdio::null(), within).await
 }
 
-/// Runs a program to its end with a certain standard input.
+/// Runs a program to its end within `within`, with this standard input.
 pub async fn feed(command: &mut Command, input: impl Into<Stdio>, within: Duration) -> Done {
     let command = command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let what = format!("{:?}", command.as_std());

@@ -1,32 +1,31 @@
-//! A private OpenSSH server on a port of its own, with keys made for it, and `ssh` that trusts it.
+//! A private OpenSSH server on a free port with its own keys, and an `ssh` command that trusts it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
-use tokio::time::{Instant, sleep_until};
+use tokio::net::TcpListener;
+use tokio::process::Command;
 
-/// Where Debian has the server.
+use crate::programs::Program;
+
+/// Debian's path of the server.
 pub const SSHD: &str = "/usr/sbin/sshd";
 
-/// A server that runs. Killed when dropped.
+/// A running server. Killed when dropped.
 #[derive(Debug)]
 pub struct Sshd {
-    /// Where it listens.
+    /// Its listening address.
     pub address: SocketAddr,
     folder: TempDir,
-    _server: Child,
+    _server: Program,
 }
 
 impl Sshd {
-    /// Starts a server and waits until it takes connections.
+    /// Starts a server and waits until it accepts connections.
     ///
     /// # Errors
-    /// Whatever keeps it from that, in words.
+    /// What failed, as text.
     pub async fn start() -> Result<Self, String> {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let path = |name: &str| folder.path().join(name);
@@ -36,44 +35,31 @@ impl Sshd {
                 return Err("ssh-keygen makes no key".to_owned());
             }
         }
-        // Where Debian's server drops its privileges; a service's unit would make it.
+        // Debian's server needs this folder for privilege separation; its service unit would create it.
         std::fs::create_dir_all("/run/sshd").ok();
         let address = free_address().await.map_err(|error| error.to_string())?;
         let config = format!(
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {host}\nAuthorizedKeysFile {keys}\nStrictModes no\nUsePAM no\n\
-             PasswordAuthentication no\nMaxStartups 300\nMaxSessions 300\nPidFile none\nSubsystem sftp internal-sftp\nLogLevel ERROR\n",
+             PasswordAuthentication no\nMaxStartups 300\nMaxSessions 300\nPidFile none\nSubsystem sftp internal-sftp\nLogLevel INFO\n",
             port = address.port(),
             host = path("host_key").display(),
             keys = path("id.pub").display(),
         );
         std::fs::write(path("sshd_config"), config).map_err(|error| error.to_string())?;
-        let log = std::fs::File::create(path("log")).map_err(|error| error.to_string())?;
-        let server = Command::new(SSHD)
-            .arg("-D")
-            .arg("-e")
-            .arg("-f")
-            .arg(path("sshd_config"))
-            .stderr(log)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .spawn();
-        let server = server.map_err(|error| format!("{SSHD}: {error}"))?;
-        let until = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(address).await.is_err() {
-            if Instant::now() >= until {
-                return Err(format!("sshd takes no connections: {}", std::fs::read_to_string(path("log")).unwrap_or_default()));
-            }
-            sleep_until(Instant::now() + Duration::from_millis(20)).await;
+        if !std::path::Path::new(SSHD).exists() {
+            return Err(format!("{SSHD} is not installed"));
         }
+        let server = Program::start("sshd", Command::new(SSHD).arg("-D").arg("-e").arg("-f").arg(path("sshd_config")));
+        server.line("that it listens", |line| line.starts_with("Server listening on").then_some(())).await;
         Ok(Self { address, folder, _server: server })
     }
 
-    /// The private key that it lets in.
+    /// The private key that it accepts.
     pub fn key(&self) -> PathBuf {
         self.folder.path().join("id")
     }
 
-    /// What `ssh`, `scp` and `rsync -e` need to trust it and to be let in, whatever the way there.
+    /// Options of `ssh`, `scp` and `rsync -e` that trust the server and authenticate with its key.
     pub fn options(&self) -> Vec<String> {
         let key = format!("IdentityFile={}", self.key().display());
         let options = [
@@ -89,7 +75,7 @@ impl Sshd {
         all
     }
 
-    /// `ssh` through a ProxyCommand, to be continued with a command for the far side.
+    /// `ssh` through a ProxyCommand; append the remote command.
     pub fn ssh(&self, proxy_command: &str, device: &str) -> Command {
         let mut command = Command::new("ssh");
         command.args(self.options()).arg("-o").arg(format!("ProxyCommand={proxy_command}")).arg(format!("{}@{device}", user()));
@@ -97,7 +83,7 @@ impl Sshd {
     }
 }
 
-/// Who runs this, and may log in with the key.
+/// The current user, who may log in with the key.
 pub fn user() -> String {
     let output = std::process::Command::new("id").arg("-un").output().expect("id runs");
     String::from_utf8_lossy(&output.stdout).trim().to_owned()

@@ -1,4 +1,4 @@
-//! Services behind devices: an echo, a web server, a WebSocket server. Each ends with the value that holds it.
+//! Services behind devices: an echo, a web server, a WebSocket server. Dropping one stops it.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -15,10 +15,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-/// A service that listens on a port of its own.
+/// A service on a port of its own.
 #[derive(Debug)]
 pub struct Target {
-    /// Where it listens.
+    /// Its listening address.
     pub address: SocketAddr,
     _serving: JoinSet<()>,
 }
@@ -42,7 +42,7 @@ impl Target {
         Self { address, _serving: serving }
     }
 
-    /// Sends back what comes, and ends when that ends.
+    /// Echoes bytes and half-closes when its peer does.
     pub async fn echo() -> Self {
         Self::start(|mut tcp| async move {
             let mut buffer = vec![0; 64 << 10];
@@ -56,7 +56,7 @@ impl Target {
         .await
     }
 
-    /// A web server: `GET` says `hello`, `POST` says the SHA-256 of what was sent, as hex.
+    /// A web server: `GET` answers `hello`, `POST` the SHA-256 of its body in hex.
     pub async fn web() -> Self {
         Self::start(|tcp| async move {
             let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tcp), service_fn(answer)).await;
@@ -67,7 +67,7 @@ impl Target {
         .await
     }
 
-    /// A WebSocket server that sends back every message.
+    /// A WebSocket server that echoes every message.
     pub async fn websocket() -> Self {
         Self::start(|tcp| async move {
             let Ok(mut socket) = tokio_tungstenite::accept_async(tcp).await else { return };

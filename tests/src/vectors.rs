@@ -1,9 +1,9 @@
-//! The protocol's test vectors as material for whoever throws bytes at decoders.
+//! The protocol's test vectors as input for decoders.
 
 use std::fs;
 use std::path::Path;
 
-/// Every string in them, and every object: messages, keys, claims, join strings.
+/// Every string and every object in the vectors: messages, keys, claims, join strings.
 pub fn vectors() -> Vec<String> {
     fn strings(value: &serde_json::Value, all: &mut Vec<String>) {
         match value {

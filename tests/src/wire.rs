@@ -1,4 +1,4 @@
-//! Devices and callers that speak the protocol frame by frame, so that scenarios can make them misbehave. Over any stream of bytes.
+//! Scripted devices and callers that speak the protocol message by message over any byte stream, so that scenarios can make them misbehave.
 
 use std::time::Duration;
 
@@ -23,28 +23,30 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
-/// Nothing in a scenario waits longer than this for a single thing.
+use crate::observed;
+
+/// The longest that a scripted peer waits for one message. Two hours: most scenarios run on a paused clock.
 pub const PATIENCE: Duration = Duration::from_secs(7_200);
 
-/// What a stream of bytes to a relay must be.
+/// A byte stream to a relay.
 pub trait Pipe: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Pipe for S {}
 
-/// A refusal on the way to a WebSocket.
+/// A refused WebSocket upgrade.
 #[derive(Debug)]
 pub struct Refusal {
     /// HTTP status.
     pub status: u16,
     /// Headers.
     pub headers: HeaderMap,
-    /// The body, if it is a problem.
+    /// The body, if it is a problem document.
     pub problem: Option<Problem>,
 }
 
-/// Asks for a WebSocket over `pipe`.
+/// Upgrades `pipe` to a WebSocket.
 ///
 /// # Errors
-/// The relay's refusal. Anything else that goes wrong panics: it is no part of a scenario.
+/// The relay's refusal. Any other failure panics.
 pub async fn upgrade<S: Pipe>(
     pipe: S,
     host: &str,
@@ -63,7 +65,8 @@ pub async fn upgrade<S: Pipe>(
         Ok(Ok((socket, _))) => Ok(socket),
         Ok(Err(WsError::Http(response))) => {
             let (head, body) = response.into_parts();
-            let problem = body.and_then(|body| serde_json::from_slice(&body).ok());
+            let problem: Option<Problem> = body.and_then(|body| serde_json::from_slice(&body).ok());
+            problem.iter().for_each(observed::problem);
             Err(Refusal { status: head.status.as_u16(), headers: head.headers, problem })
         }
         Ok(Err(error)) => panic!("no answer to the upgrade: {error}"),
@@ -76,7 +79,15 @@ pub fn bearer(token: &Secret) -> String {
     format!("Bearer {}", token.reveal())
 }
 
-/// Makes the proof of a device, with every part of it to choose.
+/// A `hello` of `bytes` bytes whose device id is invalid: line ends, terminal escapes and bidirectional controls.
+pub fn invalid_hello(bytes: usize) -> String {
+    let id = "\\n\\u001b[31mERROR forged line\\u202e\\u2028";
+    let (begins, ends) = (r#"{"type":"hello","device":""#, r#"","instance":"00112233445566778899aabbccddeeff"}"#);
+    let repeated = id.repeat((bytes.saturating_sub(begins.len() + ends.len())) / id.len());
+    format!("{begins}{repeated}{ends}")
+}
+
+/// Signs a device's proof with these claims.
 pub fn proof(key: &SigningKey, claims: &ProofClaims) -> String {
     let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::EdDSA);
     header.typ = Some(PROOF_TYP.to_owned());
@@ -86,42 +97,47 @@ pub fn proof(key: &SigningKey, claims: &ProofClaims) -> String {
     jsonwebtoken::encode(&header, claims, &key).expect("claims are signed")
 }
 
-/// A device's control channel, frame by frame.
+/// A scripted device: one control channel.
 #[derive(Debug)]
 pub struct WireDevice<S> {
     /// The WebSocket.
     pub socket: WebSocketStream<S>,
-    /// What it was told when it came online.
+    /// The relay's `welcome`.
     pub welcome: Welcome,
 }
 
-/// Who a scripted device says it is.
+/// The code and reason of a Close, 1005 if it has none.
+fn parts(frame: Option<CloseFrame>) -> (u16, String) {
+    frame.map_or((1005, String::new()), |frame| (frame.code.into(), frame.reason.to_string()))
+}
+
+/// The identity that a scripted device claims.
 #[derive(Debug)]
 pub struct Persona<'a> {
     /// Its id.
     pub device: DeviceId,
     /// Its key.
     pub key: &'a SigningKey,
-    /// The start of its program.
+    /// Its instance.
     pub instance: Instance,
-    /// What it exposes.
+    /// The services that it exposes.
     pub services: &'a [&'a str],
-    /// The host that it dialled.
+    /// The host name that it dials.
     pub host: &'a str,
-    /// Features that it names.
+    /// The features that it announces.
     pub features: &'a [&'a str],
 }
 
-/// Why a scripted device did not come online: the close code and reason.
+/// The code and reason with which the relay closed a control channel; 1006 if the connection ended without a Close.
 #[derive(Debug, PartialEq, Eq)]
-pub struct NotAdmitted(pub u16, pub String);
+pub struct ChannelClosed(pub u16, pub String);
 
 impl<S: Pipe> WireDevice<S> {
-    /// Opens the control channel and proves who it is.
+    /// Opens the control channel and authenticates.
     ///
     /// # Errors
-    /// [`NotAdmitted`], if the relay closes it instead of saying `welcome`.
-    pub async fn come_online(pipe: S, persona: &Persona<'_>) -> Result<Self, NotAdmitted> {
+    /// [`ChannelClosed`], if the relay closes it instead of sending `welcome`.
+    pub async fn connect(pipe: S, persona: &Persona<'_>) -> Result<Self, ChannelClosed> {
         let mut socket = upgrade(pipe, persona.host, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may open a control channel");
         let ToDevice::Challenge(challenge) = said(&mut socket).await.expect("a challenge") else { panic!("the challenge comes first") };
         let claims = ProofClaims {
@@ -147,15 +163,27 @@ impl<S: Pipe> WireDevice<S> {
         }
     }
 
-    /// What the relay says next; pings are answered on the way.
+    /// Opens a control channel, answers its challenge with this text instead of a `hello`, and returns how the relay closes the channel.
+    ///
+    /// # Panics
+    /// If the relay does not close it.
+    pub async fn connect_with(pipe: S, host: &str, text: String) -> ChannelClosed {
+        let mut socket = upgrade(pipe, host, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may open a control channel");
+        assert!(matches!(said(&mut socket).await, Ok(ToDevice::Challenge(_))), "the challenge comes first");
+        // The relay may close before it has read everything.
+        socket.send(Message::text(text)).await.ok();
+        said(&mut socket).await.expect_err("it is closed")
+    }
+
+    /// Receives the next message. Pings are answered meanwhile.
     ///
     /// # Errors
-    /// The Close, code and reason; 1006 where the connection ended without one.
-    pub async fn next(&mut self) -> Result<ToDevice, NotAdmitted> {
+    /// [`ChannelClosed`].
+    pub async fn next(&mut self) -> Result<ToDevice, ChannelClosed> {
         said(&mut self.socket).await
     }
 
-    /// The next message, which must be an offer.
+    /// Receives the next message, which must be an offer.
     pub async fn offer(&mut self) -> Offer {
         match self.next().await {
             Ok(ToDevice::Offer(offer)) => offer,
@@ -163,55 +191,61 @@ impl<S: Pipe> WireDevice<S> {
         }
     }
 
-    /// The code and reason that the channel is closed with next.
-    pub async fn closed(&mut self) -> NotAdmitted {
+    /// Waits until the relay closes the channel; any other message panics.
+    pub async fn closed(&mut self) -> ChannelClosed {
         match self.next().await {
             Err(closed) => closed,
             Ok(message) => panic!("{message:?} instead of a close"),
         }
     }
 
-    /// Says something.
+    /// Sends a message.
     pub async fn say(&mut self, message: impl Into<FromDevice>) {
         self.socket.send(Message::text(message.into().encode())).await.expect("the control channel lives");
     }
 
-    /// Says yes to an offer.
+    /// Accepts an offer.
     pub async fn accept(&mut self, stream: StreamId) {
         self.say(Accept { stream, attempt: Default::default(), data: None, features: Vec::new(), dial_ms: Some(Millis::from_millis(1)) })
             .await;
     }
 
-    /// Says no to an offer.
+    /// Rejects an offer.
     pub async fn reject(&mut self, stream: StreamId, code: RejectCode, detail: &str) {
+        observed::reject(code);
         self.say(Reject { stream, attempt: Default::default(), code, detail: Some(Text::truncated(detail)) }).await;
     }
 }
 
-async fn said<S: Pipe>(socket: &mut WebSocketStream<S>) -> Result<ToDevice, NotAdmitted> {
+async fn said<S: Pipe>(socket: &mut WebSocketStream<S>) -> Result<ToDevice, ChannelClosed> {
     let read = async {
         loop {
             match socket.next().await {
                 Some(Ok(Message::Text(text))) => match ToDevice::decode(&text) {
-                    Ok(Decoded::Known(message)) => return Ok(message),
+                    Ok(Decoded::Known(message)) => {
+                        if let ToDevice::Cancel(cancel) = &message {
+                            observed::cancel(cancel.code);
+                        }
+                        return Ok(message);
+                    }
                     other => panic!("the relay says {text}: {other:?}"),
                 },
                 Some(Ok(Message::Close(frame))) => {
-                    return Err(
-                        frame.map_or(NotAdmitted(1005, String::new()), |frame| NotAdmitted(frame.code.into(), frame.reason.to_string()))
-                    );
+                    let (code, reason) = parts(frame);
+                    observed::close(code);
+                    return Err(ChannelClosed(code, reason));
                 }
                 Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Err(NotAdmitted(1006, String::new())),
+                Some(Err(_)) | None => return Err(ChannelClosed(1006, String::new())),
             }
         }
     };
-    timeout(PATIENCE, read).await.expect("the relay says something in time")
+    timeout(PATIENCE, read).await.expect("the relay sends something in time")
 }
 
-/// What comes on a leg.
+/// An event on a leg.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum LegEvent {
     /// Bytes of the stream.
     Bytes(Bytes),
     /// `opened`.
@@ -222,17 +256,19 @@ pub enum Said {
     End,
     /// Any other text.
     Text(String),
-    /// A Close with this code.
+    /// A Close with this code and reason.
     Close(u16, String),
     /// The connection ended without a Close.
     Lost,
 }
 
-/// A leg, frame by frame.
+/// A scripted leg.
 #[derive(Debug)]
 pub struct WireLeg<S> {
     /// The WebSocket.
     pub socket: WebSocketStream<S>,
+    /// Whether the scenario has sent a Close: the relay's is then an answer.
+    has_closed: bool,
 }
 
 impl<S: Pipe> WireLeg<S> {
@@ -241,60 +277,63 @@ impl<S: Pipe> WireLeg<S> {
     /// # Errors
     /// The relay's refusal.
     pub async fn join(pipe: S, host: &str, path: &str, headers: &[(&str, &str)]) -> Result<Self, Refusal> {
-        upgrade(pipe, host, path, STREAM_SUBPROTOCOL, headers).await.map(|socket| Self { socket })
+        upgrade(pipe, host, path, STREAM_SUBPROTOCOL, headers).await.map(|socket| Self { socket, has_closed: false })
     }
 
-    /// What comes next; pings are answered on the way.
-    pub async fn next(&mut self) -> Said {
+    /// Receives the next event. Pings are answered meanwhile.
+    pub async fn next(&mut self) -> LegEvent {
         let read = async {
             loop {
                 match self.socket.next().await {
-                    Some(Ok(Message::Binary(bytes))) => return Said::Bytes(bytes),
+                    Some(Ok(Message::Binary(bytes))) => return LegEvent::Bytes(bytes),
                     Some(Ok(Message::Text(text))) => return text_of(&text),
                     Some(Ok(Message::Close(frame))) => {
-                        return frame
-                            .map_or(Said::Close(1005, String::new()), |frame| Said::Close(frame.code.into(), frame.reason.to_string()));
+                        let (code, reason) = parts(frame);
+                        if !self.has_closed {
+                            observed::close(code);
+                        }
+                        return LegEvent::Close(code, reason);
                     }
                     Some(Ok(_)) => {}
-                    Some(Err(_)) | None => return Said::Lost,
+                    Some(Err(_)) | None => return LegEvent::Lost,
                 }
             }
         };
-        timeout(PATIENCE, read).await.expect("something comes on the leg in time")
+        timeout(PATIENCE, read).await.expect("the leg gets something in time")
     }
 
-    /// The next message, which must be `opened`.
+    /// Receives the next event, which must be `opened`.
     pub async fn opened(&mut self) -> Opened {
         match self.next().await {
-            Said::Opened(opened) => *opened,
+            LegEvent::Opened(opened) => *opened,
             other => panic!("{other:?} instead of opened"),
         }
     }
 
-    /// The next message, which must be `refused`, with the close behind it.
+    /// Receives `refused` and the Close 4010 after it.
     pub async fn refused(&mut self) -> Problem {
-        let Said::Refused(problem) = self.next().await else { panic!("not refused") };
-        assert!(matches!(self.next().await, Said::Close(4010, _)), "refused is followed by 4010");
+        let LegEvent::Refused(problem) = self.next().await else { panic!("not refused") };
+        assert!(matches!(self.next().await, LegEvent::Close(4010, _)), "refused is followed by 4010");
         *problem
     }
 
-    /// The code that the leg is closed with, 1006 where there is none; bytes before it are dropped.
+    /// Waits until the leg is closed and returns the code, 1006 if there is none. Other events are dropped.
     pub async fn closed(&mut self) -> u16 {
         loop {
             match self.next().await {
-                Said::Close(code, _) => return code,
-                Said::Lost => return 1006,
-                Said::Bytes(_) | Said::End | Said::Text(_) | Said::Opened(_) | Said::Refused(_) => {}
+                LegEvent::Close(code, _) => return code,
+                LegEvent::Lost => return 1006,
+                LegEvent::Bytes(_) | LegEvent::End | LegEvent::Text(_) | LegEvent::Opened(_) | LegEvent::Refused(_) => {}
             }
         }
     }
 
-    /// Exactly so many bytes, in however many messages.
+    /// Receives exactly `count` bytes, in any number of messages.
     pub async fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut all = Vec::with_capacity(count);
         while all.len() < count {
             match self.next().await {
-                Said::Bytes(bytes) => all.extend_from_slice(&bytes),
+                LegEvent::Bytes(bytes) => all.extend_from_slice(&bytes),
                 other => panic!("{other:?} after {} of {count} bytes", all.len()),
             }
         }
@@ -302,32 +341,36 @@ impl<S: Pipe> WireLeg<S> {
         all
     }
 
-    /// Sends bytes as one message.
+    /// Sends bytes in one binary message.
     pub async fn say(&mut self, bytes: impl Into<Bytes>) {
         self.send(Message::Binary(bytes.into())).await;
     }
 
-    /// Sends any message.
+    /// Sends a WebSocket message.
     pub async fn send(&mut self, message: Message) {
+        self.has_closed |= message.is_close();
         self.socket.send(message).await.expect("the leg lives");
     }
 
-    /// Says `end`.
+    /// Sends `end`.
     pub async fn end(&mut self) {
         self.send(Message::text(END_TEXT)).await;
     }
 
-    /// Closes with a code.
+    /// Sends a Close with this code.
     pub async fn close(&mut self, code: u16) {
         self.send(Message::Close(Some(CloseFrame { code: code.into(), reason: "".into() }))).await;
     }
 }
 
-fn text_of(text: &str) -> Said {
+fn text_of(text: &str) -> LegEvent {
     match LegText::decode(text) {
-        Ok(Decoded::Known(LegText::Opened(opened))) => Said::Opened(opened),
-        Ok(Decoded::Known(LegText::Refused(refused))) => Said::Refused(Box::new(refused.problem)),
-        Ok(Decoded::Known(LegText::End(_))) => Said::End,
-        Ok(Decoded::Unknown(_)) | Err(_) => Said::Text(text.to_owned()),
+        Ok(Decoded::Known(LegText::Opened(opened))) => LegEvent::Opened(opened),
+        Ok(Decoded::Known(LegText::Refused(refused))) => {
+            observed::problem(&refused.problem);
+            LegEvent::Refused(Box::new(refused.problem))
+        }
+        Ok(Decoded::Known(LegText::End(_))) => LegEvent::End,
+        Ok(Decoded::Unknown(_)) | Err(_) => LegEvent::Text(text.to_owned()),
     }
 }

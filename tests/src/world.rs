@@ -1,4 +1,4 @@
-//! A world of real programs: a relay, its operator, devices with agents, callers. Everything in a folder of its own, on ports of its own.
+//! A test environment of real programs: a relay, its operator, devices with agents, callers. It has its own folder and its own ports.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,28 +15,28 @@ use tokio_rustls::client::TlsStream;
 
 use crate::memory::INSTANCE;
 use crate::programs::{Done, Program, binaries, run};
-use crate::stranger::{heard_to_the_end, tls};
+use crate::unauthenticated_peer::{read_until_closed, tls};
 use crate::wire::{Persona, WireDevice, WireLeg, bearer};
 
-/// A single command of the operator takes less than this.
+/// The longest that a single operator command may take.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Times that are scaled down, so that silence can be waited out.
+/// Scaled-down times, so that keepalive timeouts pass quickly.
 pub const SCALED: &str = "ping = '300ms'\nheartbeat = '500ms'\nheartbeat_max = '5s'\nhalf_closed_idle = '60s'\n";
 
-/// A relay that runs, and what belongs to it.
+/// A running relay with its folder, operator and listeners.
 #[derive(Debug)]
 pub struct World {
     /// The relay's process.
     pub relay: Program,
-    /// Where it listens.
+    /// Its listening address.
     pub address: SocketAddr,
-    /// Where its further listeners are, in the order of its configuration.
+    /// Addresses of the other listeners, in the order of the configuration.
     pub further: Vec<SocketAddr>,
     folder: TempDir,
 }
 
-/// A device that runs.
+/// A running device.
 #[derive(Debug)]
 pub struct Device {
     /// The agent's process.
@@ -45,32 +45,32 @@ pub struct Device {
     pub folder: PathBuf,
 }
 
-/// A `moorline forward` that runs, with the local address of each service in the order in which they were asked for.
+/// A running `moorline forward`, with the local address of each service in the order of the arguments.
 #[derive(Debug)]
 pub struct Forward {
     /// The process.
     pub program: Program,
-    /// Where it listens.
+    /// Its listening address.
     pub local: Vec<SocketAddr>,
 }
 
 impl World {
-    /// A relay with default times.
+    /// Starts a relay with default times.
     pub async fn start() -> Self {
         Self::start_with("").await
     }
 
-    /// A relay with lines of `[times]`.
+    /// Starts a relay with these lines in `[times]`.
     pub async fn start_with(times: &str) -> Self {
         Self::start_as(times, "", |program| Command::new(program)).await
     }
 
-    /// A relay with lines of `[times]` and of `[limits]`, started by a command that is given its program.
+    /// Starts a relay with these lines in `[times]` and `[limits]`; `command` makes the command that runs the given program.
     pub async fn start_as(times: &str, limits: &str, command: impl FnOnce(&Path) -> Command) -> Self {
         Self::start_at("", times, limits, command).await
     }
 
-    /// A relay as [`World::start_as`], with further `[[listeners]]`.
+    /// Starts a relay as [`World::start_as`] does, with additional `[[listeners]]`.
     pub async fn start_at(listeners: &str, times: &str, limits: &str, command: impl FnOnce(&Path) -> Command) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let state = folder.path().join("relay");
@@ -81,7 +81,7 @@ impl World {
             SOON,
         )
         .await
-        .well();
+        .success();
         let made: Value = serde_json::from_slice(&made.out).expect("--json prints JSON");
         let config = std::fs::read_to_string(state.join("relay.toml")).expect("init writes relay.toml");
         let config = config.replace("[times]\n", &format!("[times]\n{times}")).replace("[limits]\n", &format!("[limits]\n{limits}"));
@@ -105,7 +105,28 @@ impl World {
         world
     }
 
-    /// Kills the relay and starts it again on the same port.
+    /// A command that runs another relay on the same state folder, on a free port.
+    pub fn second_relay(&self) -> Command {
+        let mut command = Command::new(&binaries().relay);
+        command.args(["serve", "--log-format", "json", "--listen", "127.0.0.1:0", "--state"]).arg(self.path("relay"));
+        command
+    }
+
+    /// The relay's database.
+    pub fn database(&self) -> PathBuf {
+        self.path("relay").join("moorline.db")
+    }
+
+    /// Sends a request with the operator's token over a connection of its own and returns the connection before any answer.
+    pub async fn send_request(&self, method: &str, path: &str) -> TlsStream<TcpStream> {
+        let mut connection = self.dial().await;
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {}\r\n\r\n", bearer(&self.token()));
+        connection.write_all(head.as_bytes()).await.expect("the relay accepts bytes");
+        connection.flush().await.expect("the relay accepts bytes");
+        connection
+    }
+
+    /// Kills the relay and restarts it on the same port.
     pub async fn restart(&mut self) {
         self.relay.signal("KILL");
         self.relay.ended().await;
@@ -145,7 +166,7 @@ impl World {
         command
     }
 
-    /// `moorline` with the operator's token, that reaches the relay at another port of this machine.
+    /// `moorline` with the operator's token, reaching the relay through another local port.
     pub async fn client_by(&self, port: u16) -> Command {
         let profile = self.path(&format!("profile-{port}.toml"));
         let client = || {
@@ -154,7 +175,9 @@ impl World {
             client
         };
         if !profile.exists() {
-            run(client().arg("login").arg("--join").arg(self.join_by(port)).arg("--token-file").arg(self.token_file()), SOON).await.well();
+            run(client().arg("login").arg("--join").arg(self.join_by(port)).arg("--token-file").arg(self.token_file()), SOON)
+                .await
+                .success();
         }
         client()
     }
@@ -175,7 +198,7 @@ impl World {
         Client::new(&join, Some(self.token())).expect("the relay's own CA is trusted")
     }
 
-    /// A join string by which the relay is reached at another port of this machine.
+    /// A join string that leads to the relay through another local port.
     pub fn join_by(&self, port: u16) -> PathBuf {
         let file = self.path(&format!("join-{port}"));
         if !file.exists() {
@@ -185,12 +208,12 @@ impl World {
         file
     }
 
-    /// A device whose services lead to these targets, added and online.
+    /// Adds a device with these services and targets, and waits until it is online.
     pub async fn device(&self, id: &str, services: &[(&str, SocketAddr)]) -> Device {
         self.device_by(self.address.port(), id, services).await
     }
 
-    /// A device as [`World::device`], that reaches the relay at another port of this machine.
+    /// A device as [`World::device`], reaching the relay through another local port.
     pub async fn device_by(&self, port: u16, id: &str, services: &[(&str, SocketAddr)]) -> Device {
         let folder = self.path(id);
         let mut init = Command::new(&binaries().agent);
@@ -198,7 +221,7 @@ impl World {
         for (name, target) in services {
             init.arg("--service").arg(format!("{name}={target}"));
         }
-        let public = run(&mut init, SOON).await.well();
+        let public = run(&mut init, SOON).await.success();
         self.add(id, &public.out).await;
         self.agent(&folder).await
     }
@@ -207,30 +230,30 @@ impl World {
     pub async fn add(&self, id: &str, public: &[u8]) {
         let key = self.path(&format!("{id}.pem"));
         std::fs::write(&key, public).expect("the public key is written");
-        run(self.client().args(["device", "add", id, "--key"]).arg(&key), SOON).await.well();
+        run(self.client().args(["device", "add", id, "--key"]).arg(&key), SOON).await.success();
     }
 
-    /// A new connection to the relay, behind its TLS.
+    /// Opens a TLS connection to the relay.
     pub async fn dial(&self) -> TlsStream<TcpStream> {
-        self.try_dial().await.expect("TLS comes about")
+        self.try_dial().await.expect("the TLS handshake succeeds")
     }
 
-    /// A new connection to the relay, behind its TLS, where it takes one.
+    /// Opens a TLS connection to the relay, if it accepts one.
     ///
     /// # Errors
-    /// The connection's own: every place may be taken.
+    /// Of TCP or TLS: the relay may be at its connection limit.
     pub async fn try_dial(&self) -> std::io::Result<TlsStream<TcpStream>> {
         tls(TcpStream::connect(self.address).await?, &self.ca_file(), &["http/1.1"]).await
     }
 
-    /// A device that is played frame by frame, added and online with the service `ssh`.
+    /// A scripted device with the service `ssh`, added and online.
     pub async fn wire_device(&self, id: &str) -> WireDevice<TlsStream<TcpStream>> {
         let key = SigningKey::generate().expect("keys are made");
         self.add(id, key.public().to_pem().as_bytes()).await;
         self.wire_device_by(id, &key).await
     }
 
-    /// A device that was added with this key, played frame by frame and online with the service `ssh`.
+    /// A scripted device with the service `ssh` that was added with this key; online.
     pub async fn wire_device_by(&self, id: &str, key: &SigningKey) -> WireDevice<TlsStream<TcpStream>> {
         let persona = Persona {
             device: id.parse().expect("a device id"),
@@ -240,22 +263,22 @@ impl World {
             host: "localhost",
             features: &[],
         };
-        WireDevice::come_online(self.dial().await, &persona).await.expect("the device is admitted")
+        WireDevice::connect(self.dial().await, &persona).await.expect("the device is authenticated")
     }
 
-    /// Joins a leg with its token, to be played frame by frame.
+    /// Joins a leg with its token, as a scripted leg.
     pub async fn join(&self, url: &str, token: &Secret) -> WireLeg<TlsStream<TcpStream>> {
         WireLeg::join(self.dial().await, "localhost", url, &[("authorization", &bearer(token))]).await.expect("the token joins")
     }
 
-    /// A request with the operator's token: status and body.
+    /// Sends a request with the operator's token; returns status and body.
     pub async fn request(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         let mut connection = self.dial().await;
         let (authorization, length) = (bearer(&self.token()), body.len());
         let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {authorization}\r\nConnection: close");
         let request = format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}");
         connection.write_all(request.as_bytes()).await.expect("the relay takes bytes");
-        let heard = String::from_utf8(heard_to_the_end(&mut connection, SOON).await).expect("the answer is text");
+        let heard = String::from_utf8(read_until_closed(&mut connection, SOON).await).expect("the answer is text");
         let status = heard.get(9..12).and_then(|status| status.parse().ok()).expect("a status");
         (status, heard.split_once("\r\n\r\n").and_then(|(_, body)| serde_json::from_str(body).ok()).unwrap_or(Value::Null))
     }
@@ -265,7 +288,7 @@ impl World {
         self.agent_as(folder, |program| Command::new(program)).await
     }
 
-    /// Starts an agent as [`World::agent`], by a command that is given its program.
+    /// Starts an agent as [`World::agent`] does; `command` makes the command that runs the given program.
     pub async fn agent_as(&self, folder: &Path, command: impl FnOnce(&Path) -> Command) -> Device {
         let mut command = command(&binaries().agent);
         command.args(["run", "--log-format", "json", "--config"]).arg(folder.join("agent.toml"));
@@ -274,17 +297,17 @@ impl World {
         Device { agent, folder: folder.to_owned() }
     }
 
-    /// Forwards ports of its own choice to the services of a device.
+    /// Forwards free local ports to the services of a device.
     pub async fn forward(&self, device: &str, services: &[&str]) -> Forward {
         Self::forward_as(self.client(), device, services).await
     }
 
-    /// Forwards as [`World::forward`], and reaches the relay at another port of this machine.
+    /// Forwards as [`World::forward`], reaching the relay through another local port.
     pub async fn forward_by(&self, port: u16, device: &str, services: &[&str]) -> Forward {
         Self::forward_as(self.client_by(port).await, device, services).await
     }
 
-    /// Forwards as [`World::forward`], by a command that runs `moorline` with a profile.
+    /// Forwards as [`World::forward`]; `command` runs `moorline` with a profile.
     pub async fn forward_as(mut command: Command, device: &str, services: &[&str]) -> Forward {
         command.args(["forward", "--json", device]).args(services.iter().map(|service| format!("0:{service}")));
         let program = Program::start("moorline forward", &mut command);
@@ -304,7 +327,7 @@ async fn serve(mut command: Command, state: &Path, listen: &str) -> (Program, So
     command.args(["serve", "--log-format", "json", "--listen", listen, "--state"]).arg(state);
     let relay = Program::start("moorline-relay", &mut command);
     let listening = relay.event("listening").await;
-    let address = listening["address"].as_str().and_then(|address| address.parse().ok()).expect("listening says where");
+    let address = listening["address"].as_str().and_then(|address| address.parse().ok()).expect("the line has an address");
     (relay, address)
 }
 
@@ -312,7 +335,10 @@ async fn further(relay: &Program, count: usize) -> Vec<SocketAddr> {
     relay.events("listening", 1 + count).await;
     let lines = relay.lines().into_iter().filter_map(|line| serde_json::from_str::<Value>(&line).ok());
     let listening = lines.filter(|line| line["message"] == "listening");
-    listening.skip(1).map(|line| line["address"].as_str().and_then(|address| address.parse().ok()).expect("listening says where")).collect()
+    listening
+        .skip(1)
+        .map(|line| line["address"].as_str().and_then(|address| address.parse().ok()).expect("the line has an address"))
+        .collect()
 }
 
 fn write(path: &Path, text: &str) {

@@ -19,7 +19,7 @@ use crate::table::Table;
 
 /// As many as are asked for; fewer where the machine has too few file descriptors.
 const DEVICES: usize = 5_000;
-/// Connections that are being made at once: under the relay's limit of strangers.
+/// Connections that are being made at once: under the relay's limit of unauthenticated connections.
 const AT_ONCE: usize = 32;
 
 /// Connects devices, and as many bare TLS connections.
@@ -89,7 +89,7 @@ async fn device(world: &World, connect: &Connect, number: usize, key: &SigningKe
         host: HOST,
         features: &[],
     };
-    WireDevice::come_online(connect.to(world.address).await, &persona).await.expect("the device is admitted")
+    WireDevice::connect(connect.to(world.address).await, &persona).await.expect("the device is admitted")
 }
 
 /// A bare TLS connection, once the server has had its part: its session tickets have come.

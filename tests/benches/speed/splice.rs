@@ -54,7 +54,7 @@ pub async fn measure(table: &mut Table) {
     world.library().put_device(&device, vec![key.public().clone()]).await.expect("the device is added");
     let persona =
         Persona { device, key: &key, instance: INSTANCE.parse().expect("an instance"), services: &["load"], host: HOST, features: &[] };
-    let mut device = WireDevice::come_online(connect.to(world.address).await, &persona).await.expect("the device is admitted");
+    let mut device = WireDevice::connect(connect.to(world.address).await, &persona).await.expect("the device is admitted");
     let (ours, beside) = (Process(world.relay.id()), Process(plain.program.id()));
     let mut suite = None;
     for shape in SHAPES {

@@ -1,5 +1,5 @@
-//! How streams end: who ends × how × what is in flight × how fast it is read. What the TCP connection at the far side shows is a table, and
-//! after all of it nothing is left in any of the three programs.
+//! How streams end: who ends, how, with what in flight, and how fast it is read. A table says what the TCP connection at the far side shows;
+//! afterwards none of the three programs holds anything of the streams.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -7,12 +7,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use moorline_proto::control::{Cancel, CancelCode, Offer, ToDevice};
-use moorline_tests::link::{Link, Manner, Plan};
+use moorline_tests::link::{CutKind, Link, Plan};
+use moorline_tests::middlebox::Middlebox;
 use moorline_tests::patterns::pattern;
 use moorline_tests::programs::Program;
 use moorline_tests::targets::Target;
-use moorline_tests::window::Window;
-use moorline_tests::wire::{Said, WireDevice, WireLeg, bearer};
+use moorline_tests::wire::{LegEvent, WireDevice, WireLeg, bearer};
 use moorline_tests::world::World;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,7 +24,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::Message;
 
 const WITHIN: Duration = Duration::from_secs(60);
-/// A slow reader begins once the other side has ended, or is stuck for this long with what is not read.
+/// A slow reader starts once the other side has ended, or after this while the other side is stuck.
 const STUCK: Duration = Duration::from_millis(500);
 const MIB: usize = 1 << 20;
 
@@ -39,7 +39,7 @@ enum Shows {
     Reset,
 }
 
-/// How a program that holds a TCP connection ends it, and what the far side shows.
+/// How a program with a TCP connection ends it, and what the far side shows.
 const BY_TCP: &[(ByTcp, Shows)] = &[(ByTcp::Fin, Shows::End), (ByTcp::Rst, Shows::Reset)];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,26 +48,26 @@ enum ByTcp {
     Rst,
 }
 
-/// How an end that speaks the protocol itself ends its leg, and what the far side shows.
+/// How a scripted end ends its leg, and what the far side shows.
 const BY_LEG: &[(ByLeg, Shows)] = &[
     (ByLeg::End, Shows::End),
-    (ByLeg::Close(Some(1000)), Shows::End), // a simple client that is done
+    (ByLeg::Close(Some(1000)), Shows::End), // a simple client that has finished
     (ByLeg::Close(None), Shows::End),
     (ByLeg::Close(Some(4001)), Shows::Reset),
-    (ByLeg::Close(Some(1001)), Shows::Reset), // a browser's page that goes away
+    (ByLeg::Close(Some(1001)), Shows::Reset), // a browser leaving the page
     (ByLeg::Close(Some(3000)), Shows::Reset),
-    (ByLeg::Vanish(Manner::End), Shows::Reset),
-    (ByLeg::Vanish(Manner::Reset), Shows::Reset),
+    (ByLeg::Vanish(CutKind::End), Shows::Reset),
+    (ByLeg::Vanish(CutKind::Reset), Shows::Reset),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ByLeg {
     End,
     Close(Option<u16>),
-    Vanish(Manner),
+    Vanish(CutKind),
 }
 
-/// Bytes that the one that ends has said before, and how fast the far side reads.
+/// Bytes that were sent before the end, and how fast the far side reads them.
 const FLIGHTS: &[(usize, Reader)] = &[(0, Reader::Quick), (MIB, Reader::Quick), (MIB, Reader::Slow)];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ enum Reader {
     Slow,
 }
 
-/// A TCP connection read to what it shows; it is then ended in turn.
+/// Reads a TCP connection to its end, then ends it too.
 async fn shows(mut tcp: TcpStream, seed: u64, said: usize, reader: Reader, ended: oneshot::Receiver<()>) -> Shows {
     if reader == Reader::Slow {
         timeout(STUCK, ended).await.ok();
@@ -87,7 +87,7 @@ async fn shows(mut tcp: TcpStream, seed: u64, said: usize, reader: Reader, ended
         match tcp.read(&mut buffer).await {
             Ok(0) => break,
             Ok(count) => {
-                assert!(buffer[..count] == pattern(seed, heard as u64, count), "stream {seed}: others than its own bytes behind {heard}");
+                assert!(buffer[..count] == pattern(seed, heard as u64, count), "stream {seed}: wrong bytes after {heard}");
                 heard += count;
             }
             Err(error) => {
@@ -102,10 +102,10 @@ async fn shows(mut tcp: TcpStream, seed: u64, said: usize, reader: Reader, ended
 }
 
 async fn end_tcp(mut tcp: TcpStream, how: ByTcp, said: Vec<u8>, ended: oneshot::Sender<()>) {
-    tcp.write_all(&said).await.expect("the stream takes bytes");
+    tcp.write_all(&said).await.expect("the stream accepts bytes");
     match how {
         ByTcp::Fin => {
-            tcp.shutdown().await.expect("the end is said");
+            tcp.shutdown().await.expect("the direction is half-closed");
             ended.send(()).ok();
             assert_eq!(tcp.read(&mut [0; 1]).await.expect("the other direction ends by itself"), 0);
         }
@@ -125,7 +125,7 @@ async fn end_leg(mut leg: Leg, how: ByLeg, said: Vec<u8>, ended: oneshot::Sender
         ByLeg::End => {
             leg.end().await;
             ended.send(()).ok();
-            assert_eq!((leg.next().await, leg.closed().await), (Said::End, 1000));
+            assert_eq!((leg.next().await, leg.closed().await), (LegEvent::End, 1000));
         }
         ByLeg::Close(code) => {
             match code {
@@ -133,10 +133,10 @@ async fn end_leg(mut leg: Leg, how: ByLeg, said: Vec<u8>, ended: oneshot::Sender
                 None => leg.send(Message::Close(None)).await,
             }
             ended.send(()).ok();
-            assert_eq!(leg.closed().await, code.unwrap_or(1005), "a Close is answered");
+            assert_eq!(leg.closed().await, code.unwrap_or(1005), "the Close is answered");
         }
-        ByLeg::Vanish(manner) => {
-            if manner == Manner::Reset {
+        ByLeg::Vanish(kind) => {
+            if kind == CutKind::Reset {
                 leg.socket.get_ref().get_ref().0.set_zero_linger().expect("a socket of this machine");
             }
             drop(leg);
@@ -145,7 +145,7 @@ async fn end_leg(mut leg: Leg, how: ByLeg, said: Vec<u8>, ended: oneshot::Sender
     }
 }
 
-/// A target that hands its connections over.
+/// A target that hands over its connections.
 async fn open_target() -> (Target, mpsc::Receiver<TcpStream>) {
     let (hand, handed) = mpsc::channel(64);
     let target = Target::start(move |tcp| {
@@ -155,21 +155,21 @@ async fn open_target() -> (Target, mpsc::Receiver<TcpStream>) {
     (target.await, handed)
 }
 
-/// Both ends of a stream through a forward and an agent, once a byte went each way.
+/// Both ends of a stream through a forward and an agent, after one byte went each way.
 async fn pair(local: SocketAddr, targets: &mut mpsc::Receiver<TcpStream>) -> (TcpStream, TcpStream) {
     let open = async {
         let mut near = TcpStream::connect(local).await.expect("the forward listens");
         let mut far = targets.recv().await.expect("the target serves");
-        near.write_u8(1).await.expect("the stream takes bytes");
+        near.write_u8(1).await.expect("the stream accepts bytes");
         far.read_u8().await.expect("it comes");
-        far.write_u8(1).await.expect("the stream takes bytes");
+        far.write_u8(1).await.expect("the stream accepts bytes");
         near.read_u8().await.expect("it comes");
         (near, far)
     };
     timeout(WITHIN, open).await.expect("in time")
 }
 
-/// A stream to a device that is played frame by frame: the device's leg, and the TCP connection at the forward.
+/// A stream to a scripted device: the device's leg, and the TCP connection at the forward.
 async fn device_leg(world: &World, local: SocketAddr, device: &mut WireDevice<TlsStream<TcpStream>>) -> (Leg, TcpStream) {
     let near = TcpStream::connect(local).await.expect("the forward listens");
     let offer = device.offer().await;
@@ -179,7 +179,7 @@ async fn device_leg(world: &World, local: SocketAddr, device: &mut WireDevice<Tl
     (leg, near)
 }
 
-/// A stream of a caller that is played frame by frame: the caller's leg, and the TCP connection at the target.
+/// A stream of a scripted caller: the caller's leg, and the TCP connection at the target.
 async fn caller_leg(world: &World, targets: &mut mpsc::Receiver<TcpStream>) -> (Leg, TcpStream) {
     let authorization = bearer(&world.token());
     let headers = [("authorization", authorization.as_str())];
@@ -189,7 +189,7 @@ async fn caller_leg(world: &World, targets: &mut mpsc::Receiver<TcpStream>) -> (
     (leg, timeout(WITHIN, targets.recv()).await.expect("in time").expect("the target serves"))
 }
 
-/// What a process holds open, but for the database, to which connections are made as they are needed.
+/// The open descriptors of a process by kind. The database is left out: its connections are opened on demand.
 fn descriptors(program: &Program) -> BTreeMap<String, usize> {
     let mut kinds = BTreeMap::new();
     for entry in std::fs::read_dir(format!("/proc/{}/fd", program.id())).expect("it runs").flatten() {
@@ -203,8 +203,9 @@ fn descriptors(program: &Program) -> BTreeMap<String, usize> {
     kinds
 }
 
-/// Waits until a process holds open what it held before, and the relay has no stream.
+/// Waits until each process holds the descriptors that it held before, and the relay has no stream.
 async fn nothing_is_left(world: &World, before: &[(&str, &Program, BTreeMap<String, usize>)]) {
+    // real time: no event says when another process has closed a descriptor
     let mut looks = interval(Duration::from_millis(50));
     let mut last = String::new();
     let gone = async {
@@ -222,7 +223,7 @@ async fn nothing_is_left(world: &World, before: &[(&str, &Program, BTreeMap<Stri
     assert!(in_time.is_ok(), "something is left: {last}");
 }
 
-/// Runs what is to end beside what is to be seen, and compares it with the table.
+/// Runs one case in the background and compares what was seen with the table.
 fn play<E: Future<Output = ()> + Send + 'static>(
     playing: &mut JoinSet<()>,
     what: String,
@@ -238,7 +239,7 @@ fn play<E: Future<Output = ()> + Send + 'static>(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_way_to_end_shows_at_the_far_side_as_the_protocol_says_and_nothing_is_left() {
+async fn every_way_to_end_a_stream_shows_at_the_far_side_as_documented() {
     let world = World::start().await;
     let (target, mut targets) = open_target().await;
     let device = world.device("lamp-1", &[("data", target.address)]).await;
@@ -279,35 +280,35 @@ async fn each_way_to_end_shows_at_the_far_side_as_the_protocol_says_and_nothing_
     nothing_is_left(&world, &before).await;
 }
 
-/// How a whole program, or its road, goes away under its streams.
+/// How a program, or its network, goes away under its streams.
 #[derive(Clone, Copy, Debug)]
 enum Away {
     Killed,
-    Cut(Manner),
+    Cut(CutKind),
 }
 
-/// Streams with something in flight each way, whose forward or agent goes away: both TCP connections of each show a reset.
+/// Streams with bytes in flight whose forward or agent goes away: both of their TCP connections show a reset.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_that_is_killed_or_cut_off_is_a_reset_at_both_ends_and_nothing_is_left() {
+async fn a_program_that_is_killed_or_cut_off_resets_both_ends_and_leaves_nothing() {
     let world = World::start().await;
     let before = [("relay", &world.relay, descriptors(&world.relay))];
     let mut seed = 100;
-    for away in [Away::Killed, Away::Cut(Manner::End), Away::Cut(Manner::Reset)] {
+    for away in [Away::Killed, Away::Cut(CutKind::End), Away::Cut(CutKind::Reset)] {
         for whose in ["caller", "device"] {
-            let roads = [Link::start(world.address, |_| Plan::default()).await, Link::start(world.address, |_| Plan::default()).await];
+            let networks = [Link::start(world.address, |_| Plan::default()).await, Link::start(world.address, |_| Plan::default()).await];
             let (target, mut targets) = open_target().await;
             let id = format!("lamp-{seed}");
-            let device = world.device_by(roads[0].address.port(), &id, &[("data", target.address)]).await;
-            let forward = world.forward_by(roads[1].address.port(), &id, &["data"]).await;
+            let device = world.device_by(networks[0].address.port(), &id, &[("data", target.address)]).await;
+            let forward = world.forward_by(networks[1].address.port(), &id, &["data"]).await;
 
             let (mut sees, mut ends) = (JoinSet::new(), Vec::new());
             for (from_near, from_far) in [(0, 0), (MIB, 0), (0, MIB)] {
                 let (mut near, mut far) = pair(forward.local[0], &mut targets).await;
                 let said = timeout(STUCK, async {
-                    near.write_all(&pattern(seed, 0, from_near)).await.expect("the stream takes bytes");
-                    far.write_all(&pattern(seed + 1, 0, from_far)).await.expect("the stream takes bytes");
+                    near.write_all(&pattern(seed, 0, from_near)).await.expect("the stream accepts bytes");
+                    far.write_all(&pattern(seed + 1, 0, from_far)).await.expect("the stream accepts bytes");
                 });
-                said.await.ok(); // what is stuck is in flight too
+                said.await.ok(); // bytes that are stuck are in flight too
                 for (tcp, seed, said) in [(far, seed, from_near), (near, seed + 1, from_far)] {
                     let (ended, has_ended) = oneshot::channel();
                     ends.push(ended);
@@ -318,8 +319,8 @@ async fn a_program_that_is_killed_or_cut_off_is_a_reset_at_both_ends_and_nothing
             match (away, whose) {
                 (Away::Killed, "caller") => forward.program.signal("KILL"),
                 (Away::Killed, _) => device.agent.signal("KILL"),
-                (Away::Cut(manner), "caller") => roads[1].cut(manner),
-                (Away::Cut(manner), _) => roads[0].cut(manner),
+                (Away::Cut(kind), "caller") => networks[1].cut(kind),
+                (Away::Cut(kind), _) => networks[0].cut(kind),
             }
             ends.into_iter().for_each(|ended| ended.send(()).unwrap_or_default());
             let shown = timeout(WITHIN, sees.join_all()).await.unwrap_or_else(|_| panic!("the {whose}'s side {away:?}: never seen"));
@@ -330,27 +331,27 @@ async fn a_program_that_is_killed_or_cut_off_is_a_reset_at_both_ends_and_nothing
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_hangs_up_before_the_stream_is_open_frees_the_device_at_once() {
+async fn a_caller_that_leaves_before_opened_frees_the_device_at_once() {
     let world = World::start_with("ping = '300ms'\n").await;
-    let (mut device, window) = (world.wire_device("lamp-1").await, Window::start(&world).await);
+    let (mut device, window) = (world.wire_device("lamp-1").await, Middlebox::start(&world).await);
     let forward = world.forward_by(window.address.port(), "lamp-1", &["ssh"]).await;
     let near = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
     let offer = device.offer().await;
-    window.lively(1).await;
+    window.callers_answered(1).await;
     near.set_zero_linger().expect("a socket of this machine");
     drop(near);
-    the_caller_is_gone(&mut device, offer).await;
+    expect_caller_gone(&mut device, offer).await;
 
     let mut connect = world.client_by(window.address.port()).await;
     let connect = Program::start("moorline connect", connect.args(["connect", "lamp-1", "ssh"]));
     let offer = device.offer().await;
-    window.lively(2).await;
+    window.callers_answered(2).await;
     connect.signal("INT");
-    the_caller_is_gone(&mut device, offer).await;
+    expect_caller_gone(&mut device, offer).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_said_much_before_the_stream_is_open_and_is_gone_frees_the_device_too() {
+async fn a_caller_that_sent_early_data_and_left_frees_the_device_too() {
     let world = World::start_with("ping = '300ms'\n").await;
     let mut device = world.wire_device("lamp-1").await;
     for is_reset in [true, false] {
@@ -358,38 +359,38 @@ async fn who_has_said_much_before_the_stream_is_open_and_is_gone_frees_the_devic
         let path = "/v1/devices/lamp-1/connect/ssh";
         let mut caller = WireLeg::join(world.dial().await, "localhost", path, &[("authorization", &authorization)]).await.unwrap();
         let offer = device.offer().await;
-        // More than the relay holds: it does not read on, and a Close would not be seen.
+        // More than the relay buffers: it stops reading, and would not see a Close.
         caller.say(vec![7; 65_536]).await;
         caller.say(vec![7; 65_536]).await;
         if is_reset {
             caller.socket.get_ref().get_ref().0.set_zero_linger().expect("a socket of this machine");
         }
         drop(caller);
-        the_caller_is_gone(&mut device, offer).await;
+        expect_caller_gone(&mut device, offer).await;
     }
 }
 
-async fn the_caller_is_gone(device: &mut WireDevice<TlsStream<TcpStream>>, offer: Offer) {
+async fn expect_caller_gone(device: &mut WireDevice<TlsStream<TcpStream>>, offer: Offer) {
     let told = timeout(Duration::from_secs(20), device.next()).await.expect("long before the deadline");
     assert_eq!(told, Ok(ToDevice::Cancel(Cancel { stream: offer.stream, code: CancelCode::CallerGone })));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_done_before_the_far_side_is_cuts_it_short_and_that_is_seen() {
+async fn closing_with_1000_before_the_far_end_resets_the_far_end() {
     let world = World::start().await;
     let (target, mut targets) = open_target().await;
     let _device = world.device("lamp-1", &[("data", target.address)]).await;
     let (mut leg, mut far) = caller_leg(&world, &mut targets).await;
     let (saying, done) = tokio::join!(
-        // More than all buffers on the way take.
+        // More than all buffers on the way hold.
         async { far.write_all(&pattern(1, 0, 64 * MIB)).await },
         async {
-            assert!(matches!(leg.next().await, Said::Bytes(_)));
+            assert!(matches!(leg.next().await, LegEvent::Bytes(_)));
             leg.close(1000).await;
             leg.closed().await
         }
     );
-    let kind = saying.expect_err("nobody takes the rest").kind();
+    let kind = saying.expect_err("nobody reads the rest").kind();
     assert!(matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{kind}");
-    assert_eq!(done, 1000, "and the one that was done was given what it asked for");
+    assert_eq!(done, 1000, "the Close was answered with its code");
 }

@@ -1,4 +1,4 @@
-//! One relay behind real load balancers, by the configurations that are shipped: streams hold, silence too, and addresses are the true ones.
+//! A relay behind real load balancers with the shipped configurations: streams survive, also when silent, and client addresses are preserved.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use moorline_proto::secret::Secret;
 use moorline_relay::access::mint::SigningKey;
-use moorline_tests::balancer::{Balancer, COMES_FROM, Kind, LIMIT};
+use moorline_tests::balancer::{Balancer, Kind, LIMIT, PROXY_ADDRESS};
 use moorline_tests::memory::INSTANCE;
 use moorline_tests::patterns::pattern;
-use moorline_tests::stranger::{heard_to_the_end, tls};
 use moorline_tests::targets::Target;
+use moorline_tests::unauthenticated_peer::{connect_from, read_until_closed, tls};
 use moorline_tests::wire::{Persona, Pipe, WireDevice, WireLeg, bearer};
 use moorline_tests::world::{SCALED, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::timeout;
 
 const WITHIN: Duration = Duration::from_secs(60);
 const SIZE: usize = 5 << 20;
-/// Where a scripted caller or device comes from.
+/// The address of scripted callers and devices.
 const CLIENT: &str = "127.0.0.7";
 
 /// A relay that logs why it drops connections, behind a balancer.
@@ -36,14 +36,12 @@ async fn behind(kind: Kind, times: &str) -> (World, Balancer) {
 }
 
 async fn dial(from: &str, to: SocketAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.bind(SocketAddr::new(from.parse().expect("an address"), 0)).expect("every 127.0.0.0/8 is this machine's");
-    socket.connect(to).await.expect("it listens")
+    connect_from(from.parse().expect("an address"), to).await.expect("it listens")
 }
 
-/// TLS to a balancer, or to the relay through it.
+/// Opens TLS to a balancer, or through it to the relay.
 async fn dial_tls(world: &World, to: SocketAddr) -> impl Pipe + use<> {
-    tls(dial(CLIENT, to).await, &world.ca_file(), &["http/1.1"]).await.expect("TLS comes about")
+    tls(dial(CLIENT, to).await, &world.ca_file(), &["http/1.1"]).await.expect("the TLS handshake succeeds")
 }
 
 async fn wire_device<P: Pipe>(world: &World, id: &str, pipe: P) -> WireDevice<P> {
@@ -51,10 +49,10 @@ async fn wire_device<P: Pipe>(world: &World, id: &str, pipe: P) -> WireDevice<P>
     world.add(id, key.public().to_pem().as_bytes()).await;
     let (device, instance) = (id.parse().expect("an id"), INSTANCE.parse().expect("an instance"));
     let persona = Persona { device, key: &key, instance, services: &["data"], host: "localhost", features: &[] };
-    WireDevice::come_online(pipe, &persona).await.expect("the device is added")
+    WireDevice::connect(pipe, &persona).await.expect("the device is added")
 }
 
-/// A `connect` to `lamp-1` with this `X-Forwarded-For` of its own.
+/// A `connect` to `lamp-1` that sends this `X-Forwarded-For`.
 async fn connect<P: Pipe>(world: &World, pipe: P, forwarded: &str) -> WireLeg<P> {
     let token = Secret::new(std::fs::read_to_string(world.token_file()).expect("it was written"));
     let headers = [("authorization", &*bearer(&token)), ("x-forwarded-for", forwarded)];
@@ -62,22 +60,22 @@ async fn connect<P: Pipe>(world: &World, pipe: P, forwarded: &str) -> WireLeg<P>
 }
 
 async fn echoes(tcp: &mut TcpStream, said: &[u8]) {
-    tcp.write_all(said).await.expect("the stream takes bytes");
+    tcp.write_all(said).await.expect("the stream accepts bytes");
     let mut heard = vec![0; said.len()];
-    timeout(WITHIN, tcp.read_exact(&mut heard)).await.expect("in time").expect("they come back");
+    timeout(WITHIN, tcp.read_exact(&mut heard)).await.expect("in time").expect("the bytes come back");
     assert_eq!(heard, said);
 }
 
-/// Both directions at once, each whole and each to its end: first the caller's, then the device's.
-async fn bytes_are_whole(kind: Kind) {
+/// Both directions at once are intact; the caller ends first, then the device.
+async fn both_directions_are_intact(kind: Kind) {
     let (world, balancer) = behind(kind, SCALED).await;
     let target = Target::start(|tcp| async move {
         let (mut reads, mut writes) = tcp.into_split();
         let mut heard = Vec::new();
-        let begin = async { writes.write_all(&pattern(2, 0, SIZE)).await.expect("the stream takes bytes") };
+        let begin = async { writes.write_all(&pattern(2, 0, SIZE)).await.expect("the stream accepts bytes") };
         let hear = async { reads.read_to_end(&mut heard).await.expect("an end, not a cut") };
         tokio::join!(begin, hear);
-        assert!(heard == pattern(1, 0, SIZE), "what the caller said, and its end");
+        assert!(heard == pattern(1, 0, SIZE), "the caller's bytes and its end");
         writes.write_all(&pattern(2, SIZE as u64, SIZE)).await.expect("the other direction goes on");
     });
     let target = target.await;
@@ -88,22 +86,22 @@ async fn bytes_are_whole(kind: Kind) {
     let (mut reads, mut writes) = tcp.into_split();
     let mut heard = Vec::new();
     let say = async {
-        writes.write_all(&pattern(1, 0, SIZE)).await.expect("the stream takes bytes");
-        writes.shutdown().await.expect("the end is said");
+        writes.write_all(&pattern(1, 0, SIZE)).await.expect("the stream accepts bytes");
+        writes.shutdown().await.expect("the direction is half-closed");
     };
     let hear = async { reads.read_to_end(&mut heard).await.expect("an end, not a cut") };
     timeout(WITHIN, async { tokio::join!(say, hear) }).await.expect("in time");
     assert!(heard == pattern(2, 0, 2 * SIZE), "all that the device said, half of it behind the caller's end");
 }
 
-/// The balancer gives up on silence before the device makes up its mind; the caller has its 101 by then, and pings.
-async fn a_long_handshake_opens(kind: Kind) {
+/// The handshake takes longer than the balancer's idle timeout; the caller's leg is kept alive by pings.
+async fn a_handshake_longer_than_the_idle_timeout_opens(kind: Kind) {
     let (world, balancer) = behind(kind, SCALED).await;
     let mut device = wire_device(&world, "lamp-1", dial_tls(&world, balancer.address).await).await;
     let mut caller = connect(&world, dial_tls(&world, balancer.address).await, "203.0.113.66").await;
     let offer = device.offer().await;
     let (nothing, silence) = tokio::join!(timeout(3 * LIMIT, device.next()), timeout(3 * LIMIT, caller.next()));
-    assert!(nothing.is_err() && silence.is_err(), "nobody says anything, and nobody is cut: {nothing:?}, {silence:?}");
+    assert!(nothing.is_err() && silence.is_err(), "both sides are silent and open: {nothing:?}, {silence:?}");
     device.accept(offer.stream).await;
     let headers = [("authorization", &*bearer(&offer.token))];
     let pipe = dial_tls(&world, balancer.address).await;
@@ -113,7 +111,7 @@ async fn a_long_handshake_opens(kind: Kind) {
     assert_eq!(caller.bytes(13).await, b"late and well");
 }
 
-async fn silence_is_outlived(kind: Kind) {
+async fn pings_outlive_the_idle_timeout(kind: Kind) {
     let (world, balancer) = behind(kind, SCALED).await;
     let echo = Target::echo().await;
     let port = balancer.address.port();
@@ -124,24 +122,24 @@ async fn silence_is_outlived(kind: Kind) {
     let silence = timeout(3 * LIMIT, tcp.read(&mut [0])).await;
     assert!(silence.is_err(), "neither bytes nor an end: {silence:?}");
     echoes(&mut tcp, b"after").await;
-    assert_eq!((device.agent.count("online"), world.relay.count("device offline")), (1, 0), "one control channel all the time");
+    assert_eq!((device.agent.count("online"), world.relay.count("device offline")), (1, 0), "the control channel lived");
 }
 
-/// What the scenarios above would show if the limits were not what holds there.
-async fn without_pings_silence_is_cut(kind: Kind) {
+/// The control of the scenarios above: without pings the balancer does cut.
+async fn without_pings_the_idle_timeout_cuts(kind: Kind) {
     let (world, balancer) = behind(kind, "").await;
     let mut device = wire_device(&world, "lamp-1", dial_tls(&world, balancer.address).await).await;
     let closed = timeout(4 * LIMIT, device.closed()).await.expect("the balancer cuts it");
-    assert_eq!(closed.0, 1006, "without a word of the relay");
+    assert_eq!(closed.0, 1006, "without a Close of the relay");
 }
 
-/// Caller and device are where they are, whatever they say of themselves.
-async fn addresses_are_true(kind: Kind) {
+/// The relay sees the true addresses of caller and device, whatever headers they send.
+async fn client_addresses_are_preserved(kind: Kind) {
     let (world, balancer) = behind(kind, SCALED).await;
     let mut device = wire_device(&world, "lamp-1", dial_tls(&world, balancer.address).await).await;
     assert_eq!(world.relay.event("device online").await["address"], CLIENT);
     let mut callers = Vec::new();
-    for claimed in ["203.0.113.66", COMES_FROM, "203.0.113.66, 127.0.0.9", ""] {
+    for claimed in ["203.0.113.66", PROXY_ADDRESS, "203.0.113.66, 127.0.0.9", ""] {
         callers.push(connect(&world, dial_tls(&world, balancer.address).await, claimed).await);
         let offer = device.offer().await;
         assert_eq!(offer.caller.address, CLIENT.parse::<IpAddr>().expect("an address"), "it claimed {claimed:?}");
@@ -158,7 +156,7 @@ async fn addresses_are_true(kind: Kind) {
     assert_eq!(world.relay.line("lamp-2 is online", seen).await, "127.0.0.1");
 }
 
-/// A request near the relay's bounds reaches it, and its refusal comes back: the balancer is not the narrower one.
+/// A request close to the relay's size limits reaches it, and its refusal comes back: the balancer's limits are not smaller.
 async fn long_requests_pass(kind: Kind) {
     let (world, balancer) = behind(kind, SCALED).await;
     let mut pipe = dial_tls(&world, balancer.address).await;
@@ -167,8 +165,8 @@ async fn long_requests_pass(kind: Kind) {
         "GET /v1/{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\
          Moorline-Data: {junk}\r\nCookie: {junk}\r\n\r\n"
     );
-    pipe.write_all(request.as_bytes()).await.expect("it takes bytes");
-    let heard = String::from_utf8_lossy(&heard_to_the_end(&mut pipe, WITHIN).await).into_owned();
+    pipe.write_all(request.as_bytes()).await.expect("it accepts bytes");
+    let heard = String::from_utf8_lossy(&read_until_closed(&mut pipe, WITHIN).await).into_owned();
     assert!(heard.starts_with("HTTP/1.1 404 ") && heard.contains("no_such_route"), "{heard}");
 }
 
@@ -181,16 +179,16 @@ macro_rules! behind_each {
 }
 
 behind_each!(
-    bytes_are_whole,
-    a_long_handshake_opens,
-    silence_is_outlived,
-    without_pings_silence_is_cut,
-    addresses_are_true,
+    both_directions_are_intact,
+    a_handshake_longer_than_the_idle_timeout_opens,
+    pings_outlive_the_idle_timeout,
+    without_pings_the_idle_timeout_cuts,
+    client_addresses_are_preserved,
     long_requests_pass
 );
 
-/// Who `lamp-1` is told that asks, where this is said straight to a listener that trusts balancers at [`COMES_FROM`].
-async fn told(from: &str, forwarded: &str) -> String {
+/// The caller's address in the offer to `lamp-1`, for a request from `from` straight to a listener that trusts [`PROXY_ADDRESS`].
+async fn offered_address(from: &str, forwarded: &str) -> String {
     let world = World::start_at(&Kind::Nginx.listener(), "", "", |program| Command::new(program)).await;
     let mut device = wire_device(&world, "lamp-1", dial(CLIENT, world.further[0]).await).await;
     let _caller = connect(&world, dial(from, world.further[0]).await, forwarded).await;
@@ -198,41 +196,45 @@ async fn told(from: &str, forwarded: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forwarded_address_is_believed_of_a_balancer_alone_and_only_as_far_as_balancers_go() {
-    assert_eq!(told(CLIENT, "198.51.100.7").await, CLIENT, "nobody's word is taken for itself");
-    assert_eq!(told(COMES_FROM, "203.0.113.66, 198.51.100.7").await, "198.51.100.7", "what a client wrote is not believed");
-    assert_eq!(told(COMES_FROM, "203.0.113.66, [2001:db8::7]:4711").await, "2001:db8::7");
-    assert_eq!(told(COMES_FROM, "203.0.113.66, no address").await, COMES_FROM, "and what is no address costs nobody a stream");
+async fn a_forwarded_address_is_trusted_from_trusted_proxies_only() {
+    assert_eq!(offered_address(CLIENT, "198.51.100.7").await, CLIENT, "an untrusted peer's header is ignored");
+    assert_eq!(offered_address(PROXY_ADDRESS, "203.0.113.66, 198.51.100.7").await, "198.51.100.7", "the client's own entry is ignored");
+    assert_eq!(offered_address(PROXY_ADDRESS, "203.0.113.66, [2001:db8::7]:4711").await, "2001:db8::7");
+    assert_eq!(
+        offered_address(PROXY_ADDRESS, "203.0.113.66, no address").await,
+        PROXY_ADDRESS,
+        "an invalid address does not refuse the stream"
+    );
 }
 
-/// HAProxy's own words for a connection from 198.51.100.7.
+/// HAProxy's PROXY header for a connection from 198.51.100.7.
 const BRINGS: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc6\x33\x64\x07\x0a\0\0\x05\x12\x34\x01\xbb";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_header_is_believed_of_a_balancer_and_who_has_none_is_dropped_without_a_word() {
+async fn a_proxy_header_is_required_from_trusted_proxies_and_refused_from_others() {
     let (world, balancer) = behind(Kind::HaproxyTcp, "tls_handshake_timeout = '1s'\n").await;
     let listener = world.further[0];
     for (from, says, reason) in [
         (CLIENT, BRINGS, "the peer is not in trusted_proxies"),
         (CLIENT, b"", "the peer is not in trusted_proxies"),
-        (COMES_FROM, b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03 a TLS hello without a header", "it does not begin with a PROXY header"),
-        (COMES_FROM, b"GET /v1/about HTTP/1.1\r\nHost: localhost\r\n\r\n", "it does not begin with a PROXY header"),
-        (COMES_FROM, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff", "its PROXY header is too long"),
-        (COMES_FROM, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x02\0\0", "its PROXY header is malformed"),
+        (PROXY_ADDRESS, b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03 a TLS hello without a header", "it does not begin with a PROXY header"),
+        (PROXY_ADDRESS, b"GET /v1/about HTTP/1.1\r\nHost: localhost\r\n\r\n", "it does not begin with a PROXY header"),
+        (PROXY_ADDRESS, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff", "its PROXY header is too long"),
+        (PROXY_ADDRESS, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x02\0\0", "its PROXY header is malformed"),
     ] {
         let mut tcp = dial(from, listener).await;
-        tcp.write_all(says).await.expect("the relay takes bytes");
-        assert_eq!(heard_to_the_end(&mut tcp, WITHIN).await, b"", "nothing is answered");
+        tcp.write_all(says).await.expect("the relay accepts bytes");
+        assert_eq!(read_until_closed(&mut tcp, WITHIN).await, b"", "closed without an answer");
         let said = |line: &str| (line.contains(reason) && line.contains(from)).then_some(());
         world.relay.line(reason, said).await;
     }
-    let mut slow = dial(COMES_FROM, listener).await;
-    slow.write_all(&BRINGS[..20]).await.expect("the relay takes bytes");
-    assert_eq!(heard_to_the_end(&mut slow, WITHIN).await, b"", "half a header is waited for as long as TLS would be");
+    let mut slow = dial(PROXY_ADDRESS, listener).await;
+    slow.write_all(&BRINGS[..20]).await.expect("the relay accepts bytes");
+    assert_eq!(read_until_closed(&mut slow, WITHIN).await, b"", "a partial header has the deadline of the TLS handshake");
 
-    let mut tcp = dial(COMES_FROM, listener).await;
-    tcp.write_all(BRINGS).await.expect("the relay takes bytes");
-    let pipe = tls(tcp, &world.ca_file(), &["http/1.1"]).await.expect("TLS comes about behind the header");
+    let mut tcp = dial(PROXY_ADDRESS, listener).await;
+    tcp.write_all(BRINGS).await.expect("the relay accepts bytes");
+    let pipe = tls(tcp, &world.ca_file(), &["http/1.1"]).await.expect("the TLS handshake succeeds behind the header");
     let _device = wire_device(&world, "lamp-1", pipe).await;
     assert_eq!(world.relay.event("device online").await["address"], "198.51.100.7");
     drop(balancer);

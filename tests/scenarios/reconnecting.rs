@@ -1,7 +1,8 @@
-//! Devices that come back, programs that are killed, relays that start anew: with the real programs.
+//! Reconnecting devices, killed programs and restarted relays, with the real programs.
 
 use std::time::Duration;
 
+use moorline_tests::middlebox::Middlebox;
 use moorline_tests::programs::run;
 use moorline_tests::targets::Target;
 use moorline_tests::world::{SCALED, World};
@@ -10,21 +11,21 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 async fn echoes(tcp: &mut TcpStream, said: &[u8]) {
-    tcp.write_all(said).await.expect("the stream takes bytes");
+    tcp.write_all(said).await.expect("the stream accepts bytes");
     let mut heard = vec![0; said.len()];
-    timeout(Duration::from_secs(30), tcp.read_exact(&mut heard)).await.expect("in time").expect("they come back");
+    timeout(Duration::from_secs(30), tcp.read_exact(&mut heard)).await.expect("in time").expect("the bytes come back");
     assert_eq!(heard, said);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_that_returns_takes_over_while_its_old_connection_hangs_and_old_streams_go_on() {
+async fn a_reconnecting_device_supersedes_a_hanging_connection_and_its_streams_live() {
     let (world, echo) = (World::start().await, Target::echo().await);
     let device = world.device("lamp-1", &[("echo", echo.address)]).await;
     let forward = world.forward("lamp-1", &["echo"]).await;
     let mut old = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
     echoes(&mut old, b"on the old connection").await;
 
-    // The old agent hangs: its connections stay, nothing answers on them.
+    // The old agent hangs: its connections stay open and nothing answers on them.
     device.agent.signal("STOP");
     let begun = Instant::now();
     let _newer = world.agent(&device.folder).await;
@@ -37,7 +38,7 @@ async fn a_device_that_returns_takes_over_while_its_old_connection_hangs_and_old
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_agent_resets_its_streams_and_the_next_one_serves_at_once() {
+async fn a_killed_agent_resets_its_streams_and_a_new_one_serves_at_once() {
     let (world, echo) = (World::start().await, Target::echo().await);
     let mut device = world.device("lamp-1", &[("echo", echo.address)]).await;
     let forward = world.forward("lamp-1", &["echo"]).await;
@@ -57,7 +58,7 @@ async fn a_killed_agent_resets_its_streams_and_the_next_one_serves_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn agents_come_back_to_a_relay_that_starts_anew() {
+async fn agents_reconnect_to_a_restarted_relay() {
     let (mut world, echo) = (World::start_with(SCALED).await, Target::echo().await);
     let device = world.device("lamp-1", &[("echo", echo.address)]).await;
     world.restart().await;
@@ -68,36 +69,26 @@ async fn agents_come_back_to_a_relay_that_starts_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_waits_opens_when_the_device_appears() {
-    let (world, echo) = (World::start().await, Target::echo().await);
+async fn a_waiting_stream_opens_when_the_device_connects() {
+    let (world, echo) = (World::start_with("ping = '300ms'\n").await, Target::echo().await);
     let mut device = world.device("lamp-1", &[("echo", echo.address)]).await;
     device.agent.signal("TERM");
-    assert_eq!(device.agent.ended().await, Some(0), "an agent that is told to stop ends well");
+    assert_eq!(device.agent.ended().await, Some(0), "a stopped agent exits with 0");
     world.relay.event("device offline").await;
-    let mut connect = world.client();
+    let middlebox = Middlebox::start(&world).await;
+    let mut connect = world.client_by(middlebox.address.port()).await;
     connect.args(["connect", "lamp-1", "echo", "--wait", "2m"]);
     let appear = async {
-        while !waiting(&world).await {}
+        middlebox.callers_answered(1).await; // it answers pings on its leg, so it waits
         world.agent(&device.folder).await
     };
     let both = async { tokio::join!(run(&mut connect, Duration::from_secs(60)), appear) };
     let (done, _device) = timeout(Duration::from_secs(120), both).await.expect("the stream waits, then opens");
-    done.well();
-}
-
-/// Whether a stream waits for its device, as the relay's list says.
-async fn waiting(world: &World) -> bool {
-    let token = std::fs::read_to_string(world.token_file()).expect("it was written");
-    let mut curl = tokio::process::Command::new("curl");
-    curl.arg("-sS").arg("--cacert").arg(world.ca_file()).arg("-H").arg(format!("Authorization: Bearer {}", token.trim()));
-    curl.arg(format!("https://localhost:{}/v1/streams", world.address.port()));
-    let list = run(&mut curl, Duration::from_secs(30)).await.well();
-    let list: serde_json::Value = serde_json::from_slice(&list.out).expect("the list is JSON");
-    list["streams"][0]["state"] == "waiting"
+    done.success();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_is_told_to_stop_says_goodbye_and_ends_well() {
+async fn a_relay_that_gets_sigterm_sends_go_away_and_exits_with_zero() {
     let (mut world, echo) = (World::start().await, Target::echo().await);
     let device = world.device("lamp-1", &[("echo", echo.address)]).await;
     world.relay.signal("TERM");

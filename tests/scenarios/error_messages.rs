@@ -1,5 +1,5 @@
-//! What a person is told: every problem and every cut, in the same exchange on the wire (status, headers, body) and as the real `moorline`
-//! prints it: what happened, why, what to do next, and the exit code.
+//! Every refusal and every cut, once on the wire (status, headers, body) and once as `moorline` prints it: what happened, why, what to do
+//! next, and the exit code.
 
 use std::io::PipeWriter;
 use std::os::unix::fs::PermissionsExt;
@@ -13,31 +13,30 @@ use moorline_proto::problem::ProblemCode;
 use moorline_proto::secret::Secret;
 use moorline_relay::access::mint::SigningKey;
 use moorline_tests::memory::INSTANCE;
+use moorline_tests::middlebox::{Answer, Middlebox};
 use moorline_tests::programs::{Done, command, feed, run};
-use moorline_tests::window::{Answer, Window};
-use moorline_tests::wire::{NotAdmitted, Persona, WireDevice, WireLeg, bearer};
+use moorline_tests::wire::{ChannelClosed, Persona, WireDevice, WireLeg, bearer};
 use moorline_tests::world::World;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::process::Command;
-use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
 const WITHIN: Duration = Duration::from_secs(60);
-/// Anything of the form of a stream's name.
+/// A valid stream id that no stream has.
 const NO_STREAM: &str = "/v1/legs/n1/00000000000000000000000000000000";
 const CONNECT: &str = "/v1/devices/lamp-1/connect/ssh";
 
 type Device = WireDevice<TlsStream<TcpStream>>;
 
-/// A refusal as the relay said it and as `moorline` printed it.
-struct Told {
+/// A refusal as the relay sent it and as `moorline` printed it.
+struct Refusal {
     answer: Answer,
     done: Done,
 }
 
-impl Told {
-    /// It is this refusal, with all that belongs to it.
+impl Refusal {
+    /// Asserts that it is this refusal, with the documented status, headers, body, text and exit code.
     fn is(&self, code: ProblemCode) {
         let (Self { answer, done }, problem) = (self, &self.answer.problem);
         let context = format!("{code}: {} {problem}\n{:?}\n{}", answer.head, done.code, done.err);
@@ -75,39 +74,39 @@ impl Told {
 
 struct Scene {
     world: World,
-    window: Window,
+    window: Middlebox,
 }
 
 impl Scene {
     async fn start(limits: &str) -> Self {
         let world = World::start_as("half_closed_idle = '300ms'\n", limits, |program| Command::new(program)).await;
-        let window = Window::start(&world).await;
+        let window = Middlebox::start(&world).await;
         Self { world, window }
     }
 
-    /// Runs `moorline`, past a middle box that puts some words in the place of others.
-    async fn ask_through(&self, instead: &[(&str, &str)], args: &[&str]) -> Told {
-        self.window.instead(instead);
+    /// Runs `moorline` through a middlebox that replaces parts of its request.
+    async fn ask_through(&self, replace: &[(&str, &str)], args: &[&str]) -> Refusal {
+        self.window.replace(replace);
         let done = run(self.world.client_by(self.window.address.port()).await.args(args), WITHIN).await;
-        Told { answer: self.window.answer(), done }
+        Refusal { answer: self.window.answer(), done }
     }
 
-    async fn ask(&self, args: &[&str]) -> Told {
+    async fn ask(&self, args: &[&str]) -> Refusal {
         self.ask_through(&[], args).await
     }
 
-    async fn connect(&self, device: &str) -> Told {
+    async fn connect(&self, device: &str) -> Refusal {
         self.ask(&["connect", device, "ssh"]).await
     }
 
-    /// A `connect` of the operator's, played frame by frame.
+    /// The operator's `connect`, as a scripted leg.
     async fn leg(&self, device: &str, header: (&str, &str)) -> WireLeg<TlsStream<TcpStream>> {
         let (path, authorization) = (format!("/v1/devices/{device}/connect/ssh"), bearer(&self.world.token()));
         let headers = [("authorization", authorization.as_str()), header];
         WireLeg::join(self.world.dial().await, "localhost", &path, &headers).await.expect("nothing refuses it at once")
     }
 
-    /// A token that the relay's own key signed.
+    /// A token with these claims, signed by the relay's own key.
     fn signed(&self, name: &str, change: impl FnOnce(&mut CallerClaims)) -> String {
         let payload = data_encoding::BASE64URL_NOPAD.decode(self.world.token().reveal().split('.').nth(1).expect("three parts").as_bytes());
         let mut claims = serde_json::from_slice(&payload.expect("base64url")).expect("claims");
@@ -126,7 +125,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_something_in_between_breaks() {
+pub(crate) async fn a_request_that_a_middlebox_changed_is_refused() {
     let scene = Scene::start("").await;
     let long = format!("\r\nX-Long: {}\r\n\r\n", "x".repeat(40_000));
     for (from, to, code) in [
@@ -144,7 +143,7 @@ async fn what_something_in_between_breaks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_token_is_not_good_for() {
+pub(crate) async fn a_token_is_refused_for_what_it_does_not_allow() {
     let scene = Scene::start("").await;
     let http = || AccessRule {
         actions: Action::ALL.to_vec(),
@@ -164,7 +163,7 @@ async fn what_a_token_is_not_good_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_device_says_no_with() {
+pub(crate) async fn each_reject_code_of_a_device_is_explained() {
     let scene = Scene::start("").await;
     let mut device = scene.world.wire_device("lamp-1").await;
     for &code in RejectCode::ALL {
@@ -180,8 +179,8 @@ async fn what_a_device_says_no_with() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_relay_finds_before_it_asks_the_device() {
-    let scene = Scene::start("streams_per_device = 1\nwaiting = 1\n").await;
+pub(crate) async fn a_stream_is_refused_before_the_device_is_asked() {
+    let scene = Scene::start("streams_per_device = 1\nwaiting_callers = 1\n").await;
     let _device = scene.world.wire_device("lamp-1").await;
     drop(scene.world.wire_device("lamp-2").await);
     scene.world.relay.event("device offline").await;
@@ -201,22 +200,22 @@ async fn what_the_relay_finds_before_it_asks_the_device() {
     let key = scene.secret("key", &key);
     scene.ask_through(&[], &["device", "add", "lamp-5", "--key", &key]).await.is(ProblemCode::Conflict);
 
-    // Somebody breaks the database under the running relay.
+    // The database breaks under the running relay.
     let database = scene.world.path("relay").join("moorline.db");
     let drop_table = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('DROP TABLE devices')";
-    run(command("/usr/bin/python3").args(["-c", drop_table]).arg(database), WITHIN).await.well();
+    run(command("/usr/bin/python3").args(["-c", drop_table]).arg(database), WITHIN).await.success();
     scene.connect("lamp-2").await.is(ProblemCode::Internal);
 }
 
-fn cancelled(message: Result<ToDevice, NotAdmitted>) -> CancelCode {
+fn cancelled(message: Result<ToDevice, ChannelClosed>) -> CancelCode {
     match message {
         Ok(ToDevice::Cancel(Cancel { code, .. })) => code,
-        other => panic!("{other:?} instead of a cancel"),
+        other => panic!("{other:?} replace of a cancel"),
     }
 }
 
-/// `moorline connect lamp-1 ssh` while something happens to its undecided offer, whose stream has this address.
-async fn undecided<T>(scene: &Scene, device: &mut Device, args: &[&str], act: impl AsyncFnOnce(&mut Device, String) -> T) -> (Told, T) {
+/// Runs `moorline connect lamp-1 ssh` and calls `act` with the stream's path while its offer is undecided.
+async fn undecided<T>(scene: &Scene, device: &mut Device, args: &[&str], act: impl AsyncFnOnce(&mut Device, String) -> T) -> (Refusal, T) {
     let args = [&["connect", "lamp-1", "ssh"], args].concat();
     tokio::join!(scene.ask(&args), async {
         let offer = device.offer().await;
@@ -225,7 +224,7 @@ async fn undecided<T>(scene: &Scene, device: &mut Device, args: &[&str], act: im
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_between_asking_and_opening() {
+pub(crate) async fn a_stream_is_refused_between_offer_and_opened() {
     let mut scene = Scene::start("").await;
     let mut device = scene.world.wire_device("lamp-1").await;
     let silent = async |device: &mut Device, _| device.next().await;
@@ -245,10 +244,10 @@ async fn what_comes_between_asking_and_opening() {
     let lost = async |device: &mut Device, _| device.socket.close(None).await;
     undecided(&scene, &mut device, &[], lost).await.0.is(ProblemCode::DeviceUnresponsive);
 
-    scene.world.moorline(&["device", "remove", "lamp-1"]).await.well();
+    scene.world.moorline(&["device", "remove", "lamp-1"]).await.success();
     device = scene.world.wire_device("lamp-1").await;
     let removed = async |device: &mut Device, _| {
-        scene.world.moorline(&["device", "remove", "lamp-1"]).await.well();
+        scene.world.moorline(&["device", "remove", "lamp-1"]).await.success();
         device.closed().await.0
     };
     let (told, heard) = undecided(&scene, &mut device, &[], removed).await;
@@ -263,7 +262,7 @@ async fn what_comes_between_asking_and_opening() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_done_already() {
+pub(crate) async fn a_request_or_token_that_was_used_is_refused() {
     let scene = Scene::start("").await;
     let mut device = scene.world.wire_device("lamp-1").await;
     let same_key = [("idempotency-key:", "idempotency-key: k-1\r\nx-lost:")];
@@ -277,22 +276,17 @@ async fn what_was_done_already() {
     scene.ask_through(&same_key, &["connect", "lamp-1", "ssh"]).await.is(ProblemCode::TokenUsed);
     caller.close(CloseReason::Reset.code()).await;
     tokio::join!(leg.closed(), caller.closed());
-    drop((leg, caller)); // or the relay waits for the ends of their connections
-    nothing_runs(&scene.world).await;
-    // A middle box that knows a token of the stream that is over, and joins with it.
+    drop((leg, caller)); // the relay waits for their connections to close
+    scene.world.relay.event("stream ended").await;
+    // A middlebox joins with a leg token of the finished stream.
     let (mine, its) = (bearer(&scene.world.token()), bearer(&offer.token));
     let join = [(CONNECT, offer.url.as_str()), (mine.as_str(), its.as_str())];
     scene.ask_through(&join, &["connect", "lamp-1", "ssh"]).await.is(ProblemCode::StreamExpired);
 }
 
-async fn nothing_runs(world: &World) {
-    let over = async { while world.request("GET", "/v1/streams", "").await.1["streams"] != Value::Array(Vec::new()) {} };
-    timeout(WITHIN, over).await.expect("streams that are over are not listed");
-}
-
 type Leg = WireLeg<TlsStream<TcpStream>>;
 
-/// `moorline connect lamp-1 ssh` whose standard input does not end, while something happens to its open stream.
+/// Runs `moorline connect lamp-1 ssh` with an endless standard input, and calls `act` once its stream is open.
 async fn cut(world: &World, device: &mut Device, act: impl AsyncFnOnce(&mut Device, Leg, String)) -> Done {
     let (input, _open): (_, PipeWriter) = std::io::pipe().expect("a pipe");
     let mut connect = world.client();
@@ -308,56 +302,56 @@ async fn cut(world: &World, device: &mut Device, act: impl AsyncFnOnce(&mut Devi
     tokio::join!(done, acting).0
 }
 
-fn cut_is_told(done: &Done, reason: CloseReason) {
+fn reports_cut(done: &Done, reason: CloseReason) {
     let lines: Vec<&str> = done.err.lines().collect();
     assert_eq!(done.code, Some(1), "{reason}: {}", done.err);
     assert_eq!(lines[0], "moorline: the stream to lamp-1/ssh did not end well", "{reason}");
     assert!(lines[1].starts_with(&format!("  because: the relay closed the leg with {} {reason}", reason.code())), "{}", done.err);
     assert!(lines[2].starts_with("  next: ") && lines.len() == 3, "{reason}: {}", done.err);
-    // What is in flight when a stream is cut may be lost.
+    // Bytes in flight may be lost when a stream is cut.
     assert!("before it is cut".starts_with(&done.text()), "others than its bytes: {:?}", done.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn how_an_open_stream_was_cut() {
+pub(crate) async fn an_open_stream_that_is_cut_says_why() {
     let mut world = World::start_with("half_closed_idle = '300ms'\n").await;
     let mut device = world.wire_device("lamp-1").await;
     let done = cut(&world, &mut device, async |_, mut leg, _| leg.close(CloseReason::Reset.code()).await).await;
-    cut_is_told(&done, CloseReason::Reset);
+    reports_cut(&done, CloseReason::Reset);
     let done = cut(&world, &mut device, async |_, leg, _| drop(leg)).await;
-    cut_is_told(&done, CloseReason::PeerLost);
+    reports_cut(&done, CloseReason::PeerLost);
     let half_closed = async |_: &mut Device, mut leg: Leg, _| {
         leg.end().await;
         assert_eq!(leg.closed().await, CloseReason::IdleTimeout.code());
     };
-    cut_is_told(&cut(&world, &mut device, half_closed).await, CloseReason::IdleTimeout);
+    reports_cut(&cut(&world, &mut device, half_closed).await, CloseReason::IdleTimeout);
     let done = cut(&world, &mut device, async |_, mut leg, stream| {
         assert_eq!(world.request("DELETE", &stream, "").await.0, 204);
         assert_eq!(leg.closed().await, CloseReason::Killed.code());
     });
-    cut_is_told(&done.await, CloseReason::Killed);
+    reports_cut(&done.await, CloseReason::Killed);
 
     let done = cut(&world, &mut device, async |_, mut leg, _| leg.close(1000).await).await;
     assert_eq!((done.code, done.text().as_str()), (Some(1), "before it is cut"));
     assert!(done.err.contains("  next: what was sent last may not have arrived"), "done before standard input was: {}", done.err);
 
     let done = cut(&world, &mut device, async |device, mut leg, _| {
-        world.moorline(&["device", "remove", "lamp-1"]).await.well();
+        world.moorline(&["device", "remove", "lamp-1"]).await.success();
         assert_eq!((leg.closed().await, device.closed().await.0), (4006, 4006));
     });
-    cut_is_told(&done.await, CloseReason::Revoked);
+    reports_cut(&done.await, CloseReason::Revoked);
     device = world.wire_device("lamp-1").await;
     let done = cut(&world, &mut device, async |_, mut leg, _| {
         world.relay.signal("TERM");
         assert_eq!(leg.closed().await, CloseReason::RelayDraining.code());
     });
-    cut_is_told(&done.await, CloseReason::RelayDraining);
+    reports_cut(&done.await, CloseReason::RelayDraining);
     drop(device);
     assert_eq!(world.relay.ended().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_operator_reads_in_the_log_what_was_wrong_with_a_proof_and_the_device_does_not_hear_it() {
+async fn the_cause_of_an_invalid_proof_is_logged_and_not_sent_to_the_device() {
     let world = World::start().await;
     let (own, foreign) = (SigningKey::generate().expect("keys are made"), SigningKey::generate().expect("keys are made"));
     world.add("lamp-1", own.public().to_pem().as_bytes()).await;
@@ -369,7 +363,7 @@ async fn the_operator_reads_in_the_log_what_was_wrong_with_a_proof_and_the_devic
         host: "localhost",
         features: &[],
     };
-    let NotAdmitted(code, reason) = WireDevice::come_online(world.dial().await, &persona).await.expect_err("the key is another");
+    let ChannelClosed(code, reason) = WireDevice::connect(world.dial().await, &persona).await.expect_err("the key is another");
     assert_eq!((code, reason.contains("kid")), (4401, false), "{reason}");
     let logged = world.relay.event("a device was not admitted").await;
     assert_eq!(logged["error"], "the proof of lamp-1 does not hold: its kid names no key of the device");

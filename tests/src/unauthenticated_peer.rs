@@ -1,6 +1,7 @@
-//! Strangers: connections to a real relay that say what no program of ours would, or nothing at all. Bytes and TLS; no protocol.
+//! Unauthenticated and hostile peers: raw TCP and TLS connections that send what no Moorline program would, or nothing at all.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,15 +9,15 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// The first bytes of a TLS hello, whose rest never comes.
-pub const HALF_A_HELLO: &[u8] = &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03];
+/// The first bytes of a TLS ClientHello whose rest is never sent.
+pub const PARTIAL_CLIENT_HELLO: &[u8] = &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03];
 
-/// TLS to the relay at `localhost`, offering these protocols.
+/// Opens TLS to the relay at `localhost`, offering these ALPN protocols.
 ///
 /// # Errors
 /// The handshake's.
@@ -31,27 +32,48 @@ pub async fn tls(tcp: TcpStream, ca_file: &Path, alpn: &[&str]) -> io::Result<Tl
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").expect("a host name"), tcp).await
 }
 
-/// All that comes until the relay ends the connection, in whichever way.
+/// A TCP connection from a certain local address; every address of 127.0.0.0/8 is one.
+///
+/// # Errors
+/// The connection's.
+pub async fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::new(from, 0))?;
+    socket.connect(to).await
+}
+
+/// Sends a request `count` times without reading an answer, as HTTP/1.1 pipelining allows; returns how many were sent whole before the far end
+/// ended the connection. Waits for as long as the far end neither reads nor closes: give it a deadline.
+pub async fn pipeline_unread(connection: &mut (impl AsyncWrite + Unpin), request: &str, count: usize) -> usize {
+    for sent in 0..count {
+        if connection.write_all(request.as_bytes()).await.is_err() || connection.flush().await.is_err() {
+            return sent;
+        }
+    }
+    count
+}
+
+/// Reads until the relay ends the connection, in whichever way.
 ///
 /// # Panics
-/// If it does not end within `within`.
-pub async fn heard_to_the_end(connection: &mut (impl AsyncRead + Unpin), within: Duration) -> Vec<u8> {
+/// If it is still open after `within`.
+pub async fn read_until_closed(connection: &mut (impl AsyncRead + Unpin), within: Duration) -> Vec<u8> {
     let mut heard = Vec::new();
     let ended = timeout(within, connection.read_to_end(&mut heard)).await;
     assert!(ended.is_ok(), "the relay keeps the connection for longer than {within:?}");
     heard
 }
 
-/// First bytes of frames: the last frame of a message, and opcodes.
-pub mod first {
-    /// The last frame of its message.
+/// First bytes of WebSocket frames: the FIN bit and the opcodes.
+pub mod opcode {
+    /// The final frame of a message.
     pub const FIN: u8 = 0x80;
-    /// A frame that goes on with a message.
-    pub const MORE: u8 = 0x00;
-    /// Text begins.
+    /// A continuation frame.
+    pub const CONTINUATION: u8 = 0x00;
+    /// A text frame.
     pub const TEXT: u8 = 0x01;
-    /// Bytes begin.
-    pub const BYTES: u8 = 0x02;
+    /// A binary frame.
+    pub const BINARY: u8 = 0x02;
     /// Close.
     pub const CLOSE: u8 = 0x08;
     /// Ping.
@@ -60,7 +82,7 @@ pub mod first {
     pub const PONG: u8 = 0x0a;
 }
 
-/// The header of a client's frame that claims so many bytes, whether they follow or not. It masks with zeros: what is sent is what is read.
+/// The header of a client's frame that announces `claims` bytes, whether or not they follow. Its mask is zero, so that the payload is sent as it is.
 pub fn header(first: u8, claims: u64) -> Vec<u8> {
     let mut header = vec![first];
     match claims {
@@ -78,12 +100,12 @@ pub fn header(first: u8, claims: u64) -> Vec<u8> {
     header
 }
 
-/// A client's frame, whatever its first byte says.
+/// A client's frame with this first byte.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     [&header(first, payload.len() as u64), payload].concat()
 }
 
-/// A request that asks for a WebSocket, with further header lines.
+/// A WebSocket upgrade request, with further header lines.
 pub fn upgrade_request(host: &str, path: &str, subprotocol: &str, lines: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -91,20 +113,20 @@ pub fn upgrade_request(host: &str, path: &str, subprotocol: &str, lines: &str) -
     )
 }
 
-/// What a relay answered.
+/// A relay's answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// HTTP status; 0 where there was none.
+    /// HTTP status; 0 if there was no answer.
     pub status: u16,
-    /// The problem's code; empty where there is none.
+    /// The problem's code; empty if there is none.
     pub code: String,
-    /// All of it.
+    /// The whole answer.
     pub text: String,
 }
 
-/// What comes for these very bytes until the connection ends, or until `within`.
-pub async fn asks(mut connection: impl AsyncRead + AsyncWrite + Unpin, says: &[u8], within: Duration) -> Answer {
-    // Who is refused early does not take the rest.
+/// Sends these bytes and reads until the connection ends, or for `within`.
+pub async fn send_raw(mut connection: impl AsyncRead + AsyncWrite + Unpin, says: &[u8], within: Duration) -> Answer {
+    // A relay that refuses early does not read the rest.
     connection.write_all(says).await.ok();
     let mut heard = Vec::new();
     timeout(within, connection.read_to_end(&mut heard)).await.map(drop).ok();

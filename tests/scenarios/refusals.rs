@@ -1,4 +1,4 @@
-//! Every way to be refused before there is a stream: form, token, leave, and the words of the refusal. And control channels that break rules.
+//! Every refusal before a stream exists: form, token, permission and problem text; and control channels that break the protocol.
 
 use std::time::Duration;
 
@@ -12,17 +12,18 @@ use moorline_proto::secret::Secret;
 use moorline_proto::text::Text;
 use moorline_relay::access::mint::SigningKey;
 use moorline_tests::memory::{HOST, INSTANCE, MemoryWorld};
-use moorline_tests::wire::{NotAdmitted, Persona, WireDevice, WireLeg, bearer, proof, upgrade};
+use moorline_tests::observed;
+use moorline_tests::wire::{ChannelClosed, Persona, WireDevice, WireLeg, bearer, proof, upgrade};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
-/// What the relay answers to these very bytes: status and problem code.
+/// Sends these bytes; returns status and problem code.
 async fn raw(world: &MemoryWorld, request: &str) -> (u16, String) {
     let mut pipe = world.dial();
-    pipe.write_all(request.as_bytes()).await.expect("the relay takes bytes");
+    pipe.write_all(request.as_bytes()).await.expect("the relay accepts bytes");
     let mut answer = Vec::new();
     pipe.read_to_end(&mut answer).await.expect("the relay answers");
     let answer = String::from_utf8_lossy(&answer).into_owned();
@@ -89,12 +90,12 @@ async fn the_form_of_a_request_is_checked_before_anything_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bodies_are_checked_and_the_wrong_field_is_named() {
+async fn an_invalid_body_is_refused_by_the_name_of_its_field() {
     let world = MemoryWorld::start().await;
     let _device = world.device("lamp-1").await;
     let post = async |body| world.request("POST", "/v1/devices/lamp-1/streams", &[], Some(body)).await;
     let put = async |body| world.request("PUT", "/v1/devices/lamp-9", &[], Some(body)).await;
-    // 32 bytes each, and no point of the curve.
+    // 32 bytes each, but not a point on the curve.
     let nowhere = format!("{}E", "A".repeat(42));
     for (answer, word) in [
         (post(json!({})).await, "service"),
@@ -129,7 +130,7 @@ async fn ask(world: &MemoryWorld, token: &Secret, path: &str) -> (u16, String) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_is_good_in_its_time_for_its_relay_and_for_what_it_names() {
+async fn a_token_is_valid_for_its_time_its_relay_and_its_access_rules_only() {
     let world = MemoryWorld::start().await;
     let _device = world.device("lamp-1").await;
     let ssh = "/v1/devices/lamp-1/connect/ssh";
@@ -140,7 +141,7 @@ async fn a_token_is_good_in_its_time_for_its_relay_and_for_what_it_names() {
             services: vec!["http".parse().unwrap()],
         }];
         let token = world.token_for("bob", &rules);
-        let payload = token.reveal().split('.').nth(1).unwrap().to_owned(); // taken apart, to be changed
+        let payload = token.reveal().split('.').nth(1).unwrap().to_owned(); // decoded, to be changed
         serde_json::from_slice(&data_encoding::BASE64URL_NOPAD.decode(payload.as_bytes()).unwrap()).unwrap()
     };
     for (claims, path, status, code) in [
@@ -158,7 +159,7 @@ async fn a_token_is_good_in_its_time_for_its_relay_and_for_what_it_names() {
     assert_eq!(ask(&world, &other_key.mint(&good).unwrap(), ssh).await, (401, "token_invalid".to_owned()));
     let see_nothing = world.token_for("bob", &[]);
     let list = WireLeg::join(world.dial(), HOST, ssh, &[("authorization", &bearer(&see_nothing))]).await.unwrap_err();
-    assert_eq!(list.status, 404, "who may nothing learns nothing");
+    assert_eq!(list.status, 404, "a token without access learns nothing");
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,7 +175,7 @@ async fn leg_tokens_of_other_streams_and_of_nobody_are_unknown() {
     assert_eq!(ask(&world, &Secret::new("mrl_leg_forged"), one.url.as_str()).await, unknown);
     assert_eq!(ask(&world, &one.token, &one.url.as_str().replace("/n1/", "/n2/")).await, unknown);
     assert_eq!(ask(&world, &one.token, "/v1/legs/n1/00000000000000000000000000000000").await, unknown);
-    let headers = [("sec-websocket-protocol", format!("moorline.token.{}", one.token.reveal()))]; // as a browser must
+    let headers = [("sec-websocket-protocol", format!("moorline.token.{}", one.token.reveal()))]; // as browsers must
     let mut leg = WireLeg::join(world.dial(), HOST, one.url.as_str(), &[(headers[0].0, &headers[0].1)])
         .await
         .expect("a second subprotocol carries it");
@@ -182,7 +183,7 @@ async fn leg_tokens_of_other_streams_and_of_nobody_are_unknown() {
     leg.opened().await;
 }
 
-/// A control channel right behind its challenge.
+/// A control channel after its challenge.
 async fn challenged(world: &MemoryWorld) -> (WebSocketStream<DuplexStream>, ProofClaims) {
     let mut socket = upgrade(world.dial(), HOST, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.unwrap();
     let nonce = match futures_util::StreamExt::next(&mut socket).await {
@@ -200,7 +201,10 @@ async fn closed_after(socket: &mut WebSocketStream<DuplexStream>, message: Messa
     socket.send(message).await.unwrap();
     loop {
         match futures_util::StreamExt::next(socket).await {
-            Some(Ok(Message::Close(Some(frame)))) => return (frame.code.into(), frame.reason.to_string()),
+            Some(Ok(Message::Close(Some(frame)))) => {
+                observed::close(frame.code.into());
+                return (frame.code.into(), frame.reason.to_string());
+            }
             Some(Ok(_)) => {}
             other => panic!("{other:?} instead of a Close"),
         }
@@ -221,7 +225,7 @@ fn hello(claims: &ProofClaims, key: &SigningKey) -> Hello {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_proof_is_good_for_this_device_this_relay_and_this_connection_only() {
+pub(crate) async fn a_proof_is_valid_for_this_device_this_relay_and_this_connection_only() {
     let world = MemoryWorld::start().await;
     let key = world.key(&"lamp-1".parse().unwrap()).await;
     let foreign = SigningKey::generate().unwrap();
@@ -246,7 +250,7 @@ async fn a_proof_is_good_for_this_device_this_relay_and_this_connection_only() {
     let (mut socket, mut claims) = challenged(&world).await;
     claims.sub = "nobody".parse().unwrap();
     let said = FromDevice::from(hello(&claims, &key)).encode();
-    assert_eq!(closed_after(&mut socket, Message::text(said)).await.0, 4401, "an unknown device is told no more than that");
+    assert_eq!(closed_after(&mut socket, Message::text(said)).await.0, 4401, "an unknown device gets the same code");
 }
 
 #[tokio::test(start_paused = true)]
@@ -271,7 +275,7 @@ async fn a_control_channel_that_breaks_the_protocol_is_told_which_field() {
     ] {
         let mut device = world.device("lamp-1").await;
         device.socket.send(Message::text(text)).await.unwrap();
-        let NotAdmitted(code, reason) = device.closed().await;
+        let ChannelClosed(code, reason) = device.closed().await;
         assert!(code == 4400 && reason.contains(words), "{code} {reason}");
     }
     let mut device = world.device("lamp-1").await;
@@ -281,11 +285,11 @@ async fn a_control_channel_that_breaks_the_protocol_is_told_which_field() {
     let (_, claims) = challenged(&world).await;
     let key = world.key(&claims.sub).await;
     device.say(hello(&claims, &key)).await;
-    assert_eq!(device.closed().await, NotAdmitted(4400, "protocol: a second hello".to_owned()));
+    assert_eq!(device.closed().await, ChannelClosed(4400, "protocol: a second hello".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn sixteen_messages_before_the_hello_are_passed_over_and_no_more() {
+async fn sixteen_messages_before_the_hello_are_ignored_and_no_more() {
     let world = MemoryWorld::start().await;
     for (messages, verdict) in [(16, Ok("welcome")), (17, Err("protocol: too many messages before hello"))] {
         let (mut socket, claims) = challenged(&world).await;
@@ -304,7 +308,7 @@ async fn sixteen_messages_before_the_hello_are_passed_over_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_says_nothing_is_closed_after_ten_seconds() {
+async fn a_silent_peer_is_closed_after_ten_seconds() {
     let world = MemoryWorld::start().await;
     let begun = Instant::now();
     let (mut socket, _) = challenged(&world).await;
@@ -312,13 +316,13 @@ async fn who_says_nothing_is_closed_after_ten_seconds() {
     assert_eq!((code, begun.elapsed()), (4400, Duration::from_secs(10)));
     let mut silent = world.dial();
     let begun = Instant::now();
-    assert_eq!(silent.read(&mut [0; 1]).await.unwrap(), 0, "a connection without a request ends");
+    assert_eq!(silent.read(&mut [0; 1]).await.unwrap(), 0, "a connection without a request is closed");
     assert_eq!(begun.elapsed(), Duration::from_secs(60));
     let mut slow = world.dial();
     slow.write_all(b"GET /v1/about HT").await.unwrap();
     let begun = Instant::now();
     slow.read_to_end(&mut Vec::new()).await.unwrap();
-    assert_eq!(begun.elapsed(), Duration::from_secs(10), "a head that does not come whole");
+    assert_eq!(begun.elapsed(), Duration::from_secs(10), "an incomplete head");
 }
 
 #[tokio::test(start_paused = true)]
@@ -326,10 +330,8 @@ async fn a_device_without_the_heartbeat_feature_is_pinged_and_one_that_vanished_
     let world = MemoryWorld::start().await;
     let device = world.device("lamp-1").await;
     let begun = Instant::now();
-    // Nobody reads the device's end any more: its pongs do not come.
-    while world.relay.devices() > 0 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    // Nobody reads the device's end any more, so its pongs are missing.
+    world.until("the device is offline", |relay| relay.devices() == 0).await;
     let after = begun.elapsed();
     assert!(after >= Duration::from_secs(62) && after <= Duration::from_secs(63), "two and a half heartbeats: {after:?}");
     drop(device);
@@ -348,7 +350,7 @@ async fn a_device_that_pings_itself_is_not_pinged() {
         host: HOST,
         features: &["heartbeat", "unheard-of"],
     };
-    let mut device = WireDevice::come_online(world.dial(), &persona).await.unwrap();
+    let mut device = WireDevice::connect(world.dial(), &persona).await.unwrap();
     assert_eq!(device.welcome.features.iter().map(ToString::to_string).collect::<Vec<_>>(), ["heartbeat"]);
     assert_eq!((device.welcome.heartbeat_ms, device.welcome.heartbeat_max_ms), (25_000, 150_000));
     let begun = Instant::now();

@@ -1,32 +1,32 @@
-//! Requests that no program of ours sends: each is answered once, in words where it was understood, and the connection is over.
+//! HTTP requests that no Moorline program sends: each gets one answer, a problem where it was understood, and the connection is closed.
 
 use std::time::Duration;
 
 use moorline_tests::memory::{HOST, MemoryWorld};
-use moorline_tests::stranger::{Answer, asks, upgrade_request};
+use moorline_tests::unauthenticated_peer::{Answer, send_raw, upgrade_request};
 use moorline_tests::wire::bearer;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 
-/// Every address that is a WebSocket, with its subprotocol.
+/// Every WebSocket route with its subprotocol.
 const SOCKETS: [(&str, &str); 3] = [
     ("/v1/control", "moorline.control.v1"),
     ("/v1/devices/lamp-1/connect/ssh", "moorline.stream.v1"),
     ("/v1/legs/n1/00112233445566778899aabbccddeeff", "moorline.stream.v1"),
 ];
 
-/// Longer than the relay waits for anything that a request may still send.
+/// Longer than the relay waits for the rest of any request.
 const LONG: Duration = Duration::from_secs(90);
 
 async fn said(world: &MemoryWorld, request: &str) -> Answer {
-    let answer = asks(world.dial(), request.as_bytes(), LONG).await;
+    let answer = send_raw(world.dial(), request.as_bytes(), LONG).await;
     assert!(answer.text.matches("\r\ndate: ").count() <= 1, "one answer: {request}\n{}", answer.text);
     answer
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_asks_a_websocket_for_something_else_is_told_what_it_wants() {
+async fn a_wrong_request_to_a_websocket_route_is_told_what_is_missing() {
     let world = MemoryWorld::start().await;
     let token = format!("Authorization: {}\r\n", bearer(&world.token()));
     for (path, subprotocol) in SOCKETS {
@@ -60,7 +60,7 @@ async fn whoever_asks_a_websocket_for_something_else_is_told_what_it_wants() {
         ] {
             let answer = said(&world, &request).await;
             assert_eq!((answer.status, &*answer.code), (status, code), "{request}\n{}", answer.text);
-            // As HTTP has it: what to upgrade to, and that the header is one of this connection alone.
+            // RFC 9110: name the protocol to upgrade to, and list the header in `Connection`.
             let says_to_what = answer.text.contains("\r\nconnection: close, upgrade\r\nupgrade: websocket\r\n");
             assert_eq!(says_to_what, status == 426, "{request}\n{}", answer.text);
             if code == "malformed" && request.contains("chat") {
@@ -72,7 +72,7 @@ async fn whoever_asks_a_websocket_for_something_else_is_told_what_it_wants() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_path_is_taken_as_it_stands_and_never_decoded() {
+async fn paths_are_never_percent_decoded() {
     let world = MemoryWorld::start().await;
     let token = format!("Authorization: {}\r\n", bearer(&world.token()));
     for path in [
@@ -105,7 +105,7 @@ async fn a_path_is_taken_as_it_stands_and_never_decoded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_request_for_this_relay_is_refused_and_the_connection_is_over() {
+async fn invalid_requests_are_refused_and_the_connection_is_closed() {
     let world = MemoryWorld::start().await;
     let host = format!("Host: {HOST}\r\n");
     let (close, chunks) = ("Connection: close\r\n", "1\r\nx\r\n0\r\n\r\n");
@@ -134,7 +134,7 @@ async fn what_is_no_request_for_this_relay_is_refused_and_the_connection_is_over
         (format!("POST /v1/devices/lamp-1/streams HTTP/1.1\r\n{host}Content-Length: -1\r\n\r\n"), &[400]),
         (format!("POST /v1/devices/lamp-1/streams HTTP/1.1\r\n{host}Content-Length: 1, 1\r\n\r\nx"), &[400, 401]),
         (format!("POST /v1/devices/lamp-1/streams HTTP/1.1\r\n{host}Transfer-Encoding: gzip\r\n\r\nx"), &[400]),
-        // Where a body ends must be plain, also for addresses that have no use for one.
+        // The end of a body must be unambiguous, also on routes that ignore the body.
         (format!("GET /v1/about HTTP/1.1\r\n{host}{close}Content-Length: 1\r\n\r\nx"), &[200]),
         (format!("GET /v1/about HTTP/1.1\r\n{host}{close}Content-Length: 1\r\nContent-Length: 2\r\n\r\nxx"), &[400]),
         (format!("GET /v1/about HTTP/1.1\r\n{host}{close}Transfer-Encoding: Chunked\r\n\r\n{chunks}"), &[200]),
@@ -151,7 +151,7 @@ async fn what_is_no_request_for_this_relay_is_refused_and_the_connection_is_over
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_that_comes_a_byte_a_second_has_ten_seconds_and_a_body_ten_more() {
+async fn a_slow_head_has_ten_seconds_and_a_slow_body_ten_more() {
     let world = MemoryWorld::start().await;
     let head = upgrade_request(HOST, "/v1/control", "moorline.control.v1", "");
     let token = bearer(&world.token());
@@ -178,13 +178,11 @@ async fn a_head_that_comes_a_byte_a_second_has_ten_seconds_and_a_body_ten_more()
         assert_eq!(heard.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0), status, "{heard}");
         assert!(begun.elapsed() <= Duration::from_secs(11), "{:?}", begun.elapsed());
     }
-    while !world.relay.tasks().is_empty() {
-        sleep(Duration::from_millis(1)).await;
-    }
+    world.until("nothing is left", |relay| relay.tasks().is_empty()).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_is_one_json_object_and_no_larger_than_it_may_be() {
+async fn a_body_is_one_json_object_of_bounded_size() {
     let world = MemoryWorld::start().await;
     let _device = world.device("lamp-1").await;
     let begins = format!("POST /v1/devices/lamp-1/streams HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: {}\r\n", bearer(&world.token()));
@@ -204,7 +202,7 @@ async fn a_body_is_one_json_object_and_no_larger_than_it_may_be() {
         let answer = said(&world, &request).await;
         assert_eq!((answer.status, answer.code == "malformed"), (status, status == 400), "{body}\n{}", answer.text);
     }
-    // Announced and never sent: refused at once, without a word that it may be sent.
+    // Announced and never sent: refused at once, without `100 Continue`.
     let begun = Instant::now();
     let answer = said(&world, &format!("{begins}Expect: 100-continue\r\nContent-Length: 16385\r\n\r\n")).await;
     assert_eq!((answer.status, &*answer.code), (413, "too_large"), "{}", answer.text);
@@ -212,10 +210,10 @@ async fn a_body_is_one_json_object_and_no_larger_than_it_may_be() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_caller_says_in_headers_and_queries_is_taken_by_the_letter() {
+async fn headers_and_queries_are_parsed_strictly() {
     let world = MemoryWorld::start().await;
     let token = bearer(&world.token());
-    // A device that is not there is found out behind all that is wrong with the form.
+    // The form of a request is checked first; an unknown device is 404.
     for (header, value, status) in [
         ("Moorline-Deadline", "60", 404),
         ("Moorline-Deadline", "99999999999999999999999", 404),

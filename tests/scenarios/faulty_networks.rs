@@ -1,9 +1,9 @@
-//! Bad roads between the real programs: whatever they do, a stream arrives whole or is seen to be cut, and no byte strays.
+//! Faulty networks between the real programs: a stream arrives whole or both ends see a reset, and no byte is misdirected.
 
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use moorline_tests::link::{Chance, Link, Manner, Plan, Way};
+use moorline_tests::link::{Chance, CutKind, Direction, Link, Plan};
 use moorline_tests::patterns::{pattern, pieces};
 use moorline_tests::targets::Target;
 use moorline_tests::world::World;
@@ -17,19 +17,19 @@ use tokio::time::timeout;
 const FROM_CALLER: u64 = 1_000;
 const FROM_DEVICE: u64 = 2_000;
 const WITHIN: Duration = Duration::from_secs(180);
-/// The handshake's deadline, scaled down: a device waits that long for a caller that may come again.
+/// The scaled-down handshake deadline: a device waits this long for a caller that may rejoin.
 const GIVES_UP: &str = "deadline = '6s'\n";
 
-/// What one end of a stream saw.
+/// What one end of a stream observed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
     Whole,
     Reset,
-    /// The target was dialled and no byte came: the stream did not come about.
-    Nothing,
+    /// The target was dialled and no byte came: the stream was not opened.
+    NotOpened,
 }
 
-/// Sends all of it; false if the connection was reset.
+/// Sends the whole pattern; false if the connection was reset.
 async fn say(mut to: OwnedWriteHalf, seed: u64, total: usize) -> bool {
     let mut from = 0;
     for piece in pieces(seed, total) {
@@ -42,14 +42,14 @@ async fn say(mut to: OwnedWriteHalf, seed: u64, total: usize) -> bool {
     to.shutdown().await.is_ok()
 }
 
-/// Reads to the end, and checks every byte. How many came, and whether the connection was reset.
+/// Reads to the end and checks every byte; returns how many came, and whether the connection was reset.
 async fn hear(from: &mut OwnedReadHalf, seed: u64) -> (usize, bool) {
     let (mut heard, mut buffer) = (0, vec![0; 60_000]);
     loop {
         match from.read(&mut buffer).await {
             Ok(0) => return (heard, false),
             Ok(count) => {
-                assert!(buffer[..count] == pattern(seed, heard as u64, count), "stream {seed}: others than its own bytes behind {heard}");
+                assert!(buffer[..count] == pattern(seed, heard as u64, count), "stream {seed}: wrong bytes after {heard}");
                 heard += count;
             }
             Err(error) => {
@@ -60,10 +60,10 @@ async fn hear(from: &mut OwnedReadHalf, seed: u64) -> (usize, bool) {
     }
 }
 
-/// An end of the connection without all bytes is a failure, unless the kernel told of a reset: to the writing half, or to the reading one.
+/// An end of the connection without all bytes is a failure, unless the kernel reported a reset to either half.
 async fn talk(reads: &mut OwnedReadHalf, writes: OwnedWriteHalf, says: u64, hears: u64, total: usize) -> Seen {
     let (said, (heard, reset)) = tokio::join!(say(writes, says, total), hear(reads, hears));
-    assert!(heard <= total, "stream {hears}: more than there is");
+    assert!(heard <= total, "stream {hears}: more bytes than were sent");
     match (heard == total && !reset, reset || !said) {
         (true, _) => Seen::Whole,
         (false, true) => Seen::Reset,
@@ -73,7 +73,7 @@ async fn talk(reads: &mut OwnedReadHalf, writes: OwnedWriteHalf, says: u64, hear
 
 async fn device_side(tcp: TcpStream, total: usize) -> Seen {
     let (mut reads, writes) = tcp.into_split();
-    let Ok(number) = reads.read_u8().await else { return Seen::Nothing };
+    let Ok(number) = reads.read_u8().await else { return Seen::NotOpened };
     talk(&mut reads, writes, FROM_DEVICE + u64::from(number), FROM_CALLER + u64::from(number), total).await
 }
 
@@ -85,7 +85,7 @@ async fn caller_side(tcp: TcpStream, number: u64, total: usize) -> Seen {
     talk(&mut reads, writes, FROM_CALLER + number, FROM_DEVICE + number, total).await
 }
 
-/// What the ends of all streams saw through two roads: the callers', and the device's.
+/// What the ends of all streams observed through two faulty networks: the callers' ends and the device's ends.
 async fn through<D, C>(times: &str, device_road: D, caller_road: C, streams: u64, total: usize) -> [Vec<Seen>; 2]
 where
     D: Fn(u64) -> Plan + Send + 'static,
@@ -121,13 +121,13 @@ where
     [near, far.into_iter().map(|saw| saw.expect("no target saw what it must not see")).collect()]
 }
 
-/// A connection that is cut somewhere in the first so many bytes; the first connection, which is a control channel or a login, is not.
-fn cut_somewhere(chance: Chance, road: u64, within: u64) -> impl Fn(u64) -> Plan + Send + 'static {
+/// Cuts each connection somewhere in its first `within` bytes, except the first one, which is a control channel or a login.
+fn cut_somewhere(chance: Chance, network: u64, within: u64) -> impl Fn(u64) -> Plan + Send + 'static {
     move |number| {
-        let way = if chance.number(road, 3 * number, 2) == 0 { Way::Up } else { Way::Down };
-        let manner = if chance.number(road, 3 * number + 1, 2) == 0 { Manner::Reset } else { Manner::End };
-        let at = chance.number(road, 3 * number + 2, within);
-        Plan { cut: (number > 0).then_some((way, at, manner)), ..Plan::default() }
+        let direction = if chance.number(network, 3 * number, 2) == 0 { Direction::Up } else { Direction::Down };
+        let kind = if chance.number(network, 3 * number + 1, 2) == 0 { CutKind::Reset } else { CutKind::End };
+        let at = chance.number(network, 3 * number + 2, within);
+        Plan { cut: (number > 0).then_some((direction, at, kind)), ..Plan::default() }
     }
 }
 
@@ -136,39 +136,44 @@ fn count(seen: &[Seen], of: Seen) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_stream_is_whole_or_seen_to_be_cut_where_each_leg_is_cut_at_any_byte() {
+async fn streams_whose_legs_are_cut_at_any_byte_are_whole_or_reset() {
     const TOTAL: usize = 256 << 10;
     let chance = Chance::new();
     let within = (TOTAL + TOTAL / 2) as u64;
     let [near, far] = through("", cut_somewhere(chance, 1, within), cut_somewhere(chance, 2, within), 64, TOTAL).await;
     assert_eq!(near.len(), 64);
     let saw = |of| (count(&near, of), count(&far, of));
-    println!("whole {:?}, reset {:?}, nothing {:?}", saw(Seen::Whole), saw(Seen::Reset), saw(Seen::Nothing));
+    println!("whole {:?}, reset {:?}, nothing {:?}", saw(Seen::Whole), saw(Seen::Reset), saw(Seen::NotOpened));
     assert!(saw(Seen::Reset).0 > 0 && saw(Seen::Reset).1 > 0, "nothing was cut");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handshake_that_is_cut_at_any_byte_costs_a_try_or_is_seen() {
+async fn a_handshake_that_is_cut_at_any_byte_is_retried_or_reported() {
     let chance = Chance::new();
-    // Four kilobytes are TLS, the request, and `opened`.
+    // TLS, the request and `opened` take about four kilobytes.
     let [near, _] = through(GIVES_UP, cut_somewhere(chance, 1, 4_000), cut_somewhere(chance, 2, 4_000), 32, 10_000).await;
     assert_eq!(near.len(), 32);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_road_that_passes_one_byte_at_a_time_carries_everything() {
-    let dribble = |_| Plan { piece: Some(1), ..Plan::default() };
-    let [near, far] = through("", dribble, dribble, 4, 20_000).await;
+async fn a_network_that_passes_one_byte_at_a_time_carries_everything() {
+    let trickle = |_| Plan { piece: Some(1), ..Plan::default() };
+    let [near, far] = through("", trickle, trickle, 4, 20_000).await;
     assert_eq!((near, far), (vec![Seen::Whole; 4], vec![Seen::Whole; 4]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_road_that_stalls_carries_everything() {
+async fn a_slow_network_that_stalls_carries_everything() {
     let chance = Chance::new();
     let stalls = move |number| {
-        let way = if chance.number(3, 2 * number, 2) == 0 { Way::Up } else { Way::Down };
+        let direction = if chance.number(3, 2 * number, 2) == 0 { Direction::Up } else { Direction::Down };
         let at = if number == 0 { 0 } else { chance.number(3, 2 * number + 1, 200_000) };
-        Plan { delay: Duration::from_millis(3), rate: Some(1 << 20), stall: Some((way, at, Duration::from_secs(2))), ..Plan::default() }
+        Plan {
+            delay: Duration::from_millis(3),
+            rate: Some(1 << 20),
+            stall: Some((direction, at, Duration::from_secs(2))),
+            ..Plan::default()
+        }
     };
     let [near, far] = through("", stalls, stalls, 16, 256 << 10).await;
     assert_eq!((near, far), (vec![Seen::Whole; 16], vec![Seen::Whole; 16]));

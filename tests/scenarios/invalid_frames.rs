@@ -1,5 +1,5 @@
-//! Frames that are none, over real TLS to the real relay: each is answered with the code that the protocol names, the far side of a leg is
-//! reset, and the stream beside never notices.
+//! Invalid WebSocket frames over TLS to the real relay: each is answered with the documented code, the far side of a leg is reset, and
+//! another stream is not affected.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use futures_util::StreamExt;
 use moorline_proto::close::CloseReason;
 use moorline_proto::names::{CONTROL, CONTROL_SUBPROTOCOL};
 use moorline_relay::access::mint::SigningKey;
-use moorline_tests::stranger::first::{BYTES, CLOSE, FIN, MORE, PING, PONG, TEXT};
-use moorline_tests::stranger::{frame, header};
-use moorline_tests::wire::{Said, WireDevice, WireLeg, bearer, upgrade};
+use moorline_tests::unauthenticated_peer::opcode::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT};
+use moorline_tests::unauthenticated_peer::{frame, header};
+use moorline_tests::wire::{LegEvent, WireDevice, WireLeg, bearer, upgrade};
 use moorline_tests::world::World;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -22,10 +22,10 @@ type Tls = TlsStream<TcpStream>;
 type Leg = WireLeg<Tls>;
 
 const WITHIN: Duration = Duration::from_secs(120);
-/// What a message may have at most, everywhere.
+/// The largest message that is allowed anywhere.
 const MOST: u64 = 65_536;
 
-/// What a stranger sends, and the close codes that it gets for it.
+/// What a peer sends, and the close codes that it gets.
 struct Case {
     what: &'static str,
     sends: Vec<u8>,
@@ -41,31 +41,31 @@ fn close_frame(code: u16) -> Vec<u8> {
 }
 
 fn fragments(begin: u8, count: usize, each: &[u8]) -> Vec<u8> {
-    let more = std::iter::repeat_with(|| frame(MORE, each));
+    let more = std::iter::repeat_with(|| frame(CONTINUATION, each));
     std::iter::once(frame(begin, each)).chain(more).take(count).flatten().collect()
 }
 
-/// What breaks WebSocket itself, or the sizes and kinds that are allowed in it.
+/// Violations of WebSocket itself and of the allowed sizes and kinds of messages.
 fn cases() -> Vec<Case> {
     let (framing, utf8, big, protocol) =
         (CloseReason::Framing.code(), CloseReason::BadUtf8.code(), CloseReason::TooBig.code(), CloseReason::Protocol.code());
     let mut cases = Vec::new();
-    // On a control channel all of it is the device's bug, and 4400 with a reason; on a leg WebSocket's own codes tell it apart.
+    // A control channel closes all of it with 4400; a leg uses WebSocket's own codes.
     let mut case = |what, on_leg, sends| cases.push(Case { what, sends, on_leg, on_control: protocol });
-    case("a header that claims 2^63 bytes", big, header(FIN | BYTES, 1 << 63));
+    case("a header that claims 2^63 bytes", big, header(FIN | BINARY, 1 << 63));
     case("a header that claims all there can be", big, header(FIN | TEXT, u64::MAX));
-    case("a header that claims a byte too much", big, header(FIN | BYTES, MOST + 1));
+    case("a header that claims a byte too much", big, header(FIN | BINARY, MOST + 1));
     case("a ping that claims 2^63 bytes", big, header(FIN | PING, 1 << 63));
-    case("a message a byte too long, in two frames", big, [frame(BYTES, &[7; MOST as usize]), frame(FIN | MORE, &[7])].concat());
-    case("a message that never ends, a byte in each frame", big, fragments(BYTES, MOST as usize + 1, &[7]));
+    case("a message a byte too long, in two frames", big, [frame(BINARY, &[7; MOST as usize]), frame(FIN | CONTINUATION, &[7])].concat());
+    case("a message that never ends, a byte in each frame", big, fragments(BINARY, MOST as usize + 1, &[7]));
     case("text that never ends, a byte in each frame", big, fragments(TEXT, MOST as usize + 1, b"x"));
-    case("a message that never ends and has nothing in it", protocol, fragments(BYTES, 250_000, &[]));
-    let between = [frame(MORE, &[]).repeat(9), frame(FIN | PONG, b"alive")].concat();
-    case("the same with pongs between", protocol, [frame(BYTES, &[]), between.repeat(25_000)].concat());
-    case("a frame that is not masked", framing, vec![FIN | BYTES, 1, 7]);
+    case("a message that never ends and has nothing in it", protocol, fragments(BINARY, 250_000, &[]));
+    let between = [frame(CONTINUATION, &[]).repeat(9), frame(FIN | PONG, b"alive")].concat();
+    case("the same with pongs between", protocol, [frame(BINARY, &[]), between.repeat(25_000)].concat());
+    case("a frame that is not masked", framing, vec![FIN | BINARY, 1, 7]);
     case("a frame that is not masked and empty", framing, vec![FIN | PING, 0]);
     for bit in RESERVED_BITS {
-        case("a reserved bit", framing, frame(FIN | bit | BYTES, &[7]));
+        case("a reserved bit", framing, frame(FIN | bit | BINARY, &[7]));
         case("a reserved bit on a ping", framing, frame(FIN | bit | PING, &[7]));
     }
     for opcode in RESERVED_OPCODES {
@@ -74,16 +74,16 @@ fn cases() -> Vec<Case> {
     case("a ping in fragments", framing, frame(PING, &[7]));
     case("a Close in fragments", framing, frame(CLOSE, &1000_u16.to_be_bytes()));
     case("a ping of 126 bytes", framing, frame(FIN | PING, &[7; 126]));
-    case("a continuation of nothing", framing, frame(FIN | MORE, &[7]));
-    case("a message inside another", framing, [frame(BYTES, &[7]), frame(FIN | BYTES, &[7])].concat());
+    case("a continuation of nothing", framing, frame(FIN | CONTINUATION, &[7]));
+    case("a message inside another", framing, [frame(BINARY, &[7]), frame(FIN | BINARY, &[7])].concat());
     case("text that is no UTF-8", utf8, frame(FIN | TEXT, b"\xc3\x28"));
-    case("fragments of text that are no UTF-8", utf8, [frame(TEXT, b"{\xc3"), frame(FIN | MORE, b"\x28}")].concat());
+    case("fragments of text that are no UTF-8", utf8, [frame(TEXT, b"{\xc3"), frame(FIN | CONTINUATION, b"\x28}")].concat());
     case("half a character", utf8, frame(FIN | TEXT, b"\xc3"));
     case("a Close whose reason is no UTF-8", utf8, frame(FIN | CLOSE, b"\x03\xe8\xc3\x28"));
     case("text where there should be JSON", protocol, frame(FIN | TEXT, b"hello world"));
     case("JSON without a type", protocol, frame(FIN | TEXT, b"[]"));
     case("a Close of one byte", framing, frame(FIN | CLOSE, &[3]));
-    // WebSocket's library answers these by itself.
+    // The WebSocket library answers these by itself.
     for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000] {
         cases.push(Case { what: "a Close with a code that none may have", sends: close_frame(code), on_leg: framing, on_control: framing });
     }
@@ -91,7 +91,7 @@ fn cases() -> Vec<Case> {
 }
 
 async fn sends(socket: &mut WebSocketStream<Tls>, bytes: &[u8]) {
-    // The relay may have closed before all of it is there.
+    // The relay may close before it has read everything.
     let sent = async {
         socket.get_mut().write_all(bytes).await?;
         socket.get_mut().flush().await
@@ -99,7 +99,7 @@ async fn sends(socket: &mut WebSocketStream<Tls>, bytes: &[u8]) {
     sent.await.ok();
 }
 
-/// The code and reason that a WebSocket is closed with; 1006 if it ends without a Close.
+/// Waits for the Close: its code and reason; 1006 if the connection ends without one.
 async fn closed(socket: &mut WebSocketStream<Tls>) -> (u16, String) {
     let read = async {
         loop {
@@ -114,32 +114,32 @@ async fn closed(socket: &mut WebSocketStream<Tls>) -> (u16, String) {
     timeout(WITHIN, read).await.expect("the relay closes it")
 }
 
-/// A relay with an honest stream, which is looked at after each trouble, and a device for the trouble.
+/// A relay with a healthy stream, which is checked after each case, and a device that misbehaves.
 struct Scene {
     world: World,
     device: WireDevice<Tls>,
     key: SigningKey,
-    honest: (Leg, Leg),
-    _honest_device: WireDevice<Tls>,
+    healthy: (Leg, Leg),
+    _healthy_device: WireDevice<Tls>,
 }
 
 impl Scene {
     async fn start() -> Self {
         let world = World::start().await;
-        let mut honest_device = world.wire_device("honest-1").await;
-        let honest = open(&world, &mut honest_device, "honest-1").await;
+        let mut healthy_device = world.wire_device("healthy-1").await;
+        let healthy = open(&world, &mut healthy_device, "healthy-1").await;
         let key = SigningKey::generate().expect("keys are made");
         world.add("lamp-1", key.public().to_pem().as_bytes()).await;
         let device = world.wire_device_by("lamp-1", &key).await;
-        Self { world, device, key, honest, _honest_device: honest_device }
+        Self { world, device, key, healthy, _healthy_device: healthy_device }
     }
 
     async fn open(&mut self) -> (Leg, Leg) {
         open(&self.world, &mut self.device, "lamp-1").await
     }
 
-    async fn honest_goes_on(&mut self) {
-        let (caller, device) = &mut self.honest;
+    async fn healthy_stream_still_works(&mut self) {
+        let (caller, device) = &mut self.healthy;
         caller.say("to the device").await;
         assert_eq!(device.bytes(13).await, b"to the device");
         device.say("to the caller").await;
@@ -170,24 +170,24 @@ fn named(what: &str, (code, reason): &(u16, String), expected: u16) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn broken_frames_on_an_open_leg_reset_the_far_side_and_nobody_else() {
+async fn invalid_frames_on_an_open_leg_reset_its_far_side_only() {
     let scenario = async {
         let mut scene = Scene::start().await;
         for (number, case) in cases().into_iter().enumerate() {
             let (caller, device) = scene.open().await;
-            let (mut guilty, mut far) = if number % 2 == 0 { (caller, device) } else { (device, caller) };
-            sends(&mut guilty.socket, &case.sends).await;
-            let (told, far) = tokio::join!(closed(&mut guilty.socket), far.closed());
+            let (mut faulty, mut far) = if number % 2 == 0 { (caller, device) } else { (device, caller) };
+            sends(&mut faulty.socket, &case.sends).await;
+            let (told, far) = tokio::join!(closed(&mut faulty.socket), far.closed());
             named(case.what, &told, case.on_leg);
             assert_eq!(far, CloseReason::Reset.code(), "{}: the far side", case.what);
-            scene.honest_goes_on().await;
+            scene.healthy_stream_still_works().await;
         }
     };
     timeout(WITHIN, scenario).await.expect("seconds, not minutes");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn broken_frames_on_a_leg_that_waits_cost_the_caller_its_stream_and_the_device_a_try() {
+async fn invalid_frames_before_opened_end_the_callers_stream_and_let_the_device_rejoin() {
     let scenario = async {
         let mut scene = Scene::start().await;
         for case in cases() {
@@ -207,26 +207,26 @@ async fn broken_frames_on_a_leg_that_waits_cost_the_caller_its_stream_and_the_de
             named(case.what, &closed(&mut broken.socket).await, case.on_leg);
             scene.device.accept(offer.stream).await;
             let mut again = scene.world.join(offer.url.as_str(), &offer.token).await;
-            assert!(matches!(again.next().await, Said::Opened(_)), "{}", case.what);
+            assert!(matches!(again.next().await, LegEvent::Opened(_)), "{}", case.what);
             caller.opened().await;
         }
-        scene.honest_goes_on().await;
+        scene.healthy_stream_still_works().await;
     };
     timeout(WITHIN, scenario).await.expect("seconds, not minutes");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn broken_frames_on_a_control_channel_close_it_with_words_before_and_after_its_welcome() {
+async fn invalid_frames_on_a_control_channel_close_it_with_a_reason() {
     let scenario = async {
         let mut scene = Scene::start().await;
-        let binary = Case { what: "binary", sends: frame(FIN | BYTES, b"x"), on_leg: 0, on_control: CloseReason::Protocol.code() };
+        let binary = Case { what: "binary", sends: frame(FIN | BINARY, b"x"), on_leg: 0, on_control: CloseReason::Protocol.code() };
         for case in cases().into_iter().chain([binary]) {
-            let mut stranger = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may");
-            sends(&mut stranger, &case.sends).await;
-            named(case.what, &closed(&mut stranger).await, case.on_control);
+            let mut peer = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may");
+            sends(&mut peer, &case.sends).await;
+            named(case.what, &closed(&mut peer).await, case.on_control);
             sends(&mut scene.device.socket, &case.sends).await;
             named(case.what, &closed(&mut scene.device.socket).await, case.on_control);
-            scene.honest_goes_on().await;
+            scene.healthy_stream_still_works().await;
             scene.device = scene.world.wire_device_by("lamp-1", &scene.key).await;
         }
     };
@@ -234,35 +234,35 @@ async fn broken_frames_on_a_control_channel_close_it_with_words_before_and_after
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_than_a_hundred_pings_a_second_are_too_many_everywhere() {
+async fn more_than_a_hundred_pings_a_second_close_any_connection() {
     let scenario = async {
         let mut scene = Scene::start().await;
         let flood = frame(FIN | PING, b"x").repeat(300);
         let protocol = CloseReason::Protocol.code();
-        for guilty_is_caller in [true, false] {
+        for faulty_is_caller in [true, false] {
             let (caller, device) = scene.open().await;
-            let (mut guilty, mut far) = if guilty_is_caller { (caller, device) } else { (device, caller) };
-            sends(&mut guilty.socket, &flood).await;
-            named("a leg", &closed(&mut guilty.socket).await, protocol);
+            let (mut faulty, mut far) = if faulty_is_caller { (caller, device) } else { (device, caller) };
+            sends(&mut faulty.socket, &flood).await;
+            named("a leg", &closed(&mut faulty.socket).await, protocol);
             assert_eq!(far.closed().await, CloseReason::Reset.code());
         }
-        let mut stranger = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may");
-        sends(&mut stranger, &flood).await;
-        named("a stranger", &closed(&mut stranger).await, protocol);
+        let mut peer = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may");
+        sends(&mut peer, &flood).await;
+        named("a peer", &closed(&mut peer).await, protocol);
         sends(&mut scene.device.socket, &flood).await;
         named("a device", &closed(&mut scene.device.socket).await, protocol);
-        scene.honest_goes_on().await;
+        scene.healthy_stream_still_works().await;
     };
     timeout(WITHIN, scenario).await.expect("seconds, not minutes");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_in_the_smallest_frames_and_a_crowd_of_pongs_are_in_order() {
+async fn one_byte_fragments_and_many_pongs_are_allowed() {
     let scenario = async {
         let mut scene = Scene::start().await;
         let (mut caller, mut device) = scene.open().await;
         let most = MOST as usize;
-        let crumbs = [fragments(BYTES, most, &[7]), frame(FIN | MORE, &[])].concat();
+        let crumbs = [fragments(BINARY, most, &[7]), frame(FIN | CONTINUATION, &[])].concat();
         for _ in 0..3 {
             sends(&mut caller.socket, &crumbs).await;
             assert_eq!(device.bytes(most).await, vec![7; most], "a byte in each frame");
@@ -276,22 +276,22 @@ async fn a_message_in_the_smallest_frames_and_a_crowd_of_pongs_are_in_order() {
     timeout(WITHIN, scenario).await.expect("seconds, not minutes");
 }
 
-/// A Close is answered with the same code, whoever closes and whenever.
+/// A Close is answered with the same code, before and after authentication.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_control_channel_that_is_closed_by_its_peer_is_answered() {
+async fn a_close_of_a_control_channel_is_answered_with_its_code() {
     let scenario = async {
         let mut scene = Scene::start().await;
         for code in [1000, 1001, 4001] {
-            let mut stranger = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may");
-            sends(&mut stranger, &close_frame(code)).await;
-            assert_eq!(closed(&mut stranger).await.0, code, "a stranger");
+            let mut peer = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may");
+            sends(&mut peer, &close_frame(code)).await;
+            assert_eq!(closed(&mut peer).await.0, code, "a peer");
             sends(&mut scene.device.socket, &close_frame(code)).await;
             assert_eq!(closed(&mut scene.device.socket).await.0, code, "a device");
             scene.device = scene.world.wire_device_by("lamp-1", &scene.key).await;
         }
         scene.device.socket.close(None).await.expect("it is sent");
         assert_eq!(closed(&mut scene.device.socket).await.0, 1005, "without a code");
-        scene.honest_goes_on().await;
+        scene.healthy_stream_still_works().await;
     };
     timeout(WITHIN, scenario).await.expect("seconds, not minutes");
 }

@@ -1,4 +1,4 @@
-//! The relay's own frames against tungstenite's: both understand a side's bytes alike, and what the relay writes is what a client reads.
+//! The frame codec against tungstenite: both decode a client's bytes alike, and tungstenite decodes what the codec encodes.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,10 +14,10 @@ use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-/// What must have been said, each often, so that something was compared.
+/// Events that the random input must produce, so that something is compared.
 const KINDS: [&str; 5] = ["text", "ping", "pong", "close None", "close Some"];
 
-/// What was understood, beside the bytes.
+/// What a decoder understood: bytes, other messages, and how it ended.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Understood {
     bytes: Vec<u8>,
@@ -25,7 +25,7 @@ struct Understood {
     ended: Option<CloseReason>,
 }
 
-/// A connection from which all that will ever come is there, and to which anything may be said.
+/// A connection whose whole input is there already and whose output is dropped.
 struct There<'a>(Cursor<&'a [u8]>);
 
 impl Read for There<'_> {
@@ -77,7 +77,7 @@ fn by_tungstenite(frames: &[u8], role: Role) -> Understood {
     }
 }
 
-/// The same as we understand it, and as we say it again.
+/// Decodes with our codec and encodes every event again.
 fn by_us(mut frames: &[u8], mut decoder: Decoder) -> (Understood, Vec<u8>) {
     let (mut all, mut batch) = (Understood::default(), Batch::new());
     loop {
@@ -113,14 +113,14 @@ fn by_us(mut frames: &[u8], mut decoder: Decoder) -> (Understood, Vec<u8>) {
 }
 
 #[test]
-fn the_relay_understands_a_side_as_tungstenite_does_and_is_understood_by_it() {
+fn the_frame_codec_agrees_with_tungstenite() {
     let seen: RefCell<BTreeMap<&str, usize>> = RefCell::default();
     let mut runner = TestRunner::new(Config { cases: 4_000, failure_persistence: None, ..Config::default() });
     let ran = runner.run(&vec(any::<u8>(), 0..400), |bytes| {
         let frames = script(&bytes);
         let theirs = by_tungstenite(&frames, Role::Server);
         let (ours, again) = by_us(&frames, Decoder::from_side());
-        // Theirs sees bad text as soon as it comes, ours once it is whole; and ours has no need of a whole message of bytes.
+        // Tungstenite rejects invalid UTF-8 as it arrives, we once the text is whole; we deliver binary data before its message is whole.
         prop_assert!(ours.said.starts_with(&theirs.said) && ours.bytes.starts_with(&theirs.bytes), "{ours:?} {theirs:?}");
         if theirs.ended != Some(CloseReason::BadUtf8) {
             prop_assert_eq!(&ours.said, &theirs.said);

@@ -1,4 +1,4 @@
-//! Places before and after admission are separate: a full house of strangers costs no device and no stream anything, and the other way round.
+//! Limits of unauthenticated and of authenticated connections are separate: reaching one costs nothing under the other.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use moorline_tests::wire::WireLeg;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::{Instant, advance, sleep, timeout};
 
-async fn with_places(strangers: usize, connections: usize) -> MemoryWorld {
+async fn with_limits(unauthenticated: usize, connections: usize) -> MemoryWorld {
     MemoryWorld::start_with(|config| {
-        config.limits.unauthenticated_connections = strangers.try_into().unwrap();
+        config.limits.unauthenticated_connections = unauthenticated.try_into().unwrap();
         config.limits.connections = connections.try_into().unwrap();
     })
     .await
 }
 
-/// Whether the relay ends this connection now, without waiting for anything.
-async fn is_sent_away(pipe: &mut DuplexStream) -> bool {
+/// Whether the relay has closed this connection already.
+async fn is_closed_now(pipe: &mut DuplexStream) -> bool {
     timeout(Duration::from_millis(1), pipe.read_u8()).await.is_ok_and(|read| read.is_err())
 }
 
@@ -28,26 +28,26 @@ async fn talk(caller: &mut WireLeg<DuplexStream>, device: &mut WireLeg<DuplexStr
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_house_of_strangers_does_not_touch_those_who_were_admitted() {
-    let world = with_places(4, 64).await;
+async fn unauthenticated_peers_at_capacity_do_not_affect_authenticated_ones() {
+    let world = with_limits(4, 64).await;
     let mut device = world.device("lamp-1").await;
     let (mut caller, mut far) = world.stream(&mut device, "lamp-1").await;
-    // Asked and undecided: admitted as well.
+    // A caller whose stream is undecided is authenticated as well.
     let mut undecided = world.connect("lamp-1", "ssh", &[]).await.unwrap();
     let offer = device.offer().await;
     for _ in 0..20 {
-        let mut house: Vec<DuplexStream> = (0..4).map(|_| world.dial()).collect();
-        for stranger in &mut house {
-            stranger.write_all(b"GET /v1/con").await.unwrap();
-            assert!(!is_sent_away(stranger).await, "it may stay for a while");
+        let mut peers: Vec<DuplexStream> = (0..4).map(|_| world.dial()).collect();
+        for peer in &mut peers {
+            peer.write_all(b"GET /v1/con").await.unwrap();
+            assert!(!is_closed_now(peer).await, "it may stay until it is evicted");
         }
-        assert!(is_sent_away(&mut world.dial()).await, "the house is full");
+        assert!(is_closed_now(&mut world.dial()).await, "the unauthenticated capacity is used up");
         talk(&mut caller, &mut far).await;
         advance(Duration::from_secs(2)).await;
         let next = world.dial();
-        assert!(is_sent_away(&mut house[0]).await, "the oldest gives way");
+        assert!(is_closed_now(&mut peers[0]).await, "the oldest is evicted");
         talk(&mut caller, &mut far).await;
-        drop((house, next));
+        drop((peers, next));
         sleep(Duration::from_millis(1)).await;
     }
     device.accept(offer.stream).await;
@@ -58,27 +58,27 @@ async fn a_full_house_of_strangers_does_not_touch_those_who_were_admitted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_house_of_streams_leaves_the_places_of_strangers_free() {
-    let world = with_places(2, 64).await;
+async fn streams_use_no_unauthenticated_capacity() {
+    let world = with_limits(2, 64).await;
     let mut device = world.device("lamp-1").await;
     let mut streams = Vec::new();
     for _ in 0..20 {
         streams.push(world.stream(&mut device, "lamp-1").await);
     }
-    let mut strangers = [world.dial(), world.dial()];
-    for stranger in &mut strangers {
-        assert!(!is_sent_away(stranger).await, "41 were admitted, and none of them is in a stranger's place");
+    let mut peers = [world.dial(), world.dial()];
+    for peer in &mut peers {
+        assert!(!is_closed_now(peer).await, "41 authenticated connections use no unauthenticated capacity");
     }
     for (caller, far) in &mut streams {
         talk(caller, far).await;
     }
-    drop(strangers);
+    drop(peers);
     sleep(Duration::from_millis(1)).await;
-    // Places of any kind are another bound: beyond it the next one is closed, and nobody else.
+    // `connections` bounds connections of any kind: beyond it only the new one is closed.
     let mut more: Vec<DuplexStream> = Vec::new();
     while more.len() < 40 {
         let mut pipe = world.dial();
-        if is_sent_away(&mut pipe).await {
+        if is_closed_now(&mut pipe).await {
             break;
         }
         more.push(pipe);
@@ -90,13 +90,13 @@ async fn a_full_house_of_streams_leaves_the_places_of_strangers_free() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_place_taken_turns_the_next_one_away_and_nobody_who_is_inside() {
-    let world = with_places(8, 5).await;
+async fn at_the_connection_limit_new_connections_are_closed_and_existing_ones_live() {
+    let world = with_limits(8, 5).await;
     let mut device = world.device("lamp-1").await;
     let mut one = world.stream(&mut device, "lamp-1").await;
     let mut two = world.stream(&mut device, "lamp-1").await;
     for _ in 0..10 {
-        assert!(is_sent_away(&mut world.dial()).await, "a device and two streams are five");
+        assert!(is_closed_now(&mut world.dial()).await, "a device and two streams are five");
         advance(Duration::from_secs(3)).await;
         talk(&mut one.0, &mut one.1).await;
         talk(&mut two.0, &mut two.1).await;
@@ -107,10 +107,10 @@ async fn every_place_taken_turns_the_next_one_away_and_nobody_who_is_inside() {
     talk(&mut again.0, &mut again.1).await;
 }
 
-/// What a stranger may take its time for is over long before anything of an admitted one is.
+/// An unauthenticated peer is closed by its deadline, long before any timeout of an authenticated one.
 #[tokio::test(start_paused = true)]
-async fn deadlines_of_strangers_are_not_those_of_the_admitted() {
-    let world = with_places(8, 64).await;
+async fn deadlines_of_unauthenticated_peers_do_not_apply_to_authenticated_ones() {
+    let world = with_limits(8, 64).await;
     let mut device = world.device("lamp-1").await;
     let (mut caller, mut far) = world.stream(&mut device, "lamp-1").await;
     let mut silent = world.dial();

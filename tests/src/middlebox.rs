@@ -1,5 +1,5 @@
-//! A middle box before a real relay, that ends TLS with the relay's own certificate: it may change what a caller asks, and remembers what
-//! the relay answered. So the same exchange is seen on the wire and by the program that asked.
+//! A TLS-terminating middlebox in front of a real relay, with the relay's own certificate. It can change a caller's request and records what
+//! the relay answered, so that one exchange is seen on the wire and as the program reports it.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,17 +15,18 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use crate::observed;
 use crate::programs::LINE_WITHIN;
-use crate::stranger::tls;
+use crate::unauthenticated_peer::tls;
 use crate::world::World;
 
-/// What is put in place of what in the head of a request.
-type Instead = Vec<(String, String)>;
+/// Replacements in the head of a request: what to find, and what to put in its place.
+type Replacements = Vec<(String, String)>;
 
-/// A middle box that listens on a port of its own. It ends, with its connections, with the value that holds it.
+/// A middlebox on a port of its own. Dropping it closes it and its connections.
 #[derive(Debug)]
-pub struct Window {
-    /// Where it listens.
+pub struct Middlebox {
+    /// Its listening address.
     pub address: SocketAddr,
     seen: Arc<Seen>,
     _serving: JoinSet<()>,
@@ -33,11 +34,11 @@ pub struct Window {
 
 #[derive(Debug, Default)]
 struct Seen {
-    instead: Mutex<Instead>,
+    replace: Mutex<Replacements>,
     asked: Mutex<String>,
     answered: Mutex<Vec<u8>>,
-    /// Connections on which something came behind the request.
-    lively: watch::Sender<usize>,
+    /// Connections on which the caller sent something after its request.
+    callers_answered: watch::Sender<usize>,
 }
 
 /// What the relay answered to the last request.
@@ -47,12 +48,12 @@ pub struct Answer {
     pub status: u16,
     /// The response's head, in lower case.
     pub head: String,
-    /// The problem: the body, or what stands in `refused` behind a 101.
+    /// The problem: the response's body, or the one in `refused` after a 101.
     pub problem: Value,
 }
 
-impl Window {
-    /// A middle box before the relay of a world.
+impl Middlebox {
+    /// Starts a middlebox in front of the relay of `world`.
     pub async fn start(world: &World) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -68,30 +69,30 @@ impl Window {
         Self { address, seen, _serving: serving }
     }
 
-    /// From now on, in the heads of requests this stands in place of that.
+    /// From now on, replaces the first string of each pair by the second in the heads of requests.
     ///
     /// # Panics
-    /// Requests that do not have what is to be replaced fail.
-    pub fn instead(&self, of: &[(&str, &str)]) {
-        *lock(&self.seen.instead) = of.iter().map(|&(from, to)| (from.to_owned(), to.to_owned())).collect();
+    /// A request that does not contain a string to be replaced fails the scenario.
+    pub fn replace(&self, of: &[(&str, &str)]) {
+        *lock(&self.seen.replace) = of.iter().map(|&(from, to)| (from.to_owned(), to.to_owned())).collect();
         lock(&self.seen.asked).clear();
         lock(&self.seen.answered).clear();
     }
 
-    /// Waits until so many connections have carried something of the caller's behind its request: the answer to a ping, as a rule.
+    /// Waits until the callers of this many connections have sent something after their request, usually the answer to a ping.
     ///
     /// # Panics
-    /// If that takes too long.
-    pub async fn lively(&self, connections: usize) {
-        let mut lively = self.seen.lively.subscribe();
-        let enough = timeout(LINE_WITHIN, lively.wait_for(|&count| count >= connections)).await;
+    /// After [`LINE_WITHIN`].
+    pub async fn callers_answered(&self, connections: usize) {
+        let mut callers_answered = self.seen.callers_answered.subscribe();
+        let enough = timeout(LINE_WITHIN, callers_answered.wait_for(|&count| count >= connections)).await;
         assert!(enough.is_ok(), "fewer than {connections} callers said anything behind their requests");
     }
 
-    /// What the relay answered last.
+    /// The relay's answer to the last request.
     ///
     /// # Panics
-    /// If that is no HTTP.
+    /// If it is not HTTP.
     pub fn answer(&self) -> Answer {
         let all = String::from_utf8_lossy(&lock(&self.seen.answered)).into_owned();
         let last = all.rfind("HTTP/1.1 ").map(|at| &all[at..]).unwrap_or_else(|| panic!("no answer to {}", lock(&self.seen.asked)));
@@ -102,12 +103,13 @@ impl Window {
             (101, Some(at)) => first(&body[at..]).map(|refused| refused["problem"].clone()),
             _ => first(body),
         };
+        problem.iter().for_each(observed::body);
         Answer { status, head: head.to_lowercase(), problem: problem.unwrap_or(Value::Null) }
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().expect("nobody panics with it")
+    mutex.lock().expect("the lock is not poisoned")
 }
 
 fn acceptor(state: &Path) -> TlsAcceptor {
@@ -121,13 +123,15 @@ fn acceptor(state: &Path) -> TlsAcceptor {
 
 async fn pass(tcp: TcpStream, relay: SocketAddr, ca_file: PathBuf, acceptor: TlsAcceptor, seen: Arc<Seen>) {
     let mut near = acceptor.accept(tcp).await.expect("callers trust the relay's certificate");
-    let mut far = tls(TcpStream::connect(relay).await.expect("the relay listens"), &ca_file, &["http/1.1"]).await.expect("TLS comes about");
+    let mut far = tls(TcpStream::connect(relay).await.expect("the relay listens"), &ca_file, &["http/1.1"])
+        .await
+        .expect("the TLS handshake succeeds");
     let mut asked = Vec::new();
     while !asked.ends_with(b"\r\n\r\n") {
         asked.push(near.read_u8().await.expect("a head has an end"));
     }
     let mut head = String::from_utf8(asked).expect("a head is text");
-    for (from, to) in lock(&seen.instead).iter() {
+    for (from, to) in lock(&seen.replace).iter() {
         assert!(head.contains(from), "{from:?} is not in {head}");
         head = head.replacen(from, to, 1);
     }
@@ -150,7 +154,7 @@ async fn pass(tcp: TcpStream, relay: SocketAddr, ca_file: PathBuf, acceptor: Tls
         if let Ok(1) = near_reads.read(&mut first).await
             && far_writes.write_all(&first).await.is_ok()
         {
-            seen.lively.send_modify(|count| *count += 1);
+            seen.callers_answered.send_modify(|count| *count += 1);
             copy(&mut near_reads, &mut far_writes).await.ok();
         }
     };

@@ -1,10 +1,10 @@
-//! Strangers at the door of a real relay: silence, noise and half sentences cost them their place, and nobody else anything.
+//! Unauthenticated peers of a real relay: silence, noise and partial requests cost them their own connection and nobody else anything.
 
 use std::time::Duration;
 
 use moorline_tests::programs::run;
-use moorline_tests::stranger::{HALF_A_HELLO, heard_to_the_end, tls};
 use moorline_tests::targets::Target;
+use moorline_tests::unauthenticated_peer::{PARTIAL_CLIENT_HELLO, read_until_closed, tls};
 use moorline_tests::world::World;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -12,50 +12,50 @@ use tokio::time::timeout;
 
 const WITHIN: Duration = Duration::from_secs(60);
 
-async fn knock(world: &World, says: &[u8]) -> TcpStream {
+async fn connect_and_send(world: &World, says: &[u8]) -> TcpStream {
     let mut tcp = TcpStream::connect(world.address).await.expect("the relay listens");
-    tcp.write_all(says).await.expect("the relay takes bytes");
+    tcp.write_all(says).await.expect("the relay accepts bytes");
     tcp
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_that_never_finishes_a_sentence_does_not_keep_a_device_or_a_caller_waiting() {
-    let (world, echo) = (World::start_with("establish = '5m'\n").await, Target::echo().await);
-    let mut crowd = Vec::new();
+async fn unfinished_tls_handshakes_delay_neither_devices_nor_callers() {
+    let (world, echo) = (World::start_with("tls_handshake_timeout = '5m'\n").await, Target::echo().await);
+    let mut flood = Vec::new();
     for _ in 0..40 {
-        crowd.push(knock(&world, b"").await);
-        crowd.push(knock(&world, HALF_A_HELLO).await);
+        flood.push(connect_and_send(&world, b"").await);
+        flood.push(connect_and_send(&world, PARTIAL_CLIENT_HELLO).await);
     }
     let scenario = async {
         let _device = world.device("lamp-1", &[("echo", echo.address)]).await;
         let mut connect = world.client();
-        run(connect.args(["connect", "lamp-1", "echo"]), WITHIN).await.well();
+        run(connect.args(["connect", "lamp-1", "echo"]), WITHIN).await.success();
     };
-    timeout(WITHIN, scenario).await.expect("long before anybody of the crowd is sent away");
-    drop(crowd);
+    timeout(WITHIN, scenario).await.expect("long before a flooding peer is closed");
+    drop(flood);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_come_to_tls_in_time_is_sent_away() {
-    let world = World::start_with("establish = '300ms'\n").await;
-    for says in [&b""[..], HALF_A_HELLO] {
-        let mut tcp = knock(&world, says).await;
-        assert_eq!(heard_to_the_end(&mut tcp, WITHIN).await, b"", "nothing is said to somebody who is late");
+async fn a_peer_that_does_not_finish_tls_in_time_is_closed() {
+    let world = World::start_with("tls_handshake_timeout = '300ms'\n").await;
+    for says in [&b""[..], PARTIAL_CLIENT_HELLO] {
+        let mut tcp = connect_and_send(&world, says).await;
+        assert_eq!(read_until_closed(&mut tcp, WITHIN).await, b"", "closed without an answer");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn noise_and_plain_http_get_no_answer_that_says_anything() {
+async fn noise_and_plain_http_get_at_most_a_tls_alert() {
     let world = World::start().await;
     for says in [&b"GET /v1/about HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], b"SSH-2.0-OpenSSH_9.2\r\n", &[0xff; 4096]] {
-        let mut tcp = knock(&world, says).await;
-        let heard = heard_to_the_end(&mut tcp, WITHIN).await;
+        let mut tcp = connect_and_send(&world, says).await;
+        let heard = read_until_closed(&mut tcp, WITHIN).await;
         assert!(heard.len() <= 7 && !heard.starts_with(b"HTTP"), "at most a TLS alert: {heard:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn h2_is_never_agreed_on() {
+async fn h2_is_never_negotiated() {
     let world = World::start().await;
     let dial = async |alpn: &[&str]| tls(TcpStream::connect(world.address).await.expect("it listens"), &world.ca_file(), alpn).await;
     let both = dial(&["h2", "http/1.1"]).await.expect("there is a protocol in common");
@@ -65,18 +65,18 @@ async fn h2_is_never_agreed_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_in_bulk_and_says_not_who_he_is_gets_sixteen_answers_and_the_end() {
+async fn an_unauthenticated_connection_gets_sixteen_answers_and_is_closed() {
     let world = World::start().await;
     let tcp = TcpStream::connect(world.address).await.expect("the relay listens");
-    let mut connection = tls(tcp, &world.ca_file(), &["http/1.1"]).await.expect("TLS comes about");
+    let mut connection = tls(tcp, &world.ca_file(), &["http/1.1"]).await.expect("the TLS handshake succeeds");
     let questions = "GET /v1/about HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100);
-    connection.write_all(questions.as_bytes()).await.expect("the relay takes bytes");
-    let heard = String::from_utf8_lossy(&heard_to_the_end(&mut connection, WITHIN).await).into_owned();
+    connection.write_all(questions.as_bytes()).await.expect("the relay accepts bytes");
+    let heard = String::from_utf8_lossy(&read_until_closed(&mut connection, WITHIN).await).into_owned();
     assert_eq!(heard.matches("HTTP/1.1 200 OK").count(), 16, "{heard}");
     assert_eq!(heard.matches("connection: close").count(), 1, "{heard}");
 }
 
-/// Two lengths, or a length and chunks: whichever of them a balancer believes, the relay never sees a request hidden in the body.
+/// Two lengths, or a length and chunks: whichever a proxy believes, the relay never reads a second request out of the body.
 #[tokio::test(flavor = "multi_thread")]
 async fn ambiguous_framing_never_yields_a_second_request() {
     let world = World::start().await;
@@ -88,11 +88,11 @@ async fn ambiguous_framing_never_yields_a_second_request() {
         format!("Transfer-Encoding: chunked, identity\r\nContent-Length: 5\r\n\r\n0\r\n\r\n{hidden}"),
     ] {
         let tcp = TcpStream::connect(world.address).await.expect("the relay listens");
-        let mut connection = tls(tcp, &world.ca_file(), &["http/1.1"]).await.expect("TLS comes about");
+        let mut connection = tls(tcp, &world.ca_file(), &["http/1.1"]).await.expect("the TLS handshake succeeds");
         let request = format!("POST /v1/devices/lamp-1/streams HTTP/1.1\r\nHost: localhost\r\n{framing}");
-        connection.write_all(request.as_bytes()).await.expect("the relay takes bytes");
-        let heard = String::from_utf8_lossy(&heard_to_the_end(&mut connection, WITHIN).await).into_owned();
-        assert_eq!(heard.matches("HTTP/1.1 ").count(), 1, "one answer, and the end: {framing:?}\n{heard}");
+        connection.write_all(request.as_bytes()).await.expect("the relay accepts bytes");
+        let heard = String::from_utf8_lossy(&read_until_closed(&mut connection, WITHIN).await).into_owned();
+        assert_eq!(heard.matches("HTTP/1.1 ").count(), 1, "one answer, then the end: {framing:?}\n{heard}");
         assert!(heard.starts_with("HTTP/1.1 4"), "and it is a refusal: {heard}");
     }
 }

@@ -1,0 +1,36 @@
+//! The time when a device was last seen: written behind, and never waited for.
+
+use std::time::Duration;
+
+use moorline_tests::database::WriteLock;
+use moorline_tests::wire::{WireLeg, bearer};
+use moorline_tests::world::World;
+use tokio::time::timeout;
+
+/// Far below the time for which a writer waits for a locked database.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_connects_while_the_database_is_locked_gets_offers_at_once() {
+    let world = World::start().await;
+    let key = moorline_relay::access::mint::SigningKey::generate().expect("keys are made");
+    world.add("lamp-1", key.public().to_pem().as_bytes()).await;
+    let lock = WriteLock::hold(&world.database()).await;
+    let opens = async {
+        let mut device = world.wire_device_by("lamp-1", &key).await;
+        let authorization = bearer(&world.token());
+        let headers = [("authorization", authorization.as_str())];
+        let connect = WireLeg::join(world.dial().await, "localhost", "/v1/devices/lamp-1/connect/ssh", &headers);
+        let mut caller = connect.await.expect("nothing refuses the stream");
+        let offer = device.offer().await;
+        device.accept(offer.stream).await;
+        let mut leg = world.join(offer.url.as_str(), &offer.token).await;
+        caller.opened().await;
+        leg.opened().await;
+        device
+    };
+    let device = timeout(AT_ONCE, opens).await.expect("nothing waits for the write of last_seen");
+    lock.release().await;
+    drop(device);
+    world.relay.event("device offline").await;
+}
