@@ -19,8 +19,9 @@ use crate::splice::leg_end::LegEnd;
 use crate::splice::{Leg, Side};
 use crate::stream::idempotency::Reservation;
 use crate::stream::refusal::Refusal;
-use crate::stream::registry::{Event, Listing};
-use crate::stream::setup::{Start, StreamRequest, Via};
+use crate::stream::handle::Event;
+use crate::stream::registry::Listing;
+use crate::stream::request::{Start, StreamRequest, Via};
 use crate::stream::slots::{DeviceSlot, StreamSlot, UndecidedSlot, WaitingSlot};
 use crate::stream::steps::Steps;
 

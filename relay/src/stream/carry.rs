@@ -19,8 +19,8 @@ use crate::splice::{Farewell, Rules, Side, SpliceEnd, splice};
 use crate::stream::actor::{Actor, Failed, Opened};
 use crate::stream::record::EndRecord;
 use crate::stream::refusal::{Refusal, remembered};
-use crate::stream::registry::Event;
-use crate::stream::setup::Via;
+use crate::stream::handle::Event;
+use crate::stream::request::Via;
 use crate::stream::status::Status;
 use crate::stream::tell;
 

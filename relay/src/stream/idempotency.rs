@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::stream::digest::Digest;
 use crate::stream::recent::RecentMap;
 use crate::stream::refusal::Refusal;
-use crate::stream::registry::StreamHandle;
+use crate::stream::handle::StreamHandle;
 
 /// All keys. Clones share them.
 #[derive(Clone, Debug)]

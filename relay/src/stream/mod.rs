@@ -12,12 +12,14 @@
 mod actor;
 mod carry;
 mod digest;
+pub mod handle;
 mod idempotency;
 pub mod join;
 mod recent;
 pub mod record;
 pub mod refusal;
 pub mod registry;
+pub mod request;
 pub mod setup;
 pub mod slots;
 pub mod status;
@@ -25,5 +27,7 @@ mod step;
 mod steps;
 pub mod tell;
 
-pub use registry::{Claim, Event, StreamHandle, Streams};
-pub use setup::{StreamRequest, Via, open};
+pub use handle::{Event, StreamHandle};
+pub use registry::{Claim, Streams};
+pub use request::{StreamRequest, Via};
+pub use setup::open;

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex};
 
 use dashmap::DashMap;
 use moorline_proto::api::LiveStream;
-use moorline_proto::control::{Accept, Reject};
 use moorline_proto::id::{DeviceId, StreamId};
 use moorline_proto::problem::Problem;
 use moorline_proto::proof::Thumbprint;
@@ -19,8 +18,9 @@ use tokio::time::Instant;
 
 use crate::access::revocation::{Cut, Revocation};
 use crate::limits::{Limits, REMEMBERED_REFUSALS, STREAM_EVENTS, Times};
-use crate::splice::{Leg, Traffic};
+use crate::splice::Traffic;
 use crate::stream::digest::Digest;
+use crate::stream::handle::{Event, StreamHandle};
 use crate::stream::idempotency::Keys;
 use crate::stream::join::{ClaimError, LegOf, LegTokens, token_digest};
 use crate::stream::recent::RecentMap;
@@ -29,49 +29,6 @@ use crate::stream::slots::Slots;
 use crate::stream::status::Status;
 use crate::sync::lock;
 use crate::ttl_map::TtlMap;
-
-/// What comes for a stream.
-#[derive(Debug)]
-pub enum Event {
-    /// A leg joined.
-    Joined(LegOf, Box<Leg>),
-    /// The caller's connection ended between the 101 and its leg.
-    CallerLost,
-    /// The device accepted.
-    Accepted(Accept),
-    /// The device rejected.
-    Rejected(Reject),
-}
-
-/// A stream that is on its way, for whoever asked for it.
-#[derive(Clone, Debug)]
-pub struct StreamHandle {
-    /// Its name.
-    pub stream: StreamId,
-    /// When it must be open: the deadline, and the wait before it.
-    pub expires_at: Timestamp,
-    events: mpsc::Sender<Event>,
-    status: watch::Receiver<Status>,
-}
-
-impl StreamHandle {
-    /// How far it has come.
-    pub fn status(&self) -> Status {
-        self.status.borrow().clone()
-    }
-
-    /// Waits until the device has decided, or the stream is over. Cancel safe.
-    pub async fn decided(&mut self) -> Status {
-        // An error means that the stream is over: what was published last counts.
-        drop(self.status.wait_for(Status::is_decided).await);
-        self.status()
-    }
-
-    /// Where its legs are handed in.
-    pub fn events(&self) -> mpsc::Sender<Event> {
-        self.events.clone()
-    }
-}
 
 /// All streams of one relay. Clones share them.
 #[derive(Clone, Debug)]
@@ -151,7 +108,7 @@ impl Streams {
     pub(super) fn list(&self, facts: Facts, status: Status, expires_at: Timestamp) -> (Listing, StreamHandle, mpsc::Receiver<Event>) {
         let (events, inbox) = mpsc::channel(STREAM_EVENTS);
         let status = watch::Sender::new(status);
-        let handle = StreamHandle { stream: facts.stream, expires_at, events: events.clone(), status: status.subscribe() };
+        let handle = StreamHandle::new(facts.stream, expires_at, events.clone(), status.subscribe());
         let entry = Arc::new(Entry {
             facts,
             device_key: Mutex::default(),

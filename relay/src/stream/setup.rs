@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use moorline_proto::api::OpenStream;
 use moorline_proto::timestamp::Timestamp;
-use tokio::time::Instant;
 
-use crate::access::permit::StreamPermit;
 use crate::control::handle::DeviceHandle;
 use crate::core::Core;
 use crate::directory::Location;
@@ -16,43 +14,11 @@ use crate::stream::actor::Actor;
 use crate::stream::idempotency::{KeyedRequest, Named};
 use crate::stream::record::{EndRecord, Facts};
 use crate::stream::refusal::Refusal;
-use crate::stream::registry::StreamHandle;
-use crate::stream::slots::{DeviceSlot, WaitingSlot};
+use crate::stream::handle::StreamHandle;
+use crate::stream::request::{Start, StreamRequest};
+use crate::stream::slots::DeviceSlot;
 use crate::stream::status::Status;
 use crate::stream::steps::Steps;
-
-/// How a caller opens a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Via {
-    /// Negotiates and joins in one request.
-    Connect,
-    /// Negotiates by `POST`; the leg comes with a token of its own.
-    Negotiation,
-}
-
-/// A request for a stream, in good form and permitted.
-#[derive(Debug)]
-pub struct StreamRequest {
-    /// What is asked for.
-    pub open: OpenStream,
-    /// The permission for it.
-    pub permit: StreamPermit,
-    /// The caller's name for this request.
-    pub key: Option<String>,
-    /// One request, or negotiation first.
-    pub via: Via,
-    /// When the request came.
-    pub since: Instant,
-}
-
-/// Where a stream begins.
-#[derive(Debug)]
-pub(super) enum Start {
-    /// The device is here, exposes the service, and has a slot.
-    Offer(DeviceHandle, DeviceSlot),
-    /// The device is offline and waited for.
-    Wait(WaitingSlot),
-}
 
 /// Sets a stream up, or finds the one that the same key set up before.
 ///

@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 
 use crate::splice::{Leg, Side};
 use crate::stream::join::LegOf;
-use crate::stream::registry::{Event, Streams};
+use crate::stream::handle::Event;
+use crate::stream::registry::Streams;
 use crate::tasks::Tasks;
 
 /// Hands a leg to its stream's actor. Where the stream is over, or was opened without the leg, the leg is told so and closed.
