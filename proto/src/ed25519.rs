@@ -1,7 +1,14 @@
 //! Rejects weak and non-canonical Ed25519 public keys by comparison. Does not check that a point is on the curve: the relay does that with
 //! its cryptographic library.
 
-use crate::proof::PublicKeyError;
+/// Why a key must not be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Weakness {
+    /// A point of small order.
+    SmallOrder,
+    /// y is not less than p.
+    NotCanonical,
+}
 
 /// p = 2^255 - 19, little-endian. A canonical y is less than p (RFC 8032, 5.1.3).
 const P: [u8; 32] = {
@@ -49,14 +56,14 @@ const fn low_byte(byte: u8) -> [u8; 32] {
 }
 
 /// Rejects keys of small order, and non-canonical encodings, which would give one key two thumbprints.
-pub(crate) fn check(key: &[u8; 32]) -> Result<(), PublicKeyError> {
+pub(crate) fn check(key: &[u8; 32]) -> Result<(), Weakness> {
     let mut y = *key;
     y[31] &= 0x7f; // the highest bit is the sign of x
     if SMALL_ORDER_Y.contains(&y) {
-        return Err(PublicKeyError::SmallOrder);
+        return Err(Weakness::SmallOrder);
     }
     if y.iter().rev().ge(P.iter().rev()) {
-        return Err(PublicKeyError::NotCanonical);
+        return Err(Weakness::NotCanonical);
     }
     Ok(())
 }
@@ -71,7 +78,7 @@ mod tests {
             let mut negative = y;
             negative[31] |= 0x80;
             for key in [y, negative] {
-                assert_eq!(check(&key), Err(PublicKeyError::SmallOrder), "{key:02x?}");
+                assert_eq!(check(&key), Err(Weakness::SmallOrder), "{key:02x?}");
             }
         }
     }
@@ -81,9 +88,9 @@ mod tests {
         // p + 2 to 2^255 - 1: all there are besides p and p + 1.
         for byte in 0xef..=0xff {
             let mut key = low_byte(byte);
-            assert_eq!(check(&key), Err(PublicKeyError::NotCanonical), "{byte:02x}");
+            assert_eq!(check(&key), Err(Weakness::NotCanonical), "{byte:02x}");
             key[31] |= 0x80;
-            assert_eq!(check(&key), Err(PublicKeyError::NotCanonical), "{byte:02x}");
+            assert_eq!(check(&key), Err(Weakness::NotCanonical), "{byte:02x}");
         }
     }
 

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::code::codes;
 use crate::control::Nonce;
+use crate::ed25519::{self, Weakness};
 use crate::id::{DeviceId, Instance};
 
 /// The claims of a proof, a compact JWS with `typ` [`crate::names::PROOF_TYP`] and `kid`, the key's [`Thumbprint`].
@@ -104,7 +105,11 @@ impl PublicKey {
     }
 
     fn ed25519(raw: [u8; 32]) -> Result<Self, PublicKeyError> {
-        crate::ed25519::check(&raw).map(|()| Self::Ed25519(raw))
+        ed25519::check(&raw).map_err(|weakness| match weakness {
+            Weakness::SmallOrder => PublicKeyError::SmallOrder,
+            Weakness::NotCanonical => PublicKeyError::NotCanonical,
+        })?;
+        Ok(Self::Ed25519(raw))
     }
 
     /// Converts a JWK. Members other than those of a public key are ignored; `d` is an error.

@@ -82,9 +82,9 @@ const TRANSPORT: Layers = &[
 ];
 
 const PROTO: Layers = &[
-    &["bounds", "causes", "clamp", "message", "millis", "secret", "timestamp"],
+    &["bounds", "causes", "certificate", "clamp", "ed25519", "millis", "secret", "timestamp"],
     &["text"],
-    &["code", "id"],
+    &["code", "failure", "id", "message"],
     &["claims", "close", "names", "problem"],
     &["frame"],
     &["control"],
