@@ -179,10 +179,10 @@ pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_secs(6);
 pub(crate) const LOG_QUEUE_BYTES: usize = 1 << 20;
 /// How long the end of the program waits for log lines to be written.
 pub(crate) const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// Log lines a second at each place that unauthenticated peers can reach. Beyond: suppressed and counted.
-pub(crate) const LOG_LINES_PER_SECOND: u32 = 10;
-/// Log lines at such a place that may come at once. 50: a rack of devices with a wrong key is seen whole.
-pub(crate) const LOG_LINES_BURST: u32 = 50;
+/// Log lines a second at each place that unauthenticated peers can reach. Beyond: suppressed and counted. 2: enough to see that it goes on.
+pub(crate) const LOG_LINES_PER_SECOND: u32 = 2;
+/// Log lines that such a place may write at once. 20: a rack of devices with a wrong key is seen whole.
+pub(crate) const LOG_LINES_BURST: u32 = 20;
 
 impl Default for Times {
     fn default() -> Self {
