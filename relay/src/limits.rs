@@ -6,26 +6,26 @@ use std::time::Duration;
 
 use moorline_proto::bounds;
 
-/// How long the relay waits for things.
+/// Deadlines and intervals.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Times {
-    /// From offer to `opened` where the caller names no deadline. Beyond: the caller gets `handshake_timeout`, the device `cancel`.
+    /// From offer to `opened`, if the caller names no deadline. Beyond: the caller gets `handshake_timeout`, the device `cancel`.
     /// 60 s: a satellite link, a login prompt on the device and one retry fit into it.
     pub deadline: Duration,
-    /// The longest deadline that a caller may name; more is taken as this. 5 min: an offer holds memory and a place of its device.
+    /// The longest deadline that a caller may name; a longer one is cut to it. 5 min: an offer holds memory, and counts for its device.
     pub deadline_max: Duration,
-    /// The longest that a caller may wait for an offline device; more is taken as this, and zero forbids waiting. 1 h.
+    /// The longest that a caller may wait for an offline device; a longer wait is cut to it, and 0 forbids waiting. 1 h.
     pub wait_max: Duration,
     /// A leg on which nothing was sent for this long is pinged. 25 s: load balancers cut silent connections after 30 to 60 s.
     pub ping: Duration,
     /// How often a device pings its control channel, or is pinged. 25 s, for the same reason. 2.5 intervals without a frame: dead.
     pub heartbeat: Duration,
-    /// The longest interval that a device may announce. 150 s: half of what the most patient common balancers allow (350 s).
+    /// The longest interval that a device may announce. 150 s: less than half of what the most patient common load balancers allow (350 s).
     pub heartbeat_max: Duration,
-    /// Half-closed and no byte for this long: closed with `idle_timeout`. 10 min: a far end that computes before it answers is common,
-    /// one that forgot to close is commoner.
+    /// How long a half-closed stream may carry no byte. Beyond: closed with `idle_timeout`. 10 min: long enough for a server that computes
+    /// before it answers; most that take longer have forgotten to close.
     pub half_closed_idle: Duration,
-    /// How long a stream that is over still answers its own tokens with `stream_expired`. 5 min: longer than any client retries.
+    /// How long the tokens of a closed stream are remembered, and answered with `stream_expired`. 5 min: longer than any client retries.
     pub closed_stream_retention: Duration,
     /// From TCP accept to TLS established, a PROXY protocol header included. Beyond: closed. 10 s: the slowest mobile links need 3.
     pub tls_handshake_timeout: Duration,
@@ -34,15 +34,15 @@ pub struct Times {
     pub http_write_timeout: Duration,
     /// From the 101 of a control channel to its `hello`. Beyond: closed with 4400. 10 s, as the protocol says.
     pub hello_timeout: Duration,
-    /// For any frame of the device after an offer. Beyond: its control channel is closed and the caller gets `device_unresponsive`.
+    /// From an offer to any frame of the device. Beyond: its control channel is closed and the caller gets `device_unresponsive`.
     /// 10 s, as the protocol says.
     pub offer_ack_timeout: Duration,
-    /// The longest that `POST …/streams` is held for the device's answer; more is taken as this. 20 s: load balancers give up on
-    /// silent requests at 30 to 60 s.
+    /// How long `POST …/streams` may wait for the device's answer; a longer `Prefer: wait` is cut to it. 20 s: load balancers give up on
+    /// silent requests after 30 to 60 s.
     pub prefer_wait_max: Duration,
 }
 
-/// How much there may be of things. Reaching a bound costs the one who reached it, nobody else.
+/// Bounds on what the relay holds. Whoever reaches one is refused; others are not affected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Streams of one device, open and undecided. Beyond: the caller gets `too_many_streams` (429). 512: what an agent on a small
@@ -76,7 +76,7 @@ pub struct Limits {
 // Accepting.
 
 /// How long an unauthenticated connection is safe from eviction by age. An honest client needs a few round trips; in a storm of them, those
-/// who came first can finish.
+/// that came first can finish.
 pub(crate) const EVICTABLE_AFTER: Duration = Duration::from_secs(2);
 /// The pause after a failed accept. Without file descriptors, trying at once would only burn CPU.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -116,7 +116,7 @@ pub(crate) const RETRY_AFTER_S: u64 = 5;
 pub(crate) const LINGER_BYTES: u64 = 1 << 20;
 /// Bytes of frames that one message may take. Beyond: 4400. The longest message takes 448 KiB if each frame carries a single byte.
 pub(crate) const MESSAGE_FRAME_BYTES: usize = 1 << 20;
-/// The same before the peer has authenticated: its one message, `hello`, has at most 64 KiB, and nobody needs to fragment it.
+/// The same before the peer has authenticated: its one message, `hello`, has at most 64 KiB, and no device fragments it.
 pub(crate) const UNAUTHENTICATED_MESSAGE_FRAME_BYTES: usize = 128 << 10;
 /// A message behind the head of a 101 goes in one write with it if it is not longer.
 pub(crate) const HELD_HEAD_JOIN_BYTES: usize = 4 * 1024;
@@ -179,10 +179,10 @@ pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_secs(6);
 pub(crate) const LOG_QUEUE_BYTES: usize = 1 << 20;
 /// How long the end of the program waits for log lines to be written.
 pub(crate) const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// Log lines a second at each place that unauthenticated peers can reach. Beyond: suppressed and counted.
-pub(crate) const LOG_LINES_PER_SECOND: u32 = 10;
-/// Log lines at such a place that may come at once. 50: a rack of devices with a wrong key is seen whole.
-pub(crate) const LOG_LINES_BURST: u32 = 50;
+/// Log lines a second at each place that unauthenticated peers can reach. Beyond: suppressed and counted. 2: enough to see that it goes on.
+pub(crate) const LOG_LINES_PER_SECOND: u32 = 2;
+/// Log lines that such a place may write at once. 20: a rack of devices with a wrong key is seen whole.
+pub(crate) const LOG_LINES_BURST: u32 = 20;
 
 impl Default for Times {
     fn default() -> Self {

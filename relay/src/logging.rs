@@ -178,15 +178,17 @@ impl LogLimiter {
     }
 }
 
-/// As [`tracing::warn`], for lines that an unauthenticated peer can cause: a few a second at each place, the others are counted.
+/// As [`tracing::warn`], for lines that an unauthenticated peer can cause: a few a second at each place. The next line has the number of
+/// those that were suppressed before it, as the field `suppressed`.
 macro_rules! warn_limited {
     ($($line:tt)+) => {{
         static LIMITER: $crate::logging::LogLimiter = $crate::logging::LogLimiter::new();
         if let Some(suppressed) = LIMITER.admit(tokio::time::Instant::now()) {
             if suppressed > 0 {
-                tracing::warn!(suppressed, "log lines like the next one were suppressed");
+                tracing::warn!(suppressed, $($line)+);
+            } else {
+                tracing::warn!($($line)+);
             }
-            tracing::warn!($($line)+);
         }
     }};
 }

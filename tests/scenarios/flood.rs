@@ -1,7 +1,7 @@
 //! Floods: a thousand unauthenticated peers of every kind at once, and more requests for streams than the limits allow. Authenticated peers and
 //! new honest callers are served meanwhile.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use moorline_tests::patterns::pattern;
 use moorline_tests::programs::run;
 use moorline_tests::targets::Target;
 use moorline_tests::unauthenticated_peer::opcode::{BINARY, CONTINUATION, FIN, PING, TEXT};
-use moorline_tests::unauthenticated_peer::{PARTIAL_CLIENT_HELLO, frame, upgrade_request};
+use moorline_tests::unauthenticated_peer::{PARTIAL_CLIENT_HELLO, connect_from, frame, tls, upgrade_request};
 use moorline_tests::wire::{LegEvent, WireDevice, WireLeg, bearer};
 use moorline_tests::world::World;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -55,20 +55,24 @@ async fn stay(world: &World, kind: usize) -> std::io::Result<()> {
         drop(writes);
         ended
     };
+    // Each peer has an address of its own: one address alone would reach its share only.
+    let octet = |number: usize| u8::try_from(number % 250 + 1).expect("at most 250");
+    let from = IpAddr::from([127, 0, octet(kind / 250), octet(kind)]);
+    let dial = async || tls(connect_from(from, world.address).await?, &world.ca_file(), &["http/1.1"]).await;
     let control = || upgrade_request("localhost", CONTROL, CONTROL_SUBPROTOCOL, "");
     match kind % 9 {
         0 => {
-            let mut tcp = TcpStream::connect(world.address).await?;
+            let mut tcp = connect_from(from, world.address).await?;
             tcp.read_to_end(&mut Vec::new()).await.map(drop)
         }
         1 => {
-            let mut tcp = TcpStream::connect(world.address).await?;
+            let mut tcp = connect_from(from, world.address).await?;
             tcp.write_all(PARTIAL_CLIENT_HELLO).await?;
             tcp.read_to_end(&mut Vec::new()).await.map(drop)
         }
-        2 => hold(world.try_dial().await?).await,
+        2 => hold(dial().await?).await,
         3 => {
-            let mut tls = world.try_dial().await?;
+            let mut tls = dial().await?;
             for byte in control().bytes() {
                 tls.write_all(&[byte]).await?;
                 pause(Duration::from_millis(300)).await;
@@ -76,18 +80,18 @@ async fn stay(world: &World, kind: usize) -> std::io::Result<()> {
             Ok(())
         }
         4 => {
-            let mut tls = world.try_dial().await?;
+            let mut tls = dial().await?;
             tls.write_all(control().as_bytes()).await?;
             hold(tls).await
         }
         5 => {
-            let mut tls = world.try_dial().await?;
+            let mut tls = dial().await?;
             tls.write_all(control().as_bytes()).await?;
             tls.write_all(&frame(TEXT, br#"{"type":"hello","device":"#)).await?;
             hold(tls).await
         }
         6 => {
-            let mut tls = world.try_dial().await?;
+            let mut tls = dial().await?;
             tls.write_all(control().as_bytes()).await?;
             let flood = frame(FIN | PING, b"are you there?").repeat(100);
             loop {
@@ -97,14 +101,14 @@ async fn stay(world: &World, kind: usize) -> std::io::Result<()> {
         }
         7 => {
             // Sends requests and never reads an answer.
-            let mut tls = world.try_dial().await?;
+            let mut tls = dial().await?;
             let questions = "GET /v1/about HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100);
             loop {
                 tls.write_all(questions.as_bytes()).await?;
             }
         }
         _ => {
-            let mut tls = world.try_dial().await?;
+            let mut tls = dial().await?;
             tls.write_all(control().as_bytes()).await?;
             tls.write_all(&frame(BINARY, &[])).await?;
             let flood = frame(CONTINUATION, &[]).repeat(1_000);

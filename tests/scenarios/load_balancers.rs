@@ -27,7 +27,7 @@ const CLIENT: &str = "127.0.0.7";
 async fn behind(kind: Kind, times: &str) -> (World, Balancer) {
     let logging = |program: &Path| {
         let mut shell = Command::new("sh");
-        shell.args(["-c", r#"exec "$0" "$@" --log info,moorline_relay::net=debug"#]).arg(program);
+        shell.args(["-c", r#"exec "$0" "$@" --log info,moorline_relay=debug"#]).arg(program);
         shell
     };
     let world = World::start_at(&kind.listener(), times, "", logging).await;

@@ -216,6 +216,14 @@ mod tests {
     }
 
     #[test]
+    fn the_share_of_an_address_follows_the_number_of_unauthenticated_connections() {
+        let share = |limits: &str| check(&format!("{LEAST}[limits]\n{limits}")).unwrap().limits.unauthenticated_per_address.get();
+        assert_eq!(share("unauthenticated_connections = 64"), 16);
+        assert_eq!(share("unauthenticated_connections = 3"), 1);
+        assert_eq!(share("unauthenticated_connections = 64\nunauthenticated_per_address = 64"), 64);
+    }
+
+    #[test]
     fn a_relay_without_tls_needs_no_certificate() {
         let config = check("[[listeners]]\naddress = '127.0.0.1:80'\ntransport = 'plain'").unwrap();
         assert_eq!(config.tls, None);

@@ -124,7 +124,7 @@ table! {
     waiting_callers = "1_000";
     /// Connections that have not authenticated. Beyond: the address that holds most loses its oldest, or the next one waits.
     unauthenticated_connections = "512";
-    /// How many of them one address may hold (IPv4 address, IPv6 /64); load balancers in trusted_proxies do not count. Beyond: closed.
+    /// How many of them one address may hold (IPv4 address, IPv6 /64), except for trusted_proxies. Beyond: closed. Default: a quarter of them.
     unauthenticated_per_address = "128";
     /// Connections of any kind; two for each stream and one for each device. Beyond: closed. Keep it under the limit of file descriptors.
     connections = "15_000";

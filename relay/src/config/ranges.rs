@@ -1,6 +1,6 @@
 //! The ranges of times and limits: one line for each key.
 
-use std::num::NonZeroI64;
+use std::num::{NonZeroI64, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ pub(super) fn times(written: &file::Times) -> Result<Times, ConfigError> {
 }
 
 pub(super) fn limits(written: &file::Limits) -> Result<Limits, ConfigError> {
-    Ok(checked!(
+    let mut limits = checked!(
         count,
         written,
         Limits {
@@ -67,7 +67,12 @@ pub(super) fn limits(written: &file::Limits) -> Result<Limits, ConfigError> {
             connections: COUNT,
             connections_per_caller: COUNT,
         }
-    ))
+    );
+    if written.unauthenticated_per_address.is_none() {
+        let quarter = NonZeroUsize::new(limits.unauthenticated_connections.get() / 4);
+        limits.unauthenticated_per_address = quarter.unwrap_or(NonZeroUsize::MIN);
+    }
+    Ok(limits)
 }
 
 fn time(key: &str, written: Option<&String>, default: Duration, range: RangeInclusive<Duration>) -> Result<Duration, ConfigError> {

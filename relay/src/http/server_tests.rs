@@ -1,4 +1,4 @@
-//! Connections over pipes with a paused clock: what is never read, never sent, or forwarded for somebody else.
+//! Connections over pipes with a paused clock: answers that are never read or read slowly, and requests of forwarded clients.
 
 use axum::Router;
 use axum::routing::get;

@@ -158,7 +158,7 @@ impl AsyncRead for Socket {
             self.read_ahead.advance(count);
             return Poll::Ready(Ok(()));
         }
-        // Who reads waits for the peer, so nothing will follow the head.
+        // The caller waits for the peer now, so no message will follow the head.
         if let Poll::Ready(Err(error)) = self.poll_write_held(cx) {
             return Poll::Ready(Err(error));
         }

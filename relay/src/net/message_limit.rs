@@ -15,7 +15,7 @@ const CONTROL_HEADER_BYTES: usize = 6;
 /// Whose messages are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessagesFrom {
-    /// A peer that has not proved who it is.
+    /// A peer that has not authenticated.
     Unauthenticated,
     /// A peer that has.
     Authenticated,

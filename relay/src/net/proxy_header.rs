@@ -106,14 +106,14 @@ mod tests {
     async fn client_of(sent: &[u8]) -> (Result<IpAddr, ProxyHeaderError>, Vec<u8>) {
         let trusted = TrustedProxies::new(vec![network("10.0.0.0/8").unwrap()]);
         let mut connection = sent;
-        let who = read_proxy_header(&mut connection, "10.0.0.1".parse().unwrap(), &trusted).await;
-        (who, connection.to_vec())
+        let client = read_proxy_header(&mut connection, "10.0.0.1".parse().unwrap(), &trusted).await;
+        (client, connection.to_vec())
     }
 
     async fn client(sent: &[u8]) -> String {
-        let (who, left) = client_of(&[sent, b"TLS"].concat()).await;
+        let (client, left) = client_of(&[sent, b"TLS"].concat()).await;
         assert_eq!(left, b"TLS", "what is behind the header stays");
-        who.unwrap().to_string()
+        client.unwrap().to_string()
     }
 
     fn v2(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
@@ -174,9 +174,9 @@ mod tests {
     #[tokio::test]
     async fn other_peers_are_not_trusted() {
         let trusted = TrustedProxies::new(vec![network("10.0.0.0/8").unwrap()]);
-        let said = v2(0x21, 0x11, TCP4);
-        let mut connection = &said[..];
-        let who = read_proxy_header(&mut connection, "11.0.0.1".parse().unwrap(), &trusted).await;
-        assert!(matches!(who, Err(ProxyHeaderError::Untrusted)) && connection.len() == said.len(), "and it is not even read");
+        let header = v2(0x21, 0x11, TCP4);
+        let mut connection = &header[..];
+        let client = read_proxy_header(&mut connection, "11.0.0.1".parse().unwrap(), &trusted).await;
+        assert!(matches!(client, Err(ProxyHeaderError::Untrusted)) && connection.len() == header.len(), "and it is not even read");
     }
 }

@@ -119,7 +119,7 @@ async fn bytes_before_the_end_are_read_though_nothing_can_be_written_any_more() 
     far.write_all(b"last words").await.unwrap();
     far.shutdown().await.unwrap();
     drop(far);
-    near.write_all(b"nobody hears this").await.ok();
+    near.write_all(b"nobody reads this").await.ok();
     let mut received = Vec::new();
     near.read_to_end(&mut received).await.unwrap();
     assert_eq!(received, b"last words");

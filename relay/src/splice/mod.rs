@@ -142,7 +142,7 @@ pub async fn splice(
     (end, farewell)
 }
 
-/// The two legs of a stream that has ended, each of which is owed a Close. A side that does not read delays its own leg alone, and no stream.
+/// The two legs of a stream that has ended, each of which is owed a Close. A side that does not read delays the end of its own leg alone.
 #[must_use = "dropping it drops both connections without a Close"]
 #[derive(Debug)]
 pub struct Farewell {
@@ -157,8 +157,8 @@ impl Farewell {
         Self { device, caller, end }
     }
 
-    /// Closes both legs with the code that says why the stream ended, and waits for the answers: five seconds, or `patience` after 1000, which
-    /// is sent behind everything that a slow reader has not read yet.
+    /// Closes both legs with the code that says why the stream ended, and waits for the answers: five seconds, or `patience` after 1000,
+    /// which is sent behind everything that a slow reader has not read yet.
     ///
     /// # Cancel safety
     /// Dropping the future drops both connections at once; bytes that the peers have not read are lost.
