@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use moorline_proto::api::OpenStream;
-use moorline_proto::bounds::{DEFAULT_DEADLINE, DEADLINE_MAX_S, IDEMPOTENCY_KEY_CHARS, REASON_CHARS, WAIT_MAX_S};
+use moorline_proto::bounds::{DEADLINE_MAX_S, DEFAULT_DEADLINE, IDEMPOTENCY_KEY_CHARS, REASON_CHARS, WAIT_MAX_S};
 use moorline_proto::id::{Feature, ServiceName};
 use moorline_proto::names::{DATA_HEADER, DEADLINE_HEADER, FEATURES_HEADER, IDEMPOTENCY_KEY_HEADER, REASON_HEADER, WAIT_HEADER};
 use moorline_proto::text::{Data, Text};
