@@ -62,6 +62,8 @@ where
                 (error, backoff(retry))
             }
             Err(AttemptError::Unreachable(error)) if was_lost => (error, backoff(retry)),
+            // A node that drained is gone by now: what it said explains that.
+            Err(AttemptError::Unreachable(error)) if was_deferred => return Err(RetryError::Attempt(last.unwrap_or(error))),
             Err(AttemptError::Later { error, after }) if was_lost || !was_deferred => {
                 was_deferred = true;
                 let pause = deferral(after);
@@ -171,7 +173,7 @@ mod tests {
         assert_eq!(scripted([Err(later(4)), Ok(7)]).await, (Ok(7), 2));
         assert!((4.0..=5.001).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
         assert_eq!(scripted([Err(later(4)), Err(later(4)), Ok(7)]).await, (Err(RetryError::Attempt("busy")), 2));
-        assert_eq!(scripted([Err(later(4)), Err(AttemptError::Unreachable("gone")), Ok(7)]).await, (Err(RetryError::Attempt("gone")), 2));
+        assert_eq!(scripted([Err(later(4)), Err(AttemptError::Unreachable("gone")), Ok(7)]).await, (Err(RetryError::Attempt("busy")), 2));
     }
 
     #[tokio::test(start_paused = true)]

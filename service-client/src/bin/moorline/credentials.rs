@@ -8,7 +8,8 @@ use moorline::profile::{LoadProfileError, Profile, parse_token};
 use moorline::{Client, Join, Secret};
 use moorline_files::PrivateFileError;
 
-use crate::cli::{Environment, Sources};
+use crate::cli::Sources;
+use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 
 /// The most bytes of a file with a join string, a token or a key.

@@ -3,7 +3,7 @@
 
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::Environment;
+use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
 

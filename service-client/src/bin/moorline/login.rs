@@ -36,7 +36,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::cli::{Environment, Sources};
+    use crate::cli::Sources;
+    use crate::environment::Environment;
 
     fn credentials(folder: &Path) -> Credentials {
         let sources = Sources { profile: Some(folder.join("p.toml")), token_file: Some(folder.join("token")) };

@@ -1,6 +1,6 @@
 //! `moorline`: reaches the services of devices behind a relay from the shell.
 //!
-//! One file per command ([`login`], [`device`], [`forward`], [`connect`], [`ssh`]). [`cli`] is the command line, [`credentials`] selects
+//! One file per command ([`login`], [`device`], [`forward`], [`connect`], [`ssh`]). [`cli`] is the command line, [`environment`] the variables, [`credentials`] selects
 //! relay and token, [`open_stream`] opens streams for the commands, [`output`] prints, [`log`] logs, [`exit`] has the exit codes and the advice for each
 //! problem.
 
@@ -8,6 +8,7 @@ mod cli;
 mod connect;
 mod credentials;
 mod device;
+mod environment;
 mod exit;
 mod forward;
 mod log;
@@ -21,8 +22,9 @@ mod stdio;
 
 use std::process::ExitCode;
 
-use crate::cli::{Cli, Command, Environment};
+use crate::cli::{Cli, Command};
 use crate::credentials::Credentials;
+use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
 

@@ -55,7 +55,7 @@ pub(crate) fn end_failure(what: &str, ended: &BridgeEnd) -> Result<(), Failure> 
         // As in `yes | head`: a reader that stopped reading needs no message.
         BridgeEnd::Local(error) if error.kind() == io::ErrorKind::BrokenPipe => Failure::silent(),
         BridgeEnd::Local(_) => failure.caused_by(ended),
-        BridgeEnd::CutShort => failure.caused_by(ended).next("the last bytes sent may not have arrived: check the far side"),
+        BridgeEnd::CutShort => failure.caused_by(ended).next("what was sent last may not have arrived: check the far side"),
         BridgeEnd::Leg(reason) => {
             let failure = failure.caused_by(reason);
             match after_end(reason) {
