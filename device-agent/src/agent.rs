@@ -89,7 +89,14 @@ impl Agent {
 
     /// Keeps the device online until `stop` completes. Then closes the control channel and resets the streams, within 6 s.
     ///
-    /// Also returns when the agent was retired and its last stream has ended.
+    /// Also returns when the agent was retired and its last stream has ended. An agent runs once:
+    ///
+    /// ```compile_fail,E0382
+    /// # async fn twice(agent: moorline_agent::Agent) {
+    /// agent.run(std::future::pending()).await;
+    /// agent.run(std::future::pending()).await;
+    /// # }
+    /// ```
     ///
     /// # Cancel safety
     /// Dropping the future ends the streams.
