@@ -17,9 +17,9 @@ use crate::core::Core;
 use crate::limits::WATCHED_EXPIRY;
 use crate::splice::leg_end::LegEnd;
 use crate::splice::{Leg, Side};
+use crate::stream::handle::Event;
 use crate::stream::idempotency::Reservation;
 use crate::stream::refusal::Refusal;
-use crate::stream::handle::Event;
 use crate::stream::registry::Listing;
 use crate::stream::request::{Start, StreamRequest, Via};
 use crate::stream::slots::{DeviceSlot, StreamSlot, UndecidedSlot, WaitingSlot};
@@ -56,7 +56,7 @@ pub(super) enum Phase {
     /// The device accepted; a leg is missing.
     Accepted(Asked, Accept),
     /// The device accepted and both legs are there.
-    Opened(Opened),
+    Opened(Box<Opened>),
 }
 
 /// The legs of a stream that is not opened.
@@ -145,7 +145,7 @@ impl Actor {
         };
         loop {
             phase = match phase {
-                Phase::Opened(opened) => return Ok(opened),
+                Phase::Opened(opened) => return Ok(*opened),
                 undecided => undecided,
             };
             match self.turn(&mut phase).await {

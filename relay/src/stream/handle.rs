@@ -34,12 +34,7 @@ pub struct StreamHandle {
 }
 
 impl StreamHandle {
-    pub(super) fn new(
-        stream: StreamId,
-        expires_at: Timestamp,
-        events: mpsc::Sender<Event>,
-        status: watch::Receiver<Status>,
-    ) -> Self {
+    pub(super) fn new(stream: StreamId, expires_at: Timestamp, events: mpsc::Sender<Event>, status: watch::Receiver<Status>) -> Self {
         Self { stream, expires_at, events, status }
     }
 

@@ -14,9 +14,9 @@ use moorline_proto::id::{CallerId, DeviceId};
 use tokio::sync::watch;
 
 use crate::stream::digest::Digest;
+use crate::stream::handle::StreamHandle;
 use crate::stream::recent::RecentMap;
 use crate::stream::refusal::Refusal;
-use crate::stream::handle::StreamHandle;
 
 /// All keys. Clones share them.
 #[derive(Clone, Debug)]
@@ -100,7 +100,6 @@ impl Keys {
     }
 
     /// The reservation of a key that is free; where it is taken, what comes of that.
-    #[expect(clippy::type_complexity, reason = "two outcomes and an error, used in one place")]
     fn find_or_take(&self, keyed: KeyedRequest) -> Result<Result<Reservation, watch::Receiver<Option<StreamHandle>>>, Refusal> {
         match self.live.entry(keyed.key) {
             Entry::Occupied(live) if live.get().request != keyed.request => Err(Refusal::Conflict),

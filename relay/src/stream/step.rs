@@ -12,9 +12,9 @@ use crate::directory::Location;
 use crate::splice::leg_end::LegEnd;
 use crate::splice::{Leg, Side};
 use crate::stream::actor::{Actor, Asked, Failed, Opened, Phase, Turn};
+use crate::stream::handle::Event;
 use crate::stream::join::LegOf;
 use crate::stream::refusal::Refusal;
-use crate::stream::handle::Event;
 use crate::stream::request::Via;
 use crate::stream::slots::DeviceSlot;
 use crate::stream::status::Status;
@@ -139,7 +139,7 @@ impl Actor {
     fn complete(&mut self, phase: Phase) -> Phase {
         match phase {
             Phase::Accepted(asked, accept) => match (self.legs.caller.take(), self.legs.device.take()) {
-                (Some(caller), Some(device)) => Phase::Opened(Opened { slot: asked.slot, accept, caller, device }),
+                (Some(caller), Some(device)) => Phase::Opened(Box::new(Opened { slot: asked.slot, accept, caller, device })),
                 (caller, device) => {
                     (self.legs.caller, self.legs.device) = (caller, device);
                     Phase::Accepted(asked, accept)

@@ -10,8 +10,8 @@ use moorline_proto::problem::Problem;
 use tokio::sync::mpsc;
 
 use crate::splice::{Leg, Side};
-use crate::stream::join::LegOf;
 use crate::stream::handle::Event;
+use crate::stream::join::LegOf;
 use crate::stream::registry::Streams;
 use crate::tasks::Tasks;
 
