@@ -69,7 +69,7 @@ const CLIENT: Layers =
     &[&["profile", "retry", "stream", "stream_options", "timeline"], &["client", "refusal"], &["open"], &["devices"], &["lib"]];
 
 const CLIENT_PROGRAM: Layers = &[
-    &["exit", "pair", "stdio"],
+    &["environment", "exit", "pair", "stdio"],
     &["cli", "output", "signals"],
     &["credentials", "log", "open_stream", "ssh"],
     &["connect", "device", "forward", "login"],
