@@ -30,11 +30,6 @@ pub(crate) const OUTGOING_QUEUE_RESERVED: usize = 64;
 /// At most one log line in this time says that rejections were dropped.
 pub(crate) const DROPPED_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What the relay's `heartbeat_ms` is clamped to: up to an hour.
-pub(crate) const HEARTBEAT_MS_RANGE: RangeInclusive<u64> = 50..=3_600_000;
-/// What the relay's `expires_in_ms` is clamped to: an hour.
-pub(crate) const OFFER_EXPIRY_MAX: Duration = Duration::from_secs(3600);
-
 /// Characters of a text that may come from the relay, in errors and log lines.
 pub(crate) const PEER_TEXT_CHARS: usize = 256;
 /// Log lines that wait to be written. Beyond: lines are dropped and counted. About 2 MB of long lines.

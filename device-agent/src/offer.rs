@@ -30,7 +30,7 @@ use tracing::{debug, info, warn};
 
 use crate::control_sender::ControlSender;
 use crate::handler::{Accepted, Decision, Handler, OfferInfo};
-use crate::limits::{JOIN_RETRY_INTERVAL, OFFER_EXPIRY_MAX, OPENED_GRACE, PEER_TEXT_CHARS};
+use crate::limits::{JOIN_RETRY_INTERVAL, OPENED_GRACE, PEER_TEXT_CHARS};
 use crate::streams::StreamGuard;
 
 /// The result of an offer whose leg could not be connected for lack of file descriptors.
@@ -67,7 +67,7 @@ pub(crate) async fn serve_offer(
 ) {
     let (stream, service, caller) = (offer.stream, &offer.service, offer.caller.id());
     let started = Instant::now();
-    let expires_in = Duration::from_millis(offer.expires_in_ms).min(OFFER_EXPIRY_MAX);
+    let expires_in = Duration::from_millis(offer.expires_in_ms);
     let opening = Opening { context: &context, offer: &offer, deadline: started + expires_in };
     let opened = cancel.run_until_cancelled(opening.open()).await.unwrap_or(Err("cancelled"));
     let (local, leg) = match opened {

@@ -10,7 +10,7 @@
 //!     │── accept, reject, services ──▶│
 //! ```
 //!
-//! Does not own: what happens to an offer ([`crate::offer`]), when to connect again ([`crate::backoff`]).
+//! Does not own: what happens to an offer (`offer`), when to connect again ([`crate::backoff`]).
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ use tracing::debug;
 
 use crate::backoff::DisconnectCause;
 use crate::identity::IdentityError;
-use crate::limits::{CONNECT_TIMEOUT, HEARTBEAT_MS_RANGE, OUTGOING_QUEUE, PEER_TEXT_CHARS, WRITE_TIMEOUT};
+use crate::limits::{CONNECT_TIMEOUT, OUTGOING_QUEUE, PEER_TEXT_CHARS, WRITE_TIMEOUT};
 use crate::settings::Settings;
 
 /// A control channel on which the relay has sent `welcome`.
@@ -198,7 +198,7 @@ impl Session {
         let (outgoing_sender, outgoing) = mpsc::channel(OUTGOING_QUEUE);
         let now = Instant::now();
         let pings = welcome.features.iter().any(|feature| feature.as_str() == HEARTBEAT_FEATURE);
-        let heartbeat = Duration::from_millis(welcome.heartbeat_ms.clamp(*HEARTBEAT_MS_RANGE.start(), *HEARTBEAT_MS_RANGE.end()));
+        let heartbeat = Duration::from_millis(welcome.heartbeat_ms);
         Self {
             socket,
             welcome,
