@@ -146,9 +146,9 @@ impl Relay {
         self.core.directory.len()
     }
 
-    /// How many streams there are, opened or on their way.
+    /// How many streams there are, opened or on their way. Those that have ended, and of which a side has not taken all yet, do not count.
     pub fn streams(&self) -> usize {
-        self.core.streams.len()
+        self.core.streams.with_slot()
     }
 
     /// How many tasks run for peers, by name: those that run as long as the relay are left out.

@@ -180,7 +180,7 @@ pub(crate) async fn each_reject_code_of_a_device_is_explained() {
 
 #[tokio::test(flavor = "multi_thread")]
 pub(crate) async fn a_stream_is_refused_before_the_device_is_asked() {
-    let scene = Scene::start("streams_per_device = 1\nwaiting_callers = 1\n").await;
+    let scene = Scene::start("streams_per_device = 1\nundecided_per_caller = 8\nwaiting_callers = 1\nwaiting_per_caller = 8\n").await;
     let _device = scene.world.wire_device("lamp-1").await;
     drop(scene.world.wire_device("lamp-2").await);
     scene.world.relay.event("device offline").await;
@@ -365,6 +365,6 @@ async fn the_cause_of_an_invalid_proof_is_logged_and_not_sent_to_the_device() {
     };
     let ChannelClosed(code, reason) = WireDevice::connect(world.dial().await, &persona).await.expect_err("the key is another");
     assert_eq!((code, reason.contains("kid")), (4401, false), "{reason}");
-    let logged = world.relay.event("a device was not admitted").await;
+    let logged = world.relay.event("a device was not authenticated").await;
     assert_eq!(logged["error"], "the proof of lamp-1 does not hold: its kid names no key of the device");
 }

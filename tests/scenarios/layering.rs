@@ -110,12 +110,7 @@ const CRATES: &[Crate] = &[
     Crate { folder: "service-client/src/bin/moorline", library: None, layers: CLIENT_PROGRAM, exceptions: &[] },
     Crate { folder: "proto/transport/src", library: None, layers: TRANSPORT, exceptions: &[] },
     Crate { folder: "proto/files/src", library: None, layers: FILES, exceptions: &[] },
-    Crate {
-        folder: "proto/src",
-        library: None,
-        layers: PROTO,
-        exceptions: &[("ed25519", "proof", "the error with which a key is refused")],
-    },
+    Crate { folder: "proto/src", library: None, layers: PROTO, exceptions: &[] },
 ];
 
 /// What the non-test code of each file of a crate uses, by the file's module: paths of at most two names.

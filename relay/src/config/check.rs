@@ -224,6 +224,17 @@ mod tests {
     }
 
     #[test]
+    fn the_shares_of_a_caller_follow_what_they_are_shares_of() {
+        let shares = |text: &str| {
+            let limits = check(&format!("{LEAST}[limits]\n{text}")).unwrap().limits;
+            [limits.streams_per_caller.get(), limits.undecided_per_caller.get(), limits.waiting_per_caller.get()]
+        };
+        assert_eq!(shares("streams = 40\nstreams_per_device = 10\nwaiting_callers = 30"), [10, 5, 3]);
+        assert_eq!(shares("streams = 1\nstreams_per_device = 1\nwaiting_callers = 1"), [1, 1, 1]);
+        assert_eq!(shares("streams = 40\nstreams_per_caller = 40\nundecided_per_caller = 7\nwaiting_per_caller = 9"), [40, 7, 9]);
+    }
+
+    #[test]
     fn a_relay_without_tls_needs_no_certificate() {
         let config = check("[[listeners]]\naddress = '127.0.0.1:80'\ntransport = 'plain'").unwrap();
         assert_eq!(config.tls, None);

@@ -114,11 +114,11 @@ table! {
     streams_per_device = "512";
     /// Streams of this node, open and undecided. Beyond: 503.
     streams = "10_000";
-    /// Streams of one caller, open and undecided. Beyond: 429.
+    /// Streams of one caller, open and undecided. Beyond: 429. Default a quarter of streams.
     streams_per_caller = "2_500";
-    /// Streams that one caller has asked for and that are not opened yet. Beyond: 429.
+    /// Streams that one caller has asked for and that are not opened yet. Beyond: 429. Default half of streams_per_device.
     undecided_per_caller = "256";
-    /// Streams with which one caller waits for offline devices. Beyond: 429.
+    /// Streams with which one caller waits for offline devices. Beyond: 429. Default a tenth of waiting_callers.
     waiting_per_caller = "100";
     /// Callers that wait for an offline device. Beyond: 503.
     waiting_callers = "1_000";

@@ -1,6 +1,6 @@
 //! The ranges of times and limits: one line for each key.
 
-use std::num::{NonZeroI64, NonZeroUsize};
+use std::num::{NonZeroI64, NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -68,11 +68,26 @@ pub(super) fn limits(written: &file::Limits) -> Result<Limits, ConfigError> {
             connections_per_caller: COUNT,
         }
     );
+    // Shares that are not written follow what they are shares of.
     if written.unauthenticated_per_address.is_none() {
         let quarter = NonZeroUsize::new(limits.unauthenticated_connections.get() / 4);
         limits.unauthenticated_per_address = quarter.unwrap_or(NonZeroUsize::MIN);
     }
+    if written.streams_per_caller.is_none() {
+        limits.streams_per_caller = share(limits.streams, 4);
+    }
+    if written.waiting_per_caller.is_none() {
+        limits.waiting_per_caller = share(limits.waiting_callers, 10);
+    }
+    if written.undecided_per_caller.is_none() {
+        limits.undecided_per_caller = NonZeroU32::new(limits.streams_per_device.get() / 2).unwrap_or(NonZeroU32::MIN);
+    }
     Ok(limits)
+}
+
+/// One part of so many, at least one.
+fn share(whole: NonZeroUsize, parts: usize) -> NonZeroU32 {
+    u32::try_from(whole.get() / parts).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN)
 }
 
 fn time(key: &str, written: Option<&String>, default: Duration, range: RangeInclusive<Duration>) -> Result<Duration, ConfigError> {

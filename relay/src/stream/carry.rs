@@ -48,9 +48,10 @@ impl Actor {
         // The stream is over: what is left is a goodbye, which takes nobody's place and can be cut short.
         drop((slot, of_stream, key));
         listing.publish(Status::Closing);
+        let was_cut = listing.was_cut();
         tokio::select! {
             () = farewell.close(core.times.half_closed_idle) => {}
-            _ = listing.cut() => debug!(stream = %listing.facts().stream, "the goodbye of a stream was cut short"),
+            _ = listing.cut(), if !was_cut => debug!(stream = %listing.facts().stream, "the goodbye of a stream was cut short"),
             () = async { core.lifecycle.closing().await; sleep(CLOSE_TIMEOUT).await } => {}
         }
     }

@@ -166,7 +166,12 @@ impl Streams {
         self.slots.of_device(device)
     }
 
-    /// How many streams there are.
+    /// How many streams have a slot: opened, or on their way.
+    pub fn with_slot(&self) -> usize {
+        self.live.iter().filter(|entry| !matches!(*entry.status.borrow(), Status::Closing)).count()
+    }
+
+    /// How many streams there are, with those that close.
     pub fn len(&self) -> usize {
         self.live.len()
     }
@@ -292,6 +297,11 @@ impl Listing {
             Some(cut) => cut,
             None => std::future::pending().await,
         }
+    }
+
+    /// Whether somebody has cut the stream.
+    pub(super) fn was_cut(&self) -> bool {
+        self.entry.cut.borrow().is_some()
     }
 }
 
