@@ -285,7 +285,7 @@ fn outcomes(asked: Vec<Result<WireLeg<Tls>, ProblemCode>>) -> (Vec<WireLeg<Tls>>
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_requests_reaches_its_own_limits_only() {
     let scenario = async {
-        let limits = "streams_per_device = 8\nundecided_per_caller = 8\nwaiting_callers = 5\nwaiting_per_caller = 5\n";
+        let limits = "streams_per_device = 8\nundecided_per_caller = 100\nwaiting_callers = 5\nwaiting_per_caller = 100\n";
         let world = Arc::new(World::start_as("", limits, |program| tokio::process::Command::new(program)).await);
         let mut busy = world.wire_device("busy-1").await;
         let mut other = world.wire_device("other-1").await;

@@ -5,6 +5,7 @@ mod completeness;
 mod connection_limits;
 mod decoders;
 mod descriptors;
+mod draining;
 mod error_messages;
 mod faults;
 mod faulty_networks;

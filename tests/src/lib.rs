@@ -8,6 +8,7 @@ pub mod database;
 pub mod decoders;
 pub mod faulty_pipe;
 pub mod frames;
+pub mod held_registry;
 pub mod link;
 pub mod memory;
 pub mod middlebox;

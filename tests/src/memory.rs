@@ -29,6 +29,7 @@ use serde_json::Value;
 use tokio::io::DuplexStream;
 use tokio::time::{sleep, timeout};
 
+use crate::held_registry::HeldRegistry;
 use crate::observed;
 use crate::wire::{ChannelClosed, Persona, Refusal, WireDevice, WireLeg, bearer};
 
@@ -50,6 +51,8 @@ pub struct MemoryWorld {
     pub relay: Relay,
     /// Its registry.
     pub registry: Arc<MemoryRegistry>,
+    /// What the relay asks of it can be held back here.
+    pub held: Arc<HeldRegistry>,
     clock: Clock,
     signing: SigningKey,
     keys: std::sync::Mutex<HashMap<DeviceId, Arc<SigningKey>>>,
@@ -69,9 +72,10 @@ impl MemoryWorld {
         let key = CallerKey::new(config.own_iss(), issuer, signing.public().clone());
         registry.put_caller_key(&key).await.expect("the in-memory registry does not fail");
         let clock = Clock::at(Timestamp::from_millis(START));
-        let state = State { registry: Arc::clone(&registry) as Arc<dyn Registry>, tls: None, clock: clock.clone() };
+        let held = Arc::new(HeldRegistry::new(Arc::clone(&registry)));
+        let state = State { registry: Arc::clone(&held) as Arc<dyn Registry>, tls: None, clock: clock.clone() };
         let relay = Relay::start(config, state).await.expect("a relay without listeners starts");
-        Self { relay, registry, clock, signing, keys: std::sync::Mutex::default(), dialled: Arc::default() }
+        Self { relay, registry, held, clock, signing, keys: std::sync::Mutex::default(), dialled: Arc::default() }
     }
 
     /// Starts a relay whose `relay.toml` has these lines before its tables, in `[times]`, and in `[limits]`.

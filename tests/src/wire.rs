@@ -1,11 +1,12 @@
 //! Scripted devices and callers that speak the protocol message by message over any byte stream, so that scenarios can make them misbehave.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
-use moorline_proto::control::{Accept, FromDevice, Hello, Offer, Reject, RejectCode, Service, ToDevice, Welcome};
+use moorline_proto::control::{Accept, Attempt, FromDevice, Hello, Offer, Reject, RejectCode, Service, ToDevice, Welcome};
 use moorline_proto::id::{DeviceId, Instance, StreamId};
 use moorline_proto::leg::{END_TEXT, LegText, Opened};
 use moorline_proto::message::Decoded;
@@ -104,6 +105,8 @@ pub struct WireDevice<S> {
     pub socket: WebSocketStream<S>,
     /// The relay's `welcome`.
     pub welcome: Welcome,
+    /// The attempt of the latest offer of each stream, which answers carry.
+    attempts: HashMap<StreamId, Attempt>,
 }
 
 /// The code and reason of a Close, 1005 if it has none.
@@ -158,7 +161,7 @@ impl<S: Pipe> WireDevice<S> {
         };
         socket.send(Message::text(FromDevice::from(hello).encode())).await.expect("hello is sent");
         match said(&mut socket).await? {
-            ToDevice::Welcome(welcome) => Ok(Self { socket, welcome }),
+            ToDevice::Welcome(welcome) => Ok(Self { socket, welcome, attempts: HashMap::new() }),
             other => panic!("{other:?} instead of welcome"),
         }
     }
@@ -180,7 +183,11 @@ impl<S: Pipe> WireDevice<S> {
     /// # Errors
     /// [`ChannelClosed`].
     pub async fn next(&mut self) -> Result<ToDevice, ChannelClosed> {
-        said(&mut self.socket).await
+        let message = said(&mut self.socket).await?;
+        if let ToDevice::Offer(offer) = &message {
+            self.attempts.insert(offer.stream, offer.attempt);
+        }
+        Ok(message)
     }
 
     /// Receives the next message, which must be an offer.
@@ -206,14 +213,15 @@ impl<S: Pipe> WireDevice<S> {
 
     /// Accepts an offer.
     pub async fn accept(&mut self, stream: StreamId) {
-        self.say(Accept { stream, attempt: Default::default(), data: None, features: Vec::new(), dial_ms: Some(Millis::from_millis(1)) })
-            .await;
+        let attempt = self.attempts.get(&stream).copied().unwrap_or_default();
+        self.say(Accept { stream, attempt, data: None, features: Vec::new(), dial_ms: Some(Millis::from_millis(1)) }).await;
     }
 
     /// Rejects an offer.
     pub async fn reject(&mut self, stream: StreamId, code: RejectCode, detail: &str) {
         observed::reject(code);
-        self.say(Reject { stream, attempt: Default::default(), code, detail: Some(Text::truncated(detail)) }).await;
+        let attempt = self.attempts.get(&stream).copied().unwrap_or_default();
+        self.say(Reject { stream, attempt, code, detail: Some(Text::truncated(detail)) }).await;
     }
 }
 

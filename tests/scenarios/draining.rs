@@ -1,0 +1,54 @@
+//! A relay that drains: devices are told to go, new streams are refused, open ones run on until they end or the grace does.
+
+use std::time::Duration;
+
+use moorline_proto::close::CloseReason;
+use moorline_proto::control::{CancelCode, ToDevice};
+use moorline_proto::problem::ProblemCode;
+use moorline_tests::memory::MemoryWorld;
+use tokio::time::Instant;
+
+#[tokio::test(start_paused = true)]
+async fn open_streams_run_on_while_a_relay_drains_and_new_ones_are_refused() {
+    let world = MemoryWorld::start().await;
+    let mut device = world.device("lamp-1").await;
+    let (mut caller, mut far) = world.stream(&mut device, "lamp-1").await;
+    let mut undecided = world.connect("lamp-1", "ssh", &[]).await.unwrap();
+    let offer = device.offer().await;
+    let (begun, world) = (Instant::now(), &world);
+    let scenario = async move {
+        assert_eq!(undecided.refused().await.known_code(), Some(ProblemCode::Draining));
+        let mut told = [device.next().await.unwrap(), device.next().await.unwrap()];
+        told.sort_by_key(|message| message.kind());
+        let [ToDevice::Cancel(cancel), ToDevice::GoAway(away)] = &told else { panic!("{told:?}") };
+        assert_eq!((cancel.stream, cancel.code), (offer.stream, CancelCode::Draining));
+        assert!((100..=2_000).contains(&away.reconnect_in_ms), "{away:?}");
+        let refusal = world.connect("lamp-1", "ssh", &[]).await.unwrap_err();
+        assert_eq!((refusal.status, refusal.problem.unwrap().known_code()), (503, Some(ProblemCode::Draining)));
+        assert!(refusal.headers.contains_key("retry-after"));
+        caller.say("still").await;
+        assert_eq!(far.bytes(5).await, b"still");
+        caller.end().await;
+        far.end().await;
+        assert_eq!((caller.closed().await, far.closed().await), (1000, 1000));
+    };
+    tokio::join!(world.relay.drain(Duration::from_secs(600)), scenario);
+    assert!(begun.elapsed() < Duration::from_secs(600), "the relay does not wait longer than its streams");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_open_when_the_grace_is_over_is_cut() {
+    let world = MemoryWorld::start().await;
+    let mut device = world.device("lamp-1").await;
+    let (mut caller, mut far) = world.stream(&mut device, "lamp-1").await;
+    let begun = Instant::now();
+    world.relay.drain(Duration::from_secs(30)).await;
+    assert_eq!(begun.elapsed(), Duration::from_secs(30));
+    let draining = CloseReason::RelayDraining.code();
+    let ends = async {
+        assert!(matches!(device.next().await, Ok(ToDevice::GoAway(_))));
+        assert_eq!(device.closed().await.0, draining);
+        assert_eq!((caller.closed().await, far.closed().await), (draining, draining));
+    };
+    tokio::join!(world.relay.stop(), ends);
+}
