@@ -1,9 +1,27 @@
 //! A device that is removed, or loses its key, between the moment when the relay reads the registry and the moment when it acts by what it read.
 
+use std::time::Duration;
+
 use moorline_proto::close::CloseReason;
 use moorline_proto::problem::ProblemCode;
+use moorline_relay::access::mint::SigningKey;
+use moorline_relay::store::Registry;
 use moorline_tests::memory::{INSTANCE, MemoryWorld};
+use moorline_tests::wire::{ChannelClosed, WireDevice};
 use serde_json::json;
+use tokio::io::DuplexStream;
+use tokio::time::Instant;
+
+/// The code with which the channel is closed at once: not when all registrations are looked up again.
+async fn closed(connected: Result<WireDevice<DuplexStream>, ChannelClosed>) -> u16 {
+    let begun = Instant::now();
+    let closed = match connected {
+        Ok(mut device) => device.closed().await,
+        Err(closed) => closed,
+    };
+    assert!(begun.elapsed() < Duration::from_secs(1), "closed after {:?}", begun.elapsed());
+    closed.0
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_device_that_is_removed_while_its_proof_is_checked_does_not_stay_online() {
@@ -17,11 +35,7 @@ async fn a_device_that_is_removed_while_its_proof_is_checked_does_not_stay_onlin
         answer.release();
     };
     let (connected, ()) = tokio::join!(world.device_as("lamp-1", INSTANCE, &["ssh"]), removed);
-    let closed = match connected {
-        Ok(mut device) => device.closed().await,
-        Err(closed) => closed,
-    };
-    assert_eq!(closed.0, CloseReason::Revoked.code());
+    assert_eq!(closed(connected).await, CloseReason::Revoked.code());
     world.until("the device is offline", |relay| relay.devices() == 0).await;
 }
 
@@ -30,7 +44,7 @@ async fn a_device_whose_key_is_replaced_while_its_proof_is_checked_does_not_stay
     let world = MemoryWorld::start().await;
     let device = "lamp-1".parse().unwrap();
     world.key(&device).await;
-    let other = moorline_relay::access::mint::SigningKey::generate().unwrap();
+    let other = SigningKey::generate().unwrap();
     let keys = json!({ "keys": [other.public().to_jwk()] });
     let mut answer = world.held.hold_next();
     let replaced = async {
@@ -39,11 +53,7 @@ async fn a_device_whose_key_is_replaced_while_its_proof_is_checked_does_not_stay
         answer.release();
     };
     let (connected, ()) = tokio::join!(world.device_as("lamp-1", INSTANCE, &["ssh"]), replaced);
-    let closed = match connected {
-        Ok(mut device) => device.closed().await,
-        Err(closed) => closed,
-    };
-    assert_eq!(closed.0, CloseReason::Revoked.code());
+    assert_eq!(closed(connected).await, CloseReason::Revoked.code());
 }
 
 #[tokio::test(start_paused = true)]
@@ -60,4 +70,16 @@ async fn nobody_waits_for_a_device_that_is_removed_while_the_request_is_set_up()
     let problem = asked.unwrap_err().problem.unwrap();
     assert_eq!(problem.known_code(), Some(ProblemCode::DeviceUnknown));
     world.until("no stream is left", |relay| relay.streams() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_that_another_process_removed_is_noticed_within_a_minute() {
+    let world = MemoryWorld::start().await;
+    let mut device = world.device("lamp-1").await;
+    let (mut caller, mut far) = world.stream(&mut device, "lamp-1").await;
+    let begun = Instant::now();
+    world.registry.remove_device(&"lamp-1".parse().unwrap()).await.unwrap();
+    let revoked = CloseReason::Revoked.code();
+    assert_eq!((device.closed().await.0, caller.closed().await, far.closed().await), (revoked, revoked, revoked));
+    assert!(begun.elapsed() <= Duration::from_secs(61), "after {:?}", begun.elapsed());
 }
