@@ -11,10 +11,13 @@
 //! | draining | accept, so that legs can join | have been told `go_away`, and stay | new ones are refused; open ones run on |
 //! | closing | stop | close with 1012 | are refused with `draining`, or cut with 1012 |
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+use crate::limits::{RECONNECT_SPREAD_MAX, RECONNECT_SPREAD_MIN, RECONNECTS_PER_SECOND};
 
 /// How far the relay is on its way to the end. Phases never go back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,18 +35,25 @@ pub enum Phase {
 
 /// The phase of one relay. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Lifecycle(Arc<watch::Sender<Phase>>);
+pub struct Lifecycle(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    phase: watch::Sender<Phase>,
+    /// Over which time devices come back, fixed when the relay begins to leave.
+    reconnect_spread: OnceLock<Duration>,
+}
 
 impl Default for Lifecycle {
     fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(Phase::Running)))
+        Self(Arc::new(Inner { phase: watch::Sender::new(Phase::Running), reconnect_spread: OnceLock::new() }))
     }
 }
 
 impl Lifecycle {
     /// The phase now.
     pub fn phase(&self) -> Phase {
-        *self.0.borrow()
+        *self.0.phase.borrow()
     }
 
     /// Whether new streams may begin.
@@ -51,8 +61,10 @@ impl Lifecycle {
         self.phase() == Phase::Running
     }
 
-    /// Begins to drain. Does nothing in a later phase than running.
-    pub fn drain(&self, until: Instant) {
+    /// Begins to drain, with so many devices to be sent away. Does nothing in a later phase than running.
+    pub fn drain(&self, until: Instant, devices: usize) {
+        let spread = Duration::from_secs_f64(devices as f64 / RECONNECTS_PER_SECOND).clamp(RECONNECT_SPREAD_MIN, RECONNECT_SPREAD_MAX);
+        self.0.reconnect_spread.get_or_init(|| spread);
         self.advance(|phase| matches!(phase, Phase::Running), Phase::Draining { until });
     }
 
@@ -71,8 +83,13 @@ impl Lifecycle {
         self.reached(|phase| matches!(phase, Phase::Closing)).await;
     }
 
+    /// Over which time the devices of this relay come back, each at a moment of its own: the longer the more they are.
+    pub fn reconnect_spread(&self) -> Duration {
+        self.0.reconnect_spread.get().copied().unwrap_or(RECONNECT_SPREAD_MIN)
+    }
+
     fn advance(&self, from: impl FnOnce(&Phase) -> bool, to: Phase) {
-        self.0.send_if_modified(|phase| {
+        self.0.phase.send_if_modified(|phase| {
             let moves = from(phase);
             if moves {
                 *phase = to;
@@ -82,7 +99,7 @@ impl Lifecycle {
     }
 
     async fn reached(&self, wanted: impl FnMut(&Phase) -> bool) {
-        let mut phase = self.0.subscribe();
+        let mut phase = self.0.phase.subscribe();
         // `self` holds the sender, so there is no other error to wait out.
         drop(phase.wait_for(wanted).await);
     }
@@ -90,8 +107,6 @@ impl Lifecycle {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -99,12 +114,12 @@ mod tests {
         let lifecycle = Lifecycle::default();
         assert!(lifecycle.is_running());
         let until = Instant::now() + Duration::from_secs(30);
-        lifecycle.drain(until);
-        lifecycle.drain(until + Duration::from_secs(1));
+        lifecycle.drain(until, 0);
+        lifecycle.drain(until + Duration::from_secs(1), 0);
         assert_eq!(lifecycle.phase(), Phase::Draining { until }, "the first deadline stands");
         lifecycle.draining().await;
         lifecycle.close();
-        lifecycle.drain(until);
+        lifecycle.drain(until, 0);
         assert_eq!(lifecycle.phase(), Phase::Closing);
         lifecycle.draining().await;
         lifecycle.closing().await;
@@ -113,10 +128,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn whoever_waits_for_closing_is_not_woken_by_draining() {
         let lifecycle = Lifecycle::default();
-        lifecycle.drain(Instant::now());
+        lifecycle.drain(Instant::now(), 0);
         tokio::select! {
             () = lifecycle.closing() => panic!("it drains"),
             () = lifecycle.draining() => {}
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_more_devices_the_longer_they_take_to_come_back() {
+        let spread = |devices| {
+            let lifecycle = Lifecycle::default();
+            lifecycle.drain(Instant::now(), devices);
+            lifecycle.drain(Instant::now(), 0);
+            lifecycle.reconnect_spread()
+        };
+        let seconds = Duration::from_secs;
+        assert_eq!([spread(0), spread(1_000), spread(15_000), spread(1_000_000)], [seconds(2), seconds(2), seconds(30), seconds(300)]);
     }
 }

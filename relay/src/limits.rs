@@ -149,14 +149,29 @@ pub(crate) const LAST_SEEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// A caller's token that lives longer than this is looked at again then.
 pub(crate) const WATCHED_EXPIRY: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
+// Callers.
+
+/// How long a verified signature is remembered. 60 s: a token's time and audience are checked at each use anyhow.
+pub(crate) const TOKEN_CACHE_TTL: Duration = Duration::from_secs(60);
+/// So many of them, of a kilobyte each. The oldest are forgotten first.
+pub(crate) const TOKEN_CACHE_MAX: usize = 1_000;
+/// Rows of a page of devices, unless the caller asks for another number.
+pub(crate) const DEVICE_PAGE: usize = 100;
+/// Rows of a page of devices at most. More is `malformed`.
+pub(crate) const DEVICE_PAGE_MAX: usize = 500;
+
 // Control channels and the directory.
 
 /// A device that does not take a message within this is dead.
 pub(crate) const CONTROL_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages before `hello` that are ignored, pings among them. Beyond: 4400.
 pub(crate) const MESSAGES_BEFORE_HELLO: usize = 16;
-/// Devices of a relay that leaves dial anew within this, each at a moment of its own.
-pub(crate) const RECONNECT_SPREAD: Duration = Duration::from_secs(2);
+/// Devices of a relay that leaves dial anew over such a time that so many come back in a second: a fifth of what one core authenticates.
+pub(crate) const RECONNECTS_PER_SECOND: f64 = 500.0;
+/// That time at least: a restart takes as long.
+pub(crate) const RECONNECT_SPREAD_MIN: Duration = Duration::from_secs(2);
+/// That time at most, as the protocol has it.
+pub(crate) const RECONNECT_SPREAD_MAX: Duration = Duration::from_secs(300);
 /// How often the registration of every connected device is looked up again, for changes that another process made.
 pub(crate) const RECHECK_INTERVAL: Duration = Duration::from_secs(60);
 /// How long a start of an agent that was superseded is remembered, to notice two machines with one identity.

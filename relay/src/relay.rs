@@ -165,7 +165,7 @@ impl Relay {
     /// The relay goes on draining.
     pub async fn drain(&self, grace: Duration) {
         let until = Instant::now() + grace;
-        self.core.lifecycle.drain(until);
+        self.core.lifecycle.drain(until, self.core.directory.len());
         tokio::select! {
             () = self.core.streams.ended() => {}
             () = sleep_until(until) => {}
@@ -175,7 +175,7 @@ impl Relay {
     /// Stops: devices are told to come back elsewhere, streams are cut with a code that says why.
     pub async fn stop(self) {
         drop(self.door);
-        self.core.lifecycle.drain(Instant::now());
+        self.core.lifecycle.drain(Instant::now(), self.core.directory.len());
         self.core.lifecycle.close();
         if let Err(late) = self.core.tasks.clone().finish(STOP_TIMEOUT).await {
             warn!(%late, "the relay stopped without waiting any longer");

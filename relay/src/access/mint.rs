@@ -1,4 +1,4 @@
-//! The relay's own signing key, and the callers' tokens that its operator makes with it.
+//! The relay's own signing key, and the callers' tokens that it signs.
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
@@ -17,22 +17,22 @@ pub struct SigningKey {
     public: PublicKey,
 }
 
-/// Why there is no signing key.
+/// Why a signing key cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SigningKeyError {
-    /// The text is no PEM block `PRIVATE KEY`.
+    /// Not a PEM block `PRIVATE KEY`.
     #[error("not a PEM block of the type PRIVATE KEY (PKCS#8)")]
     NotPem,
-    /// The key is none of Ed25519.
+    /// Not an Ed25519 key.
     #[error("not an Ed25519 key")]
     Algorithm,
-    /// The library would not do it.
+    /// The cryptographic library failed.
     #[error("the cryptographic library failed")]
     Library,
 }
 
 impl SigningKey {
-    /// A new key.
+    /// Generates a key.
     ///
     /// # Errors
     /// [`SigningKeyError::Library`].
@@ -43,7 +43,7 @@ impl SigningKey {
     /// Reads PKCS#8 in PEM, with or without the public half (`openssl genpkey -algorithm ed25519` writes it without).
     ///
     /// # Errors
-    /// [`SigningKeyError`]: no PEM, another algorithm.
+    /// [`SigningKeyError`]: not PEM, or another algorithm.
     pub fn from_pem(pem: &Secret) -> Result<Self, SigningKeyError> {
         let der = PrivatePkcs8KeyDer::from_pem_slice(pem.reveal().as_bytes()).map_err(|_| SigningKeyError::NotPem)?;
         Self::of(Ed25519KeyPair::from_pkcs8(der.secret_pkcs8_der()).map_err(|_| SigningKeyError::Algorithm)?)
@@ -54,7 +54,7 @@ impl SigningKey {
         Ok(Self { pair, public: PublicKey::Ed25519(raw) })
     }
 
-    /// As PKCS#8 in PEM, of the version that every OpenSSL reads.
+    /// PKCS#8 in PEM, in the version that every OpenSSL reads.
     ///
     /// # Errors
     /// [`SigningKeyError::Library`].
@@ -63,12 +63,12 @@ impl SigningKey {
         Ok(Secret::new(format!("-----BEGIN PRIVATE KEY-----\n{packed}\n-----END PRIVATE KEY-----\n")))
     }
 
-    /// Its public half, by which relays check what it signed.
+    /// The public key, with which relays verify signatures.
     pub fn public(&self) -> &PublicKey {
         &self.public
     }
 
-    /// A caller's token that says `claims`.
+    /// Signs a caller's token with these claims.
     ///
     /// # Errors
     /// [`SigningKeyError::Library`].

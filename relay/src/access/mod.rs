@@ -1,4 +1,4 @@
-//! Who are you, may you: devices' proofs, callers' tokens, the one decision, and the permits that come of it.
+//! Authentication and authorization: devices' proofs, callers' tokens, the one decision, and the permits that it gives.
 //!
 //! ```text
 //!   hello.proof ──▶ proof::verify_proof ──▶ DevicePrincipal
@@ -19,7 +19,7 @@ pub mod revocation;
 mod test_keys;
 pub mod token;
 
-/// The key in the shape in which signatures are checked.
+/// The key as `jsonwebtoken` takes it.
 fn decoding_key(key: &PublicKey) -> DecodingKey {
     match key {
         PublicKey::Ed25519(raw) => DecodingKey::from_ed_der(raw),
@@ -27,7 +27,7 @@ fn decoding_key(key: &PublicKey) -> DecodingKey {
     }
 }
 
-/// Whether signatures can be checked with the key: a point that is not on its curve is as long as any other, and proves nobody.
+/// Whether signatures can be verified with the key. A point off its curve has the right length and verifies nothing.
 pub fn is_usable(key: &PublicKey) -> bool {
     match key {
         PublicKey::Ed25519(raw) => ParsedPublicKey::new(&ED25519, raw).is_ok(),
@@ -35,7 +35,7 @@ pub fn is_usable(key: &PublicKey) -> bool {
     }
 }
 
-/// The one algorithm of a key, in the words of the library that checks.
+/// The one algorithm of a key, as `jsonwebtoken` names it.
 fn algorithm(of: KeyAlgorithm) -> Algorithm {
     match of {
         KeyAlgorithm::EdDsa => Algorithm::EdDSA,

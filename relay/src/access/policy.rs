@@ -1,6 +1,6 @@
-//! The one decision: who may do what to which device, from where, when. Pure; every endpoint comes through here.
+//! The one decision: who may do what to which device, from where, when. Pure; every request of a caller goes through it.
 //!
-//! What no rule allows is denied. Who may not see a device hears the same as for one that does not exist.
+//! What no rule allows is denied. A caller that may not see a device gets the same answer as for one that does not exist.
 
 use std::net::IpAddr;
 
@@ -15,9 +15,9 @@ use crate::access::principal::Caller;
 /// What the caller wants to act on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resource<'a> {
-    /// The device; none where all that the caller may see are meant.
+    /// The device. `None`: all that the caller may see.
     pub device: Option<&'a DeviceId>,
-    /// The service. Where there is one, a rule must name it.
+    /// The service. If there is one, a rule must name it.
     pub service: Option<&'a ServiceName>,
 }
 
@@ -39,23 +39,23 @@ impl<'a> Resource<'a> {
 /// What was decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Yes.
+    /// Allowed.
     Allow {
-        /// Because of this rule.
+        /// The rule that allows it.
         rule: RuleId,
     },
-    /// No: no rule allows it.
+    /// No rule allows it.
     Deny {
-        /// Whether the caller may know that the device exists. True where no device was named.
+        /// Whether the caller may know that the device exists. True if no device was named.
         sees_device: bool,
     },
-    /// No: the caller's token is over by now, whatever it allowed.
+    /// The token has expired.
     Expired,
 }
 
-/// Decides. The same question always has the same answer: nothing but the arguments plays a part.
+/// Decides. Nothing but the arguments counts.
 ///
-/// `_address` is part of the question because tokens and grants may be bound to networks; none of today's rules is.
+/// `_address` is an argument because grants may be bound to networks; none of today's rules is.
 pub fn decide(caller: &Caller, action: Action, resource: Resource<'_>, _address: IpAddr, now: Timestamp) -> Decision {
     if now >= caller.expires_at {
         return Decision::Expired;
@@ -77,7 +77,7 @@ fn names_device(rule: &AccessRule, device: Option<&DeviceId>) -> bool {
 fn names_service(rule: &AccessRule, action: Action, service: Option<&ServiceName>) -> bool {
     match service {
         Some(service) => rule.services.iter().any(|pattern| pattern.matches(service.as_str())),
-        // A stream is always to some service: permission to open one without naming it would be permission for every service.
+        // A stream always has a service: permission that names none would be permission for all of them.
         None => action != Action::StreamOpen,
     }
 }
@@ -91,16 +91,16 @@ pub enum Denied {
         /// What it may not do.
         action: Action,
     },
-    /// The caller may not even know whether the device exists.
+    /// The caller may not know whether the device exists.
     #[error("there is no such device, or the token does not reach it")]
     DeviceUnknown,
-    /// The token ended while the request was on its way.
+    /// The token expired meanwhile.
     #[error("the token has expired")]
     Expired,
 }
 
 impl Denied {
-    /// What the caller is told.
+    /// The problem code of the answer.
     pub fn problem(&self) -> ProblemCode {
         match self {
             Self::Forbidden { .. } => ProblemCode::Forbidden,

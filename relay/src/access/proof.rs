@@ -1,4 +1,4 @@
-//! A device's proof: does it show, for this one connection, that who sent it has a key of the device.
+//! Verifies a device's proof: that its sender has a key of the device, for this one connection.
 
 use jsonwebtoken::{Validation, decode, decode_header};
 use moorline_proto::control::Nonce;
@@ -9,44 +9,44 @@ use moorline_proto::proof::{ProofClaims, Thumbprint};
 use crate::access::{algorithm, decoding_key};
 use crate::store::KeyRecord;
 
-/// What a proof must be made for.
+/// What a proof must state.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
-    /// That this connection's `challenge` had.
+    /// The nonce of this connection's `challenge`.
     pub nonce: Nonce,
     /// The relay's names, in lower case: the device must have dialled one of them.
     pub names: &'a [String],
-    /// As in `hello`.
+    /// The device of `hello`.
     pub device: &'a DeviceId,
-    /// As in `hello`.
+    /// The instance of `hello`.
     pub instance: &'a Instance,
 }
 
-/// Why a proof proves nothing. For the relay's log: a stranger is not told which it was.
+/// Why a proof is rejected. For the relay's log: the peer is not told which it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProofError {
-    /// No compact JWS, or claims that are no proof's.
+    /// Not a compact JWS, or without the claims of a proof.
     #[error("not a signed proof")]
     NoProof,
-    /// `typ` of another purpose.
+    /// A `typ` of another purpose.
     #[error("its typ is not {PROOF_TYP}")]
     Purpose,
-    /// `crit`: an extension that must be understood, and is not.
+    /// A `crit` header: an extension that must be understood and is not.
     #[error("its header has crit, of which no extension is understood")]
     Critical,
     /// `x5c`, which is not understood yet.
     #[error("it is signed with an X.509 certificate, which this relay does not take")]
     Certificate,
-    /// No `kid`, or none of this device's.
+    /// No `kid`, or one of no key of this device.
     #[error("its kid names no key of the device")]
     UnknownKey,
-    /// `alg` is another than the key's one.
+    /// The `alg` is not the key's.
     #[error("its alg is not the one of its key")]
     Algorithm,
-    /// The signature does not hold.
+    /// The signature is invalid.
     #[error("its signature does not hold")]
     Signature,
-    /// Made for another connection: seen on the way, and used again.
+    /// Made for another connection: replayed.
     #[error("its nonce is not the one of this connection")]
     Nonce,
     /// Made for another relay.
@@ -55,15 +55,15 @@ pub enum ProofError {
     /// About another device.
     #[error("its sub is another device than the hello's")]
     Device,
-    /// Of another start of the agent than `hello` says.
+    /// For another instance than the one of `hello`.
     #[error("its instance is another than the hello's")]
     Instance,
 }
 
-/// Which of the device's `keys` made the proof.
+/// Verifies a proof, and returns the thumbprint of the key that made it.
 ///
 /// # Errors
-/// [`ProofError`], the first thing that is wrong. No time is in a proof: the nonce makes it good for one connection.
+/// [`ProofError`], the first thing that is wrong. A proof carries no time: the nonce makes it valid for one connection only.
 pub fn verify_proof(proof: &str, expected: &Expected<'_>, keys: &[KeyRecord]) -> Result<Thumbprint, ProofError> {
     let header = decode_header(proof).map_err(|_| ProofError::NoProof)?;
     if header.typ.as_deref() != Some(PROOF_TYP) {
@@ -97,7 +97,7 @@ pub fn verify_proof(proof: &str, expected: &Expected<'_>, keys: &[KeyRecord]) ->
 }
 
 fn signed_claims(proof: &str, key: &KeyRecord) -> Result<ProofClaims, ProofError> {
-    // The library checks the signature alone: a proof has no times, and its audience is compared above.
+    // The library checks only the signature: a proof has no times, and its audience is compared by the caller.
     let mut only_signature = Validation::new(algorithm(key.key.algorithm()));
     only_signature.required_spec_claims.clear();
     only_signature.validate_exp = false;

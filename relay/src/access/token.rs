@@ -1,4 +1,5 @@
-//! Callers' tokens: is it signed by somebody who may vouch, meant for this relay, and good now. What it allows is [`crate::access::policy`]'s.
+//! Verifies callers' tokens: signed by a trusted issuer, meant for this relay, valid now. What a token allows is decided in
+//! [`crate::access::policy`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,76 +18,72 @@ use sha2::{Digest, Sha256};
 use crate::access::principal::Caller;
 use crate::access::{algorithm, decoding_key};
 use crate::clock::Clock;
+use crate::limits::{TOKEN_CACHE_MAX, TOKEN_CACHE_TTL};
 use crate::store::CallerKey;
 use crate::ttl_map::TtlMap;
 
-/// How far the clocks of issuer and relay may differ. 30 s: NTP keeps machines within one; more would be life after expiry.
+/// How far the clocks of issuer and relay may differ. 30 s: NTP keeps machines within one second; more would extend every token.
 pub const LEEWAY: Duration = Duration::from_secs(30);
 
-/// A signature is checked once in this time.
-const PROVEN_FOR: Duration = Duration::from_secs(60);
-/// So many tokens are remembered, of a kilobyte each.
-const PROVEN_MOST: usize = 1_000;
-
-/// `typ` that a caller's token may have (RFC 7519, RFC 9068). Another one is a token of another purpose, like a device's proof.
+/// The `typ` of a caller's token (RFC 7519, RFC 9068). A token of another type has another purpose, like a device's proof.
 const TYPES: [&str; 2] = ["jwt", "at+jwt"];
 
-/// Who may vouch for callers, and for whom this relay is.
+/// Verifies tokens: holds the trusted keys and the relay's names.
 #[derive(Clone, Debug)]
 pub struct TokenVerifier {
     keys: BTreeMap<Thumbprint, CallerKey>,
     names: Vec<String>,
     clock: Clock,
-    /// Tokens whose signature held a moment ago, by their hash. A caller with many streams shows the same one each time.
-    proven: Arc<TtlMap<[u8; 32], Proven>>,
+    /// Tokens whose signature was verified lately, by their hash. A caller with many streams sends the same token each time.
+    verified: Arc<TtlMap<[u8; 32], VerifiedToken>>,
 }
 
-/// A token whose signature holds; whom it is for and its time are judged at each use.
+/// A token whose signature was verified. Audience and times are checked at each use.
 #[derive(Clone, Debug)]
-struct Proven {
+struct VerifiedToken {
     kid: Thumbprint,
     claims: Arc<CallerClaims>,
     access: Arc<[AccessRule]>,
     token_id: Option<Arc<str>>,
 }
 
-/// Why a token is not taken. The text is shown to whoever sent the token, and holds nothing of its signature.
+/// Why a token is rejected. The text is sent to the caller, and contains nothing of the signature.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidToken {
-    /// No compact JWS.
+    /// Not a compact JWS.
     #[error("the token is no signed JWT (three parts in base64url with dots between)")]
     NoJwt,
-    /// `typ` of another purpose.
+    /// A `typ` of another purpose.
     #[error("the token's typ says that it is for another purpose than calling")]
     Purpose,
-    /// `crit`: an extension that must be understood, and is not.
+    /// A `crit` header: an extension that must be understood and is not.
     #[error("the token's header has crit, of which no extension is understood")]
     Critical,
-    /// No `kid`, or none that is trusted.
+    /// No `kid`, or one of no trusted key.
     #[error("the token's kid names no key that this relay trusts")]
     UnknownKey,
-    /// `alg` is another than the key's one.
+    /// The `alg` is not the key's.
     #[error("the token's alg is not the one of its key")]
     Algorithm,
-    /// The signature does not hold.
-    #[error("the token's signature does not hold")]
+    /// The signature is invalid.
+    #[error("the token's signature is invalid")]
     Signature,
-    /// Claims are missing or wrong.
+    /// Claims are missing or malformed.
     #[error("the token's claims: {0}")]
     Claims(String),
-    /// `iss` is not whom the key belongs to.
+    /// The `iss` is not the issuer of the key.
     #[error("the token's iss is not the one that its key belongs to")]
     Issuer,
-    /// `aud` names somebody else.
+    /// The `aud` is not a name of this relay.
     #[error("the token's aud is not a name of this relay")]
     Audience,
-    /// The time is over.
+    /// Expired.
     #[error("the token expired at {at}; get a new one")]
     Expired {
         /// Its `exp`.
         at: Timestamp,
     },
-    /// The time has not come.
+    /// Not valid yet.
     #[error("the token is valid from {from}; it may be that a clock is wrong")]
     NotYetValid {
         /// Its `nbf`, or `iat`.
@@ -95,7 +92,7 @@ pub enum InvalidToken {
 }
 
 impl InvalidToken {
-    /// What the caller is told.
+    /// The problem code of the answer.
     pub fn problem(&self) -> ProblemCode {
         match self {
             Self::NoJwt
@@ -114,23 +111,23 @@ impl InvalidToken {
 }
 
 impl TokenVerifier {
-    /// Takes tokens that one of `keys` signed for one of `names` (lower case), by the time of `clock`.
+    /// Accepts tokens signed by one of `keys` for one of `names` (lower case), by the time of `clock`.
     pub fn new(keys: Vec<CallerKey>, names: Vec<String>, clock: Clock) -> Self {
-        let proven = Arc::new(TtlMap::new(PROVEN_FOR, PROVEN_MOST));
-        Self { keys: keys.into_iter().map(|key| (key.kid, key)).collect(), names, clock, proven }
+        let verified = Arc::new(TtlMap::new(TOKEN_CACHE_TTL, TOKEN_CACHE_MAX));
+        Self { keys: keys.into_iter().map(|key| (key.kid, key)).collect(), names, clock, verified }
     }
 
-    /// Who sent this token.
+    /// Verifies a token and returns its caller.
     ///
     /// # Errors
-    /// [`InvalidToken`], of which [`InvalidToken::problem`] makes the answer.
+    /// [`InvalidToken`]; [`InvalidToken::problem`] is the code of the answer.
     pub fn authenticate(&self, bearer: &Secret) -> Result<Caller, InvalidToken> {
-        let Proven { kid, claims, access, token_id } = self.proven(bearer.reveal())?; // to the library that checks its signature
+        let VerifiedToken { kid, claims, access, token_id } = self.verified(bearer.reveal())?; // to the library that checks its signature
         let key = self.keys.get(&kid).ok_or(InvalidToken::UnknownKey)?;
         if claims.iss != key.iss {
             return Err(InvalidToken::Issuer);
         }
-        if !self.is_meant(&claims.aud) {
+        if !self.is_audience(&claims.aud) {
             return Err(InvalidToken::Audience);
         }
         let expires_at = in_time(&claims, self.clock.now())?;
@@ -138,20 +135,20 @@ impl TokenVerifier {
         Ok(Caller { id, token_id, key_id: kid, access, expires_at })
     }
 
-    fn proven(&self, token: &str) -> Result<Proven, InvalidToken> {
+    fn verified(&self, token: &str) -> Result<VerifiedToken, InvalidToken> {
         let hash: [u8; 32] = Sha256::digest(token).into();
-        if let Some(proven) = self.proven.get(&hash) {
-            return Ok(proven);
+        if let Some(verified) = self.verified.get(&hash) {
+            return Ok(verified);
         }
         let key = self.key(token)?;
         let mut claims = verified_claims(token, key)?;
         let (access, token_id) = (std::mem::take(&mut claims.access).into(), claims.jti.take().map(Arc::from));
-        let proven = Proven { kid: key.kid, claims: Arc::new(claims), access, token_id };
-        self.proven.put(hash, proven.clone());
-        Ok(proven)
+        let verified = VerifiedToken { kid: key.kid, claims: Arc::new(claims), access, token_id };
+        self.verified.put(hash, verified.clone());
+        Ok(verified)
     }
 
-    /// The key that the token says it was signed with, whose algorithm alone counts.
+    /// The key that the token names. The key's own algorithm is the only one accepted.
     fn key(&self, token: &str) -> Result<&CallerKey, InvalidToken> {
         let header = decode_header(token).map_err(|_| InvalidToken::NoJwt)?;
         if header.typ.is_some_and(|typ| !TYPES.contains(&typ.to_ascii_lowercase().as_str())) {
@@ -165,7 +162,7 @@ impl TokenVerifier {
         if header.alg == algorithm(key.algorithm()) { Ok(key) } else { Err(InvalidToken::Algorithm) }
     }
 
-    fn is_meant(&self, aud: &Audience) -> bool {
+    fn is_audience(&self, aud: &Audience) -> bool {
         match aud {
             Audience::One(name) => self.names.contains(name),
             Audience::Many(names) => names.iter().any(|name| self.names.contains(name)),
@@ -174,7 +171,7 @@ impl TokenVerifier {
 }
 
 fn verified_claims(token: &str, key: &CallerKey) -> Result<CallerClaims, InvalidToken> {
-    // The library checks the signature alone: our claims type requires what must be there, and the time is our clock's.
+    // The library checks only the signature: the claims type requires what must be there, and times are checked against our clock.
     let mut only_signature = Validation::new(algorithm(key.algorithm()));
     only_signature.required_spec_claims.clear();
     only_signature.validate_exp = false;

@@ -57,18 +57,18 @@ pub enum HandshakeError {
     /// The connection ended.
     #[error("the connection ended before hello")]
     Lost(#[source] Option<WsError>),
-    /// What came is no `hello`.
+    /// The peer broke the protocol before `hello`.
     #[error("{0}")]
     Protocol(String),
     /// The registry has no such device.
     #[error("the device {0} is unknown")]
     Unknown(moorline_proto::id::DeviceId),
-    /// The proof does not hold.
+    /// The proof is invalid.
     #[error("the proof of {device} does not hold")]
     Proof {
-        /// Who it was to be.
+        /// The device that was named.
         device: moorline_proto::id::DeviceId,
-        /// What is wrong with it.
+        /// Why.
         #[source]
         source: ProofError,
     },
@@ -78,7 +78,7 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// What an error of the WebSocket means: the peer broke the protocol, or it is gone.
+    /// What a WebSocket error means: the peer broke the protocol, or the connection was lost.
     fn of(error: WsError) -> Self {
         match broken(&error) {
             Some(how) => Self::Protocol(how),
@@ -86,7 +86,7 @@ impl HandshakeError {
         }
     }
 
-    /// What the device is told: a close code and words; nothing where there is nobody to tell, or it is our own trouble.
+    /// The Close that the device gets. None if there is nobody to tell, or the fault is the relay's.
     pub fn verdict(&self) -> Option<(CloseReason, String)> {
         match self {
             Self::TooLate => Some((CloseReason::Protocol, "no hello in time".to_owned())),
@@ -101,12 +101,12 @@ impl HandshakeError {
 }
 
 impl Unauthenticated {
-    /// Takes a connection right behind its 101.
+    /// A connection right after its 101.
     pub fn new(socket: WebSocketStream<Socket>) -> Self {
         Self { socket }
     }
 
-    /// Sends `challenge`, reads `hello`, checks its proof. On an error the connection was closed with the code that says why.
+    /// Sends `challenge`, reads `hello`, verifies its proof. On an error the connection has been closed with the code that says why.
     ///
     /// # Errors
     /// [`HandshakeError`].
@@ -172,7 +172,7 @@ async fn known(registry: &dyn Registry, hello: &Hello) -> Result<DeviceRecord, H
 }
 
 impl Authenticated {
-    /// What the device said.
+    /// The device's `hello`.
     pub fn hello(&self) -> &Hello {
         &self.hello
     }
@@ -182,10 +182,10 @@ impl Authenticated {
         &self.principal
     }
 
-    /// Tells the device that it is online.
+    /// Sends `welcome`: the device is online.
     ///
     /// # Errors
-    /// [`HandshakeError::Lost`], or [`HandshakeError::TooLate`] if it does not take the message within `within`.
+    /// [`HandshakeError::Lost`], or [`HandshakeError::TooLate`] if the device does not take the message within `within`.
     pub async fn admit(mut self, welcome: Welcome, within: Duration) -> Result<WebSocketStream<Socket>, HandshakeError> {
         let said = timeout(within, self.socket.send(Message::text(ToDevice::from(welcome).encode()))).await;
         said.map_err(|_| HandshakeError::TooLate)?.map_err(|error| HandshakeError::Lost(Some(error)))?;
@@ -194,14 +194,14 @@ impl Authenticated {
     }
 }
 
-/// Answers a Close that came, within five seconds.
+/// Answers the peer's Close, within five seconds.
 pub(super) async fn answer_close(socket: &mut WebSocketStream<Socket>) {
     let answered = async { while let Some(Ok(_)) = socket.next().await {} };
-    // Whoever does not take the answer has gone without it.
+    // A peer that does not read the answer does without it.
     timeout(moorline_proto::bounds::CLOSE_TIMEOUT, answered).await.ok();
 }
 
-/// Closes a control channel with a code and words, within five seconds; then the connection is reset.
+/// Closes a control channel with a code and a detail. Without an answer within five seconds the connection is reset.
 pub(super) async fn close(mut socket: WebSocketStream<Socket>, reason: CloseReason, words: &str) {
     let text = if words.is_empty() { reason.name().to_owned() } else { format!("{}: {words}", reason.name()) };
     let frame = CloseFrame { code: reason.code().into(), reason: truncated_reason(&text).into() };

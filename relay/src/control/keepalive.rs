@@ -1,4 +1,4 @@
-//! Who is dead? Pure: the time is an argument, and what is due is an answer.
+//! The heartbeat of a control channel: when to ping, and when the device is dead. Pure: the time is an argument.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub enum Pinger {
     Relay,
 }
 
-/// What is to be done now.
+/// What to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
     /// Nothing yet.
@@ -37,28 +37,28 @@ pub struct Keepalive {
 }
 
 impl Keepalive {
-    /// Begins at `now` with `interval`; a device may announce another one of at most `longest`.
+    /// Starts at `now` with `interval`. A device may announce another interval, of at most `longest`.
     pub fn new(pinger: Pinger, interval: Duration, longest: Duration, now: Instant) -> Self {
         Self { pinger, interval, longest, last_frame: now, last_ping: now, answer_by: None }
     }
 
-    /// The device announced another interval; out of bounds it is clamped.
-    pub fn announced(&mut self, interval: Duration) {
+    /// The device announced another interval, which is clamped to the bounds.
+    pub fn set_interval(&mut self, interval: Duration) {
         self.interval = interval.clamp(HEARTBEAT_MIN.min(self.longest), self.longest);
     }
 
-    /// A frame of any kind came.
-    pub fn heard(&mut self, now: Instant) {
+    /// A frame of any kind was received.
+    pub fn on_frame(&mut self, now: Instant) {
         self.last_frame = now;
         self.answer_by = None;
     }
 
-    /// A question was asked that some frame must follow within `within`. An earlier one that is still open stands.
-    pub fn asked(&mut self, now: Instant, within: Duration) {
+    /// Something was sent that a frame must follow within `within`. The deadline of an earlier one stands.
+    pub fn expect_frame(&mut self, now: Instant, within: Duration) {
         self.answer_by.get_or_insert(now + within);
     }
 
-    /// When to look again at the latest.
+    /// When to call [`Keepalive::due`] at the latest.
     pub fn next(&self) -> Instant {
         let dead = self.last_frame + self.patience();
         let dead = self.answer_by.map_or(dead, |answer_by| dead.min(answer_by));
@@ -68,7 +68,7 @@ impl Keepalive {
         }
     }
 
-    /// What is due at `now`; a ping counts as sent.
+    /// What is due at `now`. A ping counts as sent.
     pub fn due(&mut self, now: Instant) -> Due {
         let unanswered = self.answer_by.is_some_and(|answer_by| now >= answer_by);
         if unanswered || now >= self.last_frame + self.patience() {
@@ -108,7 +108,7 @@ mod tests {
     async fn any_frame_counts_as_life() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(Pinger::Device, 10 * S, 150 * S, start);
-        keepalive.heard(start + 24 * S);
+        keepalive.on_frame(start + 24 * S);
         assert_eq!(keepalive.due(start + 25 * S), Due::Nothing);
         assert_eq!(keepalive.due(start + 49 * S), Due::Dead);
     }
@@ -117,10 +117,10 @@ mod tests {
     async fn a_question_that_no_frame_follows_means_death_long_before_the_heartbeat_does() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(Pinger::Device, 100 * S, 150 * S, start);
-        keepalive.asked(start, 10 * S);
-        keepalive.asked(start + 5 * S, 10 * S);
+        keepalive.expect_frame(start, 10 * S);
+        keepalive.expect_frame(start + 5 * S, 10 * S);
         assert_eq!(keepalive.due(start + 10 * S), Due::Dead);
-        keepalive.heard(start + 10 * S);
+        keepalive.on_frame(start + 10 * S);
         assert_eq!(keepalive.due(start + 11 * S), Due::Nothing);
     }
 
@@ -128,9 +128,9 @@ mod tests {
     async fn an_announced_interval_is_clamped() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(Pinger::Device, 25 * S, 150 * S, start);
-        keepalive.announced(S);
+        keepalive.set_interval(S);
         assert_eq!(keepalive.next(), start + 5 * S * 5 / 2);
-        keepalive.announced(1000 * S);
+        keepalive.set_interval(1000 * S);
         assert_eq!(keepalive.next(), start + 150 * S * 5 / 2);
     }
 }

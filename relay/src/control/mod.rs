@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use crate::net::connection::MessageTooLong;
 
-/// Buffers of a control channel: small, since most devices are idle most of the day. What is said in one go is written in one go.
+/// Small buffers: most devices are idle most of the day. Messages that are sent together are written together.
 pub(crate) fn websocket_config() -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(1024)
@@ -27,8 +27,8 @@ pub(crate) fn websocket_config() -> WebSocketConfig {
         .max_frame_size(Some(moorline_proto::bounds::CONTROL_MESSAGE_BYTES))
 }
 
-/// How the peer broke the protocol, if that is what an error of the WebSocket means: otherwise it is gone. A connection that ends without
-/// a Close is among tungstenite's errors of protocol.
+/// How the peer broke the protocol, if a WebSocket error means that; otherwise the connection was lost. (tungstenite counts a connection
+/// that ends without a Close among protocol errors.)
 pub(crate) fn broken(error: &WsError) -> Option<String> {
     match error {
         WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use moorline_proto::bounds::CLOSE_TIMEOUT;
+use moorline_proto::bounds::{CLOSE_TIMEOUT, RECONNECT_IN_MS};
 use moorline_proto::close::CloseReason;
 use moorline_proto::control::{Accept, FromDevice, GoAway, Reject, ToDevice};
 use moorline_proto::id::Instance;
 use moorline_proto::message::Decoded;
 use moorline_proto::text::Text;
+use rand::RngExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
@@ -61,23 +62,15 @@ pub struct Session {
     /// Offers that no frame has followed yet. As many as there may be commands, and no older than `offer_ack_timeout`.
     unacknowledged: Vec<oneshot::Sender<()>>,
     pings: PingLimiter,
-    /// How long the device is to wait before it dials anew when the relay leaves.
-    reconnect_in: Duration,
     /// The device was told `go_away`.
     told_to_go: bool,
 }
 
 impl Session {
     /// Joins the socket of a welcomed device with its handle.
-    pub fn new(
-        socket: WebSocketStream<Socket>,
-        handle: DeviceHandle,
-        keepalive: Keepalive,
-        offer_ack_timeout: Duration,
-        reconnect_in: Duration,
-    ) -> Self {
+    pub fn new(socket: WebSocketStream<Socket>, handle: DeviceHandle, keepalive: Keepalive, offer_ack_timeout: Duration) -> Self {
         let pings = PingLimiter::new(Instant::now());
-        Self { socket, handle, keepalive, offer_ack_timeout, unacknowledged: Vec::new(), pings, reconnect_in, told_to_go: false }
+        Self { socket, handle, keepalive, offer_ack_timeout, unacknowledged: Vec::new(), pings, told_to_go: false }
     }
 
     /// Runs until the channel ends, closes it with the code that says why, and tells those who wait for the device.
@@ -96,7 +89,7 @@ impl Session {
             CloseCause::Disconnected(Disconnect::Superseded { by }) => self.close_superseded(by, &mut on_answer).await,
             CloseCause::Disconnected(Disconnect::Revoked) => close(self.socket, CloseReason::Revoked, "").await,
             CloseCause::Closing => {
-                if self.go_away().await.is_ok() {
+                if self.go_away(&lifecycle).await.is_ok() {
                     close(self.socket, CloseReason::RelayDraining, "").await;
                 }
             }
@@ -135,7 +128,7 @@ impl Session {
                 next = handle.next() => self.handle_command(next).await,
                 message = self.socket.next() => self.on_message(message, on_answer),
                 () = timer.as_mut() => self.on_tick().await,
-                () = lifecycle.draining(), if !self.told_to_go => self.go_away().await,
+                () = lifecycle.draining(), if !self.told_to_go => self.go_away(lifecycle).await,
                 () = lifecycle.closing(), if self.told_to_go => Err(CloseCause::Closing),
             };
             if let Err(cause) = turn {
@@ -154,7 +147,7 @@ impl Session {
                 // Any frame will do as a sign of life; the ping asks for one that even a busy device sends.
                 let offer = Message::text(ToDevice::Offer(*offer).encode());
                 self.send_all([offer, Message::Ping(Vec::new().into())]).await?;
-                self.keepalive.asked(Instant::now(), self.offer_ack_timeout);
+                self.keepalive.expect_frame(Instant::now(), self.offer_ack_timeout);
                 self.unacknowledged.push(alive);
                 Ok(())
             }
@@ -172,11 +165,12 @@ impl Session {
     }
 
     /// Tells the device to dial anew, once.
-    async fn go_away(&mut self) -> Result<(), CloseCause> {
+    async fn go_away(&mut self, lifecycle: &Lifecycle) -> Result<(), CloseCause> {
         if std::mem::replace(&mut self.told_to_go, true) {
             return Ok(());
         }
-        let reconnect_in_ms = u64::try_from(self.reconnect_in.as_millis()).unwrap_or(u64::MAX);
+        let reconnect_in = lifecycle.reconnect_spread().mul_f64(rand::rng().random());
+        let reconnect_in_ms = u64::try_from(reconnect_in.as_millis()).unwrap_or(u64::MAX).clamp(RECONNECT_IN_MS.0, RECONNECT_IN_MS.1);
         self.send(GoAway { reconnect_in_ms, reason: Text::truncated("the relay stops") }.into()).await
     }
 
@@ -207,7 +201,7 @@ impl Session {
         };
         self.socket.get_mut().message_received(&message);
         let now = Instant::now();
-        self.keepalive.heard(now);
+        self.keepalive.on_frame(now);
         for alive in self.unacknowledged.drain(..) {
             // The stream may be over by now.
             alive.send(()).ok();
@@ -234,7 +228,7 @@ impl Session {
             FromDevice::Accept(accept) => on_answer(Answer::Accept(accept)),
             FromDevice::Reject(reject) => on_answer(Answer::Reject(reject)),
             FromDevice::Services(list) => self.handle.set_services(list.services),
-            FromDevice::Heartbeat(heartbeat) => self.keepalive.announced(Duration::from_millis(heartbeat.interval_ms)),
+            FromDevice::Heartbeat(heartbeat) => self.keepalive.set_interval(Duration::from_millis(heartbeat.interval_ms)),
         }
         Ok(())
     }

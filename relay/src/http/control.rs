@@ -9,7 +9,6 @@ use moorline_proto::causes::Causes;
 use moorline_proto::control::Welcome;
 use moorline_proto::names::{CONTROL_SUBPROTOCOL, HEARTBEAT_FEATURE};
 use moorline_proto::text::Text;
-use rand::RngExt;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -23,7 +22,6 @@ use crate::core::Core;
 use crate::http::operation::peer;
 use crate::http::problem::Refusal;
 use crate::http::upgrade::{Upgrading, upgrade};
-use crate::limits::RECONNECT_SPREAD;
 use crate::logging::warn_limited;
 use crate::net::admission::Peer;
 use crate::random;
@@ -100,10 +98,9 @@ async fn serve(core: &Arc<Core>, device: Authenticated, peer: &Peer, revision: u
     info!(device = %device_id, session, address = %peer.address, "device online");
     core.last_seen.note(device_id, Some(principal.key_id), core.clock.now());
     let keepalive = Keepalive::new(pinger, core.times.heartbeat, core.times.heartbeat_max, Instant::now());
-    let reconnect_in = RECONNECT_SPREAD.mul_f64(rand::rng().random());
     let on_answer = |answer: Answer| on_answer(core, &handle, answer);
-    let ended = Session::new(socket, handle.clone(), keepalive, core.times.offer_ack_timeout, reconnect_in);
-    let cause = ended.run(on_answer, core.lifecycle.clone()).await;
+    let session_task = Session::new(socket, handle.clone(), keepalive, core.times.offer_ack_timeout);
+    let cause = session_task.run(on_answer, core.lifecycle.clone()).await;
     core.last_seen.note(device_id, None, core.clock.now()); // before it is offline: whoever finds it so is told since when
     drop(listed);
     info!(device = %device_id, session, ?cause, "device offline");

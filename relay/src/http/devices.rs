@@ -22,12 +22,8 @@ use crate::directory::Location;
 use crate::http::body;
 use crate::http::operation::{Authorized, Operation, Params, parse};
 use crate::http::problem::Refusal;
+use crate::limits::{DEVICE_PAGE, DEVICE_PAGE_MAX};
 use crate::store::{self, Cursor, DeviceRecord, Page, StoreError};
-
-/// Rows of a page where nothing else is asked for.
-const PAGE: usize = 100;
-/// Rows of a page at most.
-const PAGE_MAX: usize = 500;
 
 /// The devices that the caller may see, a page at a time: `?after=CURSOR&most=N`.
 #[derive(Debug)]
@@ -65,14 +61,14 @@ fn page(query: &str) -> Result<(Option<Cursor>, usize), Refusal> {
             "after" if after.is_none() => after = Some(parse(value)?),
             "most" if max.is_none() => {
                 let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
-                let number = value.parse().ok().filter(|number| is_number && (1..=PAGE_MAX).contains(number));
-                max = Some(number.ok_or_else(|| malformed(format!("most: a number from 1 to {PAGE_MAX}")))?);
+                let number = value.parse().ok().filter(|number| is_number && (1..=DEVICE_PAGE_MAX).contains(number));
+                max = Some(number.ok_or_else(|| malformed(format!("most: a number from 1 to {DEVICE_PAGE_MAX}")))?);
             }
             "after" | "most" => return Err(malformed(format!("{name}: stands twice"))),
             other => return Err(malformed(format!("there is no query parameter {other:?}"))),
         }
     }
-    Ok((after, max.unwrap_or(PAGE)))
+    Ok((after, max.unwrap_or(DEVICE_PAGE)))
 }
 
 fn row(core: &Core, record: &DeviceRecord) -> Device {
