@@ -136,24 +136,34 @@ mod tests {
         SmallRng::seed_from_u64(7)
     }
 
-    /// The longest next delay of many agents.
-    fn longest(fleet: &mut [Backoff], rng: &mut SmallRng) -> Duration {
+    /// Many agents, each with random numbers of its own.
+    fn fleet() -> Vec<(Backoff, SmallRng)> {
+        (0..200).map(|seed| (Backoff::default(), SmallRng::seed_from_u64(seed))).collect()
+    }
+
+    /// Checks that the next delays of a fleet spread from about zero to `ceiling`.
+    fn assert_spread(fleet: &mut [(Backoff, SmallRng)], ceiling: Duration) {
         let now = Instant::now();
-        fleet.iter_mut().map(|backoff| backoff.next(&DisconnectCause::Transient, now, rng).after).max().unwrap()
+        let delays: Vec<_> = fleet.iter_mut().map(|(backoff, rng)| backoff.next(&DisconnectCause::Transient, now, rng).after).collect();
+        let (shortest, longest) = (delays.iter().min().unwrap(), delays.iter().max().unwrap());
+        assert!(*longest <= ceiling && *longest > ceiling * 9 / 10, "{longest:?} of {ceiling:?}");
+        assert!(*shortest < ceiling / 10, "{shortest:?} of {ceiling:?}");
+    }
+
+    fn were_online(fleet: &mut [(Backoff, SmallRng)], lasted: Duration) {
+        fleet.iter_mut().for_each(|(backoff, _)| backoff.was_online(lasted));
     }
 
     #[tokio::test(start_paused = true)]
     async fn delays_of_a_fleet_double_to_a_minute_and_start_over_after_a_minute_online() {
-        let mut rng = rng();
-        let mut fleet: Vec<Backoff> = (0..200).map(|_| Backoff::default()).collect();
+        let mut fleet = fleet();
         for ceiling in [1, 2, 4, 8, 16, 32, 60, 60, 60] {
-            let longest = longest(&mut fleet, &mut rng);
-            assert!(longest <= ceiling * S && longest > ceiling * S * 9 / 10, "{longest:?} of {ceiling} s");
+            assert_spread(&mut fleet, ceiling * S);
         }
-        fleet.iter_mut().for_each(|backoff| backoff.was_online(59 * S));
-        assert!(longest(&mut fleet, &mut rng) > 50 * S, "a short connection does not reset the backoff");
-        fleet.iter_mut().for_each(|backoff| backoff.was_online(60 * S));
-        assert!(longest(&mut fleet, &mut rng) <= S);
+        were_online(&mut fleet, 59 * S); // does not reset the backoff
+        assert_spread(&mut fleet, 60 * S);
+        were_online(&mut fleet, 60 * S);
+        assert_spread(&mut fleet, S);
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use moorline_proto::failure::{Failure, Style};
 use moorline_proto::id::{DeviceId, ServiceName};
 use moorline_proto::join::{Join, RelayUrlError};
 use moorline_transport::descriptors;
@@ -15,7 +16,6 @@ use tracing_subscriber::EnvFilter;
 
 use crate::agent::Agent;
 use crate::config::Config;
-use crate::failure::Failure;
 use crate::init::{CONFIG_FILE, NewDevice, init};
 use crate::limits::JOIN_BYTES;
 use crate::logging::{Log, LogFormat};
@@ -108,16 +108,22 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            print_error(&format!("{failure}\n"));
+            print_error(&failure.render("moorline-agent", error_style()));
             ExitCode::FAILURE
         }
     }
 }
 
+/// Colours on a terminal, unless `NO_COLOR` is set.
+#[allow(clippy::disallowed_methods, reason = "NO_COLOR is read once, here")]
+fn error_style() -> Style {
+    Style::for_output(&io::stderr(), std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()))
+}
+
 fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    written.map_err(|error| Failure::new(error, "standard output cannot be written: redirect it elsewhere"))
+    written.map_err(|error| Failure::of(&error).next("standard output cannot be written: redirect it elsewhere"))
 }
 
 fn print_error(text: &str) {
@@ -127,13 +133,13 @@ fn print_error(text: &str) {
 
 fn load_config(path: &Path) -> Result<Config, Failure> {
     Config::load(path)
-        .map_err(|error| Failure::new(error, "correct the configuration, then validate it with `moorline-agent check --config FILE`"))
+        .map_err(|error| Failure::of(&error).next("correct the configuration, then validate it with `moorline-agent check --config FILE`"))
 }
 
 fn run_init(args: &InitArgs) -> Result<(), Failure> {
     let new = NewDevice { join: read_join(&args.join)?, device: args.device.clone(), services: args.services.clone() };
     let identity = init(&new, &args.dir)
-        .map_err(|error| Failure::new(error, "give --dir a folder that is writable and contains no device; nothing was changed"))?;
+        .map_err(|error| Failure::of(&error).next("give --dir a folder that is writable and contains no device; nothing was changed"))?;
     print(&identity.public().to_pem())?;
     let (device, config) = (&args.device, args.dir.join(CONFIG_FILE));
     print_error(&format!(
@@ -151,9 +157,9 @@ fn read_join(path: &Path) -> Result<Join, Failure> {
     };
     let text = if path.as_os_str() == "-" { read(&mut io::stdin().lock()) } else { File::open(path).and_then(|mut file| read(&mut file)) };
     let text =
-        text.map_err(|error| Failure::new(error, "give --join a file with the join string that `moorline-relay init` printed, or -"))?;
+        text.map_err(|error| Failure::of(&error).next("give --join a file with the join string that `moorline-relay init` printed, or -"))?;
     text.parse().map_err(|error: RelayUrlError| {
-        Failure::new(error, "the join string is one line that starts with https://; `moorline-relay init` prints it")
+        Failure::of(&error).next("the join string is one line that starts with https://; `moorline-relay init` prints it")
     })
 }
 
@@ -165,7 +171,8 @@ fn run_check(path: &Path) -> Result<(), Failure> {
 }
 
 fn run_agent(args: &RunArgs) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&args.log).map_err(|error| Failure::new(error, "--log takes info, or info,moorline_agent=debug"))?;
+    let filter =
+        EnvFilter::try_new(&args.log).map_err(|error| Failure::of(&error).next("--log takes info, or info,moorline_agent=debug"))?;
     let log = Log::start(args.log_format, filter);
     let result = serve(&args.config.config, &log);
     log.finish();
@@ -175,10 +182,11 @@ fn run_agent(args: &RunArgs) -> Result<(), Failure> {
 fn serve(config: &Path, log: &Log) -> Result<(), Failure> {
     descriptors::raise_limit();
     let config = load_config(config)?;
-    let agent = Agent::new(config.settings, config.policy).map_err(|error| Failure::new(error, "check ca_file in the configuration"))?;
+    let agent =
+        Agent::new(config.settings, config.policy).map_err(|error| Failure::of(&error).next("check ca_file in the configuration"))?;
     // One thread carries a gigabyte per second, without handing work to another one. The device needs its other cores.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::new(error, "the system refused a resource: check its limits"))?;
+    let runtime = runtime.map_err(|error| Failure::of(&error).next("the system refused a resource: check its limits"))?;
     let result = runtime.block_on(async {
         tokio::select! {
             result = until_signalled(agent) => result,
@@ -186,7 +194,7 @@ fn serve(config: &Path, log: &Log) -> Result<(), Failure> {
         }
     });
     runtime.shutdown_background();
-    result.map_err(|error| Failure::new(error, "the system refused a signal handler: check its limits"))
+    result.map_err(|error| Failure::of(&error).next("the system refused a signal handler: check its limits"))
 }
 
 /// Runs the agent until SIGTERM or SIGINT, and then until it has closed its connections. A second signal ends it at once.
@@ -241,7 +249,7 @@ mod tests {
             device.clone().into(),
         ];
         assert_eq!(main(args), ExitCode::FAILURE);
-        assert!(read_join(&join).unwrap_err().to_string().contains("certificate"));
+        assert!(read_join(&join).unwrap_err().what().contains("certificate"));
         assert!(!device.exists());
     }
 }

@@ -32,7 +32,6 @@ pub mod backoff;
 pub mod cli;
 pub mod config;
 mod control_sender;
-mod failure;
 mod handle;
 pub mod handler;
 pub mod identity;

@@ -10,6 +10,7 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::io::IsTerminal;
 
 /// Characters of one line; the rest is cut. Long enough for any path and any advice.
 const LINE_CHARS: usize = 2_000;
@@ -35,6 +36,13 @@ pub enum Style {
     Plain,
     /// ANSI colours.
     Colour,
+}
+
+impl Style {
+    /// Colours if `output` is a terminal and the user did not disable them (the environment variable `NO_COLOR` is set).
+    pub fn for_output(output: &impl IsTerminal, no_color: bool) -> Self {
+        if output.is_terminal() && !no_color { Self::Colour } else { Self::Plain }
+    }
 }
 
 impl Failure {

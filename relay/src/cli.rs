@@ -2,7 +2,6 @@
 //!
 //! Does not own: the work itself ([`crate::init`], [`crate::serve`], [`crate::token`]).
 
-use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -13,6 +12,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use moorline_proto::claims::{AccessRule, Action, Pattern};
+use moorline_proto::failure::{Failure, Style};
 use moorline_proto::id::{Issuer, NodeId, Subject};
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
@@ -197,7 +197,8 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            failure.print();
+            // If this fails, there is nobody left to tell.
+            io::stderr().write_all(failure.render("moorline-relay", error_style()).as_bytes()).ok();
             ExitCode::FAILURE
         }
     }
@@ -208,20 +209,20 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Init(args) => {
             let (state, json) = (args.state.clone(), args.json);
-            let created = in_runtime(init(&args.into(), &clock))?.map_err(|error| Failure::of(error.advice(), error))?;
+            let created = in_runtime(init(&args.into(), &clock))?.map_err(|error| Failure::of(&error).next(error.advice()))?;
             print(&if json { created_json(&created) } else { created_text(&state, &created) })
         }
         Command::Serve(args) => {
-            let failed = |error| Failure::of("see this user's limits of threads (ulimit -u)", error);
+            let failed = |error| Failure::of(&error).next("see this user's limits of threads (ulimit -u)");
             let _logging = logging::init(args.log_format.into(), args.log).map_err(failed)?;
             let options = Serve { state: args.state, listen: args.listen };
-            let lock = in_runtime(serve(&options, clock))?.map_err(|error| Failure::of(error.advice(), error))?;
+            let lock = in_runtime(serve(&options, clock))?.map_err(|error| Failure::of(&error).next(error.advice()))?;
             drop(lock); // the runtime has ended: nothing uses the folder any more
             Ok(())
         }
         Command::Token(TokenCommand::New(args)) => {
             let (state, json) = (args.state.clone(), args.json);
-            let issued = mint(&state, &args.into(), clock.now()).map_err(|error| Failure::of(error.advice(), error))?;
+            let issued = mint(&state, &args.into(), clock.now()).map_err(|error| Failure::of(&error).next(error.advice()))?;
             print(&issued_text(&issued, json))
         }
     }
@@ -232,7 +233,7 @@ const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
 fn in_runtime<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::of("check this user's limits (ulimit -a)", error))?;
+    let runtime = runtime.map_err(|error| Failure::of(&error).next("check this user's limits (ulimit -a)"))?;
     let done = runtime.block_on(work);
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIMEOUT);
     Ok(done)
@@ -291,36 +292,17 @@ fn issued_text(issued: &IssuedToken, as_json: bool) -> String {
     if as_json { json!({ "token": token, "expires_at": issued.expires_at }).to_string() } else { token.to_owned() }
 }
 
+/// Colours on a terminal, unless `NO_COLOR` is set.
+#[allow(clippy::disallowed_methods, reason = "NO_COLOR is read once, here")]
+fn error_style() -> Style {
+    Style::for_output(&io::stderr(), std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()))
+}
+
 /// Prints the one thing that was asked for.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     let printed = writeln!(out, "{text}").and_then(|()| out.flush());
-    printed.map_err(|error| Failure::of("check where standard output goes: the output is lost", error))
-}
-
-/// What happened, why, and what to do about it.
-#[derive(Debug)]
-struct Failure {
-    error: Box<dyn Error>,
-    advice: &'static str,
-}
-
-impl Failure {
-    fn of(advice: &'static str, error: impl Error + 'static) -> Self {
-        Self { error: Box::new(error), advice }
-    }
-
-    fn print(&self) {
-        let mut text = format!("moorline-relay: {}\n", self.error);
-        let mut source = self.error.source();
-        while let Some(error) = source {
-            text.push_str(&format!("  because: {}\n", error.to_string().trim_end().replace('\n', "\n           ")));
-            source = error.source();
-        }
-        text.push_str(&format!("  next: {}\n", self.advice));
-        // If this fails, there is nobody left to tell.
-        io::stderr().write_all(text.as_bytes()).ok();
-    }
+    printed.map_err(|error| Failure::of(&error).next("check where standard output goes: the output is lost"))
 }
 
 #[cfg(test)]

@@ -83,12 +83,43 @@ fn set_times(params: &mut CertificateParams, now: Timestamp) {
 
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+
     use super::*;
 
+    const GENERALIZED_TIME: u8 = 0x18;
+    const UTC_TIME: u8 = 0x17;
+
+    /// The validity of a certificate, as it stands in its DER.
+    fn validity(der: &[u8]) -> [(u8, String); 2] {
+        let starts = |at: &usize| der[*at] == 0x30 && matches!(der.get(at + 2), Some(&(UTC_TIME | GENERALIZED_TIME)));
+        let sequence = (0..der.len() - 2).find(starts).unwrap();
+        let time = |at: usize| {
+            let (tag, length) = (der[at], usize::from(der[at + 1]));
+            ((tag, String::from_utf8(der[at + 2..at + 2 + length].to_vec()).unwrap()), at + 2 + length)
+        };
+        let (not_before, next) = time(sequence + 2);
+        [not_before, time(next).0]
+    }
+
+    fn made(now: u64) -> [(u8, String); 2] {
+        let pki = make(&["relay.example.com".to_owned()], Timestamp::from_millis(now)).unwrap();
+        let der = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let leaf = validity(&der(&pki.certificate));
+        assert_eq!((validity(&pki.ca_der), validity(&der(&pki.ca))), (leaf.clone(), leaf.clone()), "they expire together");
+        leaf
+    }
+
     #[test]
-    fn a_clock_that_is_wrong_makes_a_certificate_all_the_same() {
-        for now in [0, u64::MAX] {
-            make(&["relay.example.com".to_owned()], Timestamp::from_millis(now)).unwrap();
-        }
+    fn certificates_are_valid_from_a_day_ago_for_ten_years() {
+        let now = "2026-03-01T12:00:00Z".parse::<Timestamp>().unwrap();
+        assert_eq!(made(now.as_millis()), [(UTC_TIME, "260228120000Z".to_owned()), (UTC_TIME, "360227120000Z".to_owned())]);
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_makes_a_certificate_whose_years_can_be_written() {
+        assert_eq!(made(0), [(UTC_TIME, "700101000000Z".to_owned()), (UTC_TIME, "791230000000Z".to_owned())]);
+        assert_eq!(made(u64::MAX), [(GENERALIZED_TIME, "99991230235959Z".to_owned()), (GENERALIZED_TIME, "99991231235959Z".to_owned())]);
     }
 }

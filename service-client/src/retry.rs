@@ -158,9 +158,17 @@ mod tests {
         assert_eq!(scripted([Err(AttemptError::Lost("cut"))]).await.0, Err(RetryError::TimedOut(Some("cut"))));
 
         let begun = Instant::now();
-        let always = retry_until::<(), _, _>(begun + MINUTE, || async { Err(AttemptError::Lost("cut")) }).await;
+        let mut attempts = 0;
+        let attempt = || {
+            attempts += 1;
+            async { Err(AttemptError::Lost("cut")) }
+        };
+        let always = retry_until::<(), _, _>(begun + MINUTE, attempt).await;
         assert_eq!(always, Err(RetryError::TimedOut(Some("cut"))));
-        assert!(begun.elapsed() <= MINUTE);
+        // Without a pause that would reach beyond the deadline, there is no use in waiting for it.
+        assert!((MINUTE - LONGEST_PAUSE..=MINUTE).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        // Five pauses up to 4 s, and then one of 2.5 to 5 s each.
+        assert!((15..=28).contains(&attempts), "{attempts}");
     }
 
     fn later(after: u64) -> AttemptError<&'static str> {
@@ -195,10 +203,10 @@ mod tests {
     fn pauses_double_up_to_a_bound() {
         for retry in [0, 1, 2, 3, 4, 5, 40, u32::MAX] {
             let ceiling = LONGEST_PAUSE.min(FIRST_PAUSE.saturating_mul(1 << retry.min(10)));
-            for _ in 0..100 {
-                let pause = backoff(retry);
-                assert!((ceiling / 2..=ceiling).contains(&pause), "{retry}: {pause:?}");
-            }
+            let pauses: Vec<_> = (0..200).map(|_| backoff(retry)).collect();
+            let (shortest, longest) = (*pauses.iter().min().unwrap(), *pauses.iter().max().unwrap());
+            assert!((ceiling / 2..ceiling * 6 / 10).contains(&shortest), "{retry}: {shortest:?}");
+            assert!(longest > ceiling * 9 / 10 && longest <= ceiling, "{retry}: {longest:?}");
         }
     }
 

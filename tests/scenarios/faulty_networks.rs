@@ -85,8 +85,17 @@ async fn caller_side(tcp: TcpStream, number: u64, total: usize) -> Seen {
     talk(&mut reads, writes, FROM_CALLER + number, FROM_DEVICE + number, total).await
 }
 
-/// What the ends of all streams observed through two faulty networks: the callers' ends and the device's ends.
-async fn through<D, C>(times: &str, device_road: D, caller_road: C, streams: u64, total: usize) -> [Vec<Seen>; 2]
+/// What the ends of all streams observed through two faulty networks.
+struct Observed {
+    /// The callers' ends.
+    near: Vec<Seen>,
+    /// The device's ends.
+    far: Vec<Seen>,
+    /// Connections that were cut.
+    cuts: usize,
+}
+
+async fn through<D, C>(times: &str, device_road: D, caller_road: C, streams: u64, total: usize) -> Observed
 where
     D: Fn(u64) -> Plan + Send + 'static,
     C: Fn(u64) -> Plan + Send + 'static,
@@ -118,7 +127,8 @@ where
     let all = seen.wait_for(|(begun, ended)| *begun == ended.len());
     let far = timeout(WITHIN, all).await.expect("every target hears of its end").expect("the target serves").1.clone();
     println!("{} legs of the device and {} of the caller were cut", to_device.cuts(), to_caller.cuts());
-    [near, far.into_iter().map(|saw| saw.expect("no target saw what it must not see")).collect()]
+    let far = far.into_iter().map(|saw| saw.expect("no target saw what it must not see")).collect();
+    Observed { near, far, cuts: usize::try_from(to_device.cuts() + to_caller.cuts()).expect("few cuts") }
 }
 
 /// Cuts each connection somewhere in its first `within` bytes, except the first one, which is a control channel or a login.
@@ -140,25 +150,59 @@ async fn streams_whose_legs_are_cut_at_any_byte_are_whole_or_reset() {
     const TOTAL: usize = 256 << 10;
     let chance = Chance::new();
     let within = (TOTAL + TOTAL / 2) as u64;
-    let [near, far] = through("", cut_somewhere(chance, 1, within), cut_somewhere(chance, 2, within), 64, TOTAL).await;
+    let Observed { near, far, .. } = through("", cut_somewhere(chance, 1, within), cut_somewhere(chance, 2, within), 64, TOTAL).await;
     assert_eq!(near.len(), 64);
     let saw = |of| (count(&near, of), count(&far, of));
     println!("whole {:?}, reset {:?}, nothing {:?}", saw(Seen::Whole), saw(Seen::Reset), saw(Seen::NotOpened));
     assert!(saw(Seen::Reset).0 > 0 && saw(Seen::Reset).1 > 0, "nothing was cut");
 }
 
+/// About what TLS (a resumed session), the request and `opened` take in either direction.
+const HANDSHAKE_BYTES: u64 = 1_000;
+
+/// Cuts the first sixteen legs somewhere in their handshake, and none of the later ones.
+fn cut_first_handshakes(chance: Chance, network: u64) -> impl Fn(u64) -> Plan + Send + 'static {
+    let cut = cut_somewhere(chance, network, HANDSHAKE_BYTES);
+    move |number| if number <= 16 { cut(number) } else { Plan::default() }
+}
+
+/// Returns how many of 32 streams were whole, and how many were reset, for which there must be a cut each.
+fn whole_and_reset(observed: &Observed) -> (usize, usize) {
+    let (whole, reset) = (count(&observed.near, Seen::Whole), count(&observed.near, Seen::Reset));
+    println!("whole {whole}, reset {reset}, cut {}", observed.cuts);
+    assert_eq!((observed.near.len(), whole + reset), (32, 32));
+    assert!(observed.cuts >= 16 && reset <= observed.cuts, "streams whose legs are not cut are whole");
+    (whole, reset)
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handshake_that_is_cut_at_any_byte_is_retried_or_reported() {
+async fn a_devices_handshake_that_is_cut_at_any_byte_is_retried() {
+    let cut = cut_first_handshakes(Chance::new(), 1);
+    let observed = through(GIVES_UP, cut, |_| Plan::default(), 32, 10_000).await;
+    let (whole, _) = whole_and_reset(&observed);
+    assert!(whole > 18, "{whole} streams are whole, of which 16 had no leg that was cut");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callers_handshake_that_is_cut_at_any_byte_is_retried_or_reported() {
+    let cut = cut_first_handshakes(Chance::new(), 2);
+    let observed = through(GIVES_UP, |_| Plan::default(), cut, 32, 10_000).await;
+    whole_and_reset(&observed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_whose_every_leg_is_cut_in_its_handshake_or_soon_after_it_are_reset() {
     let chance = Chance::new();
-    // TLS, the request and `opened` take about four kilobytes.
-    let [near, _] = through(GIVES_UP, cut_somewhere(chance, 1, 4_000), cut_somewhere(chance, 2, 4_000), 32, 10_000).await;
-    assert_eq!(near.len(), 32);
+    let observed = through(GIVES_UP, cut_somewhere(chance, 1, 4_000), cut_somewhere(chance, 2, 4_000), 32, 10_000).await;
+    println!("whole {}, cut {}", count(&observed.near, Seen::Whole), observed.cuts);
+    assert_eq!(observed.near.len(), 32);
+    assert!(observed.cuts >= 31 && count(&observed.near, Seen::Whole) <= 1, "each leg but the first is cut");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_network_that_passes_one_byte_at_a_time_carries_everything() {
     let trickle = |_| Plan { piece: Some(1), ..Plan::default() };
-    let [near, far] = through("", trickle, trickle, 4, 20_000).await;
+    let Observed { near, far, .. } = through("", trickle, trickle, 4, 20_000).await;
     assert_eq!((near, far), (vec![Seen::Whole; 4], vec![Seen::Whole; 4]));
 }
 
@@ -175,6 +219,6 @@ async fn a_slow_network_that_stalls_carries_everything() {
             ..Plan::default()
         }
     };
-    let [near, far] = through("", stalls, stalls, 16, 256 << 10).await;
+    let Observed { near, far, .. } = through("", stalls, stalls, 16, 256 << 10).await;
     assert_eq!((near, far), (vec![Seen::Whole; 16], vec![Seen::Whole; 16]));
 }

@@ -54,7 +54,7 @@ const RELAY: Layers = &[
 ];
 
 const AGENT: Layers = &[
-    &["backoff", "failure", "limits", "streams"],
+    &["backoff", "limits", "streams"],
     &["control_sender", "identity", "logging", "target"],
     &["init", "policy", "settings"],
     &["config", "handler", "session"],

@@ -166,6 +166,10 @@ fn origins(written: Vec<String>) -> Result<Vec<String>, ConfigError> {
 mod tests {
     use std::time::Duration;
 
+    use moorline_proto::bounds::{DEADLINE_MAX_S, PING_MS, WAIT_MAX_S};
+    use moorline_proto::control::ToDevice;
+    use moorline_proto::message::Decoded;
+
     use super::*;
     use crate::config::file::{NewRelay, shipped};
     use crate::limits::{Limits, Times};
@@ -250,6 +254,21 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_times_are_those_that_devices_and_callers_do_not_clamp() {
+        let longest = "[times]\nping = '1h'\nheartbeat = '1h'\nheartbeat_max = '1h'\ndeadline_max = '24h'\nwait_max = '7days'";
+        let times = check(&format!("{LEAST}{longest}")).unwrap().times;
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap();
+        let welcome = format!(
+            r#"{{"type":"welcome","session":"s1","time":"2027-03-01T08:00:00Z","node":"n1","heartbeat_ms":{},"heartbeat_max_ms":{},"max_streams":1}}"#,
+            ms(times.heartbeat),
+            ms(times.heartbeat_max)
+        );
+        let Ok(Decoded::Known(ToDevice::Welcome(welcome))) = ToDevice::decode(&welcome) else { panic!("{welcome}") };
+        assert_eq!((welcome.heartbeat_ms, welcome.heartbeat_max_ms), (ms(times.heartbeat), ms(times.heartbeat_max)));
+        assert_eq!((ms(times.ping), times.deadline_max.as_secs(), times.wait_max.as_secs()), (PING_MS.1, DEADLINE_MAX_S, WAIT_MAX_S));
+    }
+
+    #[test]
     fn errors_name_the_key_and_the_value() {
         for (text, key, value) in [
             ("node = 'N1'", "node", "N1"),
@@ -261,6 +280,12 @@ mod tests {
             ("origins = ['app.example']", "origins", "app.example"),
             ("[times]\nping = '25'", "times.ping", "25"),
             ("[times]\nping = '0s'", "times.ping", "0s"),
+            ("[times]\nping = '1h 1ms'", "times.ping", "1h 1ms"),
+            ("[times]\nheartbeat = '61m'\nheartbeat_max = '1h'", "times.heartbeat", "not from 10ms to 1h"),
+            ("[times]\nheartbeat_max = '61m'", "times.heartbeat_max", "not from 10ms to 1h"),
+            ("[times]\ndeadline_max = '24h 1s'", "times.deadline_max", "not from 10ms to 1day"),
+            ("[times]\ndeadline = '25h'\ndeadline_max = '24h'", "times.deadline", "1day 1h"),
+            ("[times]\nwait_max = '7days 1s'", "times.wait_max", "not from 0s to 7days"),
             ("[times]\nclosed_stream_retention = '8days'", "times.closed_stream_retention", "8days"),
             ("[times]\nping = '18446744073709551615s'", "times.ping", "18446744073709551615s"),
             ("[times]\nping = '18446744073709551615years'", "times.ping", "18446744073709551615years"),

@@ -77,19 +77,19 @@ table! {
 }
 
 table! {
-    /// Timeouts and intervals, from 10ms to 7days.
+    /// Timeouts and intervals, from 10ms to 7days unless stated otherwise.
     Times, String;
     /// From the offer to the opened stream, where the caller names no deadline. At most deadline_max.
     deadline = r#""60s""#;
-    /// The longest deadline that a caller can ask for.
+    /// The longest deadline that a caller can ask for. At most 24h.
     deadline_max = r#""5m""#;
     /// The longest that a caller can wait for an offline device. 0s forbids waiting.
     wait_max = r#""1h""#;
-    /// A leg on which nothing was sent for this long is pinged. Keep it below half of a load balancer's idle timeout.
+    /// A leg on which nothing was sent for this long is pinged. At most 1h. Keep it below half of a load balancer's idle timeout.
     ping = r#""25s""#;
     /// How often a device pings its control channel, or is pinged. At most heartbeat_max.
     heartbeat = r#""25s""#;
-    /// The longest interval that a device may announce. Keep it below half of a load balancer's idle timeout.
+    /// The longest interval that a device may announce. At most 1h. Keep it below half of a load balancer's idle timeout.
     heartbeat_max = r#""150s""#;
     /// A half-closed stream on which nothing was sent for this long is closed.
     half_closed_idle = r#""10m""#;

@@ -4,6 +4,8 @@ use std::num::{NonZeroI64, NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use moorline_proto::bounds::{DEADLINE_MAX_S, PING_MS, WAIT_MAX_S};
+
 use crate::config::check::{ConfigError, wrong};
 use crate::config::file;
 use crate::limits::{Limits, Times};
@@ -12,8 +14,13 @@ use crate::limits::{Limits, Times};
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// A time that must not be zero. So short only in tests.
 const POSITIVE: RangeInclusive<Duration> = Duration::from_millis(10)..=LONGEST;
-/// A time that may be zero, which turns off what it bounds.
-const OPTIONAL: RangeInclusive<Duration> = Duration::ZERO..=LONGEST;
+
+/// An interval of pings. Devices and callers clamp a longer one, and would then be taken for dead or ping too often.
+const PING: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_millis(PING_MS.1);
+/// A deadline that is announced. Devices and callers clamp a longer one.
+const DEADLINE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(DEADLINE_MAX_S);
+/// The longest wait that is announced, which may be zero. Callers clamp a longer one.
+const WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(WAIT_MAX_S);
 
 /// Any number of things but none.
 const COUNT: RangeInclusive<i64> = 1..=u32::MAX as i64;
@@ -32,11 +39,11 @@ pub(super) fn times(written: &file::Times) -> Result<Times, ConfigError> {
         written,
         Times {
             deadline: POSITIVE,
-            deadline_max: POSITIVE,
-            wait_max: OPTIONAL,
-            ping: POSITIVE,
-            heartbeat: POSITIVE,
-            heartbeat_max: POSITIVE,
+            deadline_max: DEADLINE,
+            wait_max: WAIT,
+            ping: PING,
+            heartbeat: PING,
+            heartbeat_max: PING,
             half_closed_idle: POSITIVE,
             closed_stream_retention: POSITIVE,
             tls_handshake_timeout: POSITIVE,

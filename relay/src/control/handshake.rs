@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use moorline_proto::close::{CloseReason, truncated_reason};
+use moorline_proto::close::CloseReason;
 use moorline_proto::control::{Challenge, FromDevice, Hello, Nonce, ToDevice, Welcome};
 use moorline_proto::message::Decoded;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -203,8 +203,7 @@ pub(super) async fn answer_close(socket: &mut WebSocketStream<Socket>) {
 
 /// Closes a control channel with a code and a detail. Without an answer within five seconds the connection is reset.
 pub(super) async fn close(mut socket: WebSocketStream<Socket>, reason: CloseReason, words: &str) {
-    let text = if words.is_empty() { reason.name().to_owned() } else { format!("{}: {words}", reason.name()) };
-    let frame = CloseFrame { code: reason.code().into(), reason: truncated_reason(&text).into() };
+    let frame = CloseFrame { code: reason.code().into(), reason: reason.text(words).into() };
     let answered = async {
         socket.send(Message::Close(Some(frame))).await?;
         while let Some(message) = socket.next().await {

@@ -83,15 +83,21 @@ async fn a_flood_of_one_address_is_refused_at_once_and_another_address_comes_in_
 
 #[tokio::test(start_paused = true)]
 async fn a_true_address_that_is_at_its_share_gets_no_more_through_a_proxy() {
-    let admission = admission();
-    let (first, second) = (admission.admit(None).unwrap(), admission.admit(None).unwrap());
-    first.set_address(address(NEAR)).unwrap();
-    second.set_address(address(NEAR)).unwrap();
-    first.authenticated();
-    let third = admission.admit(None).unwrap();
-    third.set_address(address(NEAR)).unwrap();
-    second.authenticated();
-    second.set_address(address(FAR)).unwrap();
+    let number = |number: usize| number.try_into().unwrap();
+    let limits = Limits { unauthenticated_connections: number(4), unauthenticated_per_address: number(2), ..Limits::default() };
+    let admission = Admission::new(&limits);
+    let permits: Vec<_> = (0..4).map(|_| admission.admit(None).unwrap()).collect();
+    permits[0].set_address(address(NEAR)).unwrap();
+    permits[1].set_address(address(NEAR)).unwrap();
+    assert_eq!(permits[2].set_address(address(NEAR)), Err(Full::Address));
+    assert!(permits.iter().all(ConnectionPermit::is_unauthenticated), "those who came first can finish");
+    permits[3].set_address(address(FAR)).unwrap();
+
+    permits[0].authenticated();
+    permits[2].set_address(address(NEAR)).unwrap();
+    permits[1].authenticated();
+    permits[1].set_address(address(NEAR)).unwrap(); // it has authenticated, and takes no share any more
+    permits[3].set_address(address(NEAR)).unwrap();
 }
 
 #[tokio::test(start_paused = true)]

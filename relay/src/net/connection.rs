@@ -1,9 +1,6 @@
 //! One accepted connection as bytes, whatever carries it. One exact type, so that hyper's upgraded connection can be turned back into it.
 //!
-//! Owns: bytes that were read ahead, and closing. The head of a 101 is held by [`held_head`], messages are bounded by [`message_limit`].
-//!
-//! [`held_head`]: crate::net::held_head
-//! [`message_limit`]: crate::net::message_limit
+//! Owns: bytes that were read ahead, and closing. The head of a 101 is held by `held_head`, messages are bounded by `message_limit`.
 
 use std::future::pending;
 use std::io;

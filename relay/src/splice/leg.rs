@@ -189,7 +189,7 @@ impl Leg {
             return Ok(());
         }
         let reason = CloseReason::Finished;
-        batch.close(Some((reason.code(), reason.name())));
+        batch.close(Some((reason.code(), &reason.text(""))));
         let written = self.write(batch.finish(), now, cx);
         self.closing = true;
         written
@@ -282,8 +282,7 @@ impl Leg {
             }
             Some(LegEnd::Broke(..)) | None => {
                 if !self.closing {
-                    let text = if words.is_empty() { reason.name().to_owned() } else { format!("{}: {words}", reason.name()) };
-                    self.push(|batch| batch.close(Some((reason.code(), &text))));
+                    self.push(|batch| batch.close(Some((reason.code(), &reason.text(words)))));
                 }
                 let within = if reason == CloseReason::Finished { patience } else { CLOSE_TIMEOUT };
                 timeout(within, self.exchange_closes()).await.is_ok()

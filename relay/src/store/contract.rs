@@ -199,6 +199,25 @@ async fn a_removed_device_is_gone_and_seeing_it_brings_nothing_back() {
 }
 
 #[tokio::test]
+async fn a_device_that_is_added_again_does_not_get_the_sightings_of_the_former_one() {
+    let (registries, _folder) = registries().await;
+    for registry in registries {
+        let lamp = device("lamp-1");
+        registry.put_device(&lamp, &[key(1)], at(10)).await.unwrap();
+        let in_flight = sighting(&lamp, &key(1), at(20));
+        registry.remove_device(&lamp).await.unwrap();
+        registry.put_device(&lamp, &[key(1)], at(30)).await.unwrap();
+        registry.record_sightings(&[in_flight]).await.unwrap();
+        let record = registry.device(&lamp).await.unwrap().unwrap();
+        assert_eq!((record.last_seen, record.keys[0].last_used), (None, None), "{registry:?}");
+
+        registry.record_sightings(&[sighting(&lamp, &key(1), at(30))]).await.unwrap();
+        let record = registry.device(&lamp).await.unwrap().unwrap();
+        assert_eq!((record.last_seen, record.keys[0].last_used), (Some(at(30)), Some(at(30))), "{registry:?}");
+    }
+}
+
+#[tokio::test]
 async fn callers_keys_are_kept_with_their_issuer() {
     let (registries, _folder) = registries().await;
     for registry in registries {

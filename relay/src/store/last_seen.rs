@@ -49,11 +49,13 @@ pub struct Sighting {
 }
 
 impl Sighting {
-    /// Writes the times into the device's record.
+    /// Writes the times into the device's record, unless the device or the key was added later: then it is another one of the same name.
     pub(super) fn apply(&self, record: &mut DeviceRecord) {
-        record.last_seen = Some(self.last_seen);
+        if record.created <= self.last_seen {
+            record.last_seen = Some(self.last_seen);
+        }
         for (kid, at) in &self.key_uses {
-            if let Some(key) = record.keys.iter_mut().find(|key| key.kid == *kid) {
+            if let Some(key) = record.keys.iter_mut().find(|key| key.kid == *kid && key.created <= *at) {
                 key.last_used = Some(*at);
             }
         }

@@ -52,7 +52,7 @@ pub trait Registry: Send + Sync + Debug {
     fn remove_device<'a>(&'a self, device: &'a DeviceId) -> StoreFuture<'a, bool>;
 
     /// Records when devices were last online and their keys last used: all of it or nothing. A sighting of a device or key that was
-    /// removed changes nothing. The only change that need not be durable when it is answered. [`LastSeen`] calls this.
+    /// removed changes nothing, even if one of the same name was added since. The only change that need not be durable when it is answered. [`LastSeen`] calls this.
     fn record_sightings<'a>(&'a self, sightings: &'a [Sighting]) -> StoreFuture<'a, ()>;
 
     /// Reads every key that callers' tokens may be signed with.

@@ -136,13 +136,14 @@ impl SqliteRegistry {
     async fn record(&self, sightings: &[Sighting]) -> Result<(), sqlx::Error> {
         let mut change = self.background_writer.begin_with("BEGIN IMMEDIATE").await?; // undone when it is dropped
         for sighting in sightings {
-            sqlx::query("UPDATE devices SET last_seen_ms = $2 WHERE device = $1")
+            // What was added later is another device or key of the same name.
+            sqlx::query("UPDATE devices SET last_seen_ms = $2 WHERE device = $1 AND created_ms <= $2")
                 .bind(sighting.device.as_str())
                 .bind(millis(sighting.last_seen))
                 .execute(&mut *change)
                 .await?;
             for (kid, at) in &sighting.key_uses {
-                sqlx::query("UPDATE device_keys SET last_used_ms = $3 WHERE kid = $2 AND device = $1")
+                sqlx::query("UPDATE device_keys SET last_used_ms = $3 WHERE kid = $2 AND device = $1 AND created_ms <= $3")
                     .bind(sighting.device.as_str())
                     .bind(kid.to_string())
                     .bind(millis(*at))

@@ -1,6 +1,6 @@
 //! The program's output: results on standard output, messages on standard error. Nothing else prints.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use moorline_proto::failure::Style;
 use moorline_proto::text::printable;
@@ -35,8 +35,7 @@ pub(crate) struct Flush {
 impl Output {
     /// Colours only if standard error is a terminal and the user did not disable them.
     pub(crate) fn new(no_color: bool) -> (Self, Flush) {
-        let style = if io::stderr().is_terminal() && !no_color { Style::Colour } else { Style::Plain };
-        Self::to(io::stderr(), style)
+        Self::to(io::stderr(), Style::for_output(&io::stderr(), no_color))
     }
 
     fn to(writer: impl Write + Send + 'static, style: Style) -> (Self, Flush) {
