@@ -24,8 +24,8 @@ struct Crate {
 }
 
 const RELAY: Layers = &[
-    &["clock", "lifecycle", "limits", "random", "sync", "net/client_address"],
-    &["logging", "ping_limiter", "state_lock", "tasks", "ttl_map"],
+    &["clock", "limits", "random", "sync", "net/client_address"],
+    &["lifecycle", "logging", "ping_limiter", "state_lock", "tasks", "ttl_map"],
     &["config", "pki"],
     &["store"],
     &["access"],

@@ -1,4 +1,4 @@
-//! Streams, from the request to the end record. One task owns each stream, and one [`phase`](actor) holds all that it has at the moment.
+//! Streams, from the request to the end record. One task owns each stream, and one phase holds all that it has at the moment.
 //!
 //! ```text
 //!   setup ──▶ Waiting ──(device appears)──▶ Offered ──(accept)──▶ Accepted ──(both legs)──▶ Opened ──▶ record
