@@ -266,6 +266,25 @@ impl World {
         WireDevice::connect(self.dial().await, &persona).await.expect("the device is authenticated")
     }
 
+    /// Opens a stream to `ssh` of a device, with further headers: the caller's leg and the device's.
+    pub async fn stream(
+        &self,
+        device: &mut WireDevice<TlsStream<TcpStream>>,
+        id: &str,
+        headers: &[(&str, &str)],
+    ) -> (WireLeg<TlsStream<TcpStream>>, WireLeg<TlsStream<TcpStream>>) {
+        let authorization = bearer(&self.token());
+        let headers: Vec<_> = [("authorization", authorization.as_str())].into_iter().chain(headers.iter().copied()).collect();
+        let path = format!("/v1/devices/{id}/connect/ssh");
+        let mut caller = WireLeg::join(self.dial().await, "localhost", &path, &headers).await.expect("nothing refuses the stream");
+        let offer = device.offer().await;
+        device.accept(offer.stream).await;
+        let mut far = self.join(offer.url.as_str(), &offer.token).await;
+        caller.opened().await;
+        far.opened().await;
+        (caller, far)
+    }
+
     /// Joins a leg with its token, as a scripted leg.
     pub async fn join(&self, url: &str, token: &Secret) -> WireLeg<TlsStream<TcpStream>> {
         WireLeg::join(self.dial().await, "localhost", url, &[("authorization", &bearer(token))]).await.expect("the token joins")

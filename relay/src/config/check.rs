@@ -1,50 +1,17 @@
 //! Checks a configuration file and turns it into a [`Config`]. An error names the key and the value.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
 use moorline_proto::join::RelayUrl;
 
 use crate::config::file::{self, File};
 use crate::config::ranges::{limits, times};
-use crate::config::{Config, Listener, TlsFiles, Transport};
+use crate::config::{Config, ConfigError, Listener, TlsFiles, Transport, wrong};
 use crate::net::client_address::{ClientAddressSource, TrustedProxies, network};
 
 /// Name of the configuration in a state folder.
 pub const FILE_NAME: &str = "relay.toml";
-
-/// Why a configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("{} cannot be read", file.display())]
-    Read {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Not TOML, an unknown key, or a value of the wrong type.
-    #[error("{} is not valid", file.display())]
-    Toml {
-        /// The file.
-        file: PathBuf,
-        /// Where and why.
-        #[source]
-        source: Box<toml::de::Error>,
-    },
-    /// A value breaks a rule.
-    #[error("{key} = {value}: {rule}")]
-    Value {
-        /// The key, with its table.
-        key: String,
-        /// The value as written.
-        value: String,
-        /// The rule that it breaks.
-        rule: String,
-    },
-}
 
 impl Config {
     /// Reads `relay.toml` in a state folder.
@@ -80,10 +47,6 @@ impl Config {
             origins: origins(written.origins.unwrap_or_default())?,
         })
     }
-}
-
-pub(super) fn wrong(key: impl Into<String>, value: impl ToString, rule: impl ToString) -> ConfigError {
-    ConfigError::Value { key: key.into(), value: value.to_string(), rule: rule.to_string() }
 }
 
 fn parsed<T: FromStr<Err: ToString>>(key: &str, text: &str) -> Result<T, ConfigError> {

@@ -12,8 +12,6 @@ pub mod check;
 pub mod file;
 mod ranges;
 
-pub use check::ConfigError;
-
 /// A complete and consistent configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -75,4 +73,42 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// PEM: its private key.
     pub key: PathBuf,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{} cannot be read", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown key, or a value of the wrong type.
+    #[error("{} is not valid", file.display())]
+    Toml {
+        /// The file.
+        file: PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A value breaks a rule.
+    #[error("{key} = {value}: {rule}")]
+    Value {
+        /// The key, with its table.
+        key: String,
+        /// The value as written.
+        value: String,
+        /// The rule that it breaks.
+        rule: String,
+    },
+}
+
+/// The error of a value that breaks a rule.
+fn wrong(key: impl Into<String>, value: impl ToString, rule: impl ToString) -> ConfigError {
+    ConfigError::Value { key: key.into(), value: value.to_string(), rule: rule.to_string() }
 }

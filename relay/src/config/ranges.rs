@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use moorline_proto::bounds::{DEADLINE_MAX_S, PING_MS, WAIT_MAX_S};
 
-use crate::config::check::{ConfigError, wrong};
-use crate::config::file;
+use crate::config::{ConfigError, file, wrong};
 use crate::limits::{Limits, Times};
 
 /// The longest time that may be set. Far below where arithmetic with clocks could overflow.

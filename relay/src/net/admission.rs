@@ -18,6 +18,8 @@ use crate::net::client_address::AddressPrefix;
 use crate::net::unauthenticated::Unauthenticated;
 use crate::sync::lock;
 
+pub use crate::net::unauthenticated::Full;
+
 /// Hands out the connection permits of one relay. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Admission(Arc<Shared>);
@@ -31,20 +33,6 @@ struct Shared {
     per_caller: usize,
     /// Connections of each caller that has some.
     callers: Mutex<HashMap<CallerDigest, usize>>,
-}
-
-/// Why a connection gets no permit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Full {
-    /// There are `connections` connections.
-    #[error("limits.connections is reached")]
-    Connections,
-    /// There are `unauthenticated_connections` unauthenticated connections, and none can be evicted yet.
-    #[error("limits.unauthenticated_connections is reached")]
-    Unauthenticated,
-    /// The address holds `unauthenticated_per_address` of them, and none can be evicted yet.
-    #[error("limits.unauthenticated_per_address is reached")]
-    Address,
 }
 
 /// The caller holds `connections_per_caller` connections.

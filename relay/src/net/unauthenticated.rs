@@ -13,11 +13,24 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::EVICTABLE_AFTER;
-use crate::net::admission::Full;
 use crate::net::client_address::AddressPrefix;
 
 /// An address that holds no more than this is evicted by age alone. An agent or a client behind the address may have several connections.
 const ALWAYS_FAIR: usize = 8;
+
+/// Why a connection gets no permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// There are `connections` connections.
+    #[error("limits.connections is reached")]
+    Connections,
+    /// There are `unauthenticated_connections` unauthenticated connections, and none can be evicted yet.
+    #[error("limits.unauthenticated_connections is reached")]
+    Unauthenticated,
+    /// The address holds `unauthenticated_per_address` of them, and none can be evicted yet.
+    #[error("limits.unauthenticated_per_address is reached")]
+    Address,
+}
 
 /// Every unauthenticated connection. Its size is bounded by its capacity.
 #[derive(Debug)]

@@ -1,6 +1,5 @@
 //! What the end record of a stream says, also of one that was refused.
 
-use moorline_tests::wire::{WireLeg, bearer};
 use moorline_tests::world::World;
 use serde_json::Value;
 
@@ -8,19 +7,11 @@ use serde_json::Value;
 async fn a_record_names_token_keys_rule_and_reason_and_a_refusal_leaves_one_too() {
     let world = World::start().await;
     let mut device = world.wire_device("lamp-1").await;
-    let authorization = bearer(&world.token());
-    let headers = [("authorization", authorization.as_str()), ("moorline-reason", "ticket%204711")];
-    let connect = WireLeg::join(world.dial().await, "localhost", "/v1/devices/lamp-1/connect/ssh", &headers);
-    let mut caller = connect.await.expect("nothing refuses the stream");
-    let offer = device.offer().await;
-    device.accept(offer.stream).await;
-    let mut leg = world.join(offer.url.as_str(), &offer.token).await;
-    caller.opened().await;
-    leg.opened().await;
+    let (mut caller, _far) = world.stream(&mut device, "lamp-1", &[("moorline-reason", "ticket%204711")]).await;
     caller.close(1000).await;
     let record = world.relay.event("stream ended").await;
     assert_eq!((&record["result"], &record["reason"], &record["rule"]), (&"finished".into(), &"ticket 4711".into(), &"access[0]".into()));
-    assert_eq!(record["stream"], offer.stream.to_string());
+    assert_eq!((&record["device"], &record["service"]), (&"lamp-1".into(), &"ssh".into()));
     for field in ["token_id", "caller_key", "device_key", "caller", "address", "timeline"] {
         assert!(record[field].as_str().is_some_and(|text| !text.is_empty()), "{field}: {record}");
     }

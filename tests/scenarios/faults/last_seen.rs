@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use moorline_tests::database::WriteLock;
-use moorline_tests::wire::{WireLeg, bearer};
 use moorline_tests::world::World;
 use tokio::time::timeout;
 
@@ -18,15 +17,7 @@ async fn a_device_that_connects_while_the_database_is_locked_gets_offers_at_once
     let lock = WriteLock::hold(&world.database()).await;
     let opens = async {
         let mut device = world.wire_device_by("lamp-1", &key).await;
-        let authorization = bearer(&world.token());
-        let headers = [("authorization", authorization.as_str())];
-        let connect = WireLeg::join(world.dial().await, "localhost", "/v1/devices/lamp-1/connect/ssh", &headers);
-        let mut caller = connect.await.expect("nothing refuses the stream");
-        let offer = device.offer().await;
-        device.accept(offer.stream).await;
-        let mut leg = world.join(offer.url.as_str(), &offer.token).await;
-        caller.opened().await;
-        leg.opened().await;
+        world.stream(&mut device, "lamp-1", &[]).await;
         device
     };
     let device = timeout(AT_ONCE, opens).await.expect("nothing waits for the write of last_seen");

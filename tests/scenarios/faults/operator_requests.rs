@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use moorline_proto::close::CloseReason;
 use moorline_tests::database::WriteLock;
-use moorline_tests::wire::WireLeg;
 use moorline_tests::world::World;
 use tokio::time::timeout;
 
@@ -15,15 +14,7 @@ const WITHIN: Duration = Duration::from_secs(30);
 async fn a_removal_whose_operator_disconnects_is_enforced_all_the_same() {
     let world = World::start().await;
     let mut device = world.wire_device("lamp-1").await;
-    let authorization = moorline_tests::wire::bearer(&world.token());
-    let headers = [("authorization", authorization.as_str())];
-    let connect = WireLeg::join(world.dial().await, "localhost", "/v1/devices/lamp-1/connect/ssh", &headers);
-    let mut caller = connect.await.expect("nothing refuses the stream");
-    let offer = device.offer().await;
-    device.accept(offer.stream).await;
-    let mut leg = world.join(offer.url.as_str(), &offer.token).await;
-    caller.opened().await;
-    leg.opened().await;
+    let (mut caller, mut leg) = world.stream(&mut device, "lamp-1", &[]).await;
 
     let lock = WriteLock::hold(&world.database()).await;
     let operator = world.send_request("DELETE", "/v1/devices/lamp-1").await;
