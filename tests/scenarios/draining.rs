@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use moorline_proto::close::CloseReason;
 use moorline_proto::control::{CancelCode, ToDevice};
+use moorline_proto::names::{CONTROL, CONTROL_SUBPROTOCOL};
 use moorline_proto::problem::ProblemCode;
-use moorline_tests::memory::MemoryWorld;
+use moorline_tests::memory::{HOST, MemoryWorld};
+use moorline_tests::wire::upgrade;
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]
@@ -26,6 +28,8 @@ async fn open_streams_run_on_while_a_relay_drains_and_new_ones_are_refused() {
         let refusal = world.connect("lamp-1", "ssh", &[]).await.unwrap_err();
         assert_eq!((refusal.status, refusal.problem.unwrap().known_code()), (503, Some(ProblemCode::Draining)));
         assert!(refusal.headers.contains_key("retry-after"));
+        let refusal = upgrade(world.dial(), HOST, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.unwrap_err();
+        assert_eq!((refusal.status, refusal.problem.unwrap().known_code()), (503, Some(ProblemCode::Draining)), "nor does it take devices");
         caller.say("still").await;
         assert_eq!(far.bytes(5).await, b"still");
         caller.end().await;

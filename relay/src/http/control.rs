@@ -8,6 +8,7 @@ use axum::response::Response;
 use moorline_proto::causes::Causes;
 use moorline_proto::control::Welcome;
 use moorline_proto::names::{CONTROL_SUBPROTOCOL, HEARTBEAT_FEATURE};
+use moorline_proto::problem::ProblemCode;
 use moorline_proto::text::Text;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -30,9 +31,12 @@ use crate::stream::Event;
 /// Opens a control channel.
 ///
 /// # Errors
-/// What an upgrade must have.
+/// What an upgrade must have; `draining`.
 pub(super) async fn control(core: Arc<Core>, mut request: Request) -> Result<Response, Refusal> {
     let upgrade = upgrade(&mut request, CONTROL_SUBPROTOCOL, &core.origins)?;
+    if !core.lifecycle.is_running() {
+        return Err(Refusal::new(ProblemCode::Draining, "the relay is leaving; connect to another node, or later"));
+    }
     let peer = peer(&request)?;
     let (answer, upgrading) = upgrade.accept();
     let tasks = core.tasks.clone();
