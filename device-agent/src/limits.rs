@@ -33,7 +33,7 @@ pub(crate) const DROPPED_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Characters of a text that may come from the relay, in errors and log lines.
 pub(crate) const PEER_TEXT_CHARS: usize = 256;
 /// Log lines that wait to be written. Beyond: lines are dropped and counted. About 2 MB of long lines.
-pub(crate) const LOG_QUEUE_LINES: usize = 8_192;
+pub(crate) const LOG_QUEUE_LINES: usize = 1_024;
 /// How often dropped log lines are reported.
 pub(crate) const LOG_DROPS_INTERVAL: Duration = Duration::from_secs(60);
 /// For the queue of log lines to be written when the program ends.

@@ -69,7 +69,8 @@ pub(crate) async fn serve_offer(
     let started = Instant::now();
     let expires_in = Duration::from_millis(offer.expires_in_ms);
     let opening = Opening { context: &context, offer: &offer, deadline: started + expires_in };
-    let opened = cancel.run_until_cancelled(opening.open()).await.unwrap_or(Err("cancelled"));
+    // Boxed: opening is large and short, the stream small and long.
+    let opened = cancel.run_until_cancelled(Box::pin(opening.open())).await.unwrap_or(Err("cancelled"));
     let (local, leg) = match opened {
         Ok(opened) if guard.opened() => opened,
         Ok(_) => return info!(%stream, %service, %caller, result = "cancelled", "stream not opened"),

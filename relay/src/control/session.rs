@@ -21,7 +21,7 @@ use crate::control::broken;
 use crate::control::handle::{ChannelClosed, Command, DeviceHandle, Disconnect, Next};
 use crate::control::handshake::{answer_close, close};
 use crate::control::keepalive::{Due, Keepalive};
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, Phase};
 use crate::limits::CONTROL_WRITE_TIMEOUT;
 use crate::net::connection::Socket;
 use crate::ping_limiter::PingLimiter;
@@ -121,15 +121,18 @@ impl Session {
     /// Each turn waits for a command, a message, the heartbeat or the relay's phases. All can be dropped half-way without loss: commands stay
     /// queued, partial messages stay in the socket, the timer is set anew from the keepalive's own state.
     async fn serve(&mut self, on_answer: &mut impl FnMut(Answer), lifecycle: &Lifecycle) -> CloseCause {
-        let handle = self.handle.clone();
+        let (handle, mut phases) = (self.handle.clone(), lifecycle.watch());
         let mut timer = std::pin::pin!(sleep_until(self.keepalive.next()));
         loop {
             let turn = tokio::select! {
                 next = handle.next() => self.handle_command(next).await,
                 message = self.socket.next() => self.on_message(message, on_answer),
                 () = timer.as_mut() => self.on_tick().await,
-                () = lifecycle.draining(), if !self.told_to_go => self.go_away(lifecycle).await,
-                () = lifecycle.closing(), if self.told_to_go => Err(CloseCause::Closing),
+                phase = phases.next() => match phase {
+                    Phase::Running => Ok(()),
+                    Phase::Draining { .. } => self.go_away(lifecycle).await,
+                    Phase::Closing => Err(CloseCause::Closing),
+                },
             };
             if let Err(cause) = turn {
                 return cause;

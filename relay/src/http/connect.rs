@@ -57,7 +57,7 @@ impl Operation for Connect {
         tasks.spawn("joining", async move {
             match upgrading.socket().await {
                 Ok(socket) => {
-                    let leg = Leg::new(socket, ping, peer.permit);
+                    let leg = Box::new(Leg::new(socket, ping, peer.permit));
                     hand_in(&core.streams, stream.stream, stream.events(), LegOf::Caller, leg).await;
                 }
                 Err(error) => {

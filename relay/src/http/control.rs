@@ -71,9 +71,8 @@ async fn authenticate(core: &Core, upgrading: Upgrading) -> Result<Option<Authen
 }
 
 async fn serve(core: &Arc<Core>, device: Authenticated, peer: &Peer, revision: u64) {
-    let (hello, principal) = (device.hello(), device.principal().clone());
-    let about = About::new(random::session(), hello, principal.clone(), peer.address, core.clock.now());
-    let session = about.session.clone();
+    let hello = device.hello();
+    let about = About::new(random::session(), hello, device.principal().clone(), peer.address, core.clock.now());
     let heartbeat = hello.features.iter().filter(|feature| feature.as_str() == HEARTBEAT_FEATURE).cloned();
     let features: Vec<_> = heartbeat.take(1).collect();
     let pinger = if features.is_empty() { Pinger::Relay } else { Pinger::Device };
@@ -86,7 +85,7 @@ async fn serve(core: &Arc<Core>, device: Authenticated, peer: &Peer, revision: u
         revoke_unregistered(core, &handle).await;
     }
     let welcome = Welcome {
-        session: Text::truncated(&session),
+        session: Text::truncated(&handle.about().session),
         node: core.node.clone(),
         heartbeat_ms: millis(core.times.heartbeat),
         heartbeat_max_ms: millis(core.times.heartbeat_max),
@@ -94,6 +93,7 @@ async fn serve(core: &Arc<Core>, device: Authenticated, peer: &Peer, revision: u
         features,
         time: core.clock.now(),
     };
+    let About { principal, session, .. } = handle.about();
     let device_id = &principal.device;
     let socket = match device.admit(welcome, core.times.hello_timeout).await {
         Ok(socket) => socket,

@@ -41,7 +41,7 @@ pub(super) async fn join(core: Arc<Core>, mut request: Request) -> Result<Respon
     let (tasks, ping) = (core.tasks.clone(), core.ping_interval());
     tasks.spawn("joining", async move {
         let leg = match upgrading.socket().await {
-            Ok(socket) => Leg::new(socket, ping, peer.permit),
+            Ok(socket) => Box::new(Leg::new(socket, ping, peer.permit)),
             Err(error) => return debug!(%stream, %error, "a leg's connection ended before it joined"),
         };
         match claim {

@@ -53,7 +53,7 @@ async fn burst(pipe: &mut DuplexStream) -> Vec<u8> {
 }
 
 async fn run(device: Leg, caller: Leg, traffic: &Traffic) -> SpliceEnd {
-    let (end, farewell) = splice(device, caller, RULES, traffic, std::future::pending(), || false).await;
+    let (end, farewell) = splice(Box::new(device), Box::new(caller), RULES, traffic, std::future::pending(), || false).await;
     farewell.close(RULES.half_closed_idle).await;
     end
 }

@@ -117,8 +117,8 @@ pub struct Rules {
 /// # Cancel safety
 /// Dropping the future drops both connections at once; bytes in flight are lost.
 pub async fn splice(
-    mut device: Leg,
-    mut caller: Leg,
+    mut device: Box<Leg>,
+    mut caller: Box<Leg>,
     rules: Rules,
     traffic: &Traffic,
     cut: impl Future<Output = CloseReason>,
@@ -146,14 +146,14 @@ pub async fn splice(
 #[must_use = "dropping it drops both connections without a Close"]
 #[derive(Debug)]
 pub struct Farewell {
-    device: Leg,
-    caller: Leg,
+    device: Box<Leg>,
+    caller: Box<Leg>,
     end: SpliceEnd,
 }
 
 impl Farewell {
     /// For the legs of a stream that ended in this way.
-    pub fn new(device: Leg, caller: Leg, end: SpliceEnd) -> Self {
+    pub fn new(device: Box<Leg>, caller: Box<Leg>, end: SpliceEnd) -> Self {
         Self { device, caller, end }
     }
 

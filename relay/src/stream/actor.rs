@@ -62,8 +62,8 @@ pub(super) enum Phase {
 /// The legs of a stream that is not opened.
 #[derive(Debug, Default)]
 pub(super) struct Legs {
-    pub(super) caller: Option<Leg>,
-    pub(super) device: Option<Leg>,
+    pub(super) caller: Option<Box<Leg>>,
+    pub(super) device: Option<Box<Leg>>,
 }
 
 /// An offer that is out.
@@ -83,8 +83,8 @@ pub(super) struct Asked {
 pub(super) struct Opened {
     pub(super) slot: DeviceSlot,
     pub(super) accept: Accept,
-    pub(super) caller: Leg,
-    pub(super) device: Leg,
+    pub(super) caller: Box<Leg>,
+    pub(super) device: Box<Leg>,
 }
 
 /// Why a stream will not be.
@@ -210,7 +210,7 @@ impl Phase {
 
 impl Legs {
     /// The leg of a side.
-    pub(super) fn side(&mut self, side: Side) -> &mut Option<Leg> {
+    pub(super) fn side(&mut self, side: Side) -> &mut Option<Box<Leg>> {
         match side {
             Side::Caller => &mut self.caller,
             Side::Device => &mut self.device,
@@ -218,7 +218,7 @@ impl Legs {
     }
 
     fn next_ping(&self) -> Option<Instant> {
-        [&self.caller, &self.device].into_iter().flatten().map(Leg::next_tick).min()
+        [&self.caller, &self.device].into_iter().flatten().map(|leg| leg.next_tick()).min()
     }
 
     /// Pings the legs that wait. One that is dead is found again by its watch.
@@ -233,7 +233,7 @@ impl Legs {
     }
 }
 
-async fn watched(leg: &mut Option<Leg>) -> LegEnd {
+async fn watched(leg: &mut Option<Box<Leg>>) -> LegEnd {
     match leg {
         Some(leg) => leg.watch().await,
         None => pending().await,

@@ -15,7 +15,7 @@ use crate::control::handle::Command;
 use crate::directory::Location;
 use crate::limits::LAST_SEEN_TIMEOUT;
 use crate::splice::leg_end::LegEnd;
-use crate::splice::{Farewell, Rules, Side, SpliceEnd, splice};
+use crate::splice::{Farewell, Leg, Rules, Side, SpliceEnd, splice};
 use crate::stream::actor::{Actor, Failed, Opened};
 use crate::stream::handle::Event;
 use crate::stream::record::EndRecord;
@@ -37,7 +37,7 @@ impl Actor {
         self.events.close();
         while let Ok(event) = self.events.try_recv() {
             if let Event::Joined(_, leg) = event {
-                tell::dismiss(&self.core.tasks, *leg, CloseReason::Refused, "the stream was opened without it");
+                tell::dismiss(&self.core.tasks, leg, CloseReason::Refused, "the stream was opened without it");
             }
         }
         let Opened { slot, accept, caller, device } = opened;
@@ -58,11 +58,12 @@ impl Actor {
 
     async fn splice(
         &self,
-        mut device: crate::splice::Leg,
-        mut caller: crate::splice::Leg,
+        mut device: Box<Leg>,
+        mut caller: Box<Leg>,
         (to_device, to_caller): (LegText, LegText),
     ) -> (SpliceEnd, Farewell) {
         let said = tokio::join!(device.send(&to_device, CLOSE_TIMEOUT), caller.send(&to_caller, CLOSE_TIMEOUT));
+        drop((to_device, to_caller)); // not held for as long as the stream lasts
         let lost = match said {
             (Ok(()), Ok(())) => {
                 let rules = Rules { half_closed_idle: self.core.times.half_closed_idle };
@@ -153,7 +154,7 @@ impl Actor {
         while let Ok(event) = events.try_recv() {
             if let Event::Joined(of, leg) = event {
                 let problem = Some(Arc::clone(&problem));
-                core.tasks.spawn("closing", tell::late(problem, of, *leg));
+                core.tasks.spawn("closing", tell::late(problem, of, leg));
             }
         }
         drop(listing);

@@ -88,7 +88,7 @@ impl Actor {
     fn on_event(&mut self, phase: Phase, event: Option<Event>) -> Result<Phase, Failed> {
         match event {
             Some(Event::Joined(of, leg)) => {
-                self.on_joined(&phase, of, *leg);
+                self.on_joined(&phase, of, leg);
                 Ok(self.complete(phase))
             }
             Some(Event::CallerLost) => self.on_caller_ended(phase, LegEnd::Lost),
@@ -118,7 +118,7 @@ impl Actor {
     }
 
     /// A second join takes the first one's place: a lossy link must not burn the stream. A device leg of another attempt is none of ours.
-    fn on_joined(&mut self, phase: &Phase, of: LegOf, leg: Leg) {
+    fn on_joined(&mut self, phase: &Phase, of: LegOf, leg: Box<Leg>) {
         let is_current = match of {
             LegOf::Caller => true,
             LegOf::Device(attempt) => attempt == self.attempt && !matches!(phase, Phase::Waiting(_)),

@@ -13,7 +13,7 @@ use crate::exit::Failure;
 const CELL_CHARS: usize = 400;
 
 /// Messages and lines of the log that wait to be written.
-const QUEUED_LINES: usize = 4_096;
+const QUEUED_LINES: usize = 1_024;
 
 /// Cheap to clone. Each message is written in one piece, so that messages of different tasks do not mix.
 ///
