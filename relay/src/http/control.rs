@@ -48,7 +48,7 @@ async fn channel(core: Arc<Core>, upgrading: Upgrading, peer: Peer) {
     let address = peer.address;
     // Read before the registry is: what changes from here on is noticed once the device is listed.
     let revision = core.revision.current();
-    // Boxed: the handshake is large and short, the session small and long.
+    // Boxed, here and below: the handshake is large and short, the session small and long.
     let device = tokio::select! {
         device = Box::pin(authenticate(&core, upgrading)) => device,
         () = peer.permit.evicted() => return debug!(%address, "an unauthenticated connection was evicted"),
@@ -63,14 +63,14 @@ async fn channel(core: Arc<Core>, upgrading: Upgrading, peer: Peer) {
     serve(&core, device, &peer, revision).await;
 }
 
-async fn authenticate(core: &Core, upgrading: Upgrading) -> Result<Option<Authenticated>, HandshakeError> {
+async fn authenticate(core: &Core, upgrading: Upgrading) -> Result<Option<Box<Authenticated>>, HandshakeError> {
     let Ok(socket) = upgrading.websocket(control::websocket_config()).await else { return Ok(None) };
     let (registry, hello_timeout) = (core.registry.as_ref(), core.times.hello_timeout);
     let authenticator = Authenticator { names: &core.names, registry, clock: &core.clock, hello_timeout };
-    Unauthenticated::new(socket).authenticate(&authenticator).await.map(Some)
+    Unauthenticated::new(socket).authenticate(&authenticator).await.map(|device| Some(Box::new(device)))
 }
 
-async fn serve(core: &Arc<Core>, device: Authenticated, peer: &Peer, revision: u64) {
+async fn serve(core: &Arc<Core>, device: Box<Authenticated>, peer: &Peer, revision: u64) {
     let hello = device.hello();
     let about = About::new(random::session(), hello, device.principal().clone(), peer.address, core.clock.now());
     let heartbeat = hello.features.iter().filter(|feature| feature.as_str() == HEARTBEAT_FEATURE).cloned();
@@ -82,7 +82,7 @@ async fn serve(core: &Arc<Core>, device: Authenticated, peer: &Peer, revision: u
     let listed = core.directory.list(handle.clone());
     // Listed first, then checked again: whoever removed the device or its key meanwhile has either seen the channel or is seen here.
     if core.revision.current() != revision {
-        revoke_unregistered(core, &handle).await;
+        Box::pin(revoke_unregistered(core, &handle)).await;
     }
     let welcome = Welcome {
         session: Text::truncated(&handle.about().session),
@@ -95,7 +95,7 @@ async fn serve(core: &Arc<Core>, device: Authenticated, peer: &Peer, revision: u
     };
     let About { principal, session, .. } = handle.about();
     let device_id = &principal.device;
-    let socket = match device.admit(welcome, core.times.hello_timeout).await {
+    let socket = match Box::pin(device.admit(welcome, core.times.hello_timeout)).await {
         Ok(socket) => socket,
         Err(error) => return debug!(device = %device_id, session, %error, "a device was lost before its welcome"),
     };
