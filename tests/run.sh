@@ -55,7 +55,8 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 step "build"
 cargo build --workspace --bins --examples --locked
 step "tests"
-cargo test --workspace --locked
+# Most scenarios wait for programs and timeouts, so twice as many run at once as there are cores.
+cargo test --workspace --locked -- --test-threads="$(($(nproc) * 2))"
 step "quickstart"
 cargo quickstart -- --check
 
