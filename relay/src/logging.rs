@@ -1,7 +1,7 @@
 //! Logging that never blocks the relay: lines wait in a bounded queue for a thread that writes them, and are dropped and counted when
 //! nobody reads them. And a limit for lines that unauthenticated peers can cause.
 //!
-//! `tracing-appender` does the first too, but its guard prints to standard error when the queue is full at the end, and so never ends where
+//! `tracing-appender` does the first too, but its guard prints to standard output when the queue is full at the end, which may never end where
 //! nobody reads that.
 
 use std::collections::VecDeque;
