@@ -4,7 +4,6 @@
 //! `tracing-appender` does the first too, but its guard prints to standard output when the queue is full at the end, which may never end where
 //! nobody reads that.
 
-use std::collections::VecDeque;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -14,7 +13,9 @@ use tokio::time::Instant;
 use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::limits::{LOG_FLUSH_TIMEOUT, LOG_LINES_BURST, LOG_LINES_PER_SECOND, LOG_QUEUE_BYTES};
+use crate::limits::{
+    LOG_BUFFER_KEPT_BYTES, LOG_FLUSH_TIMEOUT, LOG_LINES_BURST, LOG_LINES_PER_SECOND, LOG_QUEUE_BYTES, LOG_WRITE_PAUSE,
+};
 use crate::sync::lock;
 
 /// How log lines look.
@@ -57,24 +58,36 @@ pub struct LogGuard(Arc<Shared>);
 struct Shared {
     max_bytes: usize,
     queue: Mutex<Queue>,
-    /// Notified when there is something to be written, and when there is nothing left.
-    changed: Condvar,
+    /// Notified when the first line comes after a time without any: further ones wake nobody.
+    filled: Condvar,
+    /// Notified when there is nothing left to write.
+    written: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    lines: VecDeque<Vec<u8>>,
-    bytes: usize,
-    /// The thread writes lines that it took from the queue.
-    is_writing: bool,
+    /// Whole lines, one behind the other.
+    lines: Vec<u8>,
+    writer: Writer,
     /// Lines that were dropped so far.
     dropped: u64,
+}
+
+/// What the thread does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Writer {
+    /// It has written everything, and sleeps until it is notified.
+    #[default]
+    Idle,
+    /// It writes, or pauses before it looks again.
+    Busy,
 }
 
 impl LogQueue {
     /// Starts the thread that writes to `output`. At most `max_bytes` wait in the queue, and as many are being written.
     fn start(output: impl Write + Send + 'static, max_bytes: usize) -> io::Result<(Self, LogGuard)> {
-        let shared = Arc::new(Shared { max_bytes, queue: Mutex::default(), changed: Condvar::new() });
+        let shared = Shared { max_bytes, queue: Mutex::default(), filled: Condvar::new(), written: Condvar::new() };
+        let shared = Arc::new(shared);
         let writing = Arc::clone(&shared);
         thread::Builder::new().name("log".to_owned()).spawn(move || writing.write_to(output))?;
         Ok((Self(Arc::clone(&shared)), LogGuard(shared)))
@@ -84,13 +97,15 @@ impl LogQueue {
 impl Write for LogQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut queue = lock(&self.0.queue);
-        if queue.bytes + line.len() > self.0.max_bytes {
+        if queue.lines.len() + line.len() > self.0.max_bytes {
             queue.dropped += 1;
-        } else {
-            queue.bytes += line.len();
-            queue.lines.push_back(line.to_vec());
-            drop(queue);
-            self.0.changed.notify_all();
+            return Ok(line.len());
+        }
+        queue.lines.extend_from_slice(line);
+        let was_idle = std::mem::replace(&mut queue.writer, Writer::Busy) == Writer::Idle;
+        drop(queue);
+        if was_idle {
+            self.0.filled.notify_one();
         }
         Ok(line.len())
     }
@@ -104,36 +119,37 @@ impl Shared {
     /// Writes lines for as long as the program runs. After lines were dropped, says so once the output takes bytes again.
     fn write_to(&self, mut output: impl Write) {
         let mut reported = 0;
+        let mut lines = Vec::new();
         loop {
-            let (lines, dropped) = self.next();
-            for line in lines {
-                // Where standard error is closed or its disk is full, there is nowhere to say so.
-                output.write_all(&line).ok();
-            }
-            output.flush().ok();
+            let dropped = self.take(&mut lines);
+            // Where standard error is closed or its disk is full, there is nowhere to say so.
+            output.write_all(&lines).and_then(|()| output.flush()).ok();
             if dropped > reported {
                 warn!(dropped = dropped - reported, "log lines were dropped: standard error was not read fast enough");
                 reported = dropped;
             }
+            // A line for each of a thousand streams a second costs few writes, and no wake-up, when they are written together.
+            thread::sleep(LOG_WRITE_PAUSE);
         }
     }
 
-    /// Waits for lines and takes all of them, with the number of those that were dropped so far.
-    fn next(&self) -> (VecDeque<Vec<u8>>, u64) {
+    /// Waits for lines and exchanges them for the buffer that was written. Returns how many were dropped so far.
+    fn take(&self, buffer: &mut Vec<u8>) -> u64 {
+        buffer.clear();
+        buffer.shrink_to(LOG_BUFFER_KEPT_BYTES);
         let mut queue = lock(&self.queue);
-        queue.is_writing = false;
-        while queue.lines.is_empty() {
-            self.changed.notify_all();
-            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        if queue.lines.is_empty() {
+            queue.writer = Writer::Idle;
+            self.written.notify_all();
         }
-        queue.is_writing = true;
-        queue.bytes = 0;
-        (std::mem::take(&mut queue.lines), queue.dropped)
+        queue = self.filled.wait_while(queue, |queue| queue.lines.is_empty()).unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut queue.lines, buffer);
+        queue.dropped
     }
 
     fn wait_until_written(&self, within: Duration) {
         let queue = lock(&self.queue);
-        let waited = self.changed.wait_timeout_while(queue, within, |queue| queue.is_writing || !queue.lines.is_empty());
+        let waited = self.written.wait_timeout_while(queue, within, |queue| queue.writer == Writer::Busy);
         // Either everything is written, or nobody reads it.
         drop(waited);
     }

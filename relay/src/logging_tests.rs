@@ -52,7 +52,7 @@ fn the_end_waits_for_the_last_line() {
     log_lines(&queue, 10);
     drop(guard);
     let queue = lock(&queue.0.queue);
-    assert!(queue.lines.is_empty() && !queue.is_writing);
+    assert_eq!(queue.writer, Writer::Idle);
     drop(reader);
 }
 
