@@ -96,7 +96,7 @@ impl Client {
 /// Dropping the future cancels the request: the stream will not be opened, and the device is told. If the relay's 101 had not arrived yet,
 /// the stream ends at its deadline.
 #[derive(Clone, Debug)]
-#[must_use = "nothing is response before it is awaited"]
+#[must_use = "nothing is sent before it is awaited"]
 pub struct Open {
     client: Client,
     device: DeviceId,
@@ -182,7 +182,7 @@ impl Open {
         let response = retry_until(deadline, async || {
             let deadline = deadline.min(Instant::now() + response_time);
             let response = inner.dialer.request(Method::POST, &path, &headers, inner.token.as_ref(), Some(body.clone()), deadline).await;
-            response.and_then(Response::accepted).map_err(|error| attempt_error(error, unreachable_or_refused))
+            response.and_then(Response::accepted).map_err(request_error)
         });
         let response = response.await.map_err(|error| give_up(error, waited))?;
         response.json().map_err(|error| OpenError::Answer(error.to_string()))
@@ -274,7 +274,7 @@ impl LegRequest {
     async fn attempt(&self, deadline: Instant) -> Result<Stream, AttemptError<OpenError>> {
         let dial_deadline = deadline.min(Instant::now() + DIAL_TIMEOUT);
         let leg = self.dialer.leg(&self.path, &self.headers, self.bearer.as_ref(), dial_deadline).await;
-        let mut leg = leg.map_err(|error| attempt_error(error, unreachable_or_refused))?;
+        let mut leg = leg.map_err(request_error)?;
         match leg.opened().await {
             Ok(opened) if matches!(opened.peer, Peer::Device { .. }) => Ok(Stream::new(leg, opened)),
             Ok(_) => Err(AttemptError::Final(OpenError::Answer("the peer in `opened` is not a device".to_owned()))),
@@ -321,6 +321,14 @@ fn give_up(error: RetryError<OpenError>, waited: Duration) -> OpenError {
         RetryError::Attempt(error) | RetryError::TimedOut(Some(error)) => error,
         RetryError::TimedOut(None) => OpenError::TimedOut { waited },
     }
+}
+
+/// Sorts a request that failed. It carries an idempotency key or a leg token: sent again, it names the same stream.
+fn request_error(error: DialError) -> AttemptError<OpenError> {
+    if error.is_lost_exchange() {
+        return AttemptError::Lost(unreachable_or_refused(error));
+    }
+    attempt_error(error, unreachable_or_refused)
 }
 
 fn unreachable_or_refused(error: DialError) -> OpenError {

@@ -112,4 +112,10 @@ impl DialError {
     pub fn refusal(&self) -> Option<&Refusal> {
         if let Self::Refused(refusal) = self { Some(refusal) } else { None }
     }
+
+    /// Whether the connection to the relay was lost once it was trusted and before the response was there: the request may have arrived. A
+    /// connection that is lost earlier is not one of these: nothing says that a relay listens there.
+    pub fn is_lost_exchange(&self) -> bool {
+        matches!(self, Self::Http(error) if !error.is_parse() && !error.is_user())
+    }
 }
