@@ -248,6 +248,21 @@ impl LocalSide for LocalStream {
             tcp.end_on_drop();
         }
     }
+
+    fn unacknowledged(&self) -> io::Result<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.unacknowledged(),
+            Self::Unix(unix) => unix.unacknowledged(),
+            Self::Any(_) => Ok(0),
+        }
+    }
+
+    fn is_socket(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => true,
+            Self::Any(_) => false,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -77,16 +77,12 @@ def write_all(data):
 
 async def carry(leg):
     """Bytes both ways, until the relay closes the leg (8.3)."""
-    ended = unsent = False
+    delivered = False
 
     async def up():
-        nonlocal ended, unsent
         while data := await asyncio.to_thread(os.read, 0, 65536):
-            unsent = True
             await leg.send(data)
-            unsent = False
         await leg.send('{"type":"end"}')
-        ended = True
 
     sending = asyncio.create_task(up())
     try:
@@ -96,8 +92,11 @@ async def carry(leg):
                 while not (await asyncio.wait([written], timeout=20))[0]:
                     await leg.pong()  # not reading, but alive (8.5)
                 written.result()
-            elif json.loads(message)["type"] == "end":
+            elif (kind := json.loads(message)["type"]) == "end":
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever reads our output sees its end
+                await leg.send('{"type":"delivered"}')  # everything before it was written
+            elif kind == "delivered":
+                delivered = True
     except OSError as error:
         await leg.close(4001)
         raise Failed(f"standard output: {error.strerror}", 1)
@@ -107,9 +106,8 @@ async def carry(leg):
     await asyncio.gather(sending, return_exceptions=True)
     if leg.close_code != 1000:
         raise Failed(f"the stream was cut: {leg.close_code} {leg.close_reason}", 1)
-    if unsent or not ended:
-        print("caller: the far side was done before standard input ended", file=sys.stderr)
-        return 1 if unsent else 0
+    if not delivered:
+        raise Failed("the far side was done before it had received everything", 1)
     return 0
 
 

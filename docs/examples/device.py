@@ -5,7 +5,7 @@
     device.py --join join.txt --device lamp-1 --key device.key ssh=127.0.0.1:22 http=127.0.0.1:8080
 
 Needs Debian's python3-websockets and python3-cryptography."""
-import argparse, asyncio, base64, hashlib, json, os, random, secrets, socket, ssl, struct, sys, time
+import argparse, asyncio, base64, fcntl, hashlib, json, os, random, secrets, socket, ssl, struct, sys, termios, time
 from urllib.parse import urlsplit
 
 import websockets
@@ -63,23 +63,36 @@ def reset(writer):
     writer.transport.abort()
 
 
+async def acknowledged(writer):
+    """Waits until the kernel at the other end of a local connection has everything, for a second at most (8.3)."""
+    local = writer.get_extra_info("socket")
+    for _ in range(100):
+        error = local.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, os.strerror(error))
+        queued = 0 if local.family == socket.AF_UNIX else struct.unpack("i", fcntl.ioctl(local, termios.TIOCOUTQ, bytes(4)))[0]
+        if queued + writer.transport.get_write_buffer_size() == 0:
+            return
+        await asyncio.sleep(0.01)
+
+
 async def carry(leg, reader, writer):
     """Bytes both ways, until the relay closes the leg (8.3)."""
-    ended = unsent = False
+    delivered = unsent = False
 
     async def up():
-        nonlocal ended, unsent
+        nonlocal unsent
         try:
             while data := await reader.read(65536):
                 unsent = True
                 await leg.send(data)
                 unsent = False
             await leg.send('{"type":"end"}')
-            ended = True
         except OSError:  # the local side was reset
             await leg.close(4001)
 
     async def down():
+        nonlocal delivered
         async for message in leg:
             if isinstance(message, bytes):
                 writer.write(message)
@@ -87,8 +100,12 @@ async def carry(leg, reader, writer):
                 while not drained.done() and not (await asyncio.wait([drained], timeout=20))[0]:
                     await leg.pong()  # not reading, but alive (8.5)
                 drained.result()
-            elif json.loads(message)["type"] == "end":
+            elif (kind := json.loads(message)["type"]) == "end":
                 writer.write_eof()
+                await acknowledged(writer)
+                await leg.send('{"type":"delivered"}')
+            elif kind == "delivered":
+                delivered = True
 
     sending = asyncio.create_task(up())
     try:
@@ -103,7 +120,7 @@ async def carry(leg, reader, writer):
         writer.close()
     else:
         reset(writer)
-    return f"{leg.close_code}" + ("" if ended or leg.close_code != 1000 else ", cut short")
+    return f"{leg.close_code}" + ("" if delivered or leg.close_code != 1000 else ", cut short")
 
 
 class Device:

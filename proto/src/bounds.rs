@@ -108,5 +108,9 @@ pub const PREFER_WAIT_MAX: Duration = Duration::from_secs(20);
 pub const HEARTBEAT_MIN: Duration = Duration::from_secs(5);
 /// How often an end that does not read its leg sends an unsolicited Pong.
 pub const UNSOLICITED_PONG_INTERVAL: Duration = Duration::from_secs(20);
+/// How long an end that has ended its local side waits for the local kernel's acknowledgement before it sends `delivered`.
+pub const ACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an end whose local side takes no more bytes goes on without passing on more of what it still says.
+pub const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a Close other than 1000 may take to be sent and answered before the connection is reset.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);

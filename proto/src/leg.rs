@@ -1,4 +1,4 @@
-//! Text messages of a leg: `opened` or `refused` from the relay, `end` from either side.
+//! Text messages of a leg: `opened` or `refused` from the relay, `end` and `delivered` from either side.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,9 @@ messages! {
         Refused(Box<Refused>) = "refused",
         /// From either side: it sends no more bytes. The other direction goes on.
         End(End) = "end",
+        /// From either side, once, after the other side's `end`: everything before it was written to the local side, and that direction of the
+        /// local side was ended.
+        Delivered(Delivered) = "delivered",
     }
 }
 
@@ -68,6 +71,16 @@ pub struct Refused {
 /// See [`LegText::End`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {}
+
+/// See [`LegText::Delivered`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivered {}
+
+/// The types of text messages that no side may send on a leg: they are the relay's, or belong to an offer on an idle leg.
+pub const RESERVED_TYPES: [&str; 6] = ["idle", "offer", "cancel", "ask", "accept", "reject"];
+
+/// The `delivered` message as text.
+pub const DELIVERED_TEXT: &str = r#"{"type":"delivered"}"#;
 
 /// The `end` message as text.
 pub const END_TEXT: &str = r#"{"type":"end"}"#;

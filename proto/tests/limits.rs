@@ -87,6 +87,8 @@ fn times() {
         ("a POST is held for the device's answer, at most", bounds::PREFER_WAIT_MAX),
         ("shortest heartbeat interval", bounds::HEARTBEAT_MIN),
         ("unasked Pong of an end that does not read", bounds::UNSOLICITED_PONG_INTERVAL),
+        ("for the local kernel's acknowledgement, before delivered or a reset", bounds::ACKNOWLEDGED_TIMEOUT),
+        ("without progress, for what a local side says that takes no more bytes", bounds::LAST_WORDS_TIMEOUT),
         ("answer to a Close other than 1000", bounds::CLOSE_TIMEOUT),
     ];
     let known = known.map(|(what, time)| (what.to_owned(), format!("{} s", time.as_secs())));

@@ -13,9 +13,7 @@ use tokio::time::Instant;
 use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::limits::{
-    LOG_BUFFER_KEPT_BYTES, LOG_FLUSH_TIMEOUT, LOG_LINES_BURST, LOG_LINES_PER_SECOND, LOG_QUEUE_BYTES, LOG_WRITE_PAUSE,
-};
+use crate::limits::{LOG_BUFFER_KEPT_BYTES, LOG_FLUSH_TIMEOUT, LOG_LINES_BURST, LOG_LINES_PER_SECOND, LOG_QUEUE_BYTES, LOG_WRITE_PAUSE};
 use crate::sync::lock;
 
 /// How log lines look.
@@ -129,7 +127,7 @@ impl Shared {
                 reported = dropped;
             }
             // A line for each of a thousand streams a second costs few writes, and no wake-up, when they are written together.
-            thread::sleep(LOG_WRITE_PAUSE);
+            thread::park_timeout(LOG_WRITE_PAUSE);
         }
     }
 

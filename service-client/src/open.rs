@@ -326,7 +326,7 @@ fn give_up(error: RetryError<OpenError>, waited: Duration) -> OpenError {
 /// Sorts a request that failed. It carries an idempotency key or a leg token: sent again, it names the same stream.
 fn request_error(error: DialError) -> AttemptError<OpenError> {
     if error.is_lost_exchange() {
-        return AttemptError::Lost(unreachable_or_refused(error));
+        return AttemptError::LostExchange(unreachable_or_refused(error));
     }
     attempt_error(error, unreachable_or_refused)
 }

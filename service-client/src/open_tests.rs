@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::SinkExt;
-use moorline_proto::leg::{END_TEXT, LegText, Refused};
+use moorline_proto::leg::{DELIVERED_TEXT, END_TEXT, LegText, Refused};
 use moorline_proto::millis::Millis;
 use moorline_proto::problem::{Problem, ProblemCode};
 use moorline_proto::text::{Data, Text};
@@ -48,7 +48,10 @@ async fn an_open_stream_carries_bytes_and_has_what_opened_said() {
         send_text(&mut leg, END_TEXT).await;
     });
     assert_eq!((read.unwrap(), heard.as_str()), (4, "pong"));
-    let (ended, ()) = join!(stream.finish(), close(&mut leg, 1000));
+    let (ended, ()) = join!(stream.finish(), async {
+        send_text(&mut leg, DELIVERED_TEXT).await;
+        close(&mut leg, 1000).await;
+    });
     assert_eq!(ended, EndReason::Finished);
 }
 

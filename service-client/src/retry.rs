@@ -13,6 +13,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest pause before the retry of a temporary refusal. If the relay asks for more, the refusal is returned at once.
 const LONGEST_DEFERRAL: Duration = Duration::from_secs(60);
 
+/// Retries of a request whose connections are lost before any response. A relay or a balancer that does nothing else is reported soon.
+const MAX_LOST_EXCHANGES: u32 = 3;
+
 /// How one attempt failed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum AttemptError<E> {
@@ -20,6 +23,8 @@ pub(crate) enum AttemptError<E> {
     Final(E),
     /// The request may have reached the relay and the connection was lost: the same request names the same stream.
     Lost(E),
+    /// The connection was lost before the relay's response. The request may have reached it, and names the same stream when it is sent again.
+    LostExchange(E),
     /// The relay could not be reached. Worth a retry only if an earlier attempt may be waiting there.
     Unreachable(E),
     /// The relay refused it temporarily. Worth one retry, after `after`.
@@ -43,7 +48,7 @@ pub(crate) enum RetryError<E> {
 /// Runs `attempt` until it succeeds, fails for good, or `deadline` passes; pauses between attempts.
 ///
 /// After a loss, temporary failures are retried until the deadline. Otherwise a temporary refusal is retried once, if the pause ends
-/// before the deadline.
+/// before the deadline, and an exchange that is lost three times.
 ///
 /// # Cancel safety
 /// Dropping the future drops the current attempt.
@@ -51,7 +56,7 @@ pub(crate) async fn retry_until<T, E, F>(deadline: Instant, mut attempt: impl Fn
 where
     F: Future<Output = Result<T, AttemptError<E>>>,
 {
-    let (mut was_lost, mut was_deferred) = (false, false);
+    let (mut was_lost, mut was_deferred, mut lost_exchanges) = (false, false, 0);
     let mut last = None;
     for retry in 0.. {
         let Ok(attempted) = timeout_at(deadline, attempt()).await else { break };
@@ -61,9 +66,15 @@ where
                 was_lost = true;
                 (error, backoff(retry))
             }
-            Err(AttemptError::Unreachable(error)) if was_lost => (error, backoff(retry)),
+            Err(AttemptError::Unreachable(error) | AttemptError::LostExchange(error)) if was_lost => (error, backoff(retry)),
             // A node that drained is gone by now: what it said explains that.
-            Err(AttemptError::Unreachable(error)) if was_deferred => return Err(RetryError::Attempt(last.unwrap_or(error))),
+            Err(AttemptError::Unreachable(error) | AttemptError::LostExchange(error)) if was_deferred => {
+                return Err(RetryError::Attempt(last.unwrap_or(error)));
+            }
+            Err(AttemptError::LostExchange(error)) if lost_exchanges < MAX_LOST_EXCHANGES => {
+                lost_exchanges += 1;
+                (error, backoff(retry))
+            }
             Err(AttemptError::Later { error, after }) if was_lost || !was_deferred => {
                 was_deferred = true;
                 let pause = deferral(after);
@@ -72,9 +83,12 @@ where
                 }
                 (error, pause)
             }
-            Err(AttemptError::Final(error) | AttemptError::Unreachable(error) | AttemptError::Later { error, .. }) => {
-                return Err(RetryError::Attempt(error));
-            }
+            Err(
+                AttemptError::Final(error)
+                | AttemptError::Unreachable(error)
+                | AttemptError::LostExchange(error)
+                | AttemptError::Later { error, .. },
+            ) => return Err(RetryError::Attempt(error)),
         };
         last = Some(error);
         let again = Instant::now() + pause;
@@ -129,6 +143,14 @@ mod tests {
     async fn a_lost_leg_is_dialled_again() {
         let lost = || Err(AttemptError::Lost("cut"));
         assert_eq!(scripted([lost(), lost(), Ok(7)]).await, (Ok(7), 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_exchange_is_repeated_three_times_and_not_behind_a_refusal() {
+        let lost = || Err(AttemptError::LostExchange("cut"));
+        assert_eq!(scripted([lost(), lost(), lost(), Ok(7)]).await, (Ok(7), 4));
+        assert_eq!(scripted([lost(), lost(), lost(), lost(), Ok(7)]).await, (Err(RetryError::Attempt("cut")), 4));
+        assert_eq!(scripted([Err(later(1)), lost(), Ok(7)]).await, (Err(RetryError::Attempt("busy")), 2));
     }
 
     #[tokio::test(start_paused = true)]

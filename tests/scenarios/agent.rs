@@ -5,7 +5,6 @@ use std::time::Duration;
 use moorline_agent::{Accepted, Decision, OfferInfo, RejectCode};
 use moorline_proto::problem::ProblemCode;
 use moorline_tests::memory::{INSTANCE, MemoryWorld};
-use moorline_tests::wire::LegEvent;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
@@ -48,7 +47,7 @@ async fn fifty_concurrent_offers_are_all_carried() {
         for (number, leg) in legs.iter_mut().enumerate() {
             let said = format!("stream {number}STREAM {number}");
             assert_eq!(leg.bytes(said.len()).await, said.as_bytes());
-            assert_eq!(leg.next().await, LegEvent::End);
+            leg.ended().await;
             assert_eq!(leg.closed().await, 1000);
         }
         drop(legs);

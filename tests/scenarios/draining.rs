@@ -34,7 +34,7 @@ async fn open_streams_run_on_while_a_relay_drains_and_new_ones_are_refused() {
         assert_eq!(far.bytes(5).await, b"still");
         caller.end().await;
         far.end().await;
-        assert_eq!((caller.closed().await, far.closed().await), (1000, 1000));
+        assert_eq!(tokio::join!(caller.closed(), far.closed()), (1000, 1000));
     };
     tokio::join!(world.relay.drain(Duration::from_secs(600)), scenario);
     assert!(begun.elapsed() < Duration::from_secs(600), "the relay does not wait longer than its streams");

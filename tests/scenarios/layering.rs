@@ -77,8 +77,8 @@ const CLIENT_PROGRAM: Layers = &[
 ];
 
 const TRANSPORT: Layers = &[
-    &["buffered_tcp", "descriptors", "error", "lock"],
-    &["connection", "tcp", "tls_sessions"],
+    &["buffered_tcp", "descriptors", "error", "lock", "unacknowledged"],
+    &["connection", "local_side", "tcp", "tls_sessions"],
     &["exchange", "leg", "trust"],
     &["bridge", "dial"],
     &["lib"],

@@ -4,6 +4,7 @@ mod agent;
 mod completeness;
 mod connection_limits;
 mod decoders;
+mod delivered;
 mod descriptors;
 mod draining;
 mod error_messages;

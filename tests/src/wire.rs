@@ -8,7 +8,7 @@ use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use moorline_proto::control::{Accept, Attempt, FromDevice, Hello, Offer, Reject, RejectCode, Service, ToDevice, Welcome};
 use moorline_proto::id::{DeviceId, Instance, StreamId};
-use moorline_proto::leg::{END_TEXT, LegText, Opened};
+use moorline_proto::leg::{DELIVERED_TEXT, END_TEXT, LegText, Opened};
 use moorline_proto::message::Decoded;
 use moorline_proto::millis::Millis;
 use moorline_proto::names::{CONTROL, CONTROL_SUBPROTOCOL, PROOF_TYP, STREAM_SUBPROTOCOL};
@@ -262,6 +262,8 @@ pub enum LegEvent {
     Refused(Box<Problem>),
     /// `end`.
     End,
+    /// `delivered`.
+    Delivered,
     /// Any other text.
     Text(String),
     /// A Close with this code and reason.
@@ -325,23 +327,32 @@ impl<S: Pipe> WireLeg<S> {
         *problem
     }
 
-    /// Waits until the leg is closed and returns the code, 1006 if there is none. Other events are dropped.
+    /// Waits until the leg is closed and returns the code, 1006 if there is none. Answers `end` with `delivered`, and drops other events.
     pub async fn closed(&mut self) -> u16 {
         loop {
             match self.next().await {
                 LegEvent::Close(code, _) => return code,
                 LegEvent::Lost => return 1006,
-                LegEvent::Bytes(_) | LegEvent::End | LegEvent::Text(_) | LegEvent::Opened(_) | LegEvent::Refused(_) => {}
+                LegEvent::End if !self.has_closed => self.socket.send(Message::text(DELIVERED_TEXT)).await.unwrap_or_default(),
+                _ => {}
             }
         }
     }
 
-    /// Receives exactly `count` bytes, in any number of messages.
+    /// Receives `end`, maybe behind `delivered`, and answers it with `delivered`.
+    pub async fn ended(&mut self) {
+        let event = self.next().await;
+        assert!(event == LegEvent::End || event == LegEvent::Delivered && self.next().await == LegEvent::End, "{event:?} instead of end");
+        self.delivered().await;
+    }
+
+    /// Receives exactly `count` bytes, in any number of messages, maybe with `delivered` between.
     pub async fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut all = Vec::with_capacity(count);
         while all.len() < count {
             match self.next().await {
                 LegEvent::Bytes(bytes) => all.extend_from_slice(&bytes),
+                LegEvent::Delivered => {}
                 other => panic!("{other:?} after {} of {count} bytes", all.len()),
             }
         }
@@ -365,6 +376,11 @@ impl<S: Pipe> WireLeg<S> {
         self.send(Message::text(END_TEXT)).await;
     }
 
+    /// Sends `delivered`.
+    pub async fn delivered(&mut self) {
+        self.send(Message::text(DELIVERED_TEXT)).await;
+    }
+
     /// Sends a Close with this code.
     pub async fn close(&mut self, code: u16) {
         self.send(Message::Close(Some(CloseFrame { code: code.into(), reason: "".into() }))).await;
@@ -372,13 +388,15 @@ impl<S: Pipe> WireLeg<S> {
 }
 
 fn text_of(text: &str) -> LegEvent {
-    match LegText::decode(text) {
+    let decoded = LegText::decode(text);
+    if let Ok(Decoded::Known(LegText::Refused(refused))) = &decoded {
+        observed::problem(&refused.problem);
+    }
+    match decoded {
         Ok(Decoded::Known(LegText::Opened(opened))) => LegEvent::Opened(opened),
-        Ok(Decoded::Known(LegText::Refused(refused))) => {
-            observed::problem(&refused.problem);
-            LegEvent::Refused(Box::new(refused.problem))
-        }
+        Ok(Decoded::Known(LegText::Refused(refused))) => LegEvent::Refused(Box::new(refused.problem)),
         Ok(Decoded::Known(LegText::End(_))) => LegEvent::End,
+        Ok(Decoded::Known(LegText::Delivered(_))) => LegEvent::Delivered,
         Ok(Decoded::Unknown(_)) | Err(_) => LegEvent::Text(text.to_owned()),
     }
 }

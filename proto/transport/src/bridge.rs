@@ -2,10 +2,13 @@
 //!
 //! ```text
 //!   local  ── read ─▶ messages ───▶ leg      EOF ─▶ end
-//!   local  ◀─ write ─ messages ◀─── leg      end ─▶ shutdown; the leg is still read, for pings and for its Close
+//!   local  ◀─ write ─ messages ◀─── leg      end ─▶ shutdown, delivered; the leg is still read, for pings and for its Close
 //! ```
 //!
 //! The sockets provide the backpressure: nothing is read that cannot be written, so each direction holds at most one message.
+//!
+//! A local program that stopped reading may have answered first: after a failed write, what it still says is passed on before the leg is
+//! reset. If it had ended its direction in order, so is the far side's, and the reset waits until the far side has all of it.
 //!
 //! `tokio::io::copy_bidirectional` does not fit: it would stop reading the leg at its `end` and never see its Close.
 
@@ -13,81 +16,21 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use moorline_proto::bounds::UNSOLICITED_PONG_INTERVAL;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Join};
-use tokio::net::{TcpStream, UnixStream};
+use moorline_proto::bounds::{ACKNOWLEDGED_TIMEOUT, LAST_WORDS_TIMEOUT, UNSOLICITED_PONG_INTERVAL};
+use tokio::io::AsyncWrite;
 use tokio::select;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::leg::{EndReason, Leg, LegEvent, SendError};
+pub use crate::local_side::{LocalSide, Plain};
 
-/// The local end of a bridge.
-pub trait LocalSide: AsyncRead + AsyncWrite + Unpin + Send {
-    /// Makes the next drop a reset, if this kind of connection has one, so that the reader sees that the stream was cut.
-    fn reset_on_drop(&self) {}
-
-    /// Makes the next drop an ordinary close again.
-    fn end_on_drop(&self) {}
-}
-
-impl LocalSide for TcpStream {
-    fn reset_on_drop(&self) {
-        if let Err(error) = self.set_zero_linger() {
-            tracing::debug!(%error, "cannot reset a local connection, closing it instead");
-        }
-    }
-
-    fn end_on_drop(&self) {
-        if let Err(error) = socket2::SockRef::from(self).set_linger(None) {
-            tracing::debug!(%error, "cannot close a local connection, resetting it instead");
-        }
-    }
-}
-
-/// Unix sockets have no reset: they are closed.
-impl LocalSide for UnixStream {}
-impl LocalSide for DuplexStream {}
-impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> LocalSide for Join<R, W> {}
-
-impl<L: LocalSide + ?Sized> LocalSide for Box<L> {
-    fn reset_on_drop(&self) {
-        (**self).reset_on_drop();
-    }
-
-    fn end_on_drop(&self) {
-        (**self).end_on_drop();
-    }
-}
-
-/// Any byte stream as a local side, without resets.
-#[derive(Debug)]
-pub struct Plain<S>(
-    /// The stream.
-    pub S,
-);
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> LocalSide for Plain<S> {}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Plain<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut tokio::io::ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Plain<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
+/// The first pause before the kernel is asked again whether the local program's has everything. It doubles with each further one; there is
+/// no event for it.
+const FIRST_PROBE_PAUSE: Duration = Duration::from_millis(1);
+/// The longest pause.
+const LONGEST_PROBE_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a bridge carried, and how it ended.
 #[derive(Debug)]
@@ -103,11 +46,11 @@ pub struct Bridged {
 /// How a bridge ended. Except for `Finished` and `CutShort`, the local side was reset and the far side learns that the stream was cut.
 #[derive(Debug, thiserror::Error)]
 pub enum BridgeEnd {
-    /// Both directions ended.
+    /// Both directions ended, and both sides have everything.
     #[error("finished")]
     Finished,
-    /// The far side stopped reading before the local side ended: what the local side had not sent is lost.
-    #[error("the far side finished before the local side did")]
+    /// The far side finished without having received everything that the local side sent.
+    #[error("the far side finished without having received everything")]
     CutShort,
     /// The leg was closed with a code other than 1000, was lost, or the relay is dead.
     #[error(transparent)]
@@ -162,6 +105,10 @@ pub async fn bridge<L: LocalSide>(mut local: L, mut leg: Leg, stop: impl Future<
     };
     if is_whole {
         local.end_on_drop();
+    } else if matches!(ended, BridgeEnd::Leg(_)) {
+        // What came before the cut is the local program's, as with TCP; a reset drops what its kernel does not have yet.
+        let mut confirmation = Confirmation::new();
+        poll_fn(|cx| confirmation.poll(&mut local, cx)).await.ok();
     }
     drop(local); // the local program does not wait for the relay
     match &ended {
@@ -177,7 +124,7 @@ enum ToLeg {
     /// The local side has ended: `end` is being sent.
     Ending,
     Ended,
-    /// The leg takes no more bytes; the reason is still to be read from it.
+    /// The leg takes no more bytes, and the reason is still to be read from it; or the local side was reset.
     Cut,
 }
 
@@ -186,7 +133,49 @@ enum ToLocal {
     Copying,
     /// The far side has ended: the local side is being shut down.
     Ending,
+    /// It was shut down, and its program may not have everything yet.
+    Confirming(Confirmation),
+    /// `delivered` was sent.
     Ended,
+    /// A write failed: what the leg brings is dropped.
+    Failed(FailedWrite),
+}
+
+/// Waits until the local program's kernel has acknowledged everything.
+struct Confirmation {
+    until: Instant,
+    pause: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Confirmation {
+    fn new() -> Self {
+        Self { until: Instant::now() + ACKNOWLEDGED_TIMEOUT, pause: FIRST_PROBE_PAUSE, timer: None }
+    }
+
+    /// # Errors
+    /// The local side's error.
+    fn poll<L: LocalSide>(&mut self, local: &mut L, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while local.unacknowledged()? > 0 && Instant::now() < self.until {
+            let next = Instant::now() + self.pause;
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.pause)));
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            timer.as_mut().reset(next);
+            self.pause = (self.pause * 2).min(LONGEST_PROBE_PAUSE);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A local side that takes no more bytes. What it still says is passed on, for as long as that makes progress.
+struct FailedWrite {
+    /// Linux reports a reset behind a FIN as [`io::ErrorKind::BrokenPipe`] (`net/ipv4/tcp_input.c`, `tcp_reset`). After any other error what
+    /// is read last may be a part, which must not look like the whole.
+    error: io::Error,
+    to_leg_bytes: u64,
+    timer: Pin<Box<Sleep>>,
 }
 
 struct Copier {
@@ -214,7 +203,19 @@ impl Default for Copier {
 
 impl Copier {
     fn poll<L: LocalSide>(&mut self, local: &mut L, leg: &mut Leg, cx: &mut Context<'_>) -> Poll<BridgeEnd> {
-        let moved = self.poll_to_local(local, leg, cx).and_then(|()| self.poll_to_leg(local, leg, cx));
+        let mut written = self.poll_to_local(local, leg, cx);
+        if let Err(error) = written.as_mut()
+            && local.is_socket()
+        {
+            let error = std::mem::replace(error, io::ErrorKind::Other.into());
+            let timer = Box::pin(sleep(LAST_WORDS_TIMEOUT));
+            self.to_local = ToLocal::Failed(FailedWrite { error, to_leg_bytes: self.to_leg_bytes, timer });
+            written = self.poll_to_local(local, leg, cx);
+        }
+        let mut moved = written.and_then(|()| self.poll_to_leg(local, leg, cx));
+        if let Poll::Ready(error) = self.poll_failed(leg, cx) {
+            moved = Err(error);
+        }
         match (leg.end_reason(), moved) {
             // The reason that the leg was cut explains what happened here.
             (Some(reason), _) if !reason.is_clean() => Poll::Ready(BridgeEnd::Leg(reason.clone())),
@@ -246,9 +247,12 @@ impl Copier {
                         Poll::Pending => return Ok(()),
                     }
                     match leg.poll_send_from(local, cx) {
-                        Poll::Ready(Ok(0)) => self.to_leg = ToLeg::Ending,
+                        Poll::Ready(Ok(0)) => self.to_leg = if self.is_cut() { ToLeg::Cut } else { ToLeg::Ending },
                         Poll::Ready(Ok(count)) => self.to_leg_bytes += count as u64,
                         Poll::Ready(Err(SendError::Connection)) => self.to_leg = ToLeg::Cut,
+                        Poll::Ready(Err(SendError::Source(_))) if matches!(self.to_local, ToLocal::Failed(_)) => {
+                            self.to_leg = ToLeg::Cut;
+                        }
                         Poll::Ready(Err(SendError::Source(error))) => return Err(error),
                         Poll::Pending => {
                             if let Poll::Ready(Err(_)) = leg.poll_flushed(cx) {
@@ -272,7 +276,7 @@ impl Copier {
     /// The local side's errors.
     fn poll_to_local<L: LocalSide>(&mut self, local: &mut L, leg: &mut Leg, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
-            match self.to_local {
+            match &mut self.to_local {
                 ToLocal::Copying if !leg.incoming.is_empty() => match Pin::new(&mut *local).poll_write(cx, leg.incoming.as_slice()) {
                     Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                     Poll::Ready(Ok(count)) => {
@@ -294,19 +298,51 @@ impl Copier {
                 },
                 ToLocal::Ending if leg.end_reason().is_some_and(|end| !end.is_clean()) => return Ok(()),
                 ToLocal::Ending => match Pin::new(&mut *local).poll_shutdown(cx) {
-                    Poll::Ready(Ok(())) => self.to_local = ToLocal::Ended,
+                    Poll::Ready(Ok(())) => self.to_local = ToLocal::Confirming(Confirmation::new()),
                     Poll::Ready(Err(error)) => return Err(error),
                     Poll::Pending => {
                         drop(leg.poll_drain(cx));
                         return Ok(());
                     }
                 },
-                ToLocal::Ended => {
+                ToLocal::Confirming(confirmation) => match confirmation.poll(local, cx) {
+                    Poll::Ready(confirmed) => {
+                        confirmed?;
+                        leg.push_delivered();
+                        leg.try_flush(cx);
+                        self.to_local = ToLocal::Ended;
+                    }
+                    Poll::Pending => {
+                        drop(leg.poll_drain(cx));
+                        return Ok(());
+                    }
+                },
+                ToLocal::Ended | ToLocal::Failed(_) => {
+                    leg.incoming.clear();
                     drop(leg.poll_drain(cx));
                     return Ok(());
                 }
             }
         }
+    }
+
+    /// Whether the local side was reset before it had ended its direction.
+    fn is_cut(&self) -> bool {
+        matches!(&self.to_local, ToLocal::Failed(failed) if failed.error.kind() != io::ErrorKind::BrokenPipe)
+    }
+
+    /// After a failed write: ready with its error once the far side has what the local side still said, or if that makes no progress.
+    fn poll_failed(&mut self, leg: &Leg, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let ToLocal::Failed(failed) = &mut self.to_local else { return Poll::Pending };
+        if failed.to_leg_bytes != self.to_leg_bytes {
+            failed.to_leg_bytes = self.to_leg_bytes;
+            failed.timer.as_mut().reset(Instant::now() + LAST_WORDS_TIMEOUT);
+        }
+        let is_over = leg.is_delivered() || leg.end_reason().is_some() || matches!(self.to_leg, ToLeg::Cut);
+        if is_over || failed.timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(std::mem::replace(&mut failed.error, io::ErrorKind::Other.into()));
+        }
+        Poll::Pending
     }
 
     fn poll_local_flush<L: LocalSide>(&mut self, local: &mut L, cx: &mut Context<'_>) -> io::Result<()> {

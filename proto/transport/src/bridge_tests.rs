@@ -1,6 +1,6 @@
 //! A leg bridged with a local side, with a paused clock; resets also over real sockets.
 
-use std::future::pending;
+use std::future::{pending, ready};
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -9,9 +9,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 use tokio_tungstenite::tungstenite::Message;
 
+use moorline_proto::bounds::LAST_WORDS_TIMEOUT;
+use moorline_proto::leg::{DELIVERED_TEXT, END_TEXT};
+
 use crate::bridge::{BridgeEnd, bridge};
 use crate::leg::EndReason;
-use crate::scripted_relay::{PING, Received, local_side, open, pattern};
+use crate::scripted_relay::{PING, Received, Relay, local_side, open, pattern};
 
 const PIPE: usize = 1021;
 const ROOMY: usize = 1 << 22;
@@ -26,7 +29,7 @@ async fn the_local_side_ends_first_and_still_receives_everything() {
             relay.send_bytes(chunk).await;
         }
         relay.end().await;
-        relay.close(1000).await;
+        relay.finish().await;
         assert_eq!(relay.closed().await, Some(1000));
     };
     let near = async {
@@ -47,6 +50,7 @@ async fn the_far_side_ends_first_and_its_leg_is_still_read() {
     let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local_side(PIPE));
     let far = async {
         relay.end().await;
+        assert_eq!(relay.next().await, Received::Text(DELIVERED_TEXT.to_owned()));
         for turn in 0..20u8 {
             sleep(PING).await;
             relay.send(Message::Ping(vec![turn].into())).await;
@@ -54,7 +58,7 @@ async fn the_far_side_ends_first_and_its_leg_is_still_read() {
         }
         assert_eq!(relay.bytes(4).await, b"late");
         relay.expect_end().await;
-        relay.close(1000).await;
+        relay.finish().await;
     };
     let near = async {
         let mut heard = Vec::new();
@@ -101,11 +105,11 @@ async fn a_slow_reader_gets_everything_and_pongs_are_sent_meanwhile() {
             relay.send_bytes(chunk).await;
         }
         relay.end().await;
-        relay.close(1000).await;
         let mut pongs = 0;
         loop {
             match relay.next().await {
                 Received::Pong(payload) if payload.is_empty() => pongs += 1,
+                Received::Text(text) if text == DELIVERED_TEXT => relay.finish().await,
                 Received::Text(_) => {}
                 Received::Close(1000) => return pongs,
                 other => panic!("{other:?}"),
@@ -216,4 +220,105 @@ async fn a_program_on_tcp_sees_a_reset() {
     let (bridged, _) = tokio::join!(bridge(local, leg, pending()), relay.closed());
     assert!(matches!(bridged.ended, BridgeEnd::Leg(_)));
     assert_eq!(program.read(&mut [0; 8]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+/// A local program on TCP, the bridge that serves it, and the relay's end of its leg.
+async fn on_tcp() -> (TcpStream, impl Future<Output = BridgeEnd>, Relay) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let program = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (local, _) = listener.accept().await.unwrap();
+    let (leg, relay) = open(ROOMY).await;
+    (program, async move { bridge(local, leg, pending()).await.ended }, relay)
+}
+
+/// The program answers without having read everything, and closes, which resets its connection. The far side goes on sending.
+async fn early_answer(ends_first: bool) -> (Vec<Received>, BridgeEnd) {
+    let (mut program, bridged, mut relay) = on_tcp().await;
+    let far = async {
+        relay.send_bytes(&pattern(60_000)).await;
+        program.write_all(b"413").await.unwrap();
+        if ends_first {
+            program.shutdown().await.unwrap();
+        }
+        program.readable().await.unwrap();
+        drop(program);
+        let mut received = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                next = relay.next() => {
+                    let is_over = matches!(next, Received::Close(_) | Received::Gone);
+                    if next == Received::Text(END_TEXT.to_owned()) {
+                        relay.text(DELIVERED_TEXT).await;
+                    }
+                    received.push(next);
+                    if is_over {
+                        assert_eq!(relay.next().await, Received::Gone, "the Close is answered");
+                        return received;
+                    }
+                }
+                () = ready(()) => relay.send_bytes(&pattern(1_000)).await,
+            }
+        }
+    };
+    let (ended, received) = tokio::join!(bridged, far);
+    (received, ended)
+}
+
+#[tokio::test]
+async fn an_answer_before_the_question_was_read_is_passed_on_and_then_the_leg_is_reset() {
+    let (received, ended) = early_answer(false).await;
+    assert_eq!(received, [Received::Bytes(b"413".as_slice().into()), Received::Close(4001)], "a part never looks like the whole");
+    assert!(matches!(ended, BridgeEnd::Local(_)), "{ended:?}");
+
+    let (received, ended) = early_answer(true).await;
+    let end = Received::Text(END_TEXT.to_owned());
+    assert_eq!(received, [Received::Bytes(b"413".as_slice().into()), end, Received::Close(4001)], "it ended in order");
+    assert!(matches!(ended, BridgeEnd::Local(_)), "{ended:?}");
+}
+
+#[tokio::test]
+async fn delivered_is_not_said_for_bytes_that_a_closed_program_never_got() {
+    let (mut program, bridged, mut relay) = on_tcp().await;
+    let far = async {
+        program.shutdown().await.unwrap();
+        relay.expect_end().await;
+        relay.send_bytes(b"some").await;
+        program.readable().await.unwrap();
+        drop(program);
+        relay.send_bytes(b"more").await;
+        relay.end().await;
+        relay.text(DELIVERED_TEXT).await;
+        loop {
+            match relay.next().await {
+                Received::Close(code) => {
+                    assert_eq!(relay.next().await, Received::Gone);
+                    return code;
+                }
+                other => assert_ne!(other, Received::Text(DELIVERED_TEXT.to_owned())),
+            }
+        }
+    };
+    let (ended, code) = tokio::join!(bridged, far);
+    assert!(matches!(ended, BridgeEnd::Local(_)), "{ended:?}");
+    assert_eq!(code, 4001);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_makes_no_progress_holds_the_leg_for_ten_seconds() {
+    let (leg, mut relay) = open(ROOMY).await;
+    let (local, mut remote) = tokio::net::UnixStream::pair().unwrap();
+    let begun = Instant::now();
+    let far = async {
+        remote.write_all(b"an answer").await.unwrap();
+        remote.shutdown().await.unwrap();
+        assert_eq!(relay.bytes(9).await, b"an answer");
+        relay.expect_end().await;
+        drop(remote);
+        relay.send_bytes(b"to nobody").await;
+        (relay.closed().await, begun.elapsed())
+    };
+    let (bridged, closed) = tokio::join!(bridge(local, leg, pending()), far);
+    assert!(matches!(bridged.ended, BridgeEnd::Local(_)), "{bridged:?}");
+    assert_eq!(closed, (Some(4001), LAST_WORDS_TIMEOUT));
 }

@@ -1,7 +1,7 @@
 //! A leg as a byte stream: `AsyncRead + AsyncWrite` with half-close, and the reason it ended.
 //!
 //! ```text
-//!   read   ◀── bytes ── end? ── Close 1000     EOF at `end`, or at a Close 1000 without one
+//!   read   ◀── bytes ── end? ── Close 1000     EOF at `end`, which answers it with `delivered`
 //!                    └── Close 4xxx, or lost   ConnectionReset, so that a cut stream never looks like a finished one
 //!   write  ──▶ bytes                           in messages of at most 64 KiB
 //!   shutdown ─▶ end                            the other direction goes on
@@ -27,18 +27,18 @@ use ::bytes::Bytes;
 use moorline_proto::bounds::CLOSE_TIMEOUT;
 use moorline_proto::close::CloseReason;
 use moorline_proto::frame::{Close, Kind};
-use moorline_proto::leg::{LegText, Opened};
+use moorline_proto::leg::{DELIVERED_TEXT, LegText};
 use moorline_proto::message::{Decoded, MessageError};
-use moorline_proto::problem::Problem;
 use moorline_proto::text::printable;
 use tokio::io::{AsyncRead, AsyncWriteExt};
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, timeout};
 
 use crate::connection::Connection;
 
 mod bytes;
 mod end;
 mod frames;
+mod verdict;
 
 pub use end::{EndReason, OpenError};
 pub(crate) use frames::SendError;
@@ -60,6 +60,10 @@ pub struct Leg {
     is_opened: bool,
     far_ended: bool,
     own_ended: bool,
+    /// This side said `delivered`.
+    own_delivered: bool,
+    /// The far side said `delivered`: it has everything that this side sent.
+    far_delivered: bool,
     /// A Close 1000 was sent. The relay answers it once the far side has everything, however long that takes.
     close_sent: bool,
     end: Option<EndReason>,
@@ -82,11 +86,6 @@ pub(crate) enum LegEvent {
     Over,
 }
 
-enum Verdict {
-    Opened(Box<Opened>),
-    Refused(Box<Problem>),
-}
-
 impl Leg {
     /// The leg on a connection that was upgraded, and the bytes that were read beyond the 101.
     pub fn new(connection: Connection, ahead: Bytes) -> Self {
@@ -98,29 +97,10 @@ impl Leg {
             is_opened: false,
             far_ended: false,
             own_ended: false,
+            own_delivered: false,
+            far_delivered: false,
             close_sent: false,
             end: None,
-        }
-    }
-
-    /// Waits for the relay's verdict. Call it once, before reading; writing before it is allowed, see the protocol.
-    /// It has no timeout of its own: the caller enforces the handshake's deadline.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    ///
-    /// # Cancel safety
-    /// Nothing is lost; it can be called again.
-    pub async fn opened(&mut self) -> Result<Opened, OpenError> {
-        let first = poll_fn(|cx| self.poll_verdict(cx)).await?;
-        match first {
-            Verdict::Opened(opened) => {
-                let limit = Duration::from_millis(opened.ping_ms) * 5 / 2;
-                self.is_opened = true;
-                self.silence = Some(Silence { limit, timer: Box::pin(sleep_until(Instant::now() + limit)) });
-                Ok(*opened)
-            }
-            Verdict::Refused(problem) => Err(OpenError::Refused(problem)),
         }
     }
 
@@ -131,11 +111,16 @@ impl Leg {
 
     /// Ends this side, waits for the relay's Close 1000, and answers it.
     ///
-    /// If both directions have ended, that is all. Otherwise this side is done with the stream: what was written before is still delivered,
-    /// the far side is told that no more comes, and what it still sends is discarded. There is no timeout, because the Close comes behind
-    /// everything that a slow far side has not read yet. Drop the future to give up.
+    /// If the far side's EOF was read, only this side's end is missing. Otherwise this side is done with the stream: what was written before
+    /// is still delivered, the far side is told that no more comes, and what it still sends is discarded. There is no timeout, because the
+    /// Close comes once a slow far side has everything. Drop the future to give up.
     pub async fn finish(mut self) -> EndReason {
-        if self.end.is_none() && !(self.own_ended && self.far_ended) {
+        poll_fn(|cx| {
+            self.take_end(cx);
+            Poll::Ready(())
+        })
+        .await;
+        if self.end.is_none() && !(self.own_ended && self.own_delivered) {
             self.send_end().await;
         }
         let end = poll_fn(|cx| self.poll_drain(cx)).await;
@@ -181,9 +166,16 @@ impl Leg {
         }
     }
 
+    /// Takes the far side's `end` if it has arrived, and no bytes before it are left.
+    fn take_end(&mut self, cx: &mut Context<'_>) {
+        if self.is_opened && self.incoming.is_empty() && !self.far_ended && matches!(self.poll_event(cx), Poll::Ready(LegEvent::End)) {
+            self.push_delivered();
+        }
+    }
+
     async fn send_end(&mut self) {
         let done = async {
-            if self.far_ended {
+            if self.own_delivered {
                 return self.shutdown().await;
             }
             poll_fn(|cx| self.frames.poll_writable(cx)).await?;
@@ -193,26 +185,6 @@ impl Leg {
         };
         if let Err(error) = done.await {
             tracing::debug!(%error, "cannot send the end of a leg");
-        }
-    }
-
-    fn poll_verdict(&mut self, cx: &mut Context<'_>) -> Poll<Result<Verdict, EndReason>> {
-        loop {
-            if let Some(end) = self.end.clone() {
-                self.try_flush(cx);
-                return Poll::Ready(Err(end));
-            }
-            match ready!(self.poll_received(cx)) {
-                Received::Bytes => self.protocol_error(CloseReason::Protocol, "bytes before opened", cx),
-                Received::Text(text) => match LegText::decode(&text) {
-                    Ok(Decoded::Known(LegText::Opened(opened))) => return Poll::Ready(Ok(Verdict::Opened(opened))),
-                    Ok(Decoded::Known(LegText::Refused(refused))) => return Poll::Ready(Ok(Verdict::Refused(Box::new(refused.problem)))),
-                    Ok(Decoded::Known(LegText::End(_))) => self.protocol_error(CloseReason::Protocol, "end before opened", cx),
-                    Ok(Decoded::Unknown(_)) => {}
-                    Err(error) => self.invalid_text(&error, cx),
-                },
-                end @ (Received::Close(_) | Received::Invalid(_) | Received::Disconnected(_)) => self.on_end(end, cx),
-            }
         }
     }
 
@@ -237,6 +209,10 @@ impl Leg {
                     Ok(Decoded::Known(LegText::End(_))) if !self.far_ended => {
                         self.far_ended = true;
                         return Poll::Ready(LegEvent::End);
+                    }
+                    Ok(Decoded::Known(LegText::Delivered(_))) if self.own_ended => self.far_delivered = true,
+                    Ok(Decoded::Known(LegText::Delivered(_))) => {
+                        self.protocol_error(CloseReason::Protocol, "delivered before end", cx);
                     }
                     Ok(Decoded::Known(LegText::End(_)) | Decoded::Unknown(_)) => {}
                     Ok(Decoded::Known(LegText::Opened(_) | LegText::Refused(_))) => {
@@ -293,10 +269,9 @@ impl Leg {
     fn end_by(&self, close: Option<&Close>) -> EndReason {
         let (code, reason) = close.map_or((1005, String::new()), |close| (close.code, printable(&close.reason, CLOSE_REASON_CHARS)));
         match code {
-            1000 | 1005 if !self.is_opened => EndReason::Closed { code, reason },
-            // An `end` that is still in a buffer here was not sent.
-            1000 | 1005 if self.own_ended && !self.has_unsent_data() => EndReason::Finished,
-            1000 | 1005 => EndReason::CutShort,
+            // The answer to this side's Close says that the far side has everything, as `delivered` does.
+            1000 if self.is_opened && (self.far_delivered || self.close_sent) => EndReason::Finished,
+            1000 if self.is_opened => EndReason::CutShort,
             code => EndReason::Closed { code, reason },
         }
     }
@@ -337,6 +312,19 @@ impl Leg {
 
     fn send_close(&mut self, close: CloseReason, detail: &str) {
         self.frames.push_close(close.code(), &close.text(detail));
+    }
+
+    /// Says that everything before the far side's `end` was written to the local side. Call it after [`LegEvent::End`], and flush.
+    pub(crate) fn push_delivered(&mut self) {
+        if self.far_ended && !self.own_delivered && !self.close_sent && self.end.is_none() {
+            self.own_delivered = true;
+            self.frames.push(Kind::Text, DELIVERED_TEXT.as_bytes());
+        }
+    }
+
+    /// Whether the far side has everything that this side sent.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.far_delivered
     }
 
     /// Waits until bytes can be sent.

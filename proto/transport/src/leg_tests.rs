@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::SinkExt;
 use moorline_proto::close::CloseReason;
-use moorline_proto::leg::{END_TEXT, LegText, Opened, Refused};
+use moorline_proto::leg::{DELIVERED_TEXT, END_TEXT, LegText, Opened, Refused};
 use moorline_proto::problem::{Problem, ProblemCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::select;
@@ -71,7 +71,7 @@ async fn the_far_side_ends_first_and_this_side_goes_on() {
         relay.end().await;
         assert_eq!(relay.bytes(100_000).await, pattern(100_000));
         relay.expect_end().await;
-        relay.close(1000).await;
+        relay.finish().await;
         assert_eq!(relay.closed().await, Some(1000));
     };
     let near = async {
@@ -93,7 +93,8 @@ async fn this_side_ends_first_and_the_far_side_goes_on() {
         relay.send_bytes(&pattern(60_000)).await;
         relay.end().await;
         relay.end().await; // a second `end` is ignored
-        relay.close(1000).await;
+        assert_eq!(relay.next().await, Received::Text(DELIVERED_TEXT.to_owned()), "the EOF was read");
+        relay.finish().await;
         assert_eq!(relay.closed().await, Some(1000));
     };
     let near = async {
@@ -123,19 +124,53 @@ async fn a_simple_far_side_that_finished_cuts_this_side_short() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_1000_behind_this_sides_end_is_a_clean_end() {
+async fn a_close_1000_is_a_clean_end_behind_delivered_or_as_an_answer_and_cut_short_otherwise() {
+    let (mut leg, mut relay) = open(ROOMY).await;
+    leg.shutdown().await.unwrap();
+    relay.finish().await;
+    assert_eq!(leg.read(&mut [0; 8]).await.unwrap(), 0);
+    assert_eq!(leg.end_reason(), Some(&EndReason::Finished));
+
+    let (leg, mut relay) = open(ROOMY).await;
+    let (end, code) = tokio::join!(leg.finish(), async {
+        let code = relay.closed().await;
+        assert_eq!(relay.next().await, Received::Gone, "the Close is answered");
+        code
+    });
+    assert_eq!((end, code), (EndReason::Finished, Some(1000)), "the relay answers once the far side has everything");
+
     let (mut leg, mut relay) = open(ROOMY).await;
     leg.shutdown().await.unwrap();
     relay.close(1000).await;
     assert_eq!(leg.read(&mut [0; 8]).await.unwrap(), 0);
-    assert_eq!(leg.finish().await, EndReason::Finished);
+    assert_eq!(leg.finish().await, EndReason::CutShort);
 
     let (mut leg, mut relay) = open(ROOMY).await;
     leg.shutdown().await.unwrap();
+    relay.text(DELIVERED_TEXT).await;
+    relay.send(Message::Close(None)).await;
+    assert_eq!(leg.read(&mut [0; 8]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert!(matches!(leg.end_reason(), Some(EndReason::Closed { code: 1005, .. })), "without a code it is no end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn delivered_is_said_once_and_only_when_the_eof_was_read() {
+    let (mut leg, mut relay) = open(ROOMY).await;
+    relay.send_bytes(b"two reads").await;
+    relay.end().await;
+    assert_eq!(leg.read(&mut [0; 4]).await.unwrap(), 4);
     relay.send(Message::Ping(vec![1].into())).await;
-    relay.close(1000).await;
-    assert_eq!(leg.finish().await, EndReason::Finished, "a pong that was not said yet is nothing of the stream");
-    assert_eq!(relay.closed().await, Some(1000));
+    let mut rest = Vec::new();
+    leg.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(leg.read(&mut [0; 4]).await.unwrap(), 0);
+    assert_eq!(relay.next().await, Received::Text(DELIVERED_TEXT.to_owned()));
+    leg.shutdown().await.unwrap();
+    relay.expect_end().await;
+
+    let (mut leg, mut relay) = open(ROOMY).await;
+    relay.text(DELIVERED_TEXT).await;
+    assert!(leg.read(&mut [0; 4]).await.is_err());
+    assert!(matches!(leg.end_reason(), Some(EndReason::ProtocolError { close: CloseReason::Protocol, .. })), "delivered before end");
 }
 
 #[tokio::test(start_paused = true)]

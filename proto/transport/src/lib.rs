@@ -17,10 +17,12 @@ pub mod dial;
 mod error;
 mod exchange;
 pub mod leg;
+mod local_side;
 mod lock;
 mod tcp;
 mod tls_sessions;
 mod trust;
+mod unacknowledged;
 
 #[cfg(test)]
 mod bridge_tests;

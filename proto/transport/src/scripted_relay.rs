@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use moorline_proto::control::CallerInfo;
-use moorline_proto::leg::{END_TEXT, LegText, Opened, Peer};
+use moorline_proto::leg::{DELIVERED_TEXT, END_TEXT, LegText, Opened, Peer};
 use moorline_proto::problem::Timeline;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use tokio_tungstenite::WebSocketStream;
@@ -97,6 +97,12 @@ impl Relay {
         self.text(END_TEXT).await;
     }
 
+    /// Passes on the far side's `delivered`, and closes with 1000 behind it.
+    pub(crate) async fn finish(&mut self) {
+        self.text(DELIVERED_TEXT).await;
+        self.close(1000).await;
+    }
+
     pub(crate) async fn close(&mut self, code: u16) {
         self.send(Message::Close(Some(CloseFrame { code: code.into(), reason: "".into() }))).await;
     }
@@ -121,6 +127,7 @@ impl Relay {
         while all.len() < count {
             match self.next().await {
                 Received::Bytes(bytes) => all.extend_from_slice(&bytes),
+                Received::Text(text) if text == DELIVERED_TEXT => {}
                 other => panic!("{other:?} after {} of {count} bytes", all.len()),
             }
         }

@@ -20,16 +20,12 @@ pub(super) struct Direction<'a> {
     pub(super) is_blocked: bool,
 }
 
-/// What one poll of a direction achieved.
-pub(super) enum Progress {
-    /// Bytes were moved, and there are no more for now.
-    Moved,
-    /// The source closed with 1000, and everything before its Close was written and flushed.
-    Done,
-    /// The source ended otherwise.
-    FromEnded(LegEnd),
-    /// The destination was lost.
-    ToLost(LegEnd),
+/// A leg that ended before it had sent and received everything.
+pub(super) enum Broken {
+    /// The source.
+    From(LegEnd),
+    /// The destination.
+    To(LegEnd),
 }
 
 /// Why reading a batch stopped.
@@ -48,47 +44,42 @@ impl<'a> Direction<'a> {
         let EarlyData { batch, taken } = from.take_early();
         count.fetch_add(taken.bytes as u64, Ordering::Relaxed);
         to.push_early(batch);
+        note_end(from, to, Instant::now());
         Self { count, is_blocked: false }
     }
 
-    /// Moves batches until the source has no more, or the destination takes no more.
-    pub(super) fn poll(&mut self, from: &mut Leg, to: &mut Leg, now: Instant, cx: &mut Context<'_>) -> Poll<Progress> {
+    /// Moves batches until the source has no more for now, or the destination takes no more.
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub(super) fn poll(&mut self, from: &mut Leg, to: &mut Leg, now: Instant, cx: &mut Context<'_>) -> Result<(), Broken> {
         scratch::with(|scratch| {
-            let mut moved = false;
             for _ in 0..SPLICE_BATCHES_PER_TURN {
                 // Everything is written before more is read: this is the backpressure.
-                match self.poll_flush(to, cx) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(end)) => return Poll::Ready(Progress::ToLost(end)),
-                    Poll::Pending => return if moved { Poll::Ready(Progress::Moved) } else { Poll::Pending },
+                if self.poll_flush(to, cx)?.is_pending() {
+                    return Ok(());
                 }
                 let stop = self.read_batch(from, scratch, now, cx);
-                moved |= !scratch.batch.is_empty();
-                if let Err(end) = forward(&mut scratch.batch, matches!(stop, Stop::Ended(LegEnd::Done)), from, to, now, cx) {
-                    return Poll::Ready(Progress::ToLost(end));
+                forward(&mut scratch.batch, matches!(stop, Stop::Ended(LegEnd::Done)), from, to, now, cx).or_else(|end| lost(to, end))?;
+                match stop {
+                    Stop::Full => {}
+                    Stop::Ended(end) if end != LegEnd::Done && !from.reader.has_finished() => return Err(Broken::From(end)),
+                    Stop::Empty | Stop::Ended(_) => return self.poll_flush(to, cx).map(drop),
                 }
-                let idle = match stop {
-                    Stop::Full => continue,
-                    Stop::Empty | Stop::Ended(LegEnd::Done) => self.poll_flush(to, cx),
-                    Stop::Ended(end) => return Poll::Ready(Progress::FromEnded(end)),
-                };
-                return match idle {
-                    Poll::Ready(Err(end)) => Poll::Ready(Progress::ToLost(end)),
-                    Poll::Ready(Ok(())) if from.is_over() => Poll::Ready(Progress::Done),
-                    Poll::Ready(Ok(())) | Poll::Pending if moved => Poll::Ready(Progress::Moved),
-                    Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
-                };
             }
             // Enough for one turn: the other direction is next, then this one again.
             cx.waker().wake_by_ref();
-            Poll::Ready(Progress::Moved)
+            Ok(())
         })
     }
 
-    fn poll_flush(&mut self, to: &mut Leg, cx: &mut Context<'_>) -> Poll<Result<(), LegEnd>> {
-        let written = to.poll_flush(cx);
-        self.is_blocked = written.is_pending();
-        written
+    fn poll_flush(&mut self, to: &mut Leg, cx: &mut Context<'_>) -> Result<Poll<()>, Broken> {
+        let flushed = match to.poll_flush(cx) {
+            Poll::Ready(flushed) => Poll::Ready(flushed.or_else(|end| lost(to, end))?),
+            Poll::Pending => Poll::Pending,
+        };
+        self.is_blocked = flushed.is_pending();
+        Ok(flushed)
     }
 
     /// Reads until the batch is full or the source has no more.
@@ -112,15 +103,28 @@ impl<'a> Direction<'a> {
     }
 }
 
-/// Writes a batch to its destination. If it is the last one and the other direction has delivered everything, the Close goes with it.
+/// Writes a batch to its destination. If nothing is to follow, the Close goes with it.
 fn forward(batch: &mut Batch, done: bool, from: &mut Leg, to: &mut Leg, now: Instant, cx: &mut Context<'_>) -> Result<(), LegEnd> {
     if done && !from.reader.ended {
         from.reader.ended = true;
         batch.text(END_TEXT);
     }
-    if done || (from.reader.ended && to.reader.ended && !from.is_unflushed()) {
-        to.finish(batch, now, cx)
-    } else {
-        to.write(batch.finish(), now, cx)
+    note_end(from, to, now);
+    if from.reader.has_finished() && to.reader.has_finished() { to.finish(batch, now, cx) } else { to.write(batch.finish(), now, cx) }
+}
+
+/// Notes that the end of `from` is passed on to `to`, from which moment `to` owes `delivered`.
+fn note_end(from: &Leg, to: &mut Leg, now: Instant) {
+    if from.reader.ended && !to.is_over() {
+        to.reader.end_passed_at.get_or_insert(now);
     }
+}
+
+/// The loss of a leg that has sent and received everything is no loss: what is still sent to it is dropped.
+fn lost(leg: &mut Leg, end: LegEnd) -> Result<(), Broken> {
+    if !leg.reader.has_finished() {
+        return Err(Broken::To(end));
+    }
+    leg.end_with(end);
+    Ok(())
 }

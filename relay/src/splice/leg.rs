@@ -214,20 +214,38 @@ impl Leg {
         flushed.map_err(|_| LegEnd::Lost)
     }
 
-    /// Whether something is queued that the socket has not sent.
-    pub(super) fn is_unflushed(&self) -> bool {
-        !self.is_over() && !self.write_buffer.is_flushed()
-    }
-
     /// Whether the leg has ended.
     pub(super) fn is_over(&self) -> bool {
         self.end.is_some()
     }
 
+    /// Whether its side closed with 1000.
+    pub(super) fn is_done(&self) -> bool {
+        self.end == Some(LegEnd::Done)
+    }
+
+    /// Ends the leg, if it has not ended: nothing more is written to it.
+    pub(super) fn end_with(&mut self, end: LegEnd) {
+        self.end.get_or_insert(end);
+    }
+
+    /// Since when its side owes something for the end of the stream and has not shown that it is at work: `end` or `delivered`, once the
+    /// `end` of `other` was passed on to it. None where it owes nothing.
+    pub(super) fn owes_since(&self, other: &Self) -> Option<Instant> {
+        let owes = !self.reader.delivered || !(self.reader.ended || other.is_done());
+        self.reader.end_passed_at.filter(|_| owes && !self.is_over()).map(|passed| passed.max(self.reader.last_active))
+    }
+
+    /// Whether nothing more is expected of its side: it has sent and received everything, it closed with 1000, or the other side did and
+    /// this one has received everything.
+    pub(super) fn is_through(&self, other: &Self) -> bool {
+        self.is_done() || (self.reader.delivered && (self.reader.ended || other.is_done()))
+    }
+
     /// Runs the keepalive: sends a ping if one is due, or finds the leg dead. `orphaned`: its device has no control channel.
     ///
     /// # Errors
-    /// [`LegEnd::Lost`] for a dead leg.
+    /// [`LegEnd::Lost`] for a dead leg, unless it has sent and received everything.
     pub fn on_tick(&mut self, orphaned: bool, now: Instant, cx: &mut Context<'_>) -> Result<(), LegEnd> {
         if self.is_over() {
             return Ok(());
@@ -243,8 +261,8 @@ impl Leg {
             }
             Due::Nothing | Due::Ping(_) => Ok(()),
             Due::Dead => {
-                self.end = Some(LegEnd::Lost);
-                Err(LegEnd::Lost)
+                self.end_with(LegEnd::Lost);
+                if self.reader.has_finished() { Ok(()) } else { Err(LegEnd::Lost) }
             }
         }
     }
@@ -273,7 +291,11 @@ impl Leg {
     pub async fn close(mut self, reason: CloseReason, words: &str, patience: Duration) {
         let answered = match &self.end {
             Some(LegEnd::Lost) => false,
-            Some(LegEnd::Done | LegEnd::Reset(_)) => {
+            Some(LegEnd::Done) => {
+                self.push(|batch| batch.close(Some((reason.code(), &reason.text(words)))));
+                timeout(CLOSE_TIMEOUT, self.exchange_closes()).await.is_ok()
+            }
+            Some(LegEnd::Reset(_)) => {
                 if !self.closing {
                     let peer_close = self.reader.peer_close.take();
                     self.push(|batch| batch.close(peer_close.as_ref().map(|close| (close.code, &*close.reason))));

@@ -2,7 +2,7 @@
 
 use moorline_proto::close::CloseReason;
 use moorline_proto::frame::FrameError;
-use moorline_proto::leg::LegText;
+use moorline_proto::leg::{LegText, RESERVED_TYPES};
 use moorline_proto::message::{Decoded, MessageError};
 
 /// How a leg ended.
@@ -38,6 +38,8 @@ pub enum TextMeaning {
     Forward,
     /// It is forwarded unchanged, and the side will send no more bytes.
     End,
+    /// It is forwarded unchanged: the side has everything up to the other side's `end`.
+    Delivered,
 }
 
 /// Reads a text message from a side.
@@ -47,8 +49,12 @@ pub enum TextMeaning {
 pub fn read(text: &str) -> Result<TextMeaning, LegEnd> {
     match LegText::decode(text) {
         Ok(Decoded::Known(LegText::End(_))) => Ok(TextMeaning::End),
+        Ok(Decoded::Known(LegText::Delivered(_))) => Ok(TextMeaning::Delivered),
         Ok(Decoded::Known(LegText::Opened(_) | LegText::Refused(_))) | Err(MessageError::Field { .. }) => {
             Err(LegEnd::protocol("only the relay sends opened and refused"))
+        }
+        Ok(Decoded::Unknown(kind)) if RESERVED_TYPES.contains(&kind.as_str()) => {
+            Err(LegEnd::protocol(&format!("a side does not send {kind} on this leg")))
         }
         Ok(Decoded::Unknown(_)) => Ok(TextMeaning::Forward),
         Err(MessageError::NoType | MessageError::TooLarge { .. }) => Err(LegEnd::protocol("text is not a JSON object with a type")),
@@ -57,7 +63,7 @@ pub fn read(text: &str) -> Result<TextMeaning, LegEnd> {
 
 #[cfg(test)]
 mod tests {
-    use moorline_proto::leg::END_TEXT;
+    use moorline_proto::leg::{DELIVERED_TEXT, END_TEXT};
 
     use super::*;
 
@@ -66,11 +72,14 @@ mod tests {
         assert_eq!(read(r#"{"type":"resume","at":7}"#), Ok(TextMeaning::Forward));
         assert_eq!(read(END_TEXT), Ok(TextMeaning::End));
         assert_eq!(read(r#"{ "type": "end", "later": 1 }"#), Ok(TextMeaning::End));
+        assert_eq!(read(DELIVERED_TEXT), Ok(TextMeaning::Delivered));
     }
 
     #[test]
     fn a_violation_is_named() {
-        for text in ["[]", "hello", r#"{"kind":"end"}"#, r#"{"type":"opened"}"#, r#"{"type":"refused"}"#] {
+        let reserved = RESERVED_TYPES.map(|kind| format!(r#"{{"type":"{kind}"}}"#));
+        let others = ["[]", "hello", r#"{"kind":"end"}"#, r#"{"type":"opened"}"#, r#"{"type":"refused"}"#];
+        for text in reserved.iter().map(String::as_str).chain(others) {
             assert!(matches!(read(text), Err(LegEnd::Broke(CloseReason::Protocol, _))), "{text}");
         }
     }

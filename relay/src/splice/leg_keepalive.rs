@@ -51,11 +51,11 @@ impl LegKeepalive {
         self.last_in = now;
     }
 
-    /// A pong was received.
-    pub fn on_pong(&mut self, payload: &[u8]) {
-        if self.ping_is_last && payload == self.pings.to_be_bytes() {
-            self.is_answered = true;
-        }
+    /// A pong was received. Returns whether it answers a ping; otherwise the peer sent it unasked, to show that it is at work.
+    pub fn on_pong(&mut self, payload: &[u8]) -> bool {
+        let ping = payload.try_into().map(u64::from_be_bytes).ok().filter(|ping| (1..=self.pings).contains(ping));
+        self.is_answered |= self.ping_is_last && ping == Some(self.pings);
+        ping.is_some()
     }
 
     /// Something other than a ping was sent.

@@ -15,6 +15,12 @@ pub(super) struct LegReader {
     pub(super) keepalive: LegKeepalive,
     /// The side sent `end`, or a Close that implies it.
     pub(super) ended: bool,
+    /// The side sent `delivered`.
+    pub(super) delivered: bool,
+    /// When the other side's `end` was passed on to this side, which owes `delivered` from then on.
+    pub(super) end_passed_at: Option<Instant>,
+    /// When the last frame came that is no answer to a ping.
+    pub(super) last_active: Instant,
     /// The peer's Close, to be echoed.
     pub(super) peer_close: Option<Close>,
     /// Payloads of pings that are to be answered.
@@ -37,6 +43,9 @@ impl LegReader {
             ping_limiter: PingLimiter::new(now),
             keepalive,
             ended: false,
+            delivered: false,
+            end_passed_at: None,
+            last_active: now,
             peer_close: None,
             pings: Vec::new(),
         }
@@ -49,25 +58,29 @@ impl LegReader {
     pub(super) fn on_bytes(&mut self, mut input: &[u8], batch: &mut Batch, taken: &mut Taken, now: Instant) -> Result<(), LegEnd> {
         self.keepalive.on_frame(now);
         while let Some(event) = self.decoder.next(&mut input)? {
+            if !matches!(event, Event::Pong(_)) {
+                self.last_active = now;
+            }
             match event {
                 Event::Bytes(_) if self.ended => return Err(LegEnd::protocol("bytes after end")),
                 Event::Bytes(run) => {
                     taken.bytes += run.len();
                     batch.bytes(run);
                 }
-                Event::Text(text) => match leg_end::read(&text)? {
-                    TextMeaning::End if self.ended => {}
-                    means => {
-                        self.ended |= means == TextMeaning::End;
-                        taken.text += text.len();
-                        batch.text(&text);
-                    }
-                },
+                Event::Text(text) if self.on_text(&text)? => {
+                    taken.text += text.len();
+                    batch.text(&text);
+                }
+                Event::Text(_) => {}
                 Event::Ping(payload) => {
                     self.ping_limiter.count(now).map_err(|error| LegEnd::protocol(&error.to_string()))?;
                     self.pings.push(payload);
                 }
-                Event::Pong(payload) => self.keepalive.on_pong(&payload),
+                Event::Pong(payload) => {
+                    if !self.keepalive.on_pong(&payload) {
+                        self.last_active = now;
+                    }
+                }
                 Event::Close(close) => {
                     self.peer_close = close;
                     return Err(match self.peer_close.as_ref().map(|close| close.code) {
@@ -78,6 +91,25 @@ impl LegReader {
             }
         }
         Ok(())
+    }
+
+    /// Notes what a text message says. Returns whether the other side is to get it.
+    fn on_text(&mut self, text: &str) -> Result<bool, LegEnd> {
+        match leg_end::read(text)? {
+            TextMeaning::Delivered if self.end_passed_at.is_none() => return Err(LegEnd::protocol("delivered before the far side's end")),
+            TextMeaning::Delivered if self.delivered => return Ok(false),
+            TextMeaning::Delivered => self.delivered = true,
+            // After its `end`, a side has nothing to say but `delivered`.
+            TextMeaning::End | TextMeaning::Forward if self.ended => return Ok(false),
+            TextMeaning::End => self.ended = true,
+            TextMeaning::Forward => {}
+        }
+        Ok(true)
+    }
+
+    /// Whether the side has sent everything and received everything.
+    pub(super) fn has_finished(&self) -> bool {
+        self.ended && self.delivered
     }
 
     /// Discards what was read, and returns whether it contains the peer's Close.

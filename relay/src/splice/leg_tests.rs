@@ -3,7 +3,7 @@
 use moorline_proto::frame::{Decoder, Event};
 use std::sync::atomic::Ordering;
 
-use moorline_proto::leg::END_TEXT;
+use moorline_proto::leg::{DELIVERED_TEXT, END_TEXT};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
@@ -39,6 +39,10 @@ fn end() -> Vec<u8> {
     short(0x81, END_TEXT.as_bytes())
 }
 
+fn delivered() -> Vec<u8> {
+    short(0x81, DELIVERED_TEXT.as_bytes())
+}
+
 /// The same frame as the relay sends it, with a header of two bytes.
 fn sent_by_relay(first: u8, payload: &[u8]) -> Vec<u8> {
     [&[first, u8::try_from(payload.len()).unwrap()], payload].concat()
@@ -59,7 +63,7 @@ async fn run(device: Leg, caller: Leg, traffic: &Traffic) -> SpliceEnd {
 }
 
 #[tokio::test(start_paused = true)]
-async fn available_bytes_go_in_one_frame_and_the_last_end_goes_with_its_close() {
+async fn available_bytes_go_in_one_frame_and_the_last_delivered_goes_with_its_close() {
     let ((caller, mut near), (device, mut far)) = (leg(LARGE), leg(LARGE));
     let traffic = Traffic::default();
     let ends = async {
@@ -67,13 +71,14 @@ async fn available_bytes_go_in_one_frame_and_the_last_end_goes_with_its_close() 
         assert_eq!(burst(&mut far).await, sent_by_relay(BYTES, b"onetwo"));
         far.write_all(&end()).await.unwrap();
         assert_eq!(burst(&mut near).await, sent_by_relay(0x81, END_TEXT.as_bytes()));
-        near.write_all(&[short(BYTES, b"three"), end()].concat()).await.unwrap();
+        near.write_all(&[delivered(), short(BYTES, b"three"), end()].concat()).await.unwrap();
+        let said =
+            [sent_by_relay(0x81, DELIVERED_TEXT.as_bytes()), sent_by_relay(BYTES, b"three"), sent_by_relay(0x81, END_TEXT.as_bytes())];
+        assert_eq!(burst(&mut far).await, said.concat());
+        far.write_all(&delivered()).await.unwrap();
         let finished = sent_by_relay(CLOSE, b"\x03\xe8finished");
-        assert_eq!(
-            burst(&mut far).await,
-            [sent_by_relay(BYTES, b"three"), sent_by_relay(0x81, END_TEXT.as_bytes()), finished.clone()].concat()
-        );
-        assert_eq!(burst(&mut near).await, finished);
+        assert_eq!(burst(&mut near).await, [sent_by_relay(0x81, DELIVERED_TEXT.as_bytes()), finished.clone()].concat());
+        assert_eq!(burst(&mut far).await, finished);
         for pipe in [&mut near, &mut far] {
             pipe.write_all(&short(CLOSE, b"\x03\xe8")).await.unwrap();
             pipe.shutdown().await.unwrap();
@@ -85,14 +90,15 @@ async fn available_bytes_go_in_one_frame_and_the_last_end_goes_with_its_close() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_is_echoed_and_the_far_side_gets_end_and_close_at_once() {
+async fn a_close_is_answered_once_the_far_side_has_everything() {
     let ((caller, mut near), (device, mut far)) = (leg(LARGE), leg(LARGE));
     let traffic = Traffic::default();
     let ends = async {
         near.write_all(&[short(BYTES, b"all"), short(CLOSE, b"\x03\xe8bye")].concat()).await.unwrap();
+        assert_eq!(burst(&mut far).await, [sent_by_relay(BYTES, b"all"), sent_by_relay(0x81, END_TEXT.as_bytes())].concat());
+        far.write_all(&[short(BYTES, b"dropped"), delivered()].concat()).await.unwrap();
         let finished = sent_by_relay(CLOSE, b"\x03\xe8finished");
-        assert_eq!(burst(&mut far).await, [sent_by_relay(BYTES, b"all"), sent_by_relay(0x81, END_TEXT.as_bytes()), finished].concat());
-        assert_eq!(burst(&mut near).await, sent_by_relay(CLOSE, b"\x03\xe8bye"));
+        assert_eq!((burst(&mut far).await, burst(&mut near).await), (finished.clone(), finished));
         drop((near, far));
     };
     let (ended, ()) = tokio::join!(run(device, caller, &traffic), ends);

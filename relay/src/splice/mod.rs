@@ -9,6 +9,9 @@
 //! Nothing more is read until the batch is written: this is the backpressure. A batch is written as soon as nothing is left to be read, so
 //! that no byte waits for the next one.
 //!
+//! A stream is finished when each side has said `end`, and `delivered` for the other side's `end`: only then both get 1000. A side that
+//! closes with 1000 by itself wants nothing more; it is answered once the other side has said `delivered`.
+//!
 //! Owns: what the end of one leg means for the other. Does not own: who may have a stream and when it opens; the format of frames.
 
 mod direction;
@@ -29,7 +32,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::limits::SPLICE_TICK_MIN;
 
-use direction::{Direction, Progress};
+use direction::{Broken, Direction};
 pub use leg::Leg;
 use leg_end::LegEnd;
 
@@ -64,11 +67,13 @@ pub struct Traffic {
 /// How a splice ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SpliceEnd {
-    /// Both directions ended, or one side closed with 1000.
+    /// Both sides sent and received everything, or one of them closed with 1000 and the other one received everything.
     Finished,
+    /// A side closed with 1000, and did not say that it had received everything.
+    Unconfirmed(Side),
     /// The leg of one side ended otherwise.
     By(Side, LegEnd),
-    /// Half-closed without a byte for too long.
+    /// A side owed `end` or `delivered` and was silent for too long.
     Idle,
     /// Ended from outside, with this code.
     Cut(CloseReason),
@@ -78,8 +83,8 @@ impl SpliceEnd {
     /// The code and the detail with which the leg of `side` is closed.
     pub fn close_reason(&self, side: Side) -> (CloseReason, &str) {
         match self {
-            Self::Finished => (CloseReason::Finished, ""),
-            Self::Idle => (CloseReason::IdleTimeout, "half-closed without a byte"),
+            Self::Finished | Self::Unconfirmed(_) => (CloseReason::Finished, ""),
+            Self::Idle => (CloseReason::IdleTimeout, "half-closed and silent"),
             Self::Cut(reason) => (*reason, ""),
             Self::By(guilty, LegEnd::Broke(reason, words)) if *guilty == side => (*reason, words),
             Self::By(guilty, LegEnd::Lost) if *guilty != side => (CloseReason::PeerLost, ""),
@@ -91,6 +96,8 @@ impl SpliceEnd {
     pub fn result(&self) -> &'static str {
         match self {
             Self::Finished => CloseReason::Finished.name(),
+            Self::Unconfirmed(Side::Device) => "device_unconfirmed",
+            Self::Unconfirmed(Side::Caller) => "caller_unconfirmed",
             Self::Idle => CloseReason::IdleTimeout.name(),
             Self::Cut(reason) => reason.name(),
             Self::By(Side::Device, LegEnd::Lost) => "device_lost",
@@ -106,7 +113,7 @@ impl SpliceEnd {
 /// The timeouts of a splice.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
-    /// Half-closed without a byte for this long, while nothing waits to be sent: the stream ends.
+    /// A side that owes `end` or `delivered`, and sends no frame for this long but answers to pings, ends the stream.
     pub half_closed_idle: Duration,
 }
 
@@ -129,7 +136,7 @@ pub async fn splice(
         let mut timer = pin!(sleep_until(Instant::now()));
         let up = Direction::new(&mut caller, &mut device, &traffic.to_device);
         let down = Direction::new(&mut device, &mut caller, &traffic.to_caller);
-        let mut run = Run { device: &mut device, caller: &mut caller, up, down, last_byte: Instant::now() };
+        let mut run = Run { device: &mut device, caller: &mut caller, up, down };
         std::future::poll_fn(|cx| {
             if let Poll::Ready(reason) = cut.as_mut().poll(cx) {
                 return Poll::Ready(SpliceEnd::Cut(reason));
@@ -164,7 +171,12 @@ impl Farewell {
     /// Dropping the future drops both connections at once; bytes that the peers have not read are lost.
     pub async fn close(self, patience: Duration) {
         let Self { device, caller, end } = self;
-        let (to_device, to_caller) = (end.close_reason(Side::Device), end.close_reason(Side::Caller));
+        let reason = |leg: &Leg, other: &Leg, side| match end.close_reason(side) {
+            // A side that closed with 1000 is told whether the other one has received everything.
+            (CloseReason::Finished, _) if leg.is_done() && !other.reader.delivered => (CloseReason::Reset, "not delivered"),
+            reason => reason,
+        };
+        let (to_device, to_caller) = (reason(&device, &caller, Side::Device), reason(&caller, &device, Side::Caller));
         tokio::join!(device.close(to_device.0, to_device.1, patience), caller.close(to_caller.0, to_caller.1, patience));
     }
 }
@@ -174,79 +186,85 @@ struct Run<'a> {
     caller: &'a mut Leg,
     up: Direction<'a>,
     down: Direction<'a>,
-    last_byte: Instant,
 }
 
 impl Run<'_> {
     fn poll(&mut self, rules: &Rules, orphaned: &impl Fn() -> bool, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<SpliceEnd> {
         let now = Instant::now();
-        let up = self.up.poll(self.caller, self.device, now, cx);
-        let down = self.down.poll(self.device, self.caller, now, cx);
-        // Pongs for pings that the second direction has just read.
-        let late = match self.device.poll_flush(cx) {
-            Poll::Ready(Err(end)) => Poll::Ready(Progress::ToLost(end)),
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
-        };
-        if let Some(ended) = self.outcome([(up, Side::Caller), (down, Side::Device), (late, Side::Caller)], now) {
-            return Poll::Ready(ended);
+        if let Err(end) = self.poll_directions(now, cx) {
+            return Poll::Ready(end);
         }
-        if self.is_half_closed() && self.last_byte + rules.half_closed_idle < timer.deadline() {
-            timer.as_mut().reset(self.last_byte + rules.half_closed_idle);
+        if let Some(end) = self.finished() {
+            return Poll::Ready(end);
+        }
+        if let Some(idle_at) = self.idle_at(rules)
+            && idle_at < timer.deadline()
+        {
+            timer.as_mut().reset(idle_at);
         }
         while timer.as_mut().poll(cx).is_ready() {
-            if let Some(ended) = self.on_tick(rules, orphaned, now, cx) {
-                return Poll::Ready(ended);
+            if let Some(end) = self.on_tick(rules, orphaned, now, cx).or_else(|| self.finished()) {
+                return Poll::Ready(end);
             }
             let next = self.device.next_tick().min(self.caller.next_tick());
-            let next = if self.is_half_closed() { next.min(self.last_byte + rules.half_closed_idle) } else { next };
+            let next = self.idle_at(rules).map_or(next, |idle_at| next.min(idle_at));
             timer.as_mut().reset(next.max(now + SPLICE_TICK_MIN));
         }
         Poll::Pending
     }
 
-    /// Whether the progress of the directions ends the stream.
-    fn outcome(&mut self, progress: [(Poll<Progress>, Side); 3], now: Instant) -> Option<SpliceEnd> {
-        let both_ended = self.device.reader.ended && self.caller.reader.ended;
-        for (progress, from) in progress {
-            let (side, end) = match progress {
-                Poll::Ready(Progress::Moved) => {
-                    self.last_byte = now;
-                    continue;
-                }
-                Poll::Pending => continue,
-                Poll::Ready(Progress::Done) => return Some(SpliceEnd::Finished),
-                Poll::Ready(Progress::FromEnded(end)) => (from, end),
-                Poll::Ready(Progress::ToLost(end)) => (from.other(), end),
-            };
-            // Once both ends were forwarded, the result is 1000 for both, whatever follows.
-            return Some(if both_ended { SpliceEnd::Finished } else { SpliceEnd::By(side, end) });
+    fn poll_directions(&mut self, now: Instant, cx: &mut Context<'_>) -> Result<(), SpliceEnd> {
+        let by = |from: Side| {
+            move |broken| match broken {
+                Broken::From(end) => SpliceEnd::By(from, end),
+                Broken::To(end) => SpliceEnd::By(from.other(), end),
+            }
+        };
+        self.up.poll(self.caller, self.device, now, cx).map_err(by(Side::Caller))?;
+        self.down.poll(self.device, self.caller, now, cx).map_err(by(Side::Device))?;
+        // Pongs for pings that the second direction has just read.
+        match self.device.poll_flush(cx) {
+            Poll::Ready(Err(end)) if !self.device.reader.has_finished() => Err(SpliceEnd::By(Side::Device, end)),
+            Poll::Ready(_) | Poll::Pending => Ok(()),
         }
-        (both_ended && !self.is_unflushed()).then_some(SpliceEnd::Finished)
     }
 
-    /// Whether anything waits to be sent.
-    fn is_unflushed(&self) -> bool {
-        self.device.is_unflushed() || self.caller.is_unflushed()
+    /// How the stream ended, if nothing more is expected of either side.
+    fn finished(&self) -> Option<SpliceEnd> {
+        let (device, caller) = (&*self.device, &*self.caller);
+        let owed = |leg: &Leg| leg.is_done() && leg.reader.end_passed_at.is_some() && !leg.reader.delivered;
+        (device.is_through(caller) && caller.is_through(device)).then(|| match (owed(device), owed(caller)) {
+            (true, _) => SpliceEnd::Unconfirmed(Side::Device),
+            (false, true) => SpliceEnd::Unconfirmed(Side::Caller),
+            (false, false) => SpliceEnd::Finished,
+        })
     }
 
-    fn is_half_closed(&self) -> bool {
-        self.device.reader.ended != self.caller.reader.ended
+    /// When a side that owes something for the end of the stream has been silent for too long.
+    fn idle_at(&self, rules: &Rules) -> Option<Instant> {
+        let owed = [self.device.owes_since(self.caller), self.caller.owes_since(self.device)];
+        owed.into_iter().flatten().min().map(|since| since + rules.half_closed_idle)
     }
 
     fn on_tick(&mut self, rules: &Rules, orphaned: &impl Fn() -> bool, now: Instant, cx: &mut Context<'_>) -> Option<SpliceEnd> {
-        // A leg is not read while the other one takes no more bytes.
-        self.caller.reading &= !self.up.is_blocked;
-        self.device.reading &= !self.down.is_blocked;
+        if self.up.is_blocked {
+            note_blocked(self.caller, self.device, now);
+        }
+        if self.down.is_blocked {
+            note_blocked(self.device, self.caller, now);
+        }
         if let Err(end) = self.device.on_tick(orphaned(), now, cx) {
             return Some(SpliceEnd::By(Side::Device, end));
         }
         if let Err(end) = self.caller.on_tick(false, now, cx) {
             return Some(SpliceEnd::By(Side::Caller, end));
         }
-        if self.is_unflushed() {
-            self.last_byte = now;
-        }
-        let idle = self.is_half_closed() && now.duration_since(self.last_byte) >= rules.half_closed_idle;
-        idle.then_some(SpliceEnd::Idle)
+        self.idle_at(rules).filter(|&idle_at| idle_at <= now).map(|_| SpliceEnd::Idle)
     }
+}
+
+/// A leg is not read while the other one takes no more bytes, and the other side cannot have what was not sent to it yet. Neither is silent.
+fn note_blocked(from: &mut Leg, to: &mut Leg, now: Instant) {
+    from.reading = false;
+    (from.reader.last_active, to.reader.last_active) = (now, now);
 }

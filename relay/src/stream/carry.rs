@@ -161,7 +161,7 @@ impl Actor {
         match (legs.caller.take(), refusal) {
             (None, _) => {}
             (Some(leg), Refusal::CallerBroke { reason, words }) => leg.close(reason, &words, CLOSE_TIMEOUT).await,
-            (Some(leg), Refusal::CallerGone) => leg.close(CloseReason::Refused, "", CLOSE_TIMEOUT).await,
+            (Some(leg), Refusal::CallerGone) => leg.close(CloseReason::Finished, "", CLOSE_TIMEOUT).await,
             (Some(leg), _) => tell::refuse(leg, &problem).await,
         }
     }

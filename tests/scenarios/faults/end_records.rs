@@ -7,8 +7,9 @@ use serde_json::Value;
 async fn a_record_names_token_keys_rule_and_reason_and_a_refusal_leaves_one_too() {
     let world = World::start().await;
     let mut device = world.wire_device("lamp-1").await;
-    let (mut caller, _far) = world.stream(&mut device, "lamp-1", &[("moorline-reason", "ticket%204711")]).await;
+    let (mut caller, mut leg) = world.stream(&mut device, "lamp-1", &[("moorline-reason", "ticket%204711")]).await;
     caller.close(1000).await;
+    leg.ended().await;
     let record = world.relay.event("stream ended").await;
     assert_eq!((&record["result"], &record["reason"], &record["rule"]), (&"finished".into(), &"ticket 4711".into(), &"access[0]".into()));
     assert_eq!((&record["device"], &record["service"]), (&"lamp-1".into(), &"ssh".into()));

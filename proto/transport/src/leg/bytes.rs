@@ -30,7 +30,12 @@ impl AsyncRead for Leg {
                     leg.try_flush(cx);
                     return Poll::Ready(if end.is_clean() { Ok(()) } else { Err(end.to_error()) });
                 }
-                None if leg.far_ended => return Poll::Ready(Ok(())),
+                None if leg.far_ended => {
+                    // Whoever reads the EOF has read everything before it.
+                    leg.push_delivered();
+                    leg.try_flush(cx);
+                    return Poll::Ready(Ok(()));
+                }
                 None => {}
             }
             if leg.poll_event(cx).is_pending() {

@@ -9,11 +9,11 @@ use moorline_proto::problem::Problem;
 /// Why a leg ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndReason {
-    /// Close 1000 after this side's `end`: both directions were finished.
+    /// Close 1000 after the far side's `delivered`, or as the answer to this side's Close: both sides have everything.
     #[error("finished")]
     Finished,
-    /// Close 1000 before this side sent its `end`: the far side stopped reading, and what this side had not sent is lost.
-    #[error("the far side finished before this side did")]
+    /// Close 1000 without the far side's `delivered`: the far side stopped reading, and what this side sent may be lost.
+    #[error("the far side finished without having received everything")]
     CutShort,
     /// Any other Close.
     #[error("the relay closed the leg with {code}{}{reason}", if .reason.is_empty() { "" } else { " " })]

@@ -31,6 +31,8 @@ pub(crate) struct Stdio {
     input: mpsc::Receiver<io::Result<Bytes>>,
     pending: Bytes,
     output: PollSender<Bytes>,
+    /// Ready once everything is written, or with the error's kind.
+    is_written: oneshot::Receiver<Result<(), io::ErrorKind>>,
 }
 
 /// Completes when everything written to a [`Stdio`] has reached standard output, or cannot any more.
@@ -57,13 +59,15 @@ impl Stdio {
         let (input_end, input) = mpsc::channel(QUEUED_CHUNKS);
         let (output, output_end) = mpsc::channel(QUEUED_CHUNKS);
         let (done, written) = oneshot::channel();
+        let (confirm, is_written) = oneshot::channel();
         // The first ends with the process or when the receiver is dropped, the second when the sender is.
         thread::Builder::new().name("stdin".to_owned()).spawn(move || read_all(&input_end))?;
         thread::Builder::new().name("stdout".to_owned()).spawn(move || {
             let written = write_all(output_end);
+            confirm.send(written.as_ref().map(drop).map_err(io::Error::kind)).ok(); // nobody waits for it after a reset
             drop(done.send(written)); // nobody waits when the process was told to exit
         })?;
-        Ok((Self { input, pending: Bytes::new(), output: PollSender::new(output) }, OutputDone(written)))
+        Ok((Self { input, pending: Bytes::new(), output: PollSender::new(output), is_written }, OutputDone(written)))
     }
 }
 
@@ -124,9 +128,11 @@ impl AsyncWrite for Stdio {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Ready once everything has reached standard output, so that the far side learns no sooner that it was delivered.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.output.close();
-        Poll::Ready(Ok(()))
+        let written = ready!(Pin::new(&mut self.is_written).poll(cx));
+        Poll::Ready(written.unwrap_or(Err(io::ErrorKind::BrokenPipe)).map_err(io::Error::from))
     }
 }
 
