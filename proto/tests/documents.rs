@@ -1,4 +1,4 @@
-//! Holds docs/PROTOCOL.md to the protocol's constants and to `vectors/`, both ways: what the one lists and the other does not is a failure.
+//! Compares docs/PROTOCOL.md with the protocol's constants and with `vectors/`, in both directions: what only one of them lists is a failure.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
@@ -61,16 +61,16 @@ fn without(message: &Value, path: &str) -> Value {
     message
 }
 
-/// The table has a row for each field of the fullest message, and says right whether it may be left out.
-fn check_fields(rows: &[Vec<String>], fullest: &Value, tagged: bool, is_good: impl Fn(&str) -> bool) {
+/// The table has a row for each field of the fullest message, and states correctly whether it may be omitted.
+fn check_fields(rows: &[Vec<String>], fullest: &Value, tagged: bool, is_valid: impl Fn(&str) -> bool) {
     let mut fields = BTreeSet::new();
     paths(fullest, if tagged { "" } else { "." }, &mut fields);
     let fields: BTreeSet<String> = fields.iter().map(|field| field.trim_start_matches('.').to_owned()).collect();
     let needed = pairs(rows);
     assert_eq!(needed.keys().cloned().collect::<BTreeSet<_>>(), fields, "the fields of {fullest}");
     for (field, needed) in needed {
-        let stands_without = is_good(&without(fullest, &field).to_string());
-        assert_eq!(needed, if stands_without { "no" } else { "yes" }, "{field} of {fullest}");
+        let is_optional = is_valid(&without(fullest, &field).to_string());
+        assert_eq!(needed, if is_optional { "no" } else { "yes" }, "{field} of {fullest}");
     }
 }
 
@@ -129,8 +129,8 @@ fn members_of_bodies() {
     assert!(reads::<About>(&body("what a relay says about itself").to_string()));
     assert_eq!(members("### 11.2 Devices"), top_level(&body("a device that is online")));
     for row in table("### 11.2 Devices", "member") {
-        let stands_without = reads::<Device>(&without(&body("a device that is online"), &row[0]).to_string());
-        assert_eq!(row[1], if stands_without { "no" } else { "yes" }, "{}", row[0]);
+        let is_optional = reads::<Device>(&without(&body("a device that is online"), &row[0]).to_string());
+        assert_eq!(row[1], if is_optional { "no" } else { "yes" }, "{}", row[0]);
     }
 }
 
@@ -242,7 +242,7 @@ fn every_example_is_a_vector() {
     assert!(examples.len() > 20, "{} examples", examples.len());
     for example in examples {
         let value: Value = serde_json::from_str(example).unwrap_or_else(|error| panic!("{error}: {example}"));
-        assert!(known.contains(&value), "this example is no vector: {example}");
+        assert!(known.contains(&value), "this example is not in the vectors: {example}");
     }
 }
 

@@ -165,30 +165,30 @@ fn text_of_every_length_has_the_shortest_header() {
 }
 
 #[test]
-fn a_clients_frames_are_read_by_the_relay_whatever_their_length() {
+fn a_clients_frames_of_every_length_are_decoded_by_the_relay() {
     for size in [0, 1, 7, 8, 125, 126, 4_096] {
         for (kind, name) in [(Kind::Bytes, "bytes "), (Kind::Text, "Text")] {
-            let mut room = vec![b'.'; HEADER_ROOM];
-            room.extend((0..size).map(|at| b'a' + u8::try_from(at % 26).unwrap()));
-            let said = String::from_utf8(room[HEADER_ROOM..].to_vec()).unwrap();
-            let begins = client_frame(kind, &mut room, [1, 2, 4, 8]);
+            let mut buffer = vec![b'.'; HEADER_ROOM];
+            buffer.extend((0..size).map(|at| b'a' + u8::try_from(at % 26).unwrap()));
+            let text = String::from_utf8(buffer[HEADER_ROOM..].to_vec()).unwrap();
+            let begins = client_frame(kind, &mut buffer, [1, 2, 4, 8]);
             let expected = match kind {
                 Kind::Bytes if size == 0 => vec![],
-                Kind::Bytes => vec![format!("{name}{said}")],
-                _ => vec![format!("{name}({said:?})")],
+                Kind::Bytes => vec![format!("{name}{text}")],
+                _ => vec![format!("{name}({text:?})")],
             };
-            assert_eq!(read(Decoder::from_side(), &room[begins..]), (expected, None), "{size}");
+            assert_eq!(read(Decoder::from_side(), &buffer[begins..]), (expected, None), "{size}");
         }
     }
     for (size, header) in [(125, 6), (126, 8), (65_535, 8), (65_536, 14)] {
-        let mut room = vec![0; HEADER_ROOM + size];
-        assert_eq!(client_frame(Kind::Bytes, &mut room, [9; 4]), HEADER_ROOM - header, "the shortest header");
-        let frame = &room[HEADER_ROOM - header..];
+        let mut buffer = vec![0; HEADER_ROOM + size];
+        assert_eq!(client_frame(Kind::Bytes, &mut buffer, [9; 4]), HEADER_ROOM - header, "the shortest header");
+        let frame = &buffer[HEADER_ROOM - header..];
         assert!(matches!(Decoder::from_side().next(&mut &frame[..]), Ok(Some(Event::Bytes(run))) if run.len() == size));
     }
-    let mut room = [vec![0; HEADER_ROOM], close_payload(4001, "reset")].concat();
-    let begins = client_frame(Kind::Close, &mut room, [3, 1, 4, 1]);
+    let mut buffer = [vec![0; HEADER_ROOM], close_payload(4001, "reset")].concat();
+    let begins = client_frame(Kind::Close, &mut buffer, [3, 1, 4, 1]);
     let expected = vec![r#"Close(Some(Close { code: 4001, reason: "reset" }))"#.to_owned()];
-    assert_eq!(read(Decoder::from_side(), &room[begins..]), (expected, None));
+    assert_eq!(read(Decoder::from_side(), &buffer[begins..]), (expected, None));
     assert_eq!(close_payload(4000, &"x".repeat(200)).len(), CONTROL_PAYLOAD_BYTES);
 }

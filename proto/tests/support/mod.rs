@@ -79,7 +79,7 @@ pub(crate) struct Unknown {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Messages {
-    /// Who says them, for people.
+    /// Who sends them, for readers.
     pub(crate) messages: String,
     pub(crate) most_bytes: usize,
     pub(crate) valid: Vec<Valid>,
@@ -140,9 +140,9 @@ pub(crate) fn table(heading: &str, first: &str) -> Vec<Vec<String>> {
     rows
 }
 
-/// Rows as a map from the first column to the second; a row that stands twice is a failure.
+/// Rows as a map from the first column to the second; a duplicate row is a failure.
 pub(crate) fn pairs(rows: &[Vec<String>]) -> BTreeMap<String, String> {
     let map: BTreeMap<_, _> = rows.iter().map(|row| (row[0].clone(), row[1].clone())).collect();
-    assert_eq!(map.len(), rows.len(), "a row stands twice: {:?}", rows.iter().map(|row| &row[0]).collect::<Vec<_>>());
+    assert_eq!(map.len(), rows.len(), "a row is a duplicate: {:?}", rows.iter().map(|row| &row[0]).collect::<Vec<_>>());
     map
 }

@@ -14,12 +14,12 @@ use crate::leg::EndReason;
 use crate::scripted_relay::{PING, Received, local_side, open, pattern};
 
 const PIPE: usize = 1021;
-const ROOMY: usize = 1 << 22;
+const LARGE_PIPE: usize = 1 << 22;
 
 #[tokio::test(start_paused = true)]
 async fn the_local_side_ends_first_and_still_receives_everything() {
     let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local_side(PIPE));
-    let far = async {
+    let remote = async {
         assert_eq!(relay.bytes(100_000).await, pattern(100_000));
         relay.expect_end().await;
         for chunk in pattern(150_000).chunks(65_536) {
@@ -29,14 +29,14 @@ async fn the_local_side_ends_first_and_still_receives_everything() {
         relay.close(1000).await;
         assert_eq!(relay.closed().await, Some(1000));
     };
-    let near = async {
+    let local_program = async {
         program.stream.write_all(&pattern(100_000)).await.unwrap();
         program.stream.shutdown().await.unwrap();
-        let mut heard = Vec::new();
-        program.stream.read_to_end(&mut heard).await.unwrap();
-        assert!(heard == pattern(150_000));
+        let mut received = Vec::new();
+        program.stream.read_to_end(&mut received).await.unwrap();
+        assert!(received == pattern(150_000));
     };
-    let (bridged, (), ()) = tokio::join!(bridge(local, leg, pending()), far, near);
+    let (bridged, (), ()) = tokio::join!(bridge(local, leg, pending()), remote, local_program);
     assert!(matches!(bridged.ended, BridgeEnd::Finished), "{bridged:?}");
     assert_eq!((bridged.to_leg_bytes, bridged.from_leg_bytes), (100_000, 150_000));
     assert!(!program.was_reset());
@@ -45,7 +45,7 @@ async fn the_local_side_ends_first_and_still_receives_everything() {
 #[tokio::test(start_paused = true)]
 async fn the_far_side_ends_first_and_its_leg_is_still_read() {
     let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local_side(PIPE));
-    let far = async {
+    let remote = async {
         relay.end().await;
         for turn in 0..20u8 {
             sleep(PING).await;
@@ -56,34 +56,34 @@ async fn the_far_side_ends_first_and_its_leg_is_still_read() {
         relay.expect_end().await;
         relay.close(1000).await;
     };
-    let near = async {
-        let mut heard = Vec::new();
-        program.stream.read_to_end(&mut heard).await.unwrap();
+    let local_program = async {
+        let mut received = Vec::new();
+        program.stream.read_to_end(&mut received).await.unwrap();
         sleep(20 * PING).await;
         program.stream.write_all(b"late").await.unwrap();
         drop(program.stream);
     };
-    let (bridged, (), ()) = tokio::join!(bridge(local, leg, pending()), far, near);
+    let (bridged, (), ()) = tokio::join!(bridge(local, leg, pending()), remote, local_program);
     assert!(matches!(bridged.ended, BridgeEnd::Finished), "{bridged:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tail_of_any_size_arrives_with_silence_behind_it() {
+async fn the_last_bytes_arrive_without_anything_behind_them_at_any_size() {
     let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local_side(PIPE));
     let both = async {
         for size in [1, 2, 125, 126, 1_000, 16_384, 65_535, 65_536, 65_537, 1 << 20] {
             let bytes = pattern(size);
-            let (said, heard) = tokio::join!(program.stream.write_all(&bytes), relay.bytes(size));
-            said.unwrap();
-            assert!(heard == bytes, "{size} up");
+            let (written, received) = tokio::join!(program.stream.write_all(&bytes), relay.bytes(size));
+            written.unwrap();
+            assert!(received == bytes, "{size} up");
             let mut back = vec![0; size];
             let down = async {
                 for chunk in bytes.chunks(65_536) {
                     relay.send_bytes(chunk).await;
                 }
             };
-            let (heard, ()) = tokio::join!(program.stream.read_exact(&mut back), down);
-            heard.unwrap();
+            let (read, ()) = tokio::join!(program.stream.read_exact(&mut back), down);
+            read.unwrap();
             assert!(back == bytes, "{size} down");
         }
     };
@@ -96,7 +96,7 @@ async fn a_tail_of_any_size_arrives_with_silence_behind_it() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_reader_gets_everything_and_pongs_are_sent_meanwhile() {
     let ((leg, mut relay), (local, mut program)) = (open(1 << 20).await, local_side(1_000));
-    let far = async {
+    let remote = async {
         for chunk in pattern(400_000).chunks(50_000) {
             relay.send_bytes(chunk).await;
         }
@@ -112,14 +112,14 @@ async fn a_slow_reader_gets_everything_and_pongs_are_sent_meanwhile() {
             }
         }
     };
-    let near = async {
+    let local_program = async {
         sleep(Duration::from_secs(181)).await; // paused for three minutes
         program.stream.shutdown().await.unwrap();
-        let mut heard = Vec::new();
-        program.stream.read_to_end(&mut heard).await.unwrap();
-        assert!(heard == pattern(400_000));
+        let mut received = Vec::new();
+        program.stream.read_to_end(&mut received).await.unwrap();
+        assert!(received == pattern(400_000));
     };
-    let (bridged, pongs, ()) = tokio::join!(bridge(local, leg, pending()), far, near);
+    let (bridged, pongs, ()) = tokio::join!(bridge(local, leg, pending()), remote, local_program);
     assert!(matches!(bridged.ended, BridgeEnd::Finished), "{bridged:?}");
     assert_eq!((pongs, bridged.from_leg_bytes), (9, 400_000));
 }
@@ -138,17 +138,17 @@ async fn a_dead_relay_resets_the_local_side() {
 async fn a_leg_that_is_cut_resets_the_local_side_at_once() {
     for code in [4001, 4002, 4005, 1011] {
         let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local_side(PIPE));
-        let far = async {
+        let remote = async {
             relay.send_bytes(b"half of it").await;
             relay.close(code).await;
             assert_eq!(relay.closed().await, Some(code));
         };
-        let (bridged, ()) = tokio::join!(bridge(local, leg, pending()), far);
+        let (bridged, ()) = tokio::join!(bridge(local, leg, pending()), remote);
         assert!(matches!(&bridged.ended, BridgeEnd::Leg(EndReason::Closed { code: closed, .. }) if *closed == code), "{bridged:?}");
         assert!(program.was_reset());
-        let mut heard = Vec::new();
-        program.stream.read_to_end(&mut heard).await.unwrap();
-        assert_eq!(heard, b"half of it");
+        let mut received = Vec::new();
+        program.stream.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, b"half of it");
     }
     let ((leg, relay), (local, program)) = (open(PIPE).await, local_side(PIPE));
     drop(relay);
@@ -158,43 +158,43 @@ async fn a_leg_that_is_cut_resets_the_local_side_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_local_side_that_is_reset_resets_the_leg() {
-    let ((leg, mut relay), (near, program)) = (open(PIPE).await, local_side(PIPE));
+    let ((leg, mut relay), (local, program)) = (open(PIPE).await, local_side(PIPE));
     program.reset();
-    let (bridged, code) = tokio::join!(bridge(near, leg, pending()), relay.closed());
+    let (bridged, code) = tokio::join!(bridge(local, leg, pending()), relay.closed());
     assert!(matches!(&bridged.ended, BridgeEnd::Local(error) if error.kind() == ErrorKind::ConnectionReset));
     assert_eq!(code, Some(4001));
 
-    let ((leg, mut relay), (near, program)) = (open(PIPE).await, local_side(PIPE));
+    let ((leg, mut relay), (local, program)) = (open(PIPE).await, local_side(PIPE));
     drop(program); // reads return EOF and writes fail
-    let far = async {
+    let remote = async {
         relay.expect_end().await;
         relay.send_bytes(b"to nobody").await;
         relay.closed().await
     };
-    let (bridged, code) = tokio::join!(bridge(near, leg, pending()), far);
+    let (bridged, code) = tokio::join!(bridge(local, leg, pending()), remote);
     assert!(matches!(&bridged.ended, BridgeEnd::Local(error) if error.kind() == ErrorKind::BrokenPipe));
     assert_eq!(code, Some(4001));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_far_side_that_finished_closes_the_local_side_and_resets_it_only_if_bytes_were_left() {
-    let ((leg, mut relay), (near, mut program)) = (open(PIPE).await, local_side(PIPE));
+    let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local_side(PIPE));
     relay.send_bytes(b"bye").await;
     relay.close(1000).await;
-    let bridged = bridge(near, leg, pending()).await;
+    let bridged = bridge(local, leg, pending()).await;
     assert!(matches!(bridged.ended, BridgeEnd::CutShort) && !program.was_reset());
-    let mut heard = Vec::new();
-    program.stream.read_to_end(&mut heard).await.unwrap();
-    assert_eq!(heard, b"bye");
+    let mut received = Vec::new();
+    program.stream.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received, b"bye");
 
-    let ((leg, mut relay), (near, mut program)) = (open(PIPE).await, local_side(ROOMY));
-    program.stream.write_all(&pattern(ROOMY)).await.unwrap(); // far more than the leg takes
-    let far = async {
+    let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local_side(LARGE_PIPE));
+    program.stream.write_all(&pattern(LARGE_PIPE)).await.unwrap(); // far more than the leg accepts
+    let remote = async {
         sleep(PING).await;
         relay.close(1000).await;
         relay.closed().await
     };
-    let (bridged, _) = tokio::join!(bridge(near, leg, pending()), far);
+    let (bridged, _) = tokio::join!(bridge(local, leg, pending()), remote);
     assert!(matches!(bridged.ended, BridgeEnd::CutShort) && program.was_reset());
 }
 
