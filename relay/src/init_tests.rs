@@ -44,10 +44,10 @@ async fn handshake(state: &Path, ca: &[u8], name: &str) -> io::Result<()> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let (near, far) = tokio::io::duplex(4_096);
+    let (local, remote) = tokio::io::duplex(4_096);
     let connector = TlsConnector::from(Arc::new(client));
-    let dialled = connector.connect(ServerName::try_from(name.to_owned()).unwrap(), near);
-    let (accepted, dialled) = tokio::join!(TlsAcceptor::from(server).accept(far), dialled);
+    let dialled = connector.connect(ServerName::try_from(name.to_owned()).unwrap(), local);
+    let (accepted, dialled) = tokio::join!(TlsAcceptor::from(server).accept(remote), dialled);
     let dialled = dialled?;
     accepted?;
     assert_eq!(dialled.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));

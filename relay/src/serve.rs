@@ -82,7 +82,7 @@ impl ServeError {
     }
 }
 
-/// Runs a relay until SIGTERM or SIGINT, and then until it has said goodbye, or until the second signal.
+/// Runs a relay until SIGTERM or SIGINT, and then until its connections are closed, or until the second signal.
 ///
 /// Returns the lock on the state folder, so that it can be held until the runtime has ended.
 ///

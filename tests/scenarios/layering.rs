@@ -39,7 +39,7 @@ const RELAY: Layers = &[
     &["stream/idempotency"],
     &["stream/registry"],
     &["core"],
-    &["stream/actor", "stream/tell"],
+    &["stream/actor", "stream/leg_close"],
     &["stream/carry", "stream/step"],
     &["stream/setup"],
     &["stream"],

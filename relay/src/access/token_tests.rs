@@ -185,12 +185,12 @@ fn what_the_relay_mints_it_takes() {
 
     let again = SigningKey::from_pem(&key.to_pem().unwrap()).unwrap();
     assert_eq!(again.public(), key.public());
-    let stranger = SigningKey::generate().unwrap();
-    assert!(matches!(auth().authenticate(&stranger.mint(&claims).unwrap()), Err(InvalidToken::UnknownKey)));
+    let unregistered = SigningKey::generate().unwrap();
+    assert!(matches!(auth().authenticate(&unregistered.mint(&claims).unwrap()), Err(InvalidToken::UnknownKey)));
 }
 
 #[test]
-fn what_is_no_signing_key_is_refused() {
+fn text_that_is_not_a_signing_key_is_refused() {
     for (text, error) in [("", SigningKeyError::NotPem), (P256.private_pem(), SigningKeyError::Algorithm)] {
         assert_eq!(SigningKey::from_pem(&Secret::new(text)).map(|_| ()), Err(error));
     }

@@ -81,7 +81,7 @@ impl SpliceEnd {
             Self::Finished => (CloseReason::Finished, ""),
             Self::Idle => (CloseReason::IdleTimeout, "half-closed without a byte"),
             Self::Cut(reason) => (*reason, ""),
-            Self::By(guilty, LegEnd::Broke(reason, words)) if *guilty == side => (*reason, words),
+            Self::By(guilty, LegEnd::Broke(reason, detail)) if *guilty == side => (*reason, detail),
             Self::By(guilty, LegEnd::Lost) if *guilty != side => (CloseReason::PeerLost, ""),
             Self::By(..) => (CloseReason::Reset, ""),
         }
