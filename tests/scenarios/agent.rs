@@ -11,14 +11,14 @@ use tokio::time::Instant;
 
 /// A handler whose streams return everything twice, the second time in capitals.
 async fn echo_twice(_offer: OfferInfo) -> Decision {
-    let (near, mut far) = tokio::io::duplex(997);
+    let (local, mut remote) = tokio::io::duplex(997);
     tokio::spawn(async move {
-        let mut heard = Vec::new();
-        far.read_to_end(&mut heard).await.expect("a pipe does not fail");
-        far.write_all(&heard).await.expect("a pipe does not fail");
-        far.write_all(&heard.to_ascii_uppercase()).await.expect("a pipe does not fail");
+        let mut received = Vec::new();
+        remote.read_to_end(&mut received).await.expect("a pipe does not fail");
+        remote.write_all(&received).await.expect("a pipe does not fail");
+        remote.write_all(&received.to_ascii_uppercase()).await.expect("a pipe does not fail");
     });
-    Decision::Accept(Accepted::stream(near))
+    Decision::Accept(Accepted::stream(local))
 }
 
 /// Runs `scenario` while the agents run.
@@ -42,12 +42,12 @@ async fn fifty_concurrent_offers_are_all_carried() {
             legs.push(leg);
         }
         for (number, leg) in legs.iter_mut().enumerate() {
-            leg.say(format!("stream {number}")).await;
+            leg.send_bytes(format!("stream {number}")).await;
             leg.end().await;
         }
         for (number, leg) in legs.iter_mut().enumerate() {
-            let said = format!("stream {number}STREAM {number}");
-            assert_eq!(leg.bytes(said.len()).await, said.as_bytes());
+            let expected = format!("stream {number}STREAM {number}");
+            assert_eq!(leg.bytes(expected.len()).await, expected.as_bytes());
             assert_eq!(leg.next().await, LegEvent::End);
             assert_eq!(leg.closed().await, 1000);
         }

@@ -59,7 +59,7 @@ fn problem(code: ProblemCode) -> Scenario {
         | ProblemCode::ServiceNotExposed
         | ProblemCode::TooManyStreams
         | ProblemCode::Overloaded
-        | ProblemCode::Internal => scenario!(error_messages::a_stream_is_refused_before_the_device_is_asked),
+        | ProblemCode::Internal => scenario!(error_messages::a_stream_is_refused_before_it_is_offered),
         ProblemCode::HandshakeTimeout
         | ProblemCode::Killed
         | ProblemCode::DeviceUnresponsive

@@ -31,13 +31,13 @@ fn cpu(program: &Program) -> Duration {
     Duration::from_millis(10 * ticks) // Linux counts 100 ticks a second
 }
 
-async fn echoes(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), said: &[u8]) {
+async fn echoes(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), sent: &[u8]) {
     let exchange = async {
-        stream.write_all(said).await.expect("the stream accepts bytes");
+        stream.write_all(sent).await.expect("the stream accepts bytes");
         stream.flush().await.expect("and sends them");
-        let mut heard = vec![0; said.len()];
-        stream.read_exact(&mut heard).await.expect("the bytes come back");
-        assert_eq!(heard, said);
+        let mut received = vec![0; sent.len()];
+        stream.read_exact(&mut received).await.expect("the bytes come back");
+        assert_eq!(received, sent);
     };
     timeout(WITHIN, exchange).await.expect("in time");
 }
@@ -147,8 +147,8 @@ async fn a_forward_without_descriptors_keeps_its_streams_and_resumes() {
     echoes(&mut healthy, b"before").await;
 
     let flood = flood(forward.local[0], 100).await;
-    let says = |line: &str| (line.contains("descriptors are left") || line.contains("Too many open files")).then_some(());
-    forward.program.line("that it has too few descriptors", says).await;
+    let logged = |line: &str| (line.contains("descriptors are left") || line.contains("Too many open files")).then_some(());
+    forward.program.line("that it has too few descriptors", logged).await;
     does_not_spin_while_it_echoes(&forward.program, &mut healthy).await;
     let waits = forward.program.lines().iter().filter(|line| line.contains("connections have to wait")).count();
     assert!(waits <= 1, "logged once: {waits}");

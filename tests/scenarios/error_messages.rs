@@ -58,7 +58,7 @@ impl Refusal {
         let next = lines.last().expect("it has lines");
         assert!(next.starts_with("  next: ") && next.len() > 18, "what to do next: {context}");
         assert_eq!(done.code, Some(if code.status() == 401 { 5 } else { 3 }), "{context}");
-        assert_eq!(done.out, b"", "nothing is printed where bytes of the stream belong");
+        assert_eq!(done.out, b"", "standard output is reserved for the stream");
 
         if matches!(code.status(), 429 | 503) {
             let seconds = problem["retry_after_s"].as_u64().expect("when to ask again");
@@ -67,8 +67,8 @@ impl Refusal {
         }
     }
 
-    fn says(&self, words: &str) {
-        assert!(self.done.err.contains(words), "{words:?} in {}", self.done.err);
+    fn contains(&self, text: &str) {
+        assert!(self.done.err.contains(text), "{text:?} in {}", self.done.err);
     }
 }
 
@@ -171,15 +171,15 @@ pub(crate) async fn each_reject_code_of_a_device_is_explained() {
             let offer = device.offer().await;
             device.reject(offer.stream, code, "so it is").await;
         };
-        let (told, ()) = tokio::join!(scene.connect("lamp-1"), no);
-        told.is(code.problem());
-        told.says("  because: the device says: so it is");
-        told.says("  because: it went as far as: authorized ");
+        let (refusal, ()) = tokio::join!(scene.connect("lamp-1"), no);
+        refusal.is(code.problem());
+        refusal.contains("  because: the device says: so it is");
+        refusal.contains("  because: it went as far as: authorized ");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-pub(crate) async fn a_stream_is_refused_before_the_device_is_asked() {
+pub(crate) async fn a_stream_is_refused_before_it_is_offered() {
     let scene = Scene::start("streams_per_device = 1\nundecided_per_caller = 8\nwaiting_callers = 1\nwaiting_per_caller = 8\n").await;
     let _device = scene.world.wire_device("lamp-1").await;
     drop(scene.world.wire_device("lamp-2").await);
@@ -187,7 +187,7 @@ pub(crate) async fn a_stream_is_refused_before_the_device_is_asked() {
     scene.connect("lamp-3").await.is(ProblemCode::DeviceUnknown);
     let offline = scene.connect("lamp-2").await;
     offline.is(ProblemCode::DeviceOffline);
-    offline.says("the device was last seen at ");
+    offline.contains("the device was last seen at ");
     scene.ask(&["connect", "lamp-1", "http"]).await.is(ProblemCode::ServiceNotExposed);
 
     let _undecided = scene.leg("lamp-1", ("moorline-deadline", "60")).await;
@@ -210,7 +210,7 @@ pub(crate) async fn a_stream_is_refused_before_the_device_is_asked() {
 fn cancelled(message: Result<ToDevice, ChannelClosed>) -> CancelCode {
     match message {
         Ok(ToDevice::Cancel(Cancel { code, .. })) => code,
-        other => panic!("{other:?} replace of a cancel"),
+        other => panic!("{other:?} instead of a cancel"),
     }
 }
 
@@ -228,18 +228,18 @@ pub(crate) async fn a_stream_is_refused_between_offer_and_opened() {
     let mut scene = Scene::start("").await;
     let mut device = scene.world.wire_device("lamp-1").await;
     let silent = async |device: &mut Device, _| device.next().await;
-    let (told, heard) = undecided(&scene, &mut device, &["--deadline", "1s"], silent).await;
-    told.is(ProblemCode::HandshakeTimeout);
-    told.says("still missing: the device's answer");
-    assert_eq!(cancelled(heard), CancelCode::HandshakeTimeout);
+    let (refusal, event) = undecided(&scene, &mut device, &["--deadline", "1s"], silent).await;
+    refusal.is(ProblemCode::HandshakeTimeout);
+    refusal.contains("still missing: the device's answer");
+    assert_eq!(cancelled(event), CancelCode::HandshakeTimeout);
 
     let killed = async |device: &mut Device, stream: String| {
         assert_eq!(scene.world.request("DELETE", &stream, "").await.0, 204);
         device.next().await
     };
-    let (told, heard) = undecided(&scene, &mut device, &[], killed).await;
-    told.is(ProblemCode::Killed);
-    assert_eq!(cancelled(heard), CancelCode::Killed);
+    let (refusal, event) = undecided(&scene, &mut device, &[], killed).await;
+    refusal.is(ProblemCode::Killed);
+    assert_eq!(cancelled(event), CancelCode::Killed);
 
     let lost = async |device: &mut Device, _| device.socket.close(None).await;
     undecided(&scene, &mut device, &[], lost).await.0.is(ProblemCode::DeviceUnresponsive);
@@ -250,9 +250,9 @@ pub(crate) async fn a_stream_is_refused_between_offer_and_opened() {
         scene.world.moorline(&["device", "remove", "lamp-1"]).await.success();
         device.closed().await.0
     };
-    let (told, heard) = undecided(&scene, &mut device, &[], removed).await;
-    told.is(ProblemCode::Revoked);
-    assert_eq!(heard, CloseReason::Revoked.code());
+    let (refusal, event) = undecided(&scene, &mut device, &[], removed).await;
+    refusal.is(ProblemCode::Revoked);
+    assert_eq!(event, CloseReason::Revoked.code());
 
     device = scene.world.wire_device("lamp-1").await;
     let stopped = async |_: &mut Device, _| scene.world.relay.signal("TERM");
@@ -296,7 +296,7 @@ async fn cut(world: &World, device: &mut Device, act: impl AsyncFnOnce(&mut Devi
         device.accept(offer.stream).await;
         let mut leg = world.join(offer.url.as_str(), &offer.token).await;
         leg.opened().await;
-        leg.say("before it is cut").await;
+        leg.send_bytes("before it is cut").await;
         act(device, leg, format!("/v1/streams/{}", offer.stream)).await;
     };
     tokio::join!(done, acting).0

@@ -149,7 +149,7 @@ async fn device_that_never_reads(world: Arc<World>, _device: WireDevice<Tls>, id
 
 fn resident_kib(relay: u32) -> u64 {
     let status = std::fs::read_to_string(PathBuf::from(format!("/proc/{relay}/status"))).expect("the relay runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says it");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a VmRSS line");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
@@ -166,50 +166,50 @@ async fn open(local: SocketAddr) -> TcpStream {
 }
 
 /// Sends a pattern through an echo for this long and checks that all of it comes back; returns bytes per second.
-async fn talk(stream: TcpStream, lasts: Duration) -> u64 {
+async fn exchange(stream: TcpStream, lasts: Duration) -> u64 {
     let cycle = Arc::new(pattern(7, 0, 65_521));
     let (mut reads, mut writes) = stream.into_split();
-    let (until, said) = (Instant::now() + lasts, Arc::clone(&cycle));
-    let (came, mut back) = watch::channel(0);
-    let says = async {
+    let (until, payload) = (Instant::now() + lasts, Arc::clone(&cycle));
+    let (progress, mut echoed) = watch::channel(0);
+    let sending = async {
         let mut sent = 0;
         while Instant::now() < until {
-            back.wait_for(|&back| sent < back + UNDER_WAY).await.expect("the reader lives");
-            writes.write_all(&said).await.expect("the stream lives");
-            sent += said.len();
+            echoed.wait_for(|&echoed| sent < echoed + UNDER_WAY).await.expect("the reader lives");
+            writes.write_all(&payload).await.expect("the stream lives");
+            sent += payload.len();
         }
         writes.shutdown().await.expect("the stream lives");
         sent
     };
-    let hears = async {
-        let (mut buffer, mut heard) = (vec![0; 60_000], 0);
+    let receiving = async {
+        let (mut buffer, mut received) = (vec![0; 60_000], 0);
         loop {
             let count = reads.read(&mut buffer).await.expect("the stream lives");
-            let begins = heard % cycle.len();
+            let begins = received % cycle.len();
             let straight = count.min(cycle.len() - begins);
             assert!(buffer[..straight] == cycle[begins..begins + straight], "the bytes that were sent");
             assert!(buffer[straight..count] == cycle[..count - straight], "the bytes that were sent");
-            heard += count;
-            came.send_replace(heard);
+            received += count;
+            progress.send_replace(received);
             if count == 0 {
-                return heard;
+                return received;
             }
         }
     };
     let begun = Instant::now();
-    let (sent, heard) = tokio::join!(says, hears);
-    assert_eq!(sent, heard, "every byte arrives");
-    (heard as f64 / begun.elapsed().as_secs_f64()) as u64
+    let (sent, received) = tokio::join!(sending, receiving);
+    assert_eq!(sent, received, "every byte arrives");
+    (received as f64 / begun.elapsed().as_secs_f64()) as u64
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_unauthenticated_peers_cost_little_memory_and_delay_nobody() {
+async fn a_thousand_unauthenticated_peers_cost_little_memory_and_do_not_slow_others() {
     rlimit::increase_nofile_limit(8_192).expect("the limit can be raised");
     let world = Arc::new(World::start().await);
     let echo = Target::echo().await;
     let _device = world.device("lamp-1", &[("echo", echo.address)]).await;
     let forward = world.forward("lamp-1", &["echo"]).await;
-    let before = timeout(WITHIN, talk(open(forward.local[0]).await, Duration::from_secs(2))).await.expect("the stream moves");
+    let before = timeout(WITHIN, exchange(open(forward.local[0]).await, Duration::from_secs(2))).await.expect("the stream moves");
     let honest = open(forward.local[0]).await;
     let memory = resident_kib(world.relay.id());
 
@@ -244,7 +244,7 @@ async fn a_thousand_unauthenticated_peers_cost_little_memory_and_delay_nobody() 
         times
     };
     let (meanwhile, most, opens) =
-        timeout(WITHIN, async { tokio::join!(talk(honest, lasts()), most, opens) }).await.expect("honest callers are served");
+        timeout(WITHIN, async { tokio::join!(exchange(honest, lasts()), most, opens) }).await.expect("honest callers are served");
     flood.shutdown().await;
     println!(
         "{} connections of flooding peers; the stream's speed was {:.2} of what it was ({} of {} MB/s); {} KiB more memory",
@@ -265,15 +265,15 @@ async fn ask(world: &World, device: &str, headers: &[(&str, &str)]) -> Result<Wi
     let headers: Vec<(&str, &str)> = [("authorization", &*authorization)].into_iter().chain(headers.iter().copied()).collect();
     let leg = WireLeg::join(world.dial().await, "localhost", &format!("/v1/devices/{device}/connect/ssh"), &headers).await;
     leg.map_err(|refusal| {
-        let problem = refusal.problem.expect("a refusal has its words");
+        let problem = refusal.problem.expect("a refusal has a problem");
         assert_eq!((refusal.headers.contains_key("retry-after"), problem.retry_after_s.is_some()), (true, true), "{problem:?}");
         problem.known_code().expect("a code that the protocol knows")
     })
 }
 
-fn outcomes(asked: Vec<Result<WireLeg<Tls>, ProblemCode>>) -> (Vec<WireLeg<Tls>>, Vec<ProblemCode>) {
+fn outcomes(results: Vec<Result<WireLeg<Tls>, ProblemCode>>) -> (Vec<WireLeg<Tls>>, Vec<ProblemCode>) {
     let (mut legs, mut codes) = (Vec::new(), Vec::new());
-    for outcome in asked {
+    for outcome in results {
         match outcome {
             Ok(leg) => legs.push(leg),
             Err(code) => codes.push(code),
@@ -303,11 +303,11 @@ async fn a_flood_of_requests_reaches_its_own_limits_only() {
                 let mut caller = ask(&world, "other-1", &[]).await.expect("the other device has capacity");
                 let offer = other.offer().await;
                 other.accept(offer.stream).await;
-                let mut far = world.join(offer.url.as_str(), &offer.token).await;
+                let mut device_leg = world.join(offer.url.as_str(), &offer.token).await;
                 caller.opened().await;
-                far.opened().await;
-                caller.say("served").await;
-                assert_eq!(far.bytes(6).await, b"served");
+                device_leg.opened().await;
+                caller.send_bytes("served").await;
+                assert_eq!(device_leg.bytes(6).await, b"served");
             }
         };
         let (offered, waiting, ()) = tokio::join!(many("busy-1", &[]), many("away-1", &[("moorline-wait", "60")]), honest);

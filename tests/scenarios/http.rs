@@ -73,8 +73,8 @@ async fn a_websocket_runs_inside_a_stream() {
     for size in [1, 125, 126, 65_535, 65_536, 1 << 20] {
         let bytes = pattern(size, 0, usize::try_from(size).expect("small"));
         socket.send(Message::binary(bytes.clone())).await.expect("it is sent");
-        let heard = timeout(WITHIN, socket.next()).await.expect("in time");
-        assert_eq!(heard.expect("the message comes back").expect("whole").into_data(), bytes);
+        let received = timeout(WITHIN, socket.next()).await.expect("in time");
+        assert_eq!(received.expect("the message comes back").expect("whole").into_data(), bytes);
     }
 }
 
@@ -97,12 +97,12 @@ async fn a_stream_survives_ninety_silent_seconds_at_default_times() {
 
 async fn silent_then_heard(address: &str, silence: Duration) {
     let mut tcp = TcpStream::connect(address).await.expect("the forward listens");
-    for said in [&b"before"[..], b"after"] {
-        tcp.write_all(said).await.expect("the stream accepts bytes");
-        let mut heard = vec![0; said.len()];
-        timeout(WITHIN, tcp.read_exact(&mut heard)).await.expect("in time").expect("the bytes come back");
-        assert_eq!(heard, said);
-        if said == b"before" {
+    for sent in [&b"before"[..], b"after"] {
+        tcp.write_all(sent).await.expect("the stream accepts bytes");
+        let mut received = vec![0; sent.len()];
+        timeout(WITHIN, tcp.read_exact(&mut received)).await.expect("in time").expect("the bytes come back");
+        assert_eq!(received, sent);
+        if sent == b"before" {
             // real time: the silence is what is tested
             sleep_until(Instant::now() + silence).await;
         }

@@ -1,4 +1,4 @@
-//! Invalid WebSocket frames over TLS to the real relay: each is answered with the documented code, the far side of a leg is reset, and
+//! Invalid WebSocket frames over TLS to the real relay: each is answered with the documented code, the other side of a leg is reset, and
 //! another stream is not affected.
 
 use std::time::Duration;
@@ -140,9 +140,9 @@ impl Scene {
 
     async fn healthy_stream_still_works(&mut self) {
         let (caller, device) = &mut self.healthy;
-        caller.say("to the device").await;
+        caller.send_bytes("to the device").await;
         assert_eq!(device.bytes(13).await, b"to the device");
-        device.say("to the caller").await;
+        device.send_bytes("to the caller").await;
         assert_eq!(caller.bytes(13).await, b"to the caller");
     }
 }
@@ -157,10 +157,10 @@ async fn open(world: &World, device: &mut WireDevice<Tls>, id: &str) -> (Leg, Le
     let mut caller = ask(world, id).await;
     let offer = device.offer().await;
     device.accept(offer.stream).await;
-    let mut far = world.join(offer.url.as_str(), &offer.token).await;
+    let mut device_leg = world.join(offer.url.as_str(), &offer.token).await;
     caller.opened().await;
-    far.opened().await;
-    (caller, far)
+    device_leg.opened().await;
+    (caller, device_leg)
 }
 
 fn named(what: &str, (code, reason): &(u16, String), expected: u16) {
@@ -175,11 +175,11 @@ async fn invalid_frames_on_an_open_leg_reset_its_far_side_only() {
         let mut scene = Scene::start().await;
         for (number, case) in cases().into_iter().enumerate() {
             let (caller, device) = scene.open().await;
-            let (mut faulty, mut far) = if number % 2 == 0 { (caller, device) } else { (device, caller) };
+            let (mut faulty, mut healthy) = if number % 2 == 0 { (caller, device) } else { (device, caller) };
             sends(&mut faulty.socket, &case.sends).await;
-            let (told, far) = tokio::join!(closed(&mut faulty.socket), far.closed());
-            named(case.what, &told, case.on_leg);
-            assert_eq!(far, CloseReason::Reset.code(), "{}: the far side", case.what);
+            let (closed, healthy) = tokio::join!(closed(&mut faulty.socket), healthy.closed());
+            named(case.what, &closed, case.on_leg);
+            assert_eq!(healthy, CloseReason::Reset.code(), "{}: the healthy side", case.what);
             scene.healthy_stream_still_works().await;
         }
     };
@@ -195,8 +195,8 @@ async fn invalid_frames_before_opened_end_the_callers_stream_and_let_the_device_
             let offer = scene.device.offer().await;
             sends(&mut caller.socket, &case.sends).await;
             named(case.what, &closed(&mut caller.socket).await, case.on_leg);
-            let told = scene.device.next().await;
-            assert!(matches!(told, Ok(moorline_proto::control::ToDevice::Cancel(_))), "{}: {told:?}", case.what);
+            let message = scene.device.next().await;
+            assert!(matches!(message, Ok(moorline_proto::control::ToDevice::Cancel(_))), "{}: {message:?}", case.what);
             assert_eq!(offer.service.as_str(), "ssh");
         }
         for case in cases().into_iter().filter(|case| !case.sends.starts_with(&[FIN | CLOSE])) {
@@ -241,10 +241,10 @@ async fn more_than_a_hundred_pings_a_second_close_any_connection() {
         let protocol = CloseReason::Protocol.code();
         for faulty_is_caller in [true, false] {
             let (caller, device) = scene.open().await;
-            let (mut faulty, mut far) = if faulty_is_caller { (caller, device) } else { (device, caller) };
+            let (mut faulty, mut healthy) = if faulty_is_caller { (caller, device) } else { (device, caller) };
             sends(&mut faulty.socket, &flood).await;
             named("a leg", &closed(&mut faulty.socket).await, protocol);
-            assert_eq!(far.closed().await, CloseReason::Reset.code());
+            assert_eq!(healthy.closed().await, CloseReason::Reset.code());
         }
         let mut peer = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may");
         sends(&mut peer, &flood).await;
@@ -269,7 +269,7 @@ async fn one_byte_fragments_and_many_pongs_are_allowed() {
         }
         sends(&mut caller.socket, &frame(FIN | PONG, b"").repeat(200_000)).await;
         sends(&mut scene.device.socket, &frame(FIN | PONG, b"").repeat(200_000)).await;
-        caller.say("still here").await;
+        caller.send_bytes("still here").await;
         assert_eq!(device.bytes(10).await, b"still here");
         scene.open().await;
     };

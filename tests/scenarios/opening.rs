@@ -1,4 +1,4 @@
-//! Opening a stream with the real programs: it opens, or exit code and message say why not and what to do next.
+//! Opening a stream with the real programs: it opens, or exit code and message explain why not and what to do next.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -114,7 +114,7 @@ async fn a_ticket_is_joined_by_a_program_without_a_token() {
     let (world, echo) = (World::start().await, Target::echo().await);
     let _device = world.device("lamp-1", &[("echo", echo.address)]).await;
     let (device, service) = ("lamp-1".parse().unwrap(), "echo".parse().unwrap());
-    let ticket = world.library().open(&device, &service).negotiate().await.expect("the device says yes");
+    let ticket = world.library().open(&device, &service).negotiate().await.expect("the device accepts");
     // The other program gets the ticket as text.
     let ticket: StreamTicket = serde_json::from_str(&serde_json::to_string(&ticket).unwrap()).unwrap();
     let join: Join = std::fs::read_to_string(world.join_file()).unwrap().parse().unwrap();
@@ -123,9 +123,9 @@ async fn a_ticket_is_joined_by_a_program_without_a_token() {
         let mut stream = other.join(&ticket).await.expect("the ticket joins");
         stream.write_all(b"over two connections").await.expect("the stream accepts bytes");
         stream.shutdown().await.expect("the direction is half-closed");
-        let mut heard = String::new();
-        stream.read_to_string(&mut heard).await.expect("an end, not a cut");
-        assert_eq!(heard, "over two connections");
+        let mut received = String::new();
+        stream.read_to_string(&mut received).await.expect("an end, not a cut");
+        assert_eq!(received, "over two connections");
     };
     timeout(WITHIN, exchange).await.expect("in time");
     let again = timeout(WITHIN, other.join(&ticket)).await.expect("in time").expect_err("the ticket is used up");

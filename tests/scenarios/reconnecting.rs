@@ -10,11 +10,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-async fn echoes(tcp: &mut TcpStream, said: &[u8]) {
-    tcp.write_all(said).await.expect("the stream accepts bytes");
-    let mut heard = vec![0; said.len()];
-    timeout(Duration::from_secs(30), tcp.read_exact(&mut heard)).await.expect("in time").expect("the bytes come back");
-    assert_eq!(heard, said);
+async fn echoes(tcp: &mut TcpStream, sent: &[u8]) {
+    tcp.write_all(sent).await.expect("the stream accepts bytes");
+    let mut received = vec![0; sent.len()];
+    timeout(Duration::from_secs(30), tcp.read_exact(&mut received)).await.expect("in time").expect("the bytes come back");
+    assert_eq!(received, sent);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -239,18 +239,18 @@ pub(crate) async fn a_proof_is_valid_for_this_device_this_relay_and_this_connect
     ];
     for (number, change) in changes.into_iter().enumerate() {
         let (mut socket, claims) = challenged(&world).await;
-        let mut said = hello(&claims, &key);
+        let mut hello = hello(&claims, &key);
         let mut other = claims.clone();
         change(&mut other, &stale);
         let signer = if number == 4 { &foreign } else { key.as_ref() };
-        said.proof = Text::truncated(&proof(signer, &other));
-        let (code, reason) = closed_after(&mut socket, Message::text(FromDevice::from(said).encode())).await;
+        hello.proof = Text::truncated(&proof(signer, &other));
+        let (code, reason) = closed_after(&mut socket, Message::text(FromDevice::from(hello).encode())).await;
         assert_eq!(code, 4401, "change {number}: {reason}");
     }
     let (mut socket, mut claims) = challenged(&world).await;
     claims.sub = "nobody".parse().unwrap();
-    let said = FromDevice::from(hello(&claims, &key)).encode();
-    assert_eq!(closed_after(&mut socket, Message::text(said)).await.0, 4401, "an unknown device gets the same code");
+    let hello = FromDevice::from(hello(&claims, &key)).encode();
+    assert_eq!(closed_after(&mut socket, Message::text(hello)).await.0, 4401, "an unknown device gets the same code");
 }
 
 #[tokio::test(start_paused = true)]
@@ -284,7 +284,7 @@ async fn a_control_channel_that_breaks_the_protocol_is_told_which_field() {
     device.offer().await;
     let (_, claims) = challenged(&world).await;
     let key = world.key(&claims.sub).await;
-    device.say(hello(&claims, &key)).await;
+    device.send(hello(&claims, &key)).await;
     assert_eq!(device.closed().await, ChannelClosed(4400, "protocol: a second hello".to_owned()));
 }
 
@@ -294,11 +294,11 @@ async fn sixteen_messages_before_the_hello_are_ignored_and_no_more() {
     for (messages, verdict) in [(16, Ok("welcome")), (17, Err("protocol: too many messages before hello"))] {
         let (mut socket, claims) = challenged(&world).await;
         let key = world.key(&claims.sub).await;
-        let said = FromDevice::from(hello(&claims, &key)).encode();
+        let hello = FromDevice::from(hello(&claims, &key)).encode();
         for _ in 0..messages {
             socket.send(Message::text(r#"{"type":"from_the_future"}"#)).await.unwrap();
         }
-        socket.send(Message::text(said)).await.unwrap();
+        socket.send(Message::text(hello)).await.unwrap();
         match (futures_util::StreamExt::next(&mut socket).await, verdict) {
             (Some(Ok(Message::Text(text))), Ok(kind)) => assert!(text.contains(kind), "{text}"),
             (Some(Ok(Message::Close(Some(frame)))), Err(reason)) => assert_eq!((u16::from(frame.code), &*frame.reason), (4400, reason)),

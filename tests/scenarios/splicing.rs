@@ -1,4 +1,4 @@
-//! An open stream in memory, on a paused clock: bytes, half-close, ends and their reasons, silence.
+//! An open stream in memory, on a paused clock: bytes, half-close, close codes, and silent streams.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn open() -> (MemoryWorld, WireDevice<DuplexStream>, Leg, Leg) {
 async fn beside<T>(device: &mut WireDevice<DuplexStream>, work: impl Future<Output = T>) -> T {
     tokio::select! {
         done = work => done,
-        message = device.next() => panic!("the relay says {message:?}"),
+        message = device.next() => panic!("the relay sends {message:?}"),
     }
 }
 
@@ -36,11 +36,11 @@ async fn no_stream_is_left(world: &MemoryWorld) {
 #[tokio::test(start_paused = true)]
 pub(crate) async fn each_direction_ends_by_itself_and_both_ends_are_1000() {
     let (world, _device, mut caller, mut leg) = open().await;
-    caller.say("question").await;
+    caller.send_bytes("question").await;
     caller.end().await;
     assert_eq!(leg.bytes(8).await, b"question");
     assert_eq!(leg.next().await, LegEvent::End);
-    leg.say("answer").await;
+    leg.send_bytes("answer").await;
     assert_eq!(caller.bytes(6).await, b"answer");
     leg.end().await;
     assert_eq!(caller.next().await, LegEvent::End);
@@ -52,7 +52,7 @@ pub(crate) async fn each_direction_ends_by_itself_and_both_ends_are_1000() {
 #[tokio::test(start_paused = true)]
 async fn closing_with_1000_ends_a_stream_cleanly() {
     let (_world, _device, mut caller, mut leg) = open().await;
-    caller.say("all there is").await;
+    caller.send_bytes("all there is").await;
     caller.close(1000).await;
     assert_eq!(leg.bytes(12).await, b"all there is");
     assert_eq!(leg.next().await, LegEvent::End);
@@ -106,7 +106,7 @@ pub(crate) async fn a_protocol_violation_closes_with_its_code_and_resets_the_far
     }
     let (_world, _device, mut caller, mut leg) = open().await;
     caller.end().await;
-    caller.say("more").await;
+    caller.send_bytes("more").await;
     assert_eq!(caller.closed().await, 4400, "bytes after end");
     assert_eq!(leg.closed().await, 4001);
 }
@@ -131,9 +131,9 @@ pub(crate) async fn invalid_frames_and_invalid_utf8_have_different_codes() {
 async fn unknown_text_is_forwarded_unchanged_and_in_order_also_after_end() {
     let (_world, _device, mut caller, mut leg) = open().await;
     let text = r#"{ "type":"resume",  "at": 7 }"#;
-    caller.say("before").await;
+    caller.send_bytes("before").await;
     caller.send(Message::text(text)).await;
-    caller.say("behind").await;
+    caller.send_bytes("behind").await;
     caller.end().await;
     caller.send(Message::text(text)).await;
     assert_eq!(leg.bytes(6).await, b"before");
@@ -153,7 +153,7 @@ async fn early_data_is_buffered_up_to_its_limit_and_none_is_lost() {
     let all = sent.clone();
     let sender = async {
         for piece in all.chunks(10_000) {
-            caller.say(piece.to_vec()).await;
+            caller.send_bytes(piece.to_vec()).await;
         }
         caller.end().await;
         caller
@@ -185,15 +185,15 @@ async fn a_silent_stream_is_kept_alive_by_pings() {
     let (_world, mut device, mut caller, mut leg) = open().await;
     let begun = Instant::now();
     let silence = async {
-        let talk = tokio::time::sleep_until(begun + Duration::from_secs(3600));
+        let hour = tokio::time::sleep_until(begun + Duration::from_secs(3600));
         tokio::select! {
-            () = talk => {}
-            said = caller.next() => panic!("{said:?} in the silence"),
-            said = leg.next() => panic!("{said:?} in the silence"),
+            () = hour => {}
+            event = caller.next() => panic!("{event:?} on a silent stream"),
+            event = leg.next() => panic!("{event:?} on a silent stream"),
         }
     };
     beside(&mut device, silence).await;
-    caller.say("after an hour").await;
+    caller.send_bytes("after an hour").await;
     assert_eq!(leg.bytes(13).await, b"after an hour");
 }
 
@@ -205,8 +205,8 @@ async fn a_leg_that_stops_answering_pings_is_lost_after_two_intervals() {
     let minute = async {
         tokio::select! {
             () = tokio::time::sleep_until(begun + Duration::from_secs(60)) => {}
-            said = caller.next() => panic!("{said:?}"),
-            said = leg.next() => panic!("{said:?}"),
+            event = caller.next() => panic!("{event:?}"),
+            event = leg.next() => panic!("{event:?}"),
         }
     };
     beside(&mut device, minute).await;
@@ -222,7 +222,7 @@ async fn a_paused_reader_is_not_lost_and_loses_nothing() {
     let sent = vec![7_u8; 60_000];
     let sending = async {
         for _ in 0..20 {
-            leg.say(sent.clone()).await;
+            leg.send_bytes(sent.clone()).await;
         }
         leg.end().await;
         assert_eq!(leg.closed().await, 1000);
@@ -261,15 +261,15 @@ async fn removing_a_device_closes_its_channel_and_its_streams() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_relay_that_stops_tells_every_peer() {
+async fn a_relay_that_stops_closes_every_connection_with_1012() {
     let (world, mut device, mut caller, mut leg) = open().await;
     let stop = world.relay.stop();
-    let heard = async {
+    let closing = async {
         assert_eq!((caller.closed().await, leg.closed().await), (1012, 1012));
         drop((caller, leg));
         assert!(matches!(device.next().await, Ok(moorline_proto::control::ToDevice::GoAway(_))));
         assert_eq!(device.closed().await.0, 1012);
         drop(device);
     };
-    tokio::join!(stop, heard);
+    tokio::join!(stop, closing);
 }

@@ -30,7 +30,7 @@ impl Drop for Open {
 
 impl ConnectFlood {
     /// Dials `to` from the local address `from`, `per_second` times a second and `connections` times in all. Each connection is held until the
-    /// far end closes it.
+    /// remote end closes it.
     pub fn start(from: IpAddr, to: SocketAddr, per_second: u32, connections: usize) -> Self {
         let (dialled, open) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let (count, held) = (Arc::clone(&dialled), Arc::clone(&open));

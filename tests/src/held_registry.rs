@@ -46,7 +46,7 @@ impl HeldRegistry {
 impl HeldAnswer {
     /// Waits until the registry was read.
     pub async fn is_read(&mut self) {
-        (&mut self.read).await.expect("the registry is asked");
+        (&mut self.read).await.expect("the registry is called");
     }
 
     /// Gives the answer, as it was when it was read.

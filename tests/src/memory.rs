@@ -277,17 +277,17 @@ impl MemoryWorld {
         let mut caller = self.connect(id, "ssh", &[]).await.expect("nothing refuses the stream");
         let offer = device.offer().await;
         device.accept(offer.stream).await;
-        let mut far = self.join(offer.url.as_str(), &offer.token).await.expect("the token of the offer joins");
+        let mut device_leg = self.join(offer.url.as_str(), &offer.token).await.expect("the token of the offer joins");
         caller.opened().await;
-        far.opened().await;
-        (caller, far)
+        device_leg.opened().await;
+        (caller, device_leg)
     }
 }
 
 fn dial(door: &MemoryDoor) -> DuplexStream {
-    let (near, far) = tokio::io::duplex(PIPE);
-    door.serve(far, IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)));
-    near
+    let (local, remote) = tokio::io::duplex(PIPE);
+    door.serve(remote, IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)));
+    local
 }
 
 /// The instance of a scripted device, unless a scenario names another.

@@ -142,7 +142,7 @@ impl<S: Pipe> WireDevice<S> {
     /// [`ChannelClosed`], if the relay closes it instead of sending `welcome`.
     pub async fn connect(pipe: S, persona: &Persona<'_>) -> Result<Self, ChannelClosed> {
         let mut socket = upgrade(pipe, persona.host, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may open a control channel");
-        let ToDevice::Challenge(challenge) = said(&mut socket).await.expect("a challenge") else { panic!("the challenge comes first") };
+        let ToDevice::Challenge(challenge) = receive(&mut socket).await.expect("a challenge") else { panic!("the challenge comes first") };
         let claims = ProofClaims {
             nonce: challenge.nonce,
             aud: persona.host.to_owned(),
@@ -160,7 +160,7 @@ impl<S: Pipe> WireDevice<S> {
             os: None,
         };
         socket.send(Message::text(FromDevice::from(hello).encode())).await.expect("hello is sent");
-        match said(&mut socket).await? {
+        match receive(&mut socket).await? {
             ToDevice::Welcome(welcome) => Ok(Self { socket, welcome, attempts: HashMap::new() }),
             other => panic!("{other:?} instead of welcome"),
         }
@@ -172,10 +172,10 @@ impl<S: Pipe> WireDevice<S> {
     /// If the relay does not close it.
     pub async fn connect_with(pipe: S, host: &str, text: String) -> ChannelClosed {
         let mut socket = upgrade(pipe, host, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may open a control channel");
-        assert!(matches!(said(&mut socket).await, Ok(ToDevice::Challenge(_))), "the challenge comes first");
+        assert!(matches!(receive(&mut socket).await, Ok(ToDevice::Challenge(_))), "the challenge comes first");
         // The relay may close before it has read everything.
         socket.send(Message::text(text)).await.ok();
-        said(&mut socket).await.expect_err("it is closed")
+        receive(&mut socket).await.expect_err("it is closed")
     }
 
     /// Receives the next message. Pings are answered meanwhile.
@@ -183,7 +183,7 @@ impl<S: Pipe> WireDevice<S> {
     /// # Errors
     /// [`ChannelClosed`].
     pub async fn next(&mut self) -> Result<ToDevice, ChannelClosed> {
-        let message = said(&mut self.socket).await?;
+        let message = receive(&mut self.socket).await?;
         if let ToDevice::Offer(offer) = &message {
             self.attempts.insert(offer.stream, offer.attempt);
         }
@@ -207,25 +207,25 @@ impl<S: Pipe> WireDevice<S> {
     }
 
     /// Sends a message.
-    pub async fn say(&mut self, message: impl Into<FromDevice>) {
+    pub async fn send(&mut self, message: impl Into<FromDevice>) {
         self.socket.send(Message::text(message.into().encode())).await.expect("the control channel lives");
     }
 
     /// Accepts an offer.
     pub async fn accept(&mut self, stream: StreamId) {
         let attempt = self.attempts.get(&stream).copied().unwrap_or_default();
-        self.say(Accept { stream, attempt, data: None, features: Vec::new(), dial_ms: Some(Millis::from_millis(1)) }).await;
+        self.send(Accept { stream, attempt, data: None, features: Vec::new(), dial_ms: Some(Millis::from_millis(1)) }).await;
     }
 
     /// Rejects an offer.
     pub async fn reject(&mut self, stream: StreamId, code: RejectCode, detail: &str) {
         observed::reject(code);
         let attempt = self.attempts.get(&stream).copied().unwrap_or_default();
-        self.say(Reject { stream, attempt, code, detail: Some(Text::truncated(detail)) }).await;
+        self.send(Reject { stream, attempt, code, detail: Some(Text::truncated(detail)) }).await;
     }
 }
 
-async fn said<S: Pipe>(socket: &mut WebSocketStream<S>) -> Result<ToDevice, ChannelClosed> {
+async fn receive<S: Pipe>(socket: &mut WebSocketStream<S>) -> Result<ToDevice, ChannelClosed> {
     let read = async {
         loop {
             match socket.next().await {
@@ -236,7 +236,7 @@ async fn said<S: Pipe>(socket: &mut WebSocketStream<S>) -> Result<ToDevice, Chan
                         }
                         return Ok(message);
                     }
-                    other => panic!("the relay says {text}: {other:?}"),
+                    other => panic!("the relay sent {text}: {other:?}"),
                 },
                 Some(Ok(Message::Close(frame))) => {
                     let (code, reason) = parts(frame);
@@ -350,7 +350,7 @@ impl<S: Pipe> WireLeg<S> {
     }
 
     /// Sends bytes in one binary message.
-    pub async fn say(&mut self, bytes: impl Into<Bytes>) {
+    pub async fn send_bytes(&mut self, bytes: impl Into<Bytes>) {
         self.send(Message::Binary(bytes.into())).await;
     }
 

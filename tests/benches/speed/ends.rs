@@ -1,4 +1,4 @@
-//! What the agent and the client cost: resident memory idle and with streams, and bytes through `forward`, whose CPU is told by program.
+//! What the agent and the client cost: resident memory idle and with streams, and bytes through `forward`, with the CPU time of each program.
 
 use moorline_tests::targets::Target;
 use moorline_tests::world::World;
@@ -17,7 +17,7 @@ const ROUNDS: usize = 3;
 /// Measures both ends as real programs.
 pub async fn measure(table: &mut Table) {
     let world = World::start().await;
-    let (echo, sink, source) = (Target::start(nodelay_echo).await, Target::start(swallow).await, Target::start(gush).await);
+    let (echo, sink, source) = (Target::start(nodelay_echo).await, Target::start(sink).await, Target::start(source).await);
     let services = [("echo", echo.address), ("sink", sink.address), ("source", source.address)];
     let device = world.device("ends", &services).await;
     let forward = world.forward("ends", &["echo", "sink", "source"]).await;
@@ -93,14 +93,14 @@ async fn count(tcp: &mut TcpStream) -> usize {
     }
 }
 
-/// Reads to the end, and says how much it was.
-async fn swallow(mut tcp: TcpStream) {
+/// Reads to the end and returns the number of bytes.
+async fn sink(mut tcp: TcpStream) {
     let all = count(&mut tcp).await;
     tcp.write_u64(all as u64).await.ok();
 }
 
-/// Sends what is asked of a source, and ends.
-async fn gush(mut tcp: TcpStream) {
+/// Sends the payload of a source and ends.
+async fn source(mut tcp: TcpStream) {
     send(&mut tcp).await;
     tcp.shutdown().await.ok();
     drop(tcp.read_u8().await);

@@ -17,7 +17,7 @@ use crate::process::Process;
 use crate::splice::INSTANCE;
 use crate::table::Table;
 
-/// As many as are asked for; fewer where the machine has too few file descriptors.
+/// The number of devices; fewer where the machine has too few file descriptors.
 const DEVICES: usize = 5_000;
 /// Connections that are being made at once: under the relay's limit of unauthenticated connections.
 const AT_ONCE: usize = 32;

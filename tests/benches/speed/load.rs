@@ -1,5 +1,5 @@
-//! The load: TLS connections to either server, and the two halves of a transfer over them. The same code against both; what differs is that
-//! bytes to the relay stand in frames, which are made beforehand and counted as they come.
+//! The load: TLS connections to either server, and the two halves of a transfer over them. The same code against both; the difference is that
+//! bytes to the relay are sent in frames, which are encoded beforehand and counted as they arrive.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ const BATCH: usize = 64 << 10;
 pub struct Connect(TlsConnector);
 
 impl Connect {
-    /// Without memory: each connection is a cold one.
+    /// Without session resumption: each connection makes a full handshake.
     pub fn cold(world: &World) -> Self {
         let mut config = config(world);
         config.resumption = Resumption::disabled();
@@ -68,7 +68,7 @@ pub struct Cut {
 
 /// How a connection carries bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dress {
+pub enum Framing {
     /// As they are.
     Bare,
     /// In WebSocket frames.
@@ -76,11 +76,11 @@ pub enum Dress {
 }
 
 /// Writes so many bytes of payload.
-pub async fn pour(to: &mut (impl AsyncWrite + Unpin), dress: Dress, cut: Cut, payload: usize) {
+pub async fn pour(to: &mut (impl AsyncWrite + Unpin), framing: Framing, cut: Cut, payload: usize) {
     let messages = if cut.alone { 1 } else { (BATCH / cut.message).max(1) };
     let mut batch = Vec::new();
     for _ in 0..messages {
-        if dress == Dress::Frames {
+        if framing == Framing::Frames {
             frame_head(&mut batch, cut.message);
         }
         // The mask is all zeroes: it costs the one who takes it off as much as any other, and the load nothing.
@@ -111,17 +111,17 @@ fn frame_head(batch: &mut Vec<u8>, length: usize) {
     batch.extend([0; 4]);
 }
 
-/// Reads until so many bytes of payload have come.
-pub async fn drain(from: &mut (impl AsyncRead + Unpin), dress: Dress, payload: usize) {
+/// Reads until `payload` bytes of payload have arrived.
+pub async fn drain(from: &mut (impl AsyncRead + Unpin), framing: Framing, payload: usize) {
     let mut buffer = vec![0; 256 << 10];
     let mut counter = Counter::default();
-    let mut heard = 0;
-    while heard < payload {
+    let mut received = 0;
+    while received < payload {
         let count = from.read(&mut buffer).await.expect("the server sends");
-        assert_ne!(count, 0, "everything comes before the end");
-        heard += if dress == Dress::Bare { count } else { counter.count(&buffer[..count]) };
+        assert_ne!(count, 0, "all payload arrives before the end");
+        received += if framing == Framing::Bare { count } else { counter.count(&buffer[..count]) };
     }
-    assert_eq!(heard, payload);
+    assert_eq!(received, payload);
 }
 
 /// Counts payload in a stream of frames without masks, and looks at nothing else.

@@ -1,5 +1,5 @@
-//! From asking for a stream to the first byte back, and how many can be asked for in a second, beside what a stream needs at the least: two
-//! TLS connections to one server, made one after the other, and a byte there and back.
+//! The time from the request for a stream to its first byte back, and how many streams can be opened in a second. Compared with the minimum that a
+//! stream needs: two TLS connections to one server, made one after the other, and a byte sent and received.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,7 +47,7 @@ pub async fn measure(table: &mut Table) {
     drop(agent);
 }
 
-/// An agent within this process, whose service says everything twice.
+/// An agent within this process, whose service sends everything back.
 async fn embedded(world: &World) -> JoinSet<()> {
     let key = world.path("embedded.key");
     let identity = Identity::create(&key).expect("a key is made");
@@ -56,9 +56,9 @@ async fn embedded(world: &World) -> JoinSet<()> {
     let join = std::fs::read_to_string(world.join_file()).expect("the world has a join string");
     let settings = Settings::new(join.parse().expect("a join string"), id.clone(), identity).exposing("echo", "");
     let agent = Agent::new(settings, |_: OfferInfo| async {
-        let (near, far) = duplex(4 << 10);
-        tokio::spawn(echo_within(far)); // ends with its stream
-        Decision::Accept(Accepted::stream(near))
+        let (local, remote) = duplex(4 << 10);
+        tokio::spawn(echo_within(remote)); // ends with its stream
+        Decision::Accept(Accepted::stream(local))
     });
     let agent = agent.expect("the relay's CA is trusted");
     let mut running = JoinSet::new();
@@ -95,7 +95,7 @@ struct Ways {
 }
 
 impl Ways {
-    /// Opens one; says the relay's timeline and the milliseconds until it was open, where there is one.
+    /// Opens one; returns the relay's timeline and the milliseconds until it was open, where there is one.
     async fn open(&self, way: Way) -> Option<(Timeline, f64)> {
         match way {
             Way::Library => {

@@ -1,8 +1,7 @@
-//! The least that anybody would write: rustls and TCP, with no protocol between. A process of its own, with the relay's certificate.
+//! The baseline: a server of rustls and TCP without a protocol in between. A process of its own, with the relay's certificate.
 //!
-//! The first byte of a connection says what it wants: to be one half of a pair that is tied together by `copy_bidirectional` with buffers
-//! of 64 KiB, or to hear its bytes again. A connection that says nothing is held. And an echo without TLS: the target of everything here that
-//! has one.
+//! The first byte of a connection selects its use: one half of a pair that is joined by `copy_bidirectional` with buffers of 64 KiB, or an
+//! echo. A connection that sends nothing is held open. There is also an echo without TLS, the target of every benchmark that needs one.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -24,7 +23,7 @@ use crate::trip::nodelay_echo;
 
 /// The argument that makes the bench this process.
 pub const FLAG: &str = "--plain";
-/// First byte: one half of a pair; seven more bytes say which.
+/// First byte: one half of a pair; seven more bytes name the pair.
 pub const PAIR: u8 = 1;
 /// First byte: an echo.
 pub const ECHO: u8 = 2;

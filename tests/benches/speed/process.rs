@@ -21,7 +21,7 @@ impl Process {
     /// Resident memory now, in KiB. What the kernel holds for its sockets is not in it.
     pub fn resident_kib(self) -> f64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0)).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says VmRSS");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a VmRSS line");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 }
@@ -29,7 +29,7 @@ impl Process {
 fn ticks_a_second() -> f64 {
     static TICKS: OnceLock<f64> = OnceLock::new();
     *TICKS.get_or_init(|| {
-        let said = Command::new("getconf").arg("CLK_TCK").output().expect("getconf runs");
-        String::from_utf8_lossy(&said.stdout).trim().parse().expect("a number")
+        let output = Command::new("getconf").arg("CLK_TCK").output().expect("getconf runs");
+        String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
     })
 }

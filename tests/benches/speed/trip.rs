@@ -51,7 +51,7 @@ pub async fn tcp(address: std::net::SocketAddr) -> TcpStream {
     tcp
 }
 
-/// Says everything twice.
+/// Sends everything back.
 pub async fn nodelay_echo(mut tcp: TcpStream) {
     tcp.set_nodelay(true).ok();
     let mut buffer = vec![0; 1 << 10];

@@ -66,8 +66,8 @@ async fn nobody_waits_for_a_device_that_is_removed_while_the_request_is_set_up()
         assert_eq!(world.request("DELETE", "/v1/devices/lamp-1", &[], None).await.0, 204);
         answer.release();
     };
-    let (asked, ()) = tokio::join!(world.connect("lamp-1", "ssh", &[("moorline-wait", "3600")]), removed);
-    let problem = asked.unwrap_err().problem.unwrap();
+    let (result, ()) = tokio::join!(world.connect("lamp-1", "ssh", &[("moorline-wait", "3600")]), removed);
+    let problem = result.unwrap_err().problem.unwrap();
     assert_eq!(problem.known_code(), Some(ProblemCode::DeviceUnknown));
     world.until("no stream is left", |relay| relay.streams() == 0).await;
 }
@@ -76,10 +76,10 @@ async fn nobody_waits_for_a_device_that_is_removed_while_the_request_is_set_up()
 async fn a_registration_that_another_process_removed_is_noticed_within_a_minute() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
-    let (mut caller, mut far) = world.stream(&mut device, "lamp-1").await;
+    let (mut caller, mut device_leg) = world.stream(&mut device, "lamp-1").await;
     let begun = Instant::now();
     world.registry.remove_device(&"lamp-1".parse().unwrap()).await.unwrap();
     let revoked = CloseReason::Revoked.code();
-    assert_eq!((device.closed().await.0, caller.closed().await, far.closed().await), (revoked, revoked, revoked));
+    assert_eq!((device.closed().await.0, caller.closed().await, device_leg.closed().await), (revoked, revoked, revoked));
     assert!(begun.elapsed() <= Duration::from_secs(61), "after {:?}", begun.elapsed());
 }

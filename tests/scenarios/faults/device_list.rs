@@ -1,4 +1,4 @@
-//! The list of devices: who may read it, and what its cursor says.
+//! The list of devices: who may read it, and what its cursor contains.
 
 use moorline_proto::claims::{AccessRule, Action, Pattern};
 use moorline_tests::memory::MemoryWorld;
@@ -37,8 +37,8 @@ async fn pages_and_cursors_say_nothing_about_devices_that_the_caller_may_not_see
         seen.push(rows[0]["device"].as_str().expect("an id").to_owned());
         let Value::String(next) = &page["next"] else { break };
         let decoded = data_encoding::BASE64URL_NOPAD.decode(next.as_bytes()).unwrap_or_default();
-        let says = format!("{next} {}", String::from_utf8_lossy(&decoded));
-        assert!(!says.contains("secret"), "the cursor names a device that the caller may not see: {says}");
+        let cursor = format!("{next} {}", String::from_utf8_lossy(&decoded));
+        assert!(!cursor.contains("secret"), "the cursor names a device that the caller may not see: {cursor}");
         after = format!("&after={next}");
     }
     assert_eq!(seen, ["lamp-1", "lamp-2"]);

@@ -26,15 +26,15 @@ async fn answers_and_legs_of_an_earlier_attempt_count_for_nothing() {
     assert_eq!(stale.status, 404, "the first attempt's token joins nothing");
     // The first attempt's target is refused only now, and its accept comes late too.
     let detail = None;
-    device.say(Reject { stream: first.stream, attempt: first.attempt, code: RejectCode::TargetRefused, detail }).await;
-    device.say(Accept { stream: first.stream, attempt: first.attempt, data: None, features: Vec::new(), dial_ms: None }).await;
+    device.send(Reject { stream: first.stream, attempt: first.attempt, code: RejectCode::TargetRefused, detail }).await;
+    device.send(Accept { stream: first.stream, attempt: first.attempt, data: None, features: Vec::new(), dial_ms: None }).await;
     let mut leg = world.join(second.url.as_str(), &second.token).await.unwrap();
     timeout(Duration::from_secs(30), caller.opened()).await.expect_err("nothing is accepted yet");
     device.accept(second.stream).await;
     let opened = caller.opened().await;
     assert_eq!(opened.stream, first.stream);
     leg.opened().await;
-    caller.say("bytes").await;
+    caller.send_bytes("bytes").await;
     assert_eq!(leg.bytes(5).await, b"bytes", "the second attempt's leg gets the caller's bytes");
 }
 
