@@ -37,7 +37,7 @@ fn message_types() {
     assert_eq!(column(&table("### 8.2 The first message", "text message"), 0), LegText::TYPES);
 }
 
-/// Every field of a message, with its path: `caller.reason`, `services[].name`. What has a table of its own is not opened.
+/// Every field of a message, with its path: `caller.reason`, `services[].name`. Objects with a table of their own are not descended into.
 fn paths(value: &Value, front: &str, into: &mut BTreeSet<String>) {
     let Value::Object(object) = value else { return };
     for (name, value) in object.iter().filter(|(name, _)| !front.is_empty() || name.as_str() != "type") {
@@ -51,7 +51,7 @@ fn paths(value: &Value, front: &str, into: &mut BTreeSet<String>) {
     }
 }
 
-/// The message without the field of that path (of the first item, where it goes through a list).
+/// The message without the field of that path (of the first item, if the path goes through a list).
 fn without(message: &Value, path: &str) -> Value {
     let mut message = message.clone();
     let (parent, field) = path.rsplit_once('.').unwrap_or(("", path));
@@ -74,7 +74,7 @@ fn check_fields(rows: &[Vec<String>], fullest: &Value, tagged: bool, is_valid: i
     }
 }
 
-/// The text of a vector as JSON; of one that has every field, where the plain example leaves some out.
+/// The text of a vector as JSON. Prefers a vector with every field where the plain example omits some.
 fn example(file: &Messages, name: &str) -> Value {
     let fuller = format!("{name}: repeated");
     let name = if file.valid.iter().any(|vector| vector.name == fuller) { &fuller } else { name };
@@ -255,21 +255,21 @@ fn the_worked_proof_is_a_vector() {
     has(proof["jws"].as_str().unwrap());
     has(proof["public_key"]["x"].as_str().unwrap());
     has(proof["header"]["kid"].as_str().unwrap());
-    // Text that was signed, member by member in its order.
+    // The signed text, with the members in their order.
     for part in proof["signing_input"].as_str().unwrap().split('.') {
         has(std::str::from_utf8(&data_encoding::BASE64URL_NOPAD.decode(part.as_bytes()).unwrap()).unwrap());
     }
 }
 
 #[test]
-fn links_lead_somewhere() {
+fn links_resolve() {
     let document = file("../docs/PROTOCOL.md");
     let slug = |heading: &str| {
         let kept = heading.trim_start_matches('#').trim().to_lowercase();
         kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).map(|c| if c == ' ' { '-' } else { c }).collect::<String>()
     };
     let slugs: Vec<String> = document.lines().filter(|line| line.starts_with('#')).map(slug).collect();
-    assert_eq!(slugs.len(), slugs.iter().collect::<BTreeSet<_>>().len(), "two headings are the same");
+    assert_eq!(slugs.len(), slugs.iter().collect::<BTreeSet<_>>().len(), "two headings are equal");
     for link in document.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
         match link.strip_prefix('#') {
             Some(anchor) => assert!(slugs.iter().any(|slug| slug == anchor), "{link}"),

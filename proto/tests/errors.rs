@@ -117,7 +117,7 @@ fn valid() -> Vec<Value> {
     messages.chain(bodies).map(|text| serde_json::from_str(&text).unwrap()).collect()
 }
 
-/// Every value inside, itself among them.
+/// The pointers of all values inside, including the value itself.
 fn pointers(value: &Value, at: &str, into: &mut Vec<String>) {
     into.push(at.to_owned());
     match value {
@@ -127,7 +127,7 @@ fn pointers(value: &Value, at: &str, into: &mut Vec<String>) {
     }
 }
 
-/// A valid text with something hostile in one place: as a value, as the name of a member, as a member of an object where none belongs.
+/// A valid text with something hostile in one place: as a value, as the name of a member, as a member of an unexpected object.
 fn corrupted(mut value: Value, place: &Index, how: u8, hostile: &str) -> String {
     let mut places = Vec::new();
     pointers(&value, "", &mut places);

@@ -216,7 +216,7 @@ proptest! {
     #[test]
     fn messages_from_a_device_decode_to_what_was_encoded(message in from_device()) {
         let text = message.encode();
-        // Sixty-four long descriptions in wide characters are the one thing that does not fit.
+        // Sixty-four long descriptions in wide characters are the only message that does not fit.
         prop_assume!(text.len() <= moorline_proto::bounds::CONTROL_MESSAGE_BYTES);
         prop_assert_eq!(FromDevice::decode(&text), Ok(Decoded::Known(message)));
     }
@@ -259,7 +259,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_that_is_nearly_a_message_panics(
+    fn no_near_message_panics(
         text in nearly(prop_oneof![
             to_device().prop_map(|message| message.encode()),
             from_device().prop_map(|message| message.encode()),
@@ -276,7 +276,7 @@ proptest! {
     }
 
     #[test]
-    fn what_a_relay_hands_out_never_leads_to_another_host(
+    fn addresses_from_a_relay_never_lead_to_another_host(
         handed_out in prop_oneof![
             any::<String>(),
             "[/\\\\]{0,3}[ -~]{0,30}",

@@ -316,12 +316,12 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_contradicts_itself_nowhere() {
+    fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn a_token_is_for_everything_that_most_callers_need_unless_it_says_otherwise() {
+    fn a_token_without_options_grants_what_most_callers_need() {
         let token = |line: &str| match parse(&format!("moorline-relay token new --state s --subject alice {line}")) {
             Ok(Command::Token(TokenCommand::New(args))) => TokenRequest::from(args),
             other => panic!("{other:?}"),
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_a_usage_error_that_says_what_would_be() {
+    fn an_invalid_value_is_a_usage_error_that_describes_valid_ones() {
         for (line, words) in [
             ("moorline-relay init --state s", "--name"),
             ("moorline-relay init --state s --name a --certificate c.pem", "--key"),

@@ -137,7 +137,7 @@ mod tests {
         let until = Instant::now() + Duration::from_secs(30);
         lifecycle.drain(until, 0);
         lifecycle.drain(until + Duration::from_secs(1), 0);
-        assert_eq!(lifecycle.phase(), Phase::Draining { until }, "the first deadline stands");
+        assert_eq!(lifecycle.phase(), Phase::Draining { until }, "the first deadline applies");
         lifecycle.draining().await;
         lifecycle.close();
         lifecycle.drain(until, 0);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_waits_for_closing_is_not_woken_by_draining() {
+    async fn waiting_for_closing_is_not_woken_by_draining() {
         let lifecycle = Lifecycle::default();
         lifecycle.drain(Instant::now(), 0);
         tokio::select! {
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_more_devices_the_longer_they_take_to_come_back() {
+    async fn the_reconnect_delay_grows_with_the_number_of_devices() {
         let spread = |devices| {
             let lifecycle = Lifecycle::default();
             lifecycle.drain(Instant::now(), devices);

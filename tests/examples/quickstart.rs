@@ -1,5 +1,5 @@
-//! `cargo quickstart`: a relay, a device and forwards as the real programs, in a folder of their own, to be tried by hand.
-//! `cargo quickstart -- --check` does the real exchanges itself, prints one line for each with its result and how long opening took, and exits.
+//! `cargo quickstart`: a relay, a device and forwards as the real programs, in a folder of their own, to try by hand.
+//! `cargo quickstart -- --check` runs the exchanges itself, prints one line for each with its result and how long opening took, and exits.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -45,7 +45,7 @@ async fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Everything that runs. Dropping it ends the programs and removes their folder.
+/// The running programs. Dropping it ends the programs and removes their folder.
 struct Scene {
     sshd: Option<Sshd>,
     forward: Forward,

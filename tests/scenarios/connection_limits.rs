@@ -1,4 +1,4 @@
-//! Limits of unauthenticated and of authenticated connections are separate: reaching one costs nothing under the other.
+//! Limits of unauthenticated and of authenticated connections are separate: reaching one does not affect the other.
 
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ async fn streams_use_no_unauthenticated_capacity() {
     }
     drop(peers);
     sleep(Duration::from_millis(1)).await;
-    // `connections` bounds connections of any kind: beyond it only the new one is closed.
+    // `connections` limits connections of any kind: above it only the new one is closed.
     let mut more: Vec<DuplexStream> = Vec::new();
     while more.len() < 40 {
         let mut pipe = world.dial();
@@ -90,7 +90,7 @@ async fn streams_use_no_unauthenticated_capacity() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_the_connection_limit_new_connections_are_closed_and_existing_ones_live() {
+async fn at_the_connection_limit_new_connections_are_closed_and_existing_ones_stay_open() {
     let world = with_limits(8, 5).await;
     let mut device = world.device("lamp-1").await;
     let mut one = world.stream(&mut device, "lamp-1").await;

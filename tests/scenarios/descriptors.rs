@@ -59,7 +59,7 @@ async fn connected(address: SocketAddr) -> Option<TcpStream> {
     match TcpStream::connect(address).await {
         Ok(tcp) => Some(tcp),
         Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
-        Err(error) => panic!("the system takes the connection: {error}"),
+        Err(error) => panic!("the connection is accepted: {error}"),
     }
 }
 
@@ -73,7 +73,7 @@ async fn flood(address: SocketAddr, count: usize) -> Vec<Option<TcpStream>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_without_descriptors_pauses_accepting_and_resumes() {
-    // The flood comes from one address: its share would hold before descriptors run out.
+    // The flood comes from one address: its share would be exhausted before the descriptors are.
     let (times, limits) = ("tls_handshake_timeout = '5m'\n", "unauthenticated_per_address = 512\n");
     let world = World::start_as(times, limits, |program| with_descriptors(256, program)).await;
     let fewer = |line: &str| line.contains("fewer file descriptors than limits.connections").then_some(());
@@ -110,7 +110,7 @@ async fn an_agent_without_descriptors_rejects_at_once_and_keeps_its_streams() {
 
     let mut streams: Vec<Stream> = Vec::new();
     let refused = loop {
-        assert!(streams.len() < 48, "each stream takes two descriptors");
+        assert!(streams.len() < 48, "each stream uses two descriptors");
         match timeout(Duration::from_secs(20), open()).await.expect("long before the deadline") {
             Ok(stream) => streams.push(stream),
             Err(error) => break error,

@@ -200,7 +200,7 @@ pub(crate) async fn a_stream_is_refused_before_it_is_offered() {
     let key = scene.secret("key", &key);
     scene.ask_through(&[], &["device", "add", "lamp-5", "--key", &key]).await.is(ProblemCode::Conflict);
 
-    // The database breaks under the running relay.
+    // The database breaks while the relay runs.
     let database = scene.world.path("relay").join("moorline.db");
     let drop_table = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('DROP TABLE devices')";
     run(command("/usr/bin/python3").args(["-c", drop_table]).arg(database), WITHIN).await.success();
@@ -309,11 +309,11 @@ fn reports_cut(done: &Done, reason: CloseReason) {
     assert!(lines[1].starts_with(&format!("  because: the relay closed the leg with {} {reason}", reason.code())), "{}", done.err);
     assert!(lines[2].starts_with("  next: ") && lines.len() == 3, "{reason}: {}", done.err);
     // Bytes in flight may be lost when a stream is cut.
-    assert!("before it is cut".starts_with(&done.text()), "others than its bytes: {:?}", done.text());
+    assert!("before it is cut".starts_with(&done.text()), "bytes other than its own: {:?}", done.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-pub(crate) async fn an_open_stream_that_is_cut_says_why() {
+pub(crate) async fn an_open_stream_that_is_cut_reports_the_cause() {
     let mut world = World::start_with("half_closed_idle = '300ms'\n").await;
     let mut device = world.wire_device("lamp-1").await;
     let done = cut(&world, &mut device, async |_, mut leg, _| leg.close(CloseReason::Reset.code()).await).await;
@@ -333,7 +333,7 @@ pub(crate) async fn an_open_stream_that_is_cut_says_why() {
 
     let done = cut(&world, &mut device, async |_, mut leg, _| leg.close(1000).await).await;
     assert_eq!((done.code, done.text().as_str()), (Some(1), "before it is cut"));
-    assert!(done.err.contains("  next: what was sent last may not have arrived"), "done before standard input was: {}", done.err);
+    assert!(done.err.contains("  next: what was sent last may not have arrived"), "finished before standard input ended: {}", done.err);
 
     let done = cut(&world, &mut device, async |device, mut leg, _| {
         world.moorline(&["device", "remove", "lamp-1"]).await.success();
@@ -353,7 +353,7 @@ pub(crate) async fn an_open_stream_that_is_cut_says_why() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cause_of_an_invalid_proof_is_logged_and_not_sent_to_the_device() {
     let world = World::start().await;
-    let (own, foreign) = (SigningKey::generate().expect("keys are made"), SigningKey::generate().expect("keys are made"));
+    let (own, foreign) = (SigningKey::generate().expect("a key is generated"), SigningKey::generate().expect("keys are made"));
     world.add("lamp-1", own.public().to_pem().as_bytes()).await;
     let persona = Persona {
         device: "lamp-1".parse().expect("a device id"),
@@ -363,7 +363,7 @@ async fn the_cause_of_an_invalid_proof_is_logged_and_not_sent_to_the_device() {
         host: "localhost",
         features: &[],
     };
-    let ChannelClosed(code, reason) = WireDevice::connect(world.dial().await, &persona).await.expect_err("the key is another");
+    let ChannelClosed(code, reason) = WireDevice::connect(world.dial().await, &persona).await.expect_err("the key is a different one");
     assert_eq!((code, reason.contains("kid")), (4401, false), "{reason}");
     let logged = world.relay.event("a device was not authenticated").await;
     assert_eq!(logged["error"], "the proof of lamp-1 does not hold: its kid names no key of the device");

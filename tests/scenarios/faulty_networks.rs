@@ -167,7 +167,7 @@ fn cut_first_handshakes(chance: Chance, network: u64) -> impl Fn(u64) -> Plan + 
     move |number| if number <= 16 { cut(number) } else { Plan::default() }
 }
 
-/// Returns how many of 32 streams were whole, and how many were reset, for which there must be a cut each.
+/// Returns how many of 32 streams were whole, and how many were reset. There must be a cut for each reset.
 fn whole_and_reset(observed: &Observed) -> (usize, usize) {
     let (whole, reset) = (count(&observed.callers, Seen::Whole), count(&observed.callers, Seen::Reset));
     println!("whole {whole}, reset {reset}, cut {}", observed.cuts);

@@ -1,5 +1,5 @@
 //! Floods: a thousand unauthenticated peers of every kind at once, and more requests for streams than the limits allow. Authenticated peers and
-//! new honest callers are served meanwhile.
+//! new authenticated callers are served meanwhile.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ const MEMORY_KIB: u64 = 64 << 10;
 /// A flooding peer that was closed reconnects after this.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// A flooding peer pauses between batches, so that the number of peers is the flood, and not the speed of the machine.
+/// A flooding peer pauses between batches, so that the flood depends on the number of peers and not on the speed of the machine.
 const BREATH: Duration = Duration::from_millis(50);
 
 /// Lets time pass for a peer of the flood.
@@ -55,7 +55,7 @@ async fn stay(world: &World, kind: usize) -> std::io::Result<()> {
         drop(writes);
         ended
     };
-    // Each peer has an address of its own: one address alone would reach its share only.
+    // Each peer has an address of its own: a single address would only reach its own share.
     let octet = |number: usize| u8::try_from(number % 250 + 1).expect("at most 250");
     let from = IpAddr::from([127, 0, octet(kind / 250), octet(kind)]);
     let dial = async || tls(connect_from(from, world.address).await?, &world.ca_file(), &["http/1.1"]).await;
@@ -153,9 +153,9 @@ fn resident_kib(relay: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// The most bytes under way through an echo, which reads nothing while it cannot write. With every buffer full in both directions, a kernel that takes its
+/// The maximum of bytes in flight through an echo, which reads nothing while it cannot write. With every buffer full in both directions, a kernel that takes its
 /// receive window back drops the acknowledgements of one direction for good: Linux from 6.17, <https://lkml.iu.edu/hypermail/linux/kernel/2602.2/09224.html>.
-const UNDER_WAY: usize = 2 << 20;
+const MAX_IN_FLIGHT: usize = 2 << 20;
 
 /// A stream to an echo that has echoed one byte.
 async fn open(local: SocketAddr) -> TcpStream {
@@ -174,17 +174,17 @@ async fn exchange(stream: TcpStream, lasts: Duration) -> u64 {
     let sending = async {
         let mut sent = 0;
         while Instant::now() < until {
-            echoed.wait_for(|&echoed| sent < echoed + UNDER_WAY).await.expect("the reader lives");
-            writes.write_all(&payload).await.expect("the stream lives");
+            echoed.wait_for(|&echoed| sent < echoed + MAX_IN_FLIGHT).await.expect("the reader runs");
+            writes.write_all(&payload).await.expect("the stream is open");
             sent += payload.len();
         }
-        writes.shutdown().await.expect("the stream lives");
+        writes.shutdown().await.expect("the stream is open");
         sent
     };
     let receiving = async {
         let (mut buffer, mut received) = (vec![0; 60_000], 0);
         loop {
-            let count = reads.read(&mut buffer).await.expect("the stream lives");
+            let count = reads.read(&mut buffer).await.expect("the stream is open");
             let begins = received % cycle.len();
             let straight = count.min(cycle.len() - begins);
             assert!(buffer[..straight] == cycle[begins..begins + straight], "the bytes that were sent");
@@ -244,7 +244,7 @@ async fn a_thousand_unauthenticated_peers_cost_little_memory_and_do_not_slow_oth
         times
     };
     let (meanwhile, most, opens) =
-        timeout(WITHIN, async { tokio::join!(exchange(honest, lasts()), most, opens) }).await.expect("honest callers are served");
+        timeout(WITHIN, async { tokio::join!(exchange(honest, lasts()), most, opens) }).await.expect("authenticated callers are served");
     flood.shutdown().await;
     println!(
         "{} connections of flooding peers; the stream's speed was {:.2} of what it was ({} of {} MB/s); {} KiB more memory",
@@ -314,7 +314,7 @@ async fn a_flood_of_requests_reaches_its_own_limits_only() {
         let ((mut offered, too_many), (mut waiting, overloaded)) = (outcomes(offered), outcomes(waiting));
         assert_eq!((offered.len(), too_many), (8, vec![ProblemCode::TooManyStreams; 52]));
         assert_eq!((waiting.len(), overloaded), (5, vec![ProblemCode::Overloaded; 55]));
-        // Waiting callers are served, and every place that is released can be taken again.
+        // Waiting callers are served, and every slot that is released can be used again.
         for _ in 0..8 {
             let offer = busy.offer().await;
             busy.reject(offer.stream, RejectCode::Policy, "").await;

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-/// Events that the random input must produce, so that something is compared.
+/// Events that the random input must produce, so that the comparison covers them.
 const KINDS: [&str; 5] = ["text", "ping", "pong", "close None", "close Some"];
 
 /// What a decoder returned: bytes, other messages, and how it ended.
@@ -120,7 +120,7 @@ fn the_frame_codec_agrees_with_tungstenite() {
         let frames = script(&bytes);
         let theirs = decode_with_tungstenite(&frames, Role::Server);
         let (ours, encoded_again) = decode_and_encode(&frames, Decoder::from_side());
-        // Tungstenite rejects invalid UTF-8 as it arrives, we once the text is whole; we deliver binary data before its message is whole.
+        // Tungstenite rejects invalid UTF-8 as it arrives, ours when the text is complete. Ours delivers binary data before its message is complete.
         prop_assert!(ours.messages.starts_with(&theirs.messages) && ours.bytes.starts_with(&theirs.bytes), "{ours:?} {theirs:?}");
         if theirs.ended != Some(CloseReason::BadUtf8) {
             prop_assert_eq!(&ours.messages, &theirs.messages);

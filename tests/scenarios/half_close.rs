@@ -52,7 +52,7 @@ impl Scene {
     }
 
     async fn seen(&mut self) -> Seen {
-        timeout(WITHIN, self.seen.recv()).await.expect("the target sees an end in time").expect("the target lives")
+        timeout(WITHIN, self.seen.recv()).await.expect("the target sees an end in time").expect("the target runs")
     }
 }
 
@@ -63,7 +63,7 @@ async fn the_device_may_end_first_and_still_receives_everything() {
     let mut received = Vec::new();
     timeout(WITHIN, tcp.read_to_end(&mut received)).await.expect("in time").expect("an end, not a cut");
     assert!(received == pattern(1, 0, SIZE), "all bytes arrive before the end");
-    tcp.write_all(&pattern(2, 0, SIZE)).await.expect("the other direction goes on");
+    tcp.write_all(&pattern(2, 0, SIZE)).await.expect("the other direction stays open");
     tcp.shutdown().await.expect("the direction is half-closed");
     assert!(scene.seen().await == Ok(pattern(2, 0, SIZE)), "the device receives all of it, and the end");
 }
@@ -74,7 +74,7 @@ async fn the_caller_may_end_first_and_still_receives_everything() {
         let mut received = Vec::new();
         tcp.read_to_end(&mut received).await.expect("an end, not a cut");
         assert!(received == pattern(3, 0, SIZE));
-        tcp.write_all(&pattern(4, 0, SIZE)).await.expect("the other direction goes on");
+        tcp.write_all(&pattern(4, 0, SIZE)).await.expect("the other direction stays open");
     })
     .await;
     let world = World::start().await;

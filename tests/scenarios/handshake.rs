@@ -221,7 +221,7 @@ async fn a_reconnecting_device_supersedes_itself_and_its_streams_live() {
     let mut first = world.device("lamp-1").await;
     let (mut caller, mut leg) = world.stream(&mut first, "lamp-1").await;
     let begun = Instant::now();
-    // The first connection hangs: nobody reads from it.
+    // The first connection hangs: it is not read.
     let mut second = world.device_as("lamp-1", OTHER_INSTANCE, &["ssh"]).await.unwrap();
     let (_caller2, _leg2) = world.stream(&mut second, "lamp-1").await;
     assert_eq!(begun.elapsed(), Duration::ZERO);
@@ -288,7 +288,7 @@ async fn an_idempotency_key_names_one_stream_until_it_opens() {
     drop(first);
     let mut second = world.connect("lamp-1", "ssh", &key).await.unwrap();
     let mut third = world.connect("lamp-1", "ssh", &key).await.unwrap();
-    assert!(matches!(second.next().await, LegEvent::Close(4007, _)), "the newer request takes the older one's place");
+    assert!(matches!(second.next().await, LegEvent::Close(4007, _)), "the newer request replaces the older one");
     let other = world.connect("lamp-1", "ssh", &[key[0], ("moorline-deadline", "9")]).await.unwrap_err();
     assert_eq!((other.status, other.problem.unwrap().known_code()), (409, Some(ProblemCode::Conflict)));
     device.accept(offer.stream).await;

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
-/// A relay with a healthy device and a healthy stream that answer all the time.
+/// A relay with a healthy device and a healthy stream that keep responding.
 struct Scene {
     world: MemoryWorld,
     healthy: (WireDevice<DuplexStream>, WireLeg<DuplexStream>, WireLeg<DuplexStream>),
@@ -30,7 +30,7 @@ impl Scene {
     }
 
     /// Runs `work` next to the healthy peers. Within `leaves_nothing_within` after it, nothing else may be left in the relay.
-    async fn beside<T>(&mut self, case: &str, leaves_nothing_within: Duration, work: impl AsyncFnOnce(&MemoryWorld) -> T) {
+    async fn alongside<T>(&mut self, case: &str, leaves_nothing_within: Duration, work: impl AsyncFnOnce(&MemoryWorld) -> T) {
         let Self { world, healthy: (device, caller, device_leg) } = self;
         let scenario = async {
             // What the faulty peer still holds.
@@ -81,14 +81,14 @@ async fn an_unauthenticated_peer_that_stalls_is_closed_by_its_deadline() {
             pipe.write_all(&sent).await.unwrap();
             pipe
         };
-        scene.beside(&format!("{state}, stalled"), Duration::from_secs(deadline + 1), stalls).await;
+        scene.alongside(&format!("{state}, stalled"), Duration::from_secs(deadline + 1), stalls).await;
         // It disconnects.
         let leaves = async |world: &MemoryWorld| {
             let mut pipe = world.dial();
             pipe.write_all(&sent).await.unwrap();
             sleep(Duration::from_secs(1)).await;
         };
-        scene.beside(&format!("{state}, cut"), Duration::from_millis(200), leaves).await;
+        scene.alongside(&format!("{state}, cut"), Duration::from_millis(200), leaves).await;
         // It sends one byte a second, which is too slow.
         let trickles = async |world: &MemoryWorld| {
             let (mut reads, mut writes) = tokio::io::split(world.dial());
@@ -107,7 +107,7 @@ async fn an_unauthenticated_peer_that_stalls_is_closed_by_its_deadline() {
             }
             assert!(begun.elapsed() <= Duration::from_secs(16), "{state}, a byte a second: {:?}", begun.elapsed());
         };
-        scene.beside(&format!("{state}, a byte a second"), Duration::from_secs(6), trickles).await;
+        scene.alongside(&format!("{state}, a byte a second"), Duration::from_secs(6), trickles).await;
         if sent.ends_with(b"\r\n\r\n") {
             // It pings and never reads.
             let never_reads = async |world: &MemoryWorld| {
@@ -119,7 +119,7 @@ async fn an_unauthenticated_peer_that_stalls_is_closed_by_its_deadline() {
                 }
                 pipe
             };
-            scene.beside(&format!("{state}, never reads"), Duration::from_secs(deadline + 1), never_reads).await;
+            scene.alongside(&format!("{state}, never reads"), Duration::from_secs(deadline + 1), never_reads).await;
         }
     }
 }
@@ -184,7 +184,7 @@ async fn a_control_channel_that_fails_during_a_handshake_is_reported_to_the_call
                     State::DeviceJoined => leg = world.join(offer.url.as_str(), &offer.token).await.ok(),
                     State::Welcomed | State::Offered => {}
                 }
-                // Lets what was sent arrive.
+                // Waits until what was sent has arrived.
                 sleep(Duration::from_millis(1)).await;
             }
             let begun = Instant::now();
@@ -204,7 +204,7 @@ async fn a_control_channel_that_fails_during_a_handshake_is_reported_to_the_call
             drop((caller, leg));
             held
         };
-        scene.beside(&case, Duration::from_secs(gone) + Duration::from_millis(200), play).await;
+        scene.alongside(&case, Duration::from_secs(gone) + Duration::from_millis(200), play).await;
     }
 }
 
@@ -259,11 +259,11 @@ async fn a_leg_that_fails_before_opened_costs_at_most_the_deadline() {
             world.until(&case, |relay| relay.tasks().values().sum::<usize>() == 2 && relay.streams() == 1).await;
             assert!(begun.elapsed() <= Duration::from_secs(gone), "{case}: gone after {:?}", begun.elapsed());
         };
-        scene.beside(&case, Duration::from_secs(1), play).await;
+        scene.alongside(&case, Duration::from_secs(1), play).await;
     }
 }
 
-/// Sends pings and never reads, if the misbehavior is that.
+/// Sends pings and never reads, if that is the misbehavior.
 async fn pings(mut faulty: Option<&mut WebSocketStream<FaultyPipe>>, how: Misbehavior) {
     loop {
         sleep(Duration::from_secs(5)).await;
@@ -290,7 +290,7 @@ async fn a_stream_works_with_one_byte_at_a_time_on_every_connection() {
     let key = world.key(&id).await;
     let instance = INSTANCE.parse().unwrap();
     let persona = Persona { device: id, key: &key, instance, services: &["ssh"], host: HOST, features: &[] };
-    let mut device = WireDevice::connect(trickling(), &persona).await.expect("its hello comes in ten seconds");
+    let mut device = WireDevice::connect(trickling(), &persona).await.expect("its hello arrives within ten seconds");
     let token = bearer(&world.token());
     let mut caller =
         WireLeg::join(trickling(), HOST, "/v1/devices/lamp-1/connect/ssh", &[("authorization", &token)]).await.expect("it is allowed");

@@ -92,7 +92,7 @@ async fn a_stream_survives_ninety_silent_seconds_at_default_times() {
     let _device = world.device("lamp-1", &[("echo", echo.address)]).await;
     let forward = world.forward("lamp-1", &["echo"]).await;
     silent_then_heard(&forward.local[0].to_string(), Duration::from_secs(90)).await;
-    assert_eq!(world.relay.count("device online"), 1, "the control channel was silent too, and lives");
+    assert_eq!(world.relay.count("device online"), 1, "the control channel was silent too, and is open");
 }
 
 async fn silent_then_heard(address: &str, silence: Duration) {
@@ -103,10 +103,10 @@ async fn silent_then_heard(address: &str, silence: Duration) {
         timeout(WITHIN, tcp.read_exact(&mut received)).await.expect("in time").expect("the bytes come back");
         assert_eq!(received, sent);
         if sent == b"before" {
-            // real time: the silence is what is tested
+            // real time: the test is about silence
             sleep_until(Instant::now() + silence).await;
         }
     }
     tcp.shutdown().await.expect("the direction is half-closed");
-    assert_eq!(timeout(WITHIN, tcp.read(&mut [0; 1])).await.expect("in time").expect("the end comes back"), 0);
+    assert_eq!(timeout(WITHIN, tcp.read(&mut [0; 1])).await.expect("in time").expect("the end is echoed"), 0);
 }

@@ -1,4 +1,4 @@
-//! HTTP requests that no Moorline program sends: each gets one response, a problem where it was understood, and the connection is closed.
+//! HTTP requests that no Moorline program sends: each gets one response, a problem document if the request was parsed, and the connection is closed.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn send(world: &MemoryWorld, request: &str) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wrong_request_to_a_websocket_route_is_told_what_is_missing() {
+async fn an_invalid_request_to_a_websocket_route_gets_a_problem_that_names_what_is_missing() {
     let world = MemoryWorld::start().await;
     let token = format!("Authorization: {}\r\n", bearer(&world.token()));
     for (path, subprotocol) in SOCKETS {

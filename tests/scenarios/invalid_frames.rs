@@ -128,7 +128,7 @@ impl Scene {
         let world = World::start().await;
         let mut healthy_device = world.wire_device("healthy-1").await;
         let healthy = open(&world, &mut healthy_device, "healthy-1").await;
-        let key = SigningKey::generate().expect("keys are made");
+        let key = SigningKey::generate().expect("a key is generated");
         world.add("lamp-1", key.public().to_pem().as_bytes()).await;
         let device = world.wire_device_by("lamp-1", &key).await;
         Self { world, device, key, healthy, _healthy_device: healthy_device }
@@ -221,7 +221,9 @@ async fn invalid_frames_on_a_control_channel_close_it_with_a_reason() {
         let mut scene = Scene::start().await;
         let binary = Case { what: "binary", sends: frame(FIN | BINARY, b"x"), on_leg: 0, on_control: CloseReason::Protocol.code() };
         for case in cases().into_iter().chain([binary]) {
-            let mut peer = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may");
+            let mut peer = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[])
+                .await
+                .expect("a control channel needs no token");
             sends(&mut peer, &case.sends).await;
             named(case.what, &closed(&mut peer).await, case.on_control);
             sends(&mut scene.device.socket, &case.sends).await;
@@ -246,7 +248,9 @@ async fn more_than_a_hundred_pings_a_second_close_any_connection() {
             named("a leg", &closed(&mut faulty.socket).await, protocol);
             assert_eq!(healthy.closed().await, CloseReason::Reset.code());
         }
-        let mut peer = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may");
+        let mut peer = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[])
+            .await
+            .expect("a control channel needs no token");
         sends(&mut peer, &flood).await;
         named("a peer", &closed(&mut peer).await, protocol);
         sends(&mut scene.device.socket, &flood).await;
@@ -282,7 +286,9 @@ async fn a_close_of_a_control_channel_is_answered_with_its_code() {
     let scenario = async {
         let mut scene = Scene::start().await;
         for code in [1000, 1001, 4001] {
-            let mut peer = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may");
+            let mut peer = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[])
+                .await
+                .expect("a control channel needs no token");
             sends(&mut peer, &close_frame(code)).await;
             assert_eq!(closed(&mut peer).await.0, code, "a peer");
             sends(&mut scene.device.socket, &close_frame(code)).await;

@@ -1,4 +1,4 @@
-//! A relay behind real load balancers with the shipped configurations: streams survive, also when silent, and client addresses are preserved.
+//! A relay behind real load balancers with the shipped configurations: streams stay open, also when silent, and client addresses are preserved.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -45,7 +45,7 @@ async fn dial_tls(world: &World, to: SocketAddr) -> impl Pipe + use<> {
 }
 
 async fn wire_device<P: Pipe>(world: &World, id: &str, pipe: P) -> WireDevice<P> {
-    let key = SigningKey::generate().expect("keys are made");
+    let key = SigningKey::generate().expect("a key is generated");
     world.add(id, key.public().to_pem().as_bytes()).await;
     let (device, instance) = (id.parse().expect("an id"), INSTANCE.parse().expect("an instance"));
     let persona = Persona { device, key: &key, instance, services: &["data"], host: "localhost", features: &[] };
@@ -76,7 +76,7 @@ async fn both_directions_are_intact(kind: Kind) {
         let reading = async { reads.read_to_end(&mut received).await.expect("an end, not a cut") };
         tokio::join!(begin, reading);
         assert!(received == pattern(1, 0, SIZE), "the caller's bytes and its end");
-        writes.write_all(&pattern(2, SIZE as u64, SIZE)).await.expect("the other direction goes on");
+        writes.write_all(&pattern(2, SIZE as u64, SIZE)).await.expect("the other direction stays open");
     });
     let target = target.await;
     let port = balancer.address.port();
@@ -105,7 +105,7 @@ async fn a_handshake_longer_than_the_idle_timeout_opens(kind: Kind) {
     device.accept(offer.stream).await;
     let headers = [("authorization", &*bearer(&offer.token))];
     let pipe = dial_tls(&world, balancer.address).await;
-    let mut leg = WireLeg::join(pipe, "localhost", offer.url.as_str(), &headers).await.expect("the token is good");
+    let mut leg = WireLeg::join(pipe, "localhost", offer.url.as_str(), &headers).await.expect("the token is valid");
     tokio::join!(leg.opened(), caller.opened());
     leg.send_bytes("late and well").await;
     assert_eq!(caller.bytes(13).await, b"late and well");
@@ -122,10 +122,10 @@ async fn pings_outlive_the_idle_timeout(kind: Kind) {
     let silence = timeout(3 * LIMIT, tcp.read(&mut [0])).await;
     assert!(silence.is_err(), "neither bytes nor an end: {silence:?}");
     echoes(&mut tcp, b"after").await;
-    assert_eq!((device.agent.count("online"), world.relay.count("device offline")), (1, 0), "the control channel lived");
+    assert_eq!((device.agent.count("online"), world.relay.count("device offline")), (1, 0), "the control channel stayed open");
 }
 
-/// The control of the scenarios above: without pings the balancer does cut.
+/// The control experiment for the scenarios above: without pings the balancer cuts the connection.
 async fn without_pings_the_idle_timeout_cuts(kind: Kind) {
     let (world, balancer) = behind(kind, "").await;
     let mut device = wire_device(&world, "lamp-1", dial_tls(&world, balancer.address).await).await;
@@ -156,7 +156,7 @@ async fn client_addresses_are_preserved(kind: Kind) {
     assert_eq!(world.relay.line("lamp-2 is online", seen).await, "127.0.0.1");
 }
 
-/// A request close to the relay's size limits reaches it, and its refusal comes back: the balancer's limits are not smaller.
+/// A request close to the relay's size limits reaches it, and its refusal is received: the balancer's limits are not smaller.
 async fn long_requests_pass(kind: Kind) {
     let (world, balancer) = behind(kind, SCALED).await;
     let mut pipe = dial_tls(&world, balancer.address).await;
@@ -224,7 +224,7 @@ async fn a_proxy_header_is_required_from_trusted_proxies_and_refused_from_others
     ] {
         let mut tcp = dial(from, listener).await;
         tcp.write_all(sent).await.expect("the relay accepts bytes");
-        assert_eq!(read_until_closed(&mut tcp, WITHIN).await, b"", "closed without an answer");
+        assert_eq!(read_until_closed(&mut tcp, WITHIN).await, b"", "closed without a response");
         let logged = |line: &str| (line.contains(reason) && line.contains(from)).then_some(());
         world.relay.line(reason, logged).await;
     }

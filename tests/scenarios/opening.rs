@@ -14,10 +14,10 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
 
 const WITHIN: Duration = Duration::from_secs(60);
-/// No deadline, retry or backoff took place: most of it is what a busy machine needs to start a program.
+/// Shorter than any deadline, retry or backoff. Most of it is the time that a busy machine needs to start a program.
 const AT_ONCE: Duration = Duration::from_secs(8);
 
-/// An address where nothing listens.
+/// An address without a listener.
 async fn nowhere() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     listener.local_addr().expect("it is bound")

@@ -163,7 +163,7 @@ async fn a_token_is_valid_for_its_time_its_relay_and_its_access_rules_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn leg_tokens_of_other_streams_and_of_nobody_are_unknown() {
+async fn leg_tokens_of_other_streams_and_forged_ones_are_unknown() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let _one = world.connect("lamp-1", "ssh", &[]).await.unwrap();
@@ -254,7 +254,7 @@ pub(crate) async fn a_proof_is_valid_for_this_device_this_relay_and_this_connect
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_control_channel_that_breaks_the_protocol_is_told_which_field() {
+async fn a_control_channel_that_breaks_the_protocol_is_closed_with_the_field_in_the_reason() {
     let world = MemoryWorld::start().await;
     for (message, words) in [
         (Message::text("no json"), "type"),
@@ -330,7 +330,7 @@ async fn a_device_without_the_heartbeat_feature_is_pinged_and_one_that_vanished_
     let world = MemoryWorld::start().await;
     let device = world.device("lamp-1").await;
     let begun = Instant::now();
-    // Nobody reads the device's end any more, so its pongs are missing.
+    // The device's end is not read any more, so it sends no pongs.
     world.until("the device is offline", |relay| relay.devices() == 0).await;
     let after = begun.elapsed();
     assert!(after >= Duration::from_secs(62) && after <= Duration::from_secs(63), "two and a half heartbeats: {after:?}");

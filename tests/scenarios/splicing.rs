@@ -20,7 +20,7 @@ async fn open() -> (MemoryWorld, WireDevice<DuplexStream>, Leg, Leg) {
 }
 
 /// Runs `work` while the device answers on its control channel.
-async fn beside<T>(device: &mut WireDevice<DuplexStream>, work: impl Future<Output = T>) -> T {
+async fn alongside<T>(device: &mut WireDevice<DuplexStream>, work: impl Future<Output = T>) -> T {
     tokio::select! {
         done = work => done,
         message = device.next() => panic!("the relay sends {message:?}"),
@@ -176,7 +176,7 @@ async fn a_half_closed_silent_stream_ends_after_exactly_ten_minutes() {
     caller.end().await;
     assert_eq!(leg.next().await, LegEvent::End);
     let begun = Instant::now();
-    let codes = beside(&mut device, async { tokio::join!(caller.closed(), leg.closed()) }).await;
+    let codes = alongside(&mut device, async { tokio::join!(caller.closed(), leg.closed()) }).await;
     assert_eq!((codes, begun.elapsed()), ((4003, 4003), Duration::from_secs(600)));
 }
 
@@ -192,7 +192,7 @@ async fn a_silent_stream_is_kept_alive_by_pings() {
             event = leg.next() => panic!("{event:?} on a silent stream"),
         }
     };
-    beside(&mut device, silence).await;
+    alongside(&mut device, silence).await;
     caller.send_bytes("after an hour").await;
     assert_eq!(leg.bytes(13).await, b"after an hour");
 }
@@ -201,7 +201,7 @@ async fn a_silent_stream_is_kept_alive_by_pings() {
 async fn a_leg_that_stops_answering_pings_is_lost_after_two_intervals() {
     let (_world, mut device, mut caller, mut leg) = open().await;
     let begun = Instant::now();
-    // Both answer for a minute; then nobody reads the device's leg any more.
+    // Both answer for a minute; then the device's leg is not read any more.
     let minute = async {
         tokio::select! {
             () = tokio::time::sleep_until(begun + Duration::from_secs(60)) => {}
@@ -209,8 +209,8 @@ async fn a_leg_that_stops_answering_pings_is_lost_after_two_intervals() {
             event = leg.next() => panic!("{event:?}"),
         }
     };
-    beside(&mut device, minute).await;
-    let code = beside(&mut device, caller.closed()).await;
+    alongside(&mut device, minute).await;
+    let code = alongside(&mut device, caller.closed()).await;
     assert_eq!(code, 4002);
     let after = begun.elapsed() - Duration::from_secs(60);
     assert!(after >= Duration::from_secs(25) && after <= Duration::from_secs(76), "dead after {after:?}");
@@ -235,7 +235,7 @@ async fn a_paused_reader_is_not_lost_and_loses_nothing() {
         caller.end().await;
         assert_eq!(caller.closed().await, 1000);
     };
-    beside(&mut device, async { tokio::join!(sending, receiving) }).await;
+    alongside(&mut device, async { tokio::join!(sending, receiving) }).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,5 @@
 //! How streams end: who ends, how, with what in flight, and how fast it is read. A table lists what the TCP connection at the other side shows;
-//! afterwards none of the three programs holds anything of the streams.
+//! afterwards none of the three programs holds any resource of the streams.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -150,12 +150,12 @@ async fn open_target() -> (Target, mpsc::Receiver<TcpStream>) {
     let (hand, handed) = mpsc::channel(64);
     let target = Target::start(move |tcp| {
         let hand = hand.clone();
-        async move { hand.send(tcp).await.expect("the scenario lives") }
+        async move { hand.send(tcp).await.expect("the scenario runs") }
     });
     (target.await, handed)
 }
 
-/// Both ends of a stream through a forward and an agent, after one byte went each way.
+/// Both ends of a stream through a forward and an agent, after one byte was sent in each direction.
 async fn pair(local: SocketAddr, targets: &mut mpsc::Receiver<TcpStream>) -> (TcpStream, TcpStream) {
     let open = async {
         let mut caller = TcpStream::connect(local).await.expect("the forward listens");
@@ -223,7 +223,7 @@ async fn nothing_is_left(world: &World, before: &[(&str, &Program, BTreeMap<Stri
     assert!(in_time.is_ok(), "something is left: {last}");
 }
 
-/// Runs one case in the background and compares what was seen with the table.
+/// Runs one case in the background and compares the outcome with the table.
 fn play<E: Future<Output = ()> + Send + 'static>(
     playing: &mut JoinSet<()>,
     what: String,
@@ -233,7 +233,7 @@ fn play<E: Future<Output = ()> + Send + 'static>(
 ) {
     playing.spawn(async move {
         let both = async { tokio::join!(ends, sees).1 };
-        let shown = timeout(WITHIN, both).await.unwrap_or_else(|_| panic!("{what}: never seen to end"));
+        let shown = timeout(WITHIN, both).await.unwrap_or_else(|_| panic!("{what}: did not end"));
         assert_eq!(shown, expected, "{what}");
     });
 }
@@ -280,20 +280,20 @@ async fn every_way_to_end_a_stream_reaches_the_other_side_as_documented() {
     nothing_is_left(&world, &before).await;
 }
 
-/// How a program, or its network, goes away under its streams.
+/// How a program, or its network, is lost while it has streams.
 #[derive(Clone, Copy, Debug)]
-enum Away {
+enum Loss {
     Killed,
     Cut(CutKind),
 }
 
-/// Streams with bytes in flight whose forward or agent goes away: both of their TCP connections show a reset.
+/// Streams with bytes in flight whose forward or agent is lost: both of their TCP connections show a reset.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_is_killed_or_cut_off_resets_both_ends_and_leaves_nothing() {
     let world = World::start().await;
     let before = [("relay", &world.relay, descriptors(&world.relay))];
     let mut seed = 100;
-    for away in [Away::Killed, Away::Cut(CutKind::End), Away::Cut(CutKind::Reset)] {
+    for loss in [Loss::Killed, Loss::Cut(CutKind::End), Loss::Cut(CutKind::Reset)] {
         for whose in ["caller", "device"] {
             let networks = [Link::start(world.address, |_| Plan::default()).await, Link::start(world.address, |_| Plan::default()).await];
             let (target, mut targets) = open_target().await;
@@ -316,15 +316,15 @@ async fn a_program_that_is_killed_or_cut_off_resets_both_ends_and_leaves_nothing
                 }
                 seed += 2;
             }
-            match (away, whose) {
-                (Away::Killed, "caller") => forward.program.signal("KILL"),
-                (Away::Killed, _) => device.agent.signal("KILL"),
-                (Away::Cut(kind), "caller") => networks[1].cut(kind),
-                (Away::Cut(kind), _) => networks[0].cut(kind),
+            match (loss, whose) {
+                (Loss::Killed, "caller") => forward.program.signal("KILL"),
+                (Loss::Killed, _) => device.agent.signal("KILL"),
+                (Loss::Cut(kind), "caller") => networks[1].cut(kind),
+                (Loss::Cut(kind), _) => networks[0].cut(kind),
             }
             ends.into_iter().for_each(|ended| ended.send(()).unwrap_or_default());
-            let shown = timeout(WITHIN, sees.join_all()).await.unwrap_or_else(|_| panic!("the {whose}'s side {away:?}: never seen"));
-            assert_eq!(shown, [Outcome::Reset; 6], "the {whose}'s side {away:?}");
+            let shown = timeout(WITHIN, sees.join_all()).await.unwrap_or_else(|_| panic!("the {whose}'s side {loss:?}: no outcome"));
+            assert_eq!(shown, [Outcome::Reset; 6], "the {whose}'s side {loss:?}");
         }
     }
     nothing_is_left(&world, &before).await;
@@ -382,7 +382,7 @@ async fn closing_with_1000_before_the_other_end_has_finished_resets_it() {
     let _device = world.device("lamp-1", &[("data", target.address)]).await;
     let (mut leg, mut target_tcp) = caller_leg(&world, &mut targets).await;
     let (written, done) = tokio::join!(
-        // More than all buffers on the way hold.
+        // More than all buffers on the path can hold.
         async { target_tcp.write_all(&pattern(1, 0, 64 * MIB)).await },
         async {
             assert!(matches!(leg.next().await, LegEvent::Bytes(_)));

@@ -17,7 +17,7 @@ type Leg = WireLeg<FaultyPipe>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Idle,
-    /// The healthy end is sending all the time.
+    /// The healthy end sends continuously.
     BusyToFaulty,
     /// The faulty end has been sending.
     BusyFromFaulty,
@@ -29,9 +29,9 @@ enum State {
 enum Misbehavior {
     /// Nothing passes in either direction.
     Stalls,
-    /// It stops reading and goes on sending pings.
+    /// It stops reading and continues to send pings.
     NeverReads,
-    /// It goes on, one byte at a time.
+    /// It continues, one byte at a time.
     Trickles,
     /// Its connection is lost.
     Cut,
@@ -58,7 +58,7 @@ fn expected(state: State, how: Misbehavior) -> Expected {
         (Misbehavior::Cut, State::BusyToFaulty | State::BusyFromFaulty) => lost(0..=1),
         (Misbehavior::Cut, _) => lost(0..=0),
         (Misbehavior::Trickles, _) => Expected::Everything,
-        // It answered every ping and owes nothing: two silent intervals make it lost.
+        // It answered every ping and has no unread bytes: it is lost after two silent intervals.
         (Misbehavior::Stalls, State::Idle | State::BusyFromFaulty | State::FaultyEnded) => lost(25..=77),
         // It has unread bytes, so silence proves nothing; the half-closed timeout applies.
         (Misbehavior::Stalls, State::HealthyEnded) => idle,
@@ -147,7 +147,7 @@ async fn pings(faulty: &mut Leg) {
     }
 }
 
-/// Runs the healthy end until it is closed, and returns the code. In a busy state it sends as much as it can meanwhile.
+/// Runs the healthy end until it is closed, and returns the code. In a busy state it also sends as much as it can.
 async fn until_closed(healthy: &mut Leg, state: State) -> u16 {
     if state != State::BusyToFaulty {
         return healthy.closed().await;
@@ -226,7 +226,7 @@ async fn play(faulty_is_caller: bool, state: State, how: Misbehavior) {
     }
 }
 
-/// Everything that was under way arrives, and the end is clean.
+/// Everything in flight arrives, and the end is clean.
 async fn trickle(mut scene: Scene, state: State, case: &str) {
     const BYTES: usize = 1_500;
     scene.switch.set(Fault::Trickle(Duration::from_millis(20)));

@@ -1,4 +1,4 @@
-//! Misused leg tokens: twice, for the other side, after the leg or the stream is gone, forged, in a subprotocol.
+//! Misused leg tokens: twice, for the other side, after the leg or the stream has ended, forged, in a subprotocol.
 
 use std::time::Duration;
 
@@ -107,7 +107,7 @@ async fn a_leg_token_is_used_then_expired_then_unknown() {
     each(ProblemCode::StreamExpired).await;
     tokio::time::advance(Duration::from_secs(299)).await;
     each(ProblemCode::StreamExpired).await;
-    // Forgotten a quarter later at the latest.
+    // Forgotten after a further quarter of the retention time at the latest.
     tokio::time::advance(Duration::from_secs(77)).await;
     each(ProblemCode::StreamUnknown).await;
 }
@@ -138,7 +138,7 @@ async fn a_subprotocol_carries_a_leg_token_only_and_is_not_echoed() {
     };
     let missing =
         offering("/v1/devices/lamp-1/connect/ssh", &format!("moorline.stream.v1, moorline.token.{}", world.token().reveal())).await;
-    assert_eq!((missing.status, &*missing.code), (401, "token_missing"), "a caller's token never stands there");
+    assert_eq!((missing.status, &*missing.code), (401, "token_missing"), "a caller's token is never there");
     for forged in ["", "mrl_leg_forged", &token[..token.len() - 1], &format!("{token}A")] {
         let answer = offering(&ticket.url, &format!("moorline.stream.v1, moorline.token.{forged}")).await;
         assert_eq!((answer.status, &*answer.code), (404, "stream_unknown"), "{forged:?}");
@@ -151,7 +151,7 @@ async fn a_subprotocol_carries_a_leg_token_only_and_is_not_echoed() {
     assert_eq!(joined.status, 101);
     let head = joined.text.to_ascii_lowercase();
     assert!(head.contains("sec-websocket-protocol: moorline.stream.v1\r\n") && !head.contains("mrl_leg"), "{head}");
-    // If both are given, the header counts.
+    // If both are given, the header is used.
     let subprotocol = [("sec-websocket-protocol", "moorline.token.mrl_leg_forged"), ("authorization", &*bearer(&ticket.token))];
     let mut caller = WireLeg::join(world.dial(), HOST, &ticket.url, &subprotocol).await.unwrap();
     let mut device_leg = world.join(offer.url.as_str(), &offer.token).await.unwrap();

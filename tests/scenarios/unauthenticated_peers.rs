@@ -1,4 +1,4 @@
-//! Unauthenticated peers of a real relay: silence, noise and partial requests cost them their own connection and nobody else anything.
+//! Unauthenticated peers of a real relay: silence, random bytes and partial requests close their own connection and affect no other.
 
 use std::time::Duration;
 
@@ -40,12 +40,12 @@ async fn a_peer_that_does_not_finish_tls_in_time_is_closed() {
     let world = World::start_with("tls_handshake_timeout = '300ms'\n").await;
     for bytes in [&b""[..], PARTIAL_CLIENT_HELLO] {
         let mut tcp = connect_and_send(&world, bytes).await;
-        assert_eq!(read_until_closed(&mut tcp, WITHIN).await, b"", "closed without an answer");
+        assert_eq!(read_until_closed(&mut tcp, WITHIN).await, b"", "closed without a response");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn noise_and_plain_http_get_at_most_a_tls_alert() {
+async fn random_bytes_and_plain_http_get_at_most_a_tls_alert() {
     let world = World::start().await;
     for bytes in [&b"GET /v1/about HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], b"SSH-2.0-OpenSSH_9.2\r\n", &[0xff; 4096]] {
         let mut tcp = connect_and_send(&world, bytes).await;
@@ -76,7 +76,7 @@ async fn an_unauthenticated_connection_gets_sixteen_answers_and_is_closed() {
     assert_eq!(received.matches("connection: close").count(), 1, "{received}");
 }
 
-/// Two lengths, or a length and chunks: whichever a proxy believes, the relay never reads a second request out of the body.
+/// Two lengths, or a length and chunks: whichever a proxy uses, the relay never reads a second request out of the body.
 #[tokio::test(flavor = "multi_thread")]
 async fn ambiguous_framing_never_yields_a_second_request() {
     let world = World::start().await;

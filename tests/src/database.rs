@@ -1,4 +1,4 @@
-//! The relay's database, held by somebody else: a write lock of another process, for as long as a scenario wants.
+//! A write lock on the relay's database, held by another process for as long as a scenario needs.
 
 use std::path::Path;
 use std::process::Stdio;

@@ -153,7 +153,7 @@ pub fn balancer(bytes: &[u8]) {
         let all = [beginning, bytes].concat();
         let mut connection = &all[..];
         let read = read_proxy_header(&mut connection, Ipv4Addr::LOCALHOST.into(), &trusted).now_or_never();
-        drop(read.expect("all that comes is there"));
+        drop(read.expect("everything that arrives is available"));
     }
 }
 

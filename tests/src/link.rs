@@ -58,7 +58,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// Forwards every connection to `to`. `plan` is asked for the faults of each by its number, from 0.
+    /// Forwards every connection to `to`. `plan` returns the faults of each by its number, from 0.
     pub async fn start(to: SocketAddr, plan: impl Fn(u64) -> Plan + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -82,7 +82,7 @@ impl Link {
         self.now.send_replace(Some(kind));
     }
 
-    /// The number of connections that were cut so server.
+    /// The number of connections that were cut so far.
     pub fn cuts(&self) -> u64 {
         self.cuts.load(Ordering::Relaxed)
     }

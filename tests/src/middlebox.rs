@@ -136,7 +136,7 @@ async fn pass(tcp: TcpStream, relay: SocketAddr, ca_file: PathBuf, acceptor: Tls
         head = head.replacen(from, to, 1);
     }
     lock(&seen.request).clone_from(&head);
-    server.write_all(head.as_bytes()).await.expect("the relay takes bytes");
+    server.write_all(head.as_bytes()).await.expect("the relay accepts bytes");
     let (mut client_reads, mut client_writes) = split(client);
     let (mut server_reads, mut server_writes) = split(server);
     let back = async {

@@ -147,12 +147,12 @@ impl Program {
             .unwrap_or_else(|_| panic!("{} did not print {message:?} often enough:\n{}", self.name, self.lines().join("\n")));
     }
 
-    /// From now on nobody reads its output; the pipes stay open and fill up.
+    /// Stops reading its output. The pipes stay open and fill up.
     pub fn stop_reading(&self) {
         self.reading.send_replace(false);
     }
 
-    /// Goes on reading its output, with what the pipes hold.
+    /// Resumes reading its output, beginning with what the pipes hold.
     pub fn resume_reading(&self) {
         self.reading.send_replace(true);
     }

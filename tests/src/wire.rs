@@ -55,7 +55,7 @@ pub async fn upgrade<S: Pipe>(
     subprotocol: &str,
     headers: &[(&str, &str)],
 ) -> Result<WebSocketStream<S>, Refusal> {
-    let mut request: Request<()> = format!("ws://{host}{path}").into_client_request().expect("the path of a scenario is good");
+    let mut request: Request<()> = format!("ws://{host}{path}").into_client_request().expect("the path of a scenario is valid");
     request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_str(subprotocol).expect("subprotocols are ASCII"));
     for (name, value) in headers {
         let name: HeaderName = name.parse().expect("a header's name");
@@ -141,7 +141,7 @@ impl<S: Pipe> WireDevice<S> {
     /// # Errors
     /// [`ChannelClosed`], if the relay closes it instead of sending `welcome`.
     pub async fn connect(pipe: S, persona: &Persona<'_>) -> Result<Self, ChannelClosed> {
-        let mut socket = upgrade(pipe, persona.host, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may open a control channel");
+        let mut socket = upgrade(pipe, persona.host, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("a control channel needs no token");
         let ToDevice::Challenge(challenge) = receive(&mut socket).await.expect("a challenge") else { panic!("the challenge comes first") };
         let claims = ProofClaims {
             nonce: challenge.nonce,
@@ -171,7 +171,7 @@ impl<S: Pipe> WireDevice<S> {
     /// # Panics
     /// If the relay does not close it.
     pub async fn connect_with(pipe: S, host: &str, text: String) -> ChannelClosed {
-        let mut socket = upgrade(pipe, host, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may open a control channel");
+        let mut socket = upgrade(pipe, host, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("a control channel needs no token");
         assert!(matches!(receive(&mut socket).await, Ok(ToDevice::Challenge(_))), "the challenge comes first");
         // The relay may close before it has read everything.
         socket.send(Message::text(text)).await.ok();
@@ -208,7 +208,7 @@ impl<S: Pipe> WireDevice<S> {
 
     /// Sends a message.
     pub async fn send(&mut self, message: impl Into<FromDevice>) {
-        self.socket.send(Message::text(message.into().encode())).await.expect("the control channel lives");
+        self.socket.send(Message::text(message.into().encode())).await.expect("the control channel is open");
     }
 
     /// Accepts an offer.
@@ -357,7 +357,7 @@ impl<S: Pipe> WireLeg<S> {
     /// Sends a WebSocket message.
     pub async fn send(&mut self, message: Message) {
         self.has_closed |= message.is_close();
-        self.socket.send(message).await.expect("the leg lives");
+        self.socket.send(message).await.expect("the leg is open");
     }
 
     /// Sends `end`.

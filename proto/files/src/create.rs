@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_system_refuses_is_told_with_its_cause() {
+    fn system_errors_are_reported_with_their_cause() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("missing").join("key");
         let error = create(&path, 0o600, b"").unwrap_err();

@@ -50,7 +50,7 @@ async fn the_far_side_ends_first_and_its_leg_is_still_read() {
         for turn in 0..20u8 {
             sleep(PING).await;
             relay.send(Message::Ping(vec![turn].into())).await;
-            assert_eq!(relay.next().await, Received::Pong(vec![turn].into()), "answered though the far side has ended");
+            assert_eq!(relay.next().await, Received::Pong(vec![turn].into()), "pings are answered after the far side has ended");
         }
         assert_eq!(relay.bytes(4).await, b"late");
         relay.expect_end().await;

@@ -56,7 +56,7 @@ fn within(seconds: u64) -> Instant {
     Instant::now() + Duration::from_secs(seconds)
 }
 
-/// Dials a relay that answers this; `{accept}` stands for the correct Sec-WebSocket-Accept.
+/// Dials a relay that answers this; `{accept}` is replaced by the correct Sec-WebSocket-Accept.
 async fn answered(answer: &str) -> Result<crate::dial::WebSocket, DialError> {
     let (dialer, mut remote_ends) = dialer();
     let relay = async {
@@ -224,7 +224,7 @@ async fn tls_trusts_the_given_ca_and_later_dials_resume_the_session() {
     let (ca, acceptor) = relay_of_a_ca();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url: RelayUrl = format!("https://localhost:{}", listener.local_addr().unwrap().port()).parse().unwrap();
-    // One after another, until there are tickets for more connections than rustls would keep.
+    // Sequential dials, until there are tickets for more connections than rustls keeps by default.
     const AT_ONCE: usize = 12;
     let server = async {
         let mut kinds = Vec::new();

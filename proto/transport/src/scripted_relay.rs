@@ -115,7 +115,7 @@ impl Relay {
         }
     }
 
-    /// Exactly this many bytes.
+    /// Receives exactly this many bytes.
     pub(crate) async fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut all = Vec::new();
         while all.len() < count {
@@ -178,7 +178,7 @@ impl Program {
         self.was_reset.load(Ordering::SeqCst)
     }
 
-    /// Resets the connection, as when the program dies.
+    /// Resets the connection, as when the program is killed.
     pub(crate) fn reset(self) {
         self.broken.store(true, Ordering::SeqCst);
     }

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shares_of_a_caller_follow_what_they_are_shares_of() {
+    fn the_default_shares_of_a_caller_follow_the_total_limits() {
         let shares = |text: &str| {
             let limits = check(&format!("{LEAST}[limits]\n{text}")).unwrap().limits;
             [limits.streams_per_caller.get(), limits.undecided_per_caller.get(), limits.waiting_per_caller.get()]

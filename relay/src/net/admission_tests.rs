@@ -27,7 +27,7 @@ const OTHER_ADDRESS: &str = "192.0.2.2";
 async fn the_oldest_unauthenticated_connection_is_evicted_once_it_is_old() {
     let admission = admission();
     let (first, _second) = (admission.admit(address(ADDRESS)).unwrap(), admission.admit(address(OTHER_ADDRESS)).unwrap());
-    assert_eq!(admission.admit(None).unwrap_err(), Full::Unauthenticated, "those who came first can finish");
+    assert_eq!(admission.admit(None).unwrap_err(), Full::Unauthenticated, "earlier connections can finish");
     tokio::time::advance(EVICTABLE_AFTER).await;
     let _third = admission.admit(None).unwrap();
     first.evicted().await;
@@ -90,7 +90,7 @@ async fn an_address_at_its_share_gets_no_more_through_a_proxy() {
     permits[0].set_address(address(ADDRESS)).unwrap();
     permits[1].set_address(address(ADDRESS)).unwrap();
     assert_eq!(permits[2].set_address(address(ADDRESS)), Err(Full::Address));
-    assert!(permits.iter().all(ConnectionPermit::is_unauthenticated), "those who came first can finish");
+    assert!(permits.iter().all(ConnectionPermit::is_unauthenticated), "earlier connections can finish");
     permits[3].set_address(address(OTHER_ADDRESS)).unwrap();
 
     permits[0].authenticated();

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_message_goes_with_the_answer_to_the_upgrade() {
+    async fn the_first_message_is_sent_with_the_upgrade_response() {
         let (mut socket, mut remote) = with_head().await;
         assert_eq!(socket.unsent_bytes(), HEAD.len());
         socket.write_all(b"opened").await.unwrap();
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_answer_to_an_upgrade_goes_alone_where_the_peer_has_the_next_word() {
+    async fn the_upgrade_response_is_sent_alone_when_the_peer_sends_next() {
         let (mut socket, mut remote) = with_head().await;
         let (byte, head) = tokio::join!(socket.read_u8(), async {
             let head = receive(&mut remote).await;
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_answer_to_an_upgrade_goes_with_the_end_and_before_a_long_message() {
+    async fn the_upgrade_response_is_sent_with_the_end_and_before_a_long_message() {
         let (mut socket, mut remote) = with_head().await;
         socket.shutdown().await.unwrap();
         assert_eq!(receive(&mut remote).await, HEAD);

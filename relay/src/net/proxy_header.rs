@@ -102,7 +102,7 @@ mod tests {
     use super::*;
     use crate::net::client_address::network;
 
-    /// The client's address by a load balancer at 10.0.0.1 that sends this, and what is left to read behind it.
+    /// The client's address from a load balancer at 10.0.0.1 that sends this, and the bytes after the header.
     async fn client_of(sent: &[u8]) -> (Result<IpAddr, ProxyHeaderError>, Vec<u8>) {
         let trusted = TrustedProxies::new(vec![network("10.0.0.0/8").unwrap()]);
         let mut connection = sent;
@@ -112,7 +112,7 @@ mod tests {
 
     async fn client(sent: &[u8]) -> String {
         let (client, left) = client_of(&[sent, b"TLS"].concat()).await;
-        assert_eq!(left, b"TLS", "what is behind the header stays");
+        assert_eq!(left, b"TLS", "the bytes after the header are not consumed");
         client.unwrap().to_string()
     }
 

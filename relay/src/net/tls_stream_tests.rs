@@ -1,4 +1,4 @@
-//! The stream against the client of tokio-rustls: sizes, key updates, ends, garbage, and that no buffer stays behind.
+//! The stream against the client of tokio-rustls: sizes, key updates, ends, invalid input, and that no buffer is kept.
 
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ fn bytes(size: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn every_size_passes_in_both_versions_through_small_and_large_pipes_and_no_buffer_stays_behind() {
+async fn every_size_passes_in_both_versions_through_small_and_large_pipes_and_no_buffer_is_kept() {
     const SIZES: [usize; 8] = [1, 2, 100, 16_383, 16_384, 16_385, 40_000, 300_000];
     for (version, pipe) in [&TLS13, &TLS12].into_iter().flat_map(|version| [7, 1_000, 1 << 20].map(|pipe| (version, pipe))) {
         let (server, client) = configs(version);

@@ -59,7 +59,7 @@ async fn run(device: Leg, caller: Leg, traffic: &Traffic) -> SpliceEnd {
 }
 
 #[tokio::test(start_paused = true)]
-async fn available_bytes_go_in_one_frame_and_the_last_end_goes_with_its_close() {
+async fn available_bytes_are_sent_in_one_frame_and_the_last_end_with_its_close() {
     let ((caller, mut caller_peer), (device, mut device_peer)) = (leg(LARGE), leg(LARGE));
     let traffic = Traffic::default();
     let ends = async {
@@ -115,7 +115,7 @@ async fn a_reader_that_pauses_blocks_the_writer_and_loses_nothing() {
                 sent += 1;
             }
         };
-        // Ten minutes in which nobody reads.
+        // Ten minutes in which the device's end is not read.
         timeout(Duration::from_secs(600), writing).await.unwrap_err();
         assert!(sent < 5, "{sent} messages were accepted");
         let taken = usize::try_from(traffic.to_device.load(Ordering::Relaxed)).unwrap();
@@ -198,7 +198,7 @@ async fn a_silent_leg_holds_no_buffer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn frames_behind_a_violation_are_drained_while_the_leg_is_closed() {
+async fn frames_after_a_violation_are_drained_while_the_leg_is_closed() {
     let (mut leg, mut peer) = leg(PIPE);
     let garbage = tokio::join!(leg.watch(), async { peer.write_all(&[0xff; 100]).await.unwrap() }).0;
     assert!(matches!(garbage, LegEnd::Broke(CloseReason::Framing, _)));

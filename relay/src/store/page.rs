@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_cursor_is_refused() {
+    fn an_invalid_cursor_is_refused() {
         let encoded = |bytes: &[u8]| BASE64URL_NOPAD.encode(bytes);
         let long = encoded(&[&[VERSION][..], &[b'a'; DEVICE_ID_CHARS + 1]].concat());
         for text in ["", "lamp-1", "====", &encoded(b"\x02lamp-1"), &encoded(b"\x01"), &encoded(b"\x01\xff"), &encoded(b"\x01A B"), &long] {

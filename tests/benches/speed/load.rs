@@ -19,7 +19,7 @@ use tokio_rustls::client::TlsStream;
 pub const HOST: &str = "localhost";
 /// A TLS connection of the load.
 pub type Tls = TlsStream<TcpStream>;
-/// What is written at once, about.
+/// The approximate size of one write.
 const BATCH: usize = 64 << 10;
 
 /// Makes TLS connections.
@@ -42,9 +42,9 @@ impl Connect {
     /// One connection.
     pub async fn to(&self, address: SocketAddr) -> Tls {
         let tcp = TcpStream::connect(address).await.expect("the server listens");
-        tcp.set_nodelay(true).expect("TCP takes options");
+        tcp.set_nodelay(true).expect("TCP options can be set");
         let name = ServerName::try_from(HOST).expect("a name");
-        self.0.connect(name, tcp).await.expect("TLS comes about")
+        self.0.connect(name, tcp).await.expect("the TLS handshake succeeds")
     }
 }
 
@@ -57,12 +57,12 @@ fn config(world: &World) -> ClientConfig {
     config
 }
 
-/// How the bytes of a transfer are cut.
+/// How the bytes of a transfer are split.
 #[derive(Clone, Copy, Debug)]
 pub struct Cut {
     /// Bytes of one message.
     pub message: usize,
-    /// Each message is written, and so is a TLS record, of its own. Otherwise about 64 KiB are written at once.
+    /// Whether each message is written separately, and so is a TLS record of its own. Otherwise about 64 KiB are written at once.
     pub alone: bool,
 }
 
@@ -75,7 +75,7 @@ pub enum Framing {
     Frames,
 }
 
-/// Writes so many bytes of payload.
+/// Writes `payload` bytes of payload.
 pub async fn pour(to: &mut (impl AsyncWrite + Unpin), framing: Framing, cut: Cut, payload: usize) {
     let messages = if cut.alone { 1 } else { (BATCH / cut.message).max(1) };
     let mut batch = Vec::new();
@@ -83,16 +83,16 @@ pub async fn pour(to: &mut (impl AsyncWrite + Unpin), framing: Framing, cut: Cut
         if framing == Framing::Frames {
             frame_head(&mut batch, cut.message);
         }
-        // The mask is all zeroes: it costs the one who takes it off as much as any other, and the load nothing.
+        // The mask is all zeroes: unmasking costs the server as much as with any other mask, and masking costs the load nothing.
         batch.extend((0..cut.message).map(|at| (at % 251) as u8));
     }
     for _ in 0..payload / (messages * cut.message) {
-        to.write_all(&batch).await.expect("the server takes it");
+        to.write_all(&batch).await.expect("the server accepts bytes");
         if cut.alone {
-            to.flush().await.expect("the server takes it");
+            to.flush().await.expect("the server accepts bytes");
         }
     }
-    to.flush().await.expect("the server takes it");
+    to.flush().await.expect("the server accepts bytes");
 }
 
 fn frame_head(batch: &mut Vec<u8>, length: usize) {
@@ -124,7 +124,7 @@ pub async fn drain(from: &mut (impl AsyncRead + Unpin), framing: Framing, payloa
     assert_eq!(received, payload);
 }
 
-/// Counts payload in a stream of frames without masks, and looks at nothing else.
+/// Counts the payload in a stream of unmasked frames, without any validation.
 #[derive(Debug, Default)]
 struct Counter {
     head: Vec<u8>,

@@ -16,10 +16,10 @@ use crate::plain::{ECHO, Plain};
 use crate::table::{Spread, Table};
 use crate::trip::tcp;
 
-/// One at a time: so many turns of so many, on each side.
+/// Streams opened one at a time: the number of rounds, and of streams in each round, for each side.
 const TURNS: usize = 10;
 const OPENS: usize = 40;
-/// Opened in all, when many are opened at once; in two turns.
+/// The total number of streams when many are opened at once, in two rounds.
 const MANY: usize = 600;
 
 /// Measures opening in the library, through the real programs with `forward`, and pairs of TLS connections.
@@ -77,7 +77,7 @@ async fn echo_within(mut stream: tokio::io::DuplexStream) {
     }
 }
 
-/// What is opened.
+/// What a measurement opens.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Library,
@@ -118,16 +118,16 @@ impl Ways {
     async fn pair<T>(&self, connect: &Connect) -> Option<T> {
         let _first = connect.to(self.plain).await;
         let mut second = connect.to(self.plain).await;
-        second.write_u8(ECHO).await.expect("the plain server takes it");
+        second.write_u8(ECHO).await.expect("the plain server accepts bytes");
         there_and_back(&mut second).await;
         None
     }
 }
 
 async fn there_and_back(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
-    stream.write_all(&[7]).await.expect("the stream lives");
-    stream.flush().await.expect("the stream lives");
-    stream.read_u8().await.expect("the stream lives");
+    stream.write_all(&[7]).await.expect("the stream is open");
+    stream.flush().await.expect("the stream is open");
+    stream.read_u8().await.expect("the stream is open");
 }
 
 async fn one_at_a_time(ways: &Ways, table: &mut Table) {
@@ -161,7 +161,7 @@ async fn one_at_a_time(ways: &Ways, table: &mut Table) {
     table.note(format!("open, library: means in ms after the request came: {}", parts.join(", ")));
 }
 
-/// The moments of the relay's timeline, and the client's one.
+/// The moments of the relay's timeline, and the client's own moment.
 fn note_parts(parts: &mut Vec<(&'static str, Spread)>, timeline: &Timeline, opened: f64) {
     let moments = [
         ("authorized", timeline.authorized_ms),

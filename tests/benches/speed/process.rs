@@ -1,15 +1,15 @@
-//! What a process has used, as Linux counts it in `/proc`: CPU seconds and resident memory.
+//! The resource usage of a process, as Linux reports it in `/proc`: CPU seconds and resident memory.
 
 use std::fs;
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// A process that is watched.
+/// A process whose usage is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Process(pub u32);
 
 impl Process {
-    /// CPU seconds in the program and in the kernel for it, of all threads, so far.
+    /// CPU seconds in user and system mode, of all threads, so far.
     pub fn cpu(self) -> f64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).expect("it runs");
         // The name in parentheses may hold anything; utime and stime are the 12th and 13th after it.
@@ -18,7 +18,7 @@ impl Process {
         ticks as f64 / ticks_a_second()
     }
 
-    /// Resident memory now, in KiB. What the kernel holds for its sockets is not in it.
+    /// Resident memory now, in KiB. Without kernel memory for its sockets.
     pub fn resident_kib(self) -> f64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0)).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a VmRSS line");

@@ -1,4 +1,4 @@
-//! What it costs the relay to move a gigabyte, and how fast one stream is, beside a plain copy between two TLS connections.
+//! The CPU time that the relay needs to forward a gigabyte, and the throughput of one stream, compared with a plain copy between two TLS connections.
 
 use std::net::SocketAddr;
 
@@ -15,12 +15,12 @@ use crate::plain::{PAIR, Plain};
 use crate::process::Process;
 use crate::table::{Spread, Table};
 
-/// Each shape is measured so often on either side, in turns.
+/// The number of rounds for each shape and side; sides alternate.
 const ROUNDS: usize = 5;
 const DEVICE: &str = "load";
 pub const INSTANCE: &str = "00112233445566778899aabbccddeeff";
 
-/// One way to load a relay.
+/// A kind of load.
 struct Shape {
     name: &'static str,
     cut: Cut,
@@ -44,12 +44,12 @@ const ALONE: Cut = Cut { message: 1 << 10, alone: true };
 /// Both ends of a stream.
 struct Ends(Tls, Tls);
 
-/// Measures every shape on both sides, in turns.
+/// Measures every shape on both sides alternately.
 pub async fn measure(table: &mut Table) {
     let world = World::start().await;
     let plain = Plain::start(&world).await;
     let connect = Connect::cold(&world);
-    let key = SigningKey::generate().expect("keys are made");
+    let key = SigningKey::generate().expect("a key is generated");
     let device: DeviceId = DEVICE.parse().expect("a device id");
     world.library().put_device(&device, vec![key.public().clone()]).await.expect("the device is added");
     let persona =
@@ -104,13 +104,13 @@ async fn stream(world: &World, connect: &Connect, device: &mut WireDevice<Tls>) 
 async fn pair(address: SocketAddr, connect: &Connect, name: u8) -> Ends {
     let (mut first, mut second) = (connect.to(address).await, connect.to(address).await);
     for tls in [&mut first, &mut second] {
-        tls.write_all(&[PAIR, name, 0, 0, 0, 0, 0, 0]).await.expect("the plain server takes it");
-        tls.flush().await.expect("the plain server takes it");
+        tls.write_all(&[PAIR, name, 0, 0, 0, 0, 0, 0]).await.expect("the plain server accepts bytes");
+        tls.flush().await.expect("the plain server accepts bytes");
     }
     Ends(first, second)
 }
 
-/// CPU seconds for a gigabyte, and gigabytes a second.
+/// Returns CPU seconds per gigabyte, and gigabytes per second.
 async fn run(shape: &Shape, ends: Vec<Ends>, framing: Framing, process: Process) -> (f64, f64) {
     let payload = (shape.mebibytes << 20) / shape.streams / if shape.both_ways { 2 } else { 1 };
     let (cut, both_ways) = (shape.cut, shape.both_ways);
@@ -148,7 +148,7 @@ async fn run(shape: &Shape, ends: Vec<Ends>, framing: Framing, process: Process)
     figures
 }
 
-/// Kept until the figures are taken: what an end costs is no part of them.
+/// Kept until the figures are taken, so that closing a connection is not part of them.
 #[expect(dead_code, reason = "held, not used")]
 enum Half {
     Read(tokio::io::ReadHalf<Tls>),
