@@ -270,7 +270,7 @@ impl From<TokenArgs> for TokenRequest {
 }
 
 fn created_json(created: &CreatedRelay) -> String {
-    // The token is for whoever ran the command.
+    // The token is for the operator who ran the command.
     json!({ "join": created.join.to_string(), "token": created.token.reveal(), "ca_file": created.ca_file }).to_string()
 }
 
@@ -283,12 +283,12 @@ fn created_text(state: &Path, created: &CreatedRelay) -> String {
          Next:\n  moorline-relay serve --state {state}\n  moorline login --join FILE --token-file FILE    (each put into a file of its own)",
         created.join,
         created.expires_at,
-        created.token.reveal(), // for whoever ran the command
+        created.token.reveal(), // for the operator who ran the command
     )
 }
 
 fn issued_text(issued: &IssuedToken, as_json: bool) -> String {
-    let token = issued.token.reveal(); // for whoever ran the command
+    let token = issued.token.reveal(); // for the operator who ran the command
     if as_json { json!({ "token": token, "expires_at": issued.expires_at }).to_string() } else { token.to_owned() }
 }
 

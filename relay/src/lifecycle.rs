@@ -8,7 +8,7 @@
 //! | phase | accept loops | control channels | streams |
 //! | --- | --- | --- | --- |
 //! | running | accept | take offers | are opened |
-//! | draining | accept, so that legs can join | have been told `go_away`, and stay | new ones are refused; open ones run on |
+//! | draining | accept, so that legs can join | have been sent `go_away`, and stay | new ones are refused; open ones run on |
 //! | closing | stop | close with 1012 | are refused with `draining`, or cut with 1012 |
 
 use std::sync::{Arc, OnceLock};
@@ -87,7 +87,7 @@ impl Lifecycle {
         self.advance(|phase| !matches!(phase, Phase::Closing), Phase::Closing);
     }
 
-    /// The phases from now on, for whoever waits for all of them.
+    /// The phases from now on, for tasks that wait for all of them.
     pub fn watch(&self) -> LifecycleWatch {
         let mut phases = self.0.phase.subscribe();
         phases.mark_changed();

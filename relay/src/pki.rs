@@ -74,7 +74,7 @@ fn distinguished_name(name: &str) -> DistinguishedName {
     distinguished
 }
 
-/// Stays within the years that a certificate can have, whatever the clock says.
+/// Stays within the years that a certificate can have, whatever the clock returns.
 fn set_times(params: &mut CertificateParams, now: Timestamp) {
     let at = |ms: u64| SystemTime::from(Timestamp::from_millis(ms)).into();
     params.not_before = at(now.as_millis().saturating_sub(BACKDATE_MS));

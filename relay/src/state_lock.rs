@@ -33,7 +33,7 @@ pub enum LockError {
     File {
         /// The lock's file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },

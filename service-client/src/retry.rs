@@ -1,4 +1,4 @@
-//! Repeats a request: while its leg is lost before `opened`, and once if the relay refuses it temporarily. The caller says what an attempt
+//! Repeats a request: while its leg is lost before `opened`, and once if the relay refuses it temporarily. The caller defines what an attempt
 //! is and how its failures count.
 
 use std::time::Duration;

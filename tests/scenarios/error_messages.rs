@@ -85,18 +85,18 @@ impl Scene {
     }
 
     /// Runs `moorline` through a middlebox that replaces parts of its request.
-    async fn ask_through(&self, replace: &[(&str, &str)], args: &[&str]) -> Refusal {
+    async fn run_through(&self, replace: &[(&str, &str)], args: &[&str]) -> Refusal {
         self.window.replace(replace);
         let done = run(self.world.client_by(self.window.address.port()).await.args(args), WITHIN).await;
         Refusal { answer: self.window.answer(), done }
     }
 
-    async fn ask(&self, args: &[&str]) -> Refusal {
-        self.ask_through(&[], args).await
+    async fn run(&self, args: &[&str]) -> Refusal {
+        self.run_through(&[], args).await
     }
 
     async fn connect(&self, device: &str) -> Refusal {
-        self.ask(&["connect", device, "ssh"]).await
+        self.run(&["connect", device, "ssh"]).await
     }
 
     /// The operator's `connect`, as a scripted leg.
@@ -138,7 +138,7 @@ pub(crate) async fn a_request_that_a_middlebox_changed_is_refused() {
         ("\r\n\r\n", &long, ProblemCode::TooLarge),
         (CONNECT, NO_STREAM, ProblemCode::StreamUnknown),
     ] {
-        scene.ask_through(&[(from, to)], &["connect", "lamp-1", "ssh"]).await.is(code);
+        scene.run_through(&[(from, to)], &["connect", "lamp-1", "ssh"]).await.is(code);
     }
 }
 
@@ -158,7 +158,7 @@ pub(crate) async fn a_token_is_refused_for_what_it_does_not_allow() {
         (scene.signed("http", |claims| claims.access = vec![http()]), "lamp-1", ProblemCode::Forbidden),
         (scene.signed("again", |claims| claims.access = vec![http()]), "door-1", ProblemCode::DeviceUnknown),
     ] {
-        scene.ask(&["--token-file", &token, "connect", device, "ssh"]).await.is(code);
+        scene.run(&["--token-file", &token, "connect", device, "ssh"]).await.is(code);
     }
 }
 
@@ -188,17 +188,17 @@ pub(crate) async fn a_stream_is_refused_before_it_is_offered() {
     let offline = scene.connect("lamp-2").await;
     offline.is(ProblemCode::DeviceOffline);
     offline.contains("the device was last seen at ");
-    scene.ask(&["connect", "lamp-1", "http"]).await.is(ProblemCode::ServiceNotExposed);
+    scene.run(&["connect", "lamp-1", "http"]).await.is(ProblemCode::ServiceNotExposed);
 
     let _undecided = scene.leg("lamp-1", ("moorline-deadline", "60")).await;
     scene.connect("lamp-1").await.is(ProblemCode::TooManyStreams);
     let _waiting = scene.leg("lamp-2", ("moorline-wait", "60")).await;
-    scene.ask(&["connect", "lamp-2", "ssh", "--wait", "1m"]).await.is(ProblemCode::Overloaded);
+    scene.run(&["connect", "lamp-2", "ssh", "--wait", "1m"]).await.is(ProblemCode::Overloaded);
 
     let key = SigningKey::generate().unwrap().public().to_pem();
     scene.world.add("lamp-4", key.as_bytes()).await;
     let key = scene.secret("key", &key);
-    scene.ask_through(&[], &["device", "add", "lamp-5", "--key", &key]).await.is(ProblemCode::Conflict);
+    scene.run_through(&[], &["device", "add", "lamp-5", "--key", &key]).await.is(ProblemCode::Conflict);
 
     // The database breaks while the relay runs.
     let database = scene.world.path("relay").join("moorline.db");
@@ -217,7 +217,7 @@ fn cancelled(message: Result<ToDevice, ChannelClosed>) -> CancelCode {
 /// Runs `moorline connect lamp-1 ssh` and calls `act` with the stream's path while its offer is undecided.
 async fn undecided<T>(scene: &Scene, device: &mut Device, args: &[&str], act: impl AsyncFnOnce(&mut Device, String) -> T) -> (Refusal, T) {
     let args = [&["connect", "lamp-1", "ssh"], args].concat();
-    tokio::join!(scene.ask(&args), async {
+    tokio::join!(scene.run(&args), async {
         let offer = device.offer().await;
         act(device, format!("/v1/streams/{}", offer.stream)).await
     })
@@ -268,12 +268,12 @@ pub(crate) async fn a_request_or_token_that_was_used_is_refused() {
     let same_key = [("idempotency-key:", "idempotency-key: k-1\r\nx-lost:")];
     let mut caller = scene.leg("lamp-1", ("idempotency-key", "k-1")).await;
     let offer = device.offer().await;
-    scene.ask_through(&same_key, &["connect", "lamp-1", "ssh", "--reason", "another"]).await.is(ProblemCode::Conflict);
+    scene.run_through(&same_key, &["connect", "lamp-1", "ssh", "--reason", "another"]).await.is(ProblemCode::Conflict);
     device.accept(offer.stream).await;
     let mut leg = scene.world.join(offer.url.as_str(), &offer.token).await;
     leg.opened().await;
     caller.opened().await;
-    scene.ask_through(&same_key, &["connect", "lamp-1", "ssh"]).await.is(ProblemCode::TokenUsed);
+    scene.run_through(&same_key, &["connect", "lamp-1", "ssh"]).await.is(ProblemCode::TokenUsed);
     caller.close(CloseReason::Reset.code()).await;
     tokio::join!(leg.closed(), caller.closed());
     drop((leg, caller)); // the relay waits for their connections to close
@@ -281,7 +281,7 @@ pub(crate) async fn a_request_or_token_that_was_used_is_refused() {
     // A middlebox joins with a leg token of the finished stream.
     let (mine, its) = (bearer(&scene.world.token()), bearer(&offer.token));
     let join = [(CONNECT, offer.url.as_str()), (mine.as_str(), its.as_str())];
-    scene.ask_through(&join, &["connect", "lamp-1", "ssh"]).await.is(ProblemCode::StreamExpired);
+    scene.run_through(&join, &["connect", "lamp-1", "ssh"]).await.is(ProblemCode::StreamExpired);
 }
 
 type Leg = WireLeg<TlsStream<TcpStream>>;

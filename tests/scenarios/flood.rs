@@ -31,7 +31,7 @@ const PEERS: usize = 1_000;
 /// The relay's resident memory may grow by this much.
 const MEMORY_KIB: u64 = 64 << 10;
 /// A flooding peer that was closed reconnects after this.
-const AGAIN: Duration = Duration::from_secs(1);
+const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 
 /// A flooding peer pauses between batches, so that the flood depends on the number of peers and not on the speed of the machine.
 const BREATH: Duration = Duration::from_millis(50);
@@ -47,7 +47,7 @@ fn lasts() -> Duration {
 }
 
 /// One connection of a flooding peer, until the relay closes it.
-async fn stay(world: &World, kind: usize) -> std::io::Result<()> {
+async fn flood_once(world: &World, kind: usize) -> std::io::Result<()> {
     let hold = |tls: Tls| async move {
         let (mut reads, writes) = tokio::io::split(tls);
         // The peer sends nothing and reads only to notice the end.
@@ -120,22 +120,22 @@ async fn stay(world: &World, kind: usize) -> std::io::Result<()> {
     }
 }
 
-async fn again_and_again(world: Arc<World>, kind: usize, stays: Arc<AtomicU64>) {
+async fn reconnect_repeatedly(world: Arc<World>, kind: usize, opened: Arc<AtomicU64>) {
     loop {
-        stays.fetch_add(1, Ordering::Relaxed);
+        opened.fetch_add(1, Ordering::Relaxed);
         // Reconnects, however the connection ended.
-        stay(&world, kind).await.ok();
-        pause(AGAIN).await;
+        flood_once(&world, kind).await.ok();
+        pause(RECONNECT_AFTER).await;
     }
 }
 
 /// An online device that reads nothing, and callers that offer it streams with the largest allowed data.
 async fn device_that_never_reads(world: Arc<World>, _device: WireDevice<Tls>, id: &'static str, callers: usize) {
     let data = data_encoding::BASE64.encode(&[7; 4_096]);
-    let mut asking = JoinSet::new();
+    let mut requests = JoinSet::new();
     for _ in 0..callers {
         let (world, data) = (Arc::clone(&world), data.clone());
-        asking.spawn(async move {
+        requests.spawn(async move {
             let Ok(tls) = world.try_dial().await else { return };
             let headers = [("authorization", &*bearer(&world.token())), ("moorline-data", &data)];
             if let Ok(mut leg) = WireLeg::join(tls, "localhost", &format!("/v1/devices/{id}/connect/ssh"), &headers).await {
@@ -143,7 +143,7 @@ async fn device_that_never_reads(world: Arc<World>, _device: WireDevice<Tls>, id
             }
         });
     }
-    while asking.join_next().await.is_some() {}
+    while requests.join_next().await.is_some() {}
     std::future::pending::<()>().await;
 }
 
@@ -213,14 +213,14 @@ async fn a_thousand_unauthenticated_peers_cost_little_memory_and_do_not_slow_oth
     let honest = open(forward.local[0]).await;
     let memory = resident_kib(world.relay.id());
 
-    let stays = Arc::new(AtomicU64::new(0));
+    let opened = Arc::new(AtomicU64::new(0));
     let mut flood = JoinSet::new();
     for id in ["silent-1", "silent-2"] {
         let device = world.wire_device(id).await;
         flood.spawn(device_that_never_reads(Arc::clone(&world), device, id, 50));
     }
     for kind in 0..PEERS - 102 {
-        flood.spawn(again_and_again(Arc::clone(&world), kind, Arc::clone(&stays)));
+        flood.spawn(reconnect_repeatedly(Arc::clone(&world), kind, Arc::clone(&opened)));
     }
     let most = async {
         let (mut ticks, mut most) = (interval(Duration::from_millis(100)), 0); // real time: samples of the relay's memory
@@ -248,7 +248,7 @@ async fn a_thousand_unauthenticated_peers_cost_little_memory_and_do_not_slow_oth
     flood.shutdown().await;
     println!(
         "{} connections of flooding peers; the stream's speed was {:.2} of what it was ({} of {} MB/s); {} KiB more memory",
-        stays.load(Ordering::Relaxed),
+        opened.load(Ordering::Relaxed),
         meanwhile as f64 / before as f64,
         meanwhile / 1_000_000,
         before / 1_000_000,
@@ -260,7 +260,7 @@ async fn a_thousand_unauthenticated_peers_cost_little_memory_and_do_not_slow_oth
     assert!(most.saturating_sub(memory) < MEMORY_KIB, "{memory} KiB before, {most} KiB in the flood");
 }
 
-async fn ask(world: &World, device: &str, headers: &[(&str, &str)]) -> Result<WireLeg<Tls>, ProblemCode> {
+async fn try_connect(world: &World, device: &str, headers: &[(&str, &str)]) -> Result<WireLeg<Tls>, ProblemCode> {
     let authorization = bearer(&world.token());
     let headers: Vec<(&str, &str)> = [("authorization", &*authorization)].into_iter().chain(headers.iter().copied()).collect();
     let leg = WireLeg::join(world.dial().await, "localhost", &format!("/v1/devices/{device}/connect/ssh"), &headers).await;
@@ -291,16 +291,16 @@ async fn a_flood_of_requests_reaches_its_own_limits_only() {
         let mut other = world.wire_device("other-1").await;
         drop(world.wire_device("away-1").await.socket);
         let many = |device: &'static str, headers: &'static [(&'static str, &'static str)]| {
-            let mut asking = JoinSet::new();
+            let mut requests = JoinSet::new();
             for _ in 0..60 {
                 let world = Arc::clone(&world);
-                asking.spawn(async move { ask(&world, device, headers).await });
+                requests.spawn(async move { try_connect(&world, device, headers).await });
             }
-            asking.join_all()
+            requests.join_all()
         };
         let honest = async {
             for _ in 0..10 {
-                let mut caller = ask(&world, "other-1", &[]).await.expect("the other device has capacity");
+                let mut caller = try_connect(&world, "other-1", &[]).await.expect("the other device has capacity");
                 let offer = other.offer().await;
                 other.accept(offer.stream).await;
                 let mut device_leg = world.join(offer.url.as_str(), &offer.token).await;
@@ -322,13 +322,13 @@ async fn a_flood_of_requests_reaches_its_own_limits_only() {
         for leg in &mut offered {
             assert!(matches!(leg.next().await, LegEvent::Refused(problem) if problem.known_code() == Some(ProblemCode::RejectedByDevice)));
         }
-        let (_next, offer) = tokio::join!(ask(&world, "busy-1", &[]), busy.offer());
+        let (_next, offer) = tokio::join!(try_connect(&world, "busy-1", &[]), busy.offer());
         assert_eq!(offer.service.as_str(), "ssh");
         for leg in &mut waiting {
             leg.close(1000).await;
             assert_eq!(leg.closed().await, 1000);
         }
-        ask(&world, "away-1", &[("moorline-wait", "60")]).await.expect("a caller that left no longer waits");
+        try_connect(&world, "away-1", &[("moorline-wait", "60")]).await.expect("a caller that left no longer waits");
     };
     timeout(WITHIN, scenario).await.expect("seconds, not minutes");
 }

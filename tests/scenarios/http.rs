@@ -83,7 +83,7 @@ async fn a_stream_survives_many_silent_ping_intervals() {
     let (world, echo) = (World::start_with(SCALED).await, Target::echo().await);
     let _device = world.device("lamp-1", &[("echo", echo.address)]).await;
     let forward = world.forward("lamp-1", &["echo"]).await;
-    silent_then_heard(&forward.local[0].to_string(), Duration::from_secs(3)).await;
+    echo_after_silence(&forward.local[0].to_string(), Duration::from_secs(3)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,11 +91,11 @@ async fn a_stream_survives_ninety_silent_seconds_at_default_times() {
     let (world, echo) = (World::start().await, Target::echo().await);
     let _device = world.device("lamp-1", &[("echo", echo.address)]).await;
     let forward = world.forward("lamp-1", &["echo"]).await;
-    silent_then_heard(&forward.local[0].to_string(), Duration::from_secs(90)).await;
+    echo_after_silence(&forward.local[0].to_string(), Duration::from_secs(90)).await;
     assert_eq!(world.relay.count("device online"), 1, "the control channel was silent too, and is open");
 }
 
-async fn silent_then_heard(address: &str, silence: Duration) {
+async fn echo_after_silence(address: &str, silence: Duration) {
     let mut tcp = TcpStream::connect(address).await.expect("the forward listens");
     for sent in [&b"before"[..], b"after"] {
         tcp.write_all(sent).await.expect("the stream accepts bytes");

@@ -147,14 +147,14 @@ impl Scene {
     }
 }
 
-async fn ask(world: &World, device: &str) -> Leg {
+async fn connect(world: &World, device: &str) -> Leg {
     let path = format!("/v1/devices/{device}/connect/ssh");
     let headers = [("authorization", &*bearer(&world.token()))];
     WireLeg::join(world.dial().await, "localhost", &path, &headers).await.expect("nothing refuses the stream")
 }
 
 async fn open(world: &World, device: &mut WireDevice<Tls>, id: &str) -> (Leg, Leg) {
-    let mut caller = ask(world, id).await;
+    let mut caller = connect(world, id).await;
     let offer = device.offer().await;
     device.accept(offer.stream).await;
     let mut device_leg = world.join(offer.url.as_str(), &offer.token).await;
@@ -191,7 +191,7 @@ async fn invalid_frames_before_opened_end_the_callers_stream_and_let_the_device_
     let scenario = async {
         let mut scene = Scene::start().await;
         for case in cases() {
-            let mut caller = ask(&scene.world, "lamp-1").await;
+            let mut caller = connect(&scene.world, "lamp-1").await;
             let offer = scene.device.offer().await;
             sends(&mut caller.socket, &case.sends).await;
             named(case.what, &closed(&mut caller.socket).await, case.on_leg);
@@ -200,7 +200,7 @@ async fn invalid_frames_before_opened_end_the_callers_stream_and_let_the_device_
             assert_eq!(offer.service.as_str(), "ssh");
         }
         for case in cases().into_iter().filter(|case| !case.sends.starts_with(&[FIN | CLOSE])) {
-            let mut caller = ask(&scene.world, "lamp-1").await;
+            let mut caller = connect(&scene.world, "lamp-1").await;
             let offer = scene.device.offer().await;
             let mut broken = scene.world.join(offer.url.as_str(), &offer.token).await;
             sends(&mut broken.socket, &case.sends).await;

@@ -30,7 +30,7 @@ fn secret(world: &World, name: &str, text: &str) -> PathBuf {
     path
 }
 
-async fn ask(world: &World, args: &[&str]) -> (Done, Duration) {
+async fn run_client(world: &World, args: &[&str]) -> (Done, Duration) {
     let begun = Instant::now();
     let done = run(world.client().args(args), WITHIN).await;
     (done, begun.elapsed())
@@ -50,21 +50,21 @@ async fn streams_that_cannot_be_opened_are_refused_at_once_with_a_reason() {
         ("lamp-1", "ssh", "service_not_exposed"),
         ("lamp-1", "dead", "target_refused"),
     ] {
-        let (done, took) = ask(&world, &["connect", device, service]).await;
+        let (done, took) = run_client(&world, &["connect", device, service]).await;
         assert_eq!(done.code, Some(3), "{code}: {}", done.err);
         assert!(done.err.contains(code), "{code}: {}", done.err);
         assert!(took < AT_ONCE, "{code} took {took:?}");
     }
-    let (done, _) = ask(&world, &["connect", "lamp-2", "echo"]).await;
+    let (done, _) = run_client(&world, &["connect", "lamp-2", "echo"]).await;
     assert!(done.err.contains("last seen"), "{}", done.err);
-    assert!(ask(&world, &["connect", "lamp-1", "echo"]).await.0.code == Some(0), "a stream that can be opened opens");
+    assert!(run_client(&world, &["connect", "lamp-1", "echo"]).await.0.code == Some(0), "a stream that can be opened opens");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_kind_of_failure_has_its_own_exit_code() {
     let world = World::start().await;
     let bad = secret(&world, "bad-token", "not.a.token");
-    let (done, _) = ask(&world, &["--token-file", &bad.display().to_string(), "connect", "lamp-1", "echo"]).await;
+    let (done, _) = run_client(&world, &["--token-file", &bad.display().to_string(), "connect", "lamp-1", "echo"]).await;
     assert_eq!(done.code, Some(5), "{}", done.err);
     assert!(done.err.contains("token_invalid"), "{}", done.err);
 
@@ -72,7 +72,7 @@ async fn each_kind_of_failure_has_its_own_exit_code() {
     let done = run(command(&binaries().client).args(["--profile", &missing, "connect", "lamp-1", "echo"]), WITHIN).await;
     assert_eq!(done.code, Some(5), "{}", done.err);
 
-    let (done, _) = ask(&world, &["connect", "LAMP-1", "echo"]).await;
+    let (done, _) = run_client(&world, &["connect", "LAMP-1", "echo"]).await;
     assert_eq!(done.code, Some(2), "{}", done.err);
 
     let join = std::fs::read_to_string(world.join_file()).expect("it was written");
@@ -103,7 +103,7 @@ async fn a_token_allows_only_what_it_names() {
         (&["connect", "camera-1", "echo"], 3, "device_unknown"),
         (&["device", "remove", "lamp-1"], 3, "forbidden"),
     ] {
-        let (done, _) = ask(&world, &[&["--token-file", token.as_str()], args].concat()).await;
+        let (done, _) = run_client(&world, &[&["--token-file", token.as_str()], args].concat()).await;
         assert_eq!(done.code, Some(exit), "{args:?}: {}", done.err);
         assert!(done.err.contains(code), "{args:?}: {}", done.err);
     }

@@ -124,7 +124,7 @@ async fn a_key_belongs_to_one_device() {
     assert_eq!((taken.0, taken.2["code"].as_str()), (409, Some("conflict")));
 }
 
-async fn ask(world: &MemoryWorld, token: &Secret, path: &str) -> (u16, String) {
+async fn request(world: &MemoryWorld, token: &Secret, path: &str) -> (u16, String) {
     let refusal = WireLeg::join(world.dial(), HOST, path, &[("authorization", &bearer(token))]).await.unwrap_err();
     (refusal.status, refusal.problem.map(|problem| problem.code).unwrap_or_default())
 }
@@ -153,10 +153,10 @@ async fn a_token_is_valid_for_its_time_its_relay_and_its_access_rules_only() {
         (good.clone(), "/v1/devices/door-1/connect/http", 404, "device_unknown"),
         (good.clone(), "/v1/devices/lamp-7/connect/http", 404, "device_unknown"),
     ] {
-        assert_eq!(ask(&world, &world.sign(&claims), path).await, (status, code.to_owned()), "{claims:?}");
+        assert_eq!(request(&world, &world.sign(&claims), path).await, (status, code.to_owned()), "{claims:?}");
     }
     let other_key = SigningKey::generate().unwrap();
-    assert_eq!(ask(&world, &other_key.mint(&good).unwrap(), ssh).await, (401, "token_invalid".to_owned()));
+    assert_eq!(request(&world, &other_key.mint(&good).unwrap(), ssh).await, (401, "token_invalid".to_owned()));
     let see_nothing = world.token_for("bob", &[]);
     let list = WireLeg::join(world.dial(), HOST, ssh, &[("authorization", &bearer(&see_nothing))]).await.unwrap_err();
     assert_eq!(list.status, 404, "a token without access learns nothing");
@@ -171,10 +171,10 @@ async fn leg_tokens_of_other_streams_and_forged_ones_are_unknown() {
     let _two = world.connect("lamp-1", "ssh", &[]).await.unwrap();
     let two = device.offer().await;
     let unknown = (404, "stream_unknown".to_owned());
-    assert_eq!(ask(&world, &two.token, one.url.as_str()).await, unknown);
-    assert_eq!(ask(&world, &Secret::new("mrl_leg_forged"), one.url.as_str()).await, unknown);
-    assert_eq!(ask(&world, &one.token, &one.url.as_str().replace("/n1/", "/n2/")).await, unknown);
-    assert_eq!(ask(&world, &one.token, "/v1/legs/n1/00000000000000000000000000000000").await, unknown);
+    assert_eq!(request(&world, &two.token, one.url.as_str()).await, unknown);
+    assert_eq!(request(&world, &Secret::new("mrl_leg_forged"), one.url.as_str()).await, unknown);
+    assert_eq!(request(&world, &one.token, &one.url.as_str().replace("/n1/", "/n2/")).await, unknown);
+    assert_eq!(request(&world, &one.token, "/v1/legs/n1/00000000000000000000000000000000").await, unknown);
     let headers = [("sec-websocket-protocol", format!("moorline.token.{}", one.token.reveal()))]; // as browsers must
     let mut leg = WireLeg::join(world.dial(), HOST, one.url.as_str(), &[(headers[0].0, &headers[0].1)])
         .await

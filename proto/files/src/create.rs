@@ -20,7 +20,7 @@ pub enum CreateError {
     Create {
         /// What was to be created.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// It was created but could not be written. It was removed again.
@@ -28,7 +28,7 @@ pub enum CreateError {
     Write {
         /// What was to be written.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }

@@ -106,7 +106,7 @@ impl Unauthenticated {
         Self { socket }
     }
 
-    /// Sends `challenge`, reads `hello`, verifies its proof. On an error the connection has been closed with the code that says why.
+    /// Sends `challenge`, reads `hello`, verifies its proof. On an error the connection has been closed with the code for the error.
     ///
     /// # Errors
     /// [`HandshakeError`].

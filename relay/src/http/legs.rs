@@ -1,4 +1,4 @@
-//! `GET /v1/legs/{node}/{stream}`: joins one leg, with that leg's token, which alone says which side it is.
+//! `GET /v1/legs/{node}/{stream}`: joins one leg, with that leg's token, which alone determines the side.
 
 use std::sync::Arc;
 

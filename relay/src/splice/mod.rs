@@ -157,7 +157,7 @@ impl Farewell {
         Self { device, caller, end }
     }
 
-    /// Closes both legs with the code that says why the stream ended, and waits for the answers: five seconds, or `patience` after 1000,
+    /// Closes both legs with the code for the end of the stream, and waits for the answers: five seconds, or `patience` after 1000,
     /// which is sent behind everything that a slow reader has not read yet.
     ///
     /// # Cancel safety

@@ -44,7 +44,7 @@ impl Page {
 
 /// Where a page ended. Opaque to callers: its text is base64url, with a version byte.
 ///
-/// A cursor names the last device that its page showed, so it says nothing that its caller was not told already. It grants nothing
+/// A cursor names the last device that its page showed, so it contains nothing that its caller has not seen. It grants nothing
 /// either: the filter applies to every page anew. A made-up cursor only chooses where the listing starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor(DeviceId);

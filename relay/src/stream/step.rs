@@ -70,7 +70,7 @@ impl Actor {
             data: self.open.data.clone(),
             features: self.open.features.clone(),
         };
-        // From here on a change of the device's keys finds the stream; the channel is looked at again by whoever waits for its end.
+        // From here on a change of the device's keys finds the stream; the task that waits for the channel's end checks it again.
         self.listing.set_device_key(Some(handle.about().principal.key_id));
         let (alive_sender, alive) = oneshot::channel();
         match handle.send(Command::Offer { offer: Box::new(offer), alive: alive_sender }) {

@@ -103,11 +103,11 @@ impl Ways {
                 let device = "embedded".parse().expect("a device id");
                 let mut stream = self.client.open(&device, &"echo".parse().expect("a service")).await.expect("nothing refuses it");
                 let opened = begun.elapsed().as_secs_f64() * 1e3;
-                there_and_back(&mut stream).await;
+                round_trip(&mut stream).await;
                 Some((*stream.timeline(), opened))
             }
             Way::Forward => {
-                there_and_back(&mut tcp(self.forward).await).await;
+                round_trip(&mut tcp(self.forward).await).await;
                 None
             }
             Way::ColdPair => self.pair(&self.cold).await,
@@ -119,12 +119,12 @@ impl Ways {
         let _first = connect.to(self.plain).await;
         let mut second = connect.to(self.plain).await;
         second.write_u8(ECHO).await.expect("the plain server accepts bytes");
-        there_and_back(&mut second).await;
+        round_trip(&mut second).await;
         None
     }
 }
 
-async fn there_and_back(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+async fn round_trip(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
     stream.write_all(&[7]).await.expect("the stream is open");
     stream.flush().await.expect("the stream is open");
     stream.read_u8().await.expect("the stream is open");

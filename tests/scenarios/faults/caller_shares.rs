@@ -13,7 +13,7 @@ fn token(world: &MemoryWorld, subject: &str) -> Secret {
 }
 
 /// Requests twice the capacity of streams as one caller, and returns the legs that were opened.
-async fn greedy(world: &MemoryWorld, headers: &[(&str, &str)]) -> Vec<WireLeg<DuplexStream>> {
+async fn request_many(world: &MemoryWorld, headers: &[(&str, &str)]) -> Vec<WireLeg<DuplexStream>> {
     let (alice, mut held) = (token(world, "alice"), Vec::new());
     for _ in 0..2 * CAPACITY {
         match world.connect_as(&alice, "lamp-1", "ssh", headers).await {
@@ -32,7 +32,7 @@ async fn one_caller_cannot_use_every_waiting_slot() {
     let world = MemoryWorld::start_from("", "", &format!("waiting_callers = {CAPACITY}")).await;
     world.key(&"lamp-1".parse().unwrap()).await;
     let wait = [("moorline-wait", "3600")];
-    let held = greedy(&world, &wait).await;
+    let held = request_many(&world, &wait).await;
     assert!(!held.is_empty() && held.len() < CAPACITY, "one caller has {} of {CAPACITY} slots", held.len());
     world.connect_as(&token(&world, "bob"), "lamp-1", "ssh", &wait).await.expect("another caller may wait");
     drop(held);
@@ -42,7 +42,7 @@ async fn one_caller_cannot_use_every_waiting_slot() {
 async fn one_caller_cannot_use_every_undecided_slot_of_a_device() {
     let world = MemoryWorld::start_from("", "", &format!("streams_per_device = {CAPACITY}")).await;
     let mut device = world.device("lamp-1").await;
-    let held = greedy(&world, &[]).await;
+    let held = request_many(&world, &[]).await;
     assert!(!held.is_empty() && held.len() < CAPACITY, "one caller has {} of {CAPACITY} slots", held.len());
     for _ in &held {
         assert_eq!(device.offer().await.caller.subject.as_str(), "alice");
