@@ -19,15 +19,15 @@ use crate::scripted::{ScriptedRelay, Socket, agent, offer, settings, welcome};
 use crate::session::{Session, SessionEvent};
 use crate::settings::Settings;
 
-/// What a handler tells its test about one call.
+/// A call of the handler, as the test sees it.
 struct Call {
-    /// Decides.
+    /// Sends the decision.
     decide: oneshot::Sender<Decision>,
-    /// Ends when the call was dropped.
+    /// Resolves when the call was dropped.
     dropped: oneshot::Receiver<()>,
 }
 
-/// A handler that hands each call to the test.
+/// A handler that passes each call to the test.
 fn handler() -> (impl Fn(OfferInfo) -> DecisionFuture<'static> + Send + Sync, mpsc::Receiver<Call>) {
     let (calls, receiver) = mpsc::channel(64);
     let handler = move |_: OfferInfo| -> DecisionFuture<'static> {
@@ -43,7 +43,7 @@ fn handler() -> (impl Fn(OfferInfo) -> DecisionFuture<'static> + Send + Sync, mp
 }
 
 /// Runs `scenario` while the agent runs.
-async fn beside(agent: Agent, scenario: impl Future<Output = ()>) {
+async fn alongside(agent: Agent, scenario: impl Future<Output = ()>) {
     tokio::select! {
         () = agent.run(std::future::pending()) => panic!("the agent stopped"),
         () = scenario => {}
@@ -62,7 +62,7 @@ async fn rejected(control: &mut Socket) -> Reject {
 async fn an_offer_that_is_repeated_replaces_the_first_whose_target_is_dropped_without_an_answer() {
     let (handler, mut calls) = handler();
     let (agent, mut relay) = agent(settings(), handler);
-    beside(agent, async {
+    alongside(agent, async {
         let (mut first_control, _) = relay.admit(welcome()).await;
         first_control.send(offer(1)).await;
         let first = calls.recv().await.unwrap();
@@ -90,7 +90,7 @@ async fn an_offer_that_is_repeated_replaces_the_first_whose_target_is_dropped_wi
 async fn an_offer_that_replaced_another_is_cancelled_by_its_stream() {
     let (handler, mut calls) = handler();
     let (agent, mut relay) = agent(settings(), handler);
-    beside(agent, async {
+    alongside(agent, async {
         let (mut control, _) = relay.admit(welcome()).await;
         control.send(offer(1)).await;
         let first = calls.recv().await.unwrap();
@@ -114,7 +114,7 @@ async fn a_flood_of_offers_opens_no_more_targets_than_allowed_and_starts_no_task
         std::future::pending::<Decision>()
     });
     let handle = agent.handle();
-    beside(agent, async {
+    alongside(agent, async {
         let (mut control, _) = relay.admit(welcome()).await;
         let mut most_tasks = 0;
         for number in 0..u32::try_from(OFFERS).unwrap() {
@@ -141,7 +141,7 @@ async fn the_smaller_of_the_two_limits_of_streams_holds() {
     for (own, relays) in [(2, 512), (512, 2)] {
         let (handler, mut calls) = handler();
         let (agent, mut relay) = agent(settings_with(own), handler);
-        beside(agent, async {
+        alongside(agent, async {
             let (mut control, _) = relay.admit(Welcome { max_streams: relays, ..welcome() }).await;
             let mut held = Vec::new();
             for number in 0..2 {
@@ -164,13 +164,13 @@ async fn the_smaller_of_the_two_limits_of_streams_holds() {
 async fn absurd_times_of_a_relay_are_clamped() {
     let (handler, mut calls) = handler();
     let (agent, mut relay) = agent(settings(), handler);
-    beside(agent, async {
-        let mut went_away: Option<Instant> = None;
+    alongside(agent, async {
+        let mut disconnected_at: Option<Instant> = None;
         for ms in [u64::MAX, 0] {
             let features = vec!["heartbeat".parse().unwrap()];
             let welcome = Welcome { heartbeat_ms: ms, heartbeat_max_ms: ms, features, ..welcome() };
             let (mut control, _) = relay.admit(welcome).await;
-            assert_returned_after_five_minutes(went_away);
+            assert_returned_after_five_minutes(disconnected_at);
             control.send(Offer { expires_in_ms: u64::MAX, ..offer(1) }).await;
             let call = calls.recv().await.unwrap();
             let _leg_ahead = relay.accept_connection().await;
@@ -179,26 +179,26 @@ async fn absurd_times_of_a_relay_are_clamped() {
             control.send(GoAway { reconnect_in_ms: 1 << 53, reason: Text::truncated("bye") }).await;
             control.close(1012, "relay_draining").await;
             drop(control);
-            went_away = Some(Instant::now());
+            disconnected_at = Some(Instant::now());
         }
         relay.admit(welcome()).await;
-        assert_returned_after_five_minutes(went_away);
+        assert_returned_after_five_minutes(disconnected_at);
     })
     .await;
 }
 
-/// A device that is told to reconnect later than in five minutes reconnects then, not sooner.
-fn assert_returned_after_five_minutes(went_away: Option<Instant>) {
-    let away = went_away.map(|since| since.elapsed().as_secs_f64());
+/// Asserts that the device reconnected after five minutes: a longer delay in `go_away` is clamped to that.
+fn assert_returned_after_five_minutes(disconnected_at: Option<Instant>) {
+    let away = disconnected_at.map(|since| since.elapsed().as_secs_f64());
     assert!(away.is_none_or(|away| (299.0..=301.0).contains(&away)), "{away:?}");
 }
 
 /// An open stream: the program behind the target, and the relay's end of the leg.
 async fn open(relay: &mut ScriptedRelay, control: &mut Socket, calls: &mut mpsc::Receiver<Call>) -> (DuplexStream, Socket) {
     control.send(offer(1)).await;
-    let (near, program) = tokio::io::duplex(1 << 16);
-    calls.recv().await.unwrap().decide.send(Decision::Accept(Accepted::stream(near))).unwrap();
-    let FromDevice::Accept(_) = control.next().await else { panic!("it is accepted") };
+    let (local, program) = tokio::io::duplex(1 << 16);
+    calls.recv().await.unwrap().decide.send(Decision::Accept(Accepted::stream(local))).unwrap();
+    let FromDevice::Accept(_) = control.next().await else { panic!("an accept") };
     (program, relay.open_leg(&offer(1)).await)
 }
 
@@ -221,9 +221,9 @@ async fn a_retired_agent_keeps_its_streams_rejects_offers_and_does_not_connect_a
 
         tokio::time::advance(Duration::from_secs(600)).await;
         leg.send_message(Message::binary(&b"ping"[..])).await;
-        let mut heard = [0; 4];
-        program.read_exact(&mut heard).await.unwrap();
-        assert_eq!(&heard, b"ping");
+        let mut received = [0; 4];
+        program.read_exact(&mut received).await.unwrap();
+        assert_eq!(&received, b"ping");
         program.write_all(b"pong").await.unwrap();
         assert_eq!(leg.next_message().await, Some(Message::binary(&b"pong"[..])));
         assert!(!relay.has_connections());
@@ -260,7 +260,7 @@ async fn streams_end_with_the_future_that_runs_the_agent() {
     let (handler, mut calls) = handler();
     let (agent, mut relay) = agent(settings(), handler);
     let mut end = None;
-    beside(agent, async {
+    alongside(agent, async {
         let (mut control, _) = relay.admit(welcome()).await;
         end = Some(open(&mut relay, &mut control, &mut calls).await);
     })
@@ -273,7 +273,7 @@ async fn settings_are_replaced_while_the_agent_runs() {
     let (handler, mut calls) = handler();
     let (agent, mut relay) = agent(settings().exposing("ssh", "a shell"), handler);
     let handle = agent.handle();
-    beside(agent, async {
+    alongside(agent, async {
         let (mut control, hello) = relay.admit(welcome()).await;
         assert_eq!(hello.services.len(), 1);
         handle.replace_settings(settings_with(1).exposing("ssh", "a shell")).unwrap();
@@ -284,7 +284,7 @@ async fn settings_are_replaced_while_the_agent_runs() {
         control.send(offer(1)).await;
         let _held = calls.recv().await.unwrap();
         control.send(offer(2)).await;
-        assert_eq!(rejected(&mut control).await.code, RejectCode::Busy, "the new limit holds");
+        assert_eq!(rejected(&mut control).await.code, RejectCode::Busy, "the new limit applies");
 
         let other = Settings { device: "lamp-2".parse().unwrap(), ..settings() };
         assert_eq!(handle.replace_settings(other).unwrap_err(), ReplaceError::Device);

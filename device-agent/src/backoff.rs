@@ -47,7 +47,7 @@ pub struct Retry {
     pub reason: RetryReason,
 }
 
-/// What the log says about a delay.
+/// The log's description of a delay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryReason {
     /// Nothing that needs an operator.

@@ -14,10 +14,10 @@
 //!     if offer.caller.subject.as_str() != "alice" {
 //!         return Decision::reject(RejectCode::Policy, "alice only");
 //!     }
-//!     let (near, far) = tokio::io::duplex(4096);
-//!     // … pass `far` to the code that serves the stream …
-//!     # drop(far);
-//!     Decision::Accept(Accepted::stream(near))
+//!     let (local, remote) = tokio::io::duplex(4096);
+//!     // … pass `remote` to the code that serves the stream …
+//!     # drop(remote);
+//!     Decision::Accept(Accepted::stream(local))
 //! })?;
 //! agent.run(std::future::pending()).await;
 //! # Ok(())

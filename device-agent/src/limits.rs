@@ -27,7 +27,7 @@ pub(crate) const KEY_FILE_BYTES: usize = 16 * 1024;
 pub(crate) const OUTGOING_QUEUE: usize = 256;
 /// Places of that queue that rejections of excess offers leave free, so that a flood of offers does not delay other answers.
 pub(crate) const OUTGOING_QUEUE_RESERVED: usize = 64;
-/// At most one log line in this time says that rejections were dropped.
+/// At most one log line in this time reports that rejections were dropped.
 pub(crate) const DROPPED_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Characters of a text that may come from the relay, in errors and log lines.

@@ -83,7 +83,7 @@ fn non_blocking(writer: impl Write + Send + 'static) -> (NonBlocking, WorkerGuar
 mod tests {
     use super::*;
 
-    /// Takes nothing before the sender is dropped.
+    /// Accepts nothing before the sender is dropped.
     struct Stuck(mpsc::Receiver<()>);
 
     impl Write for Stuck {
@@ -98,13 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_hangs_costs_log_lines_and_no_time() {
+    fn a_blocked_reader_loses_log_lines_and_delays_nothing() {
         let (release, stuck) = mpsc::sync_channel(1);
         let (mut writer, worker) = non_blocking(Stuck(stuck));
         for _ in 0..LOG_QUEUE_LINES + 100 {
             writer.write_all(b"a line").unwrap();
         }
-        // One line is with the worker.
+        // The worker holds one line.
         assert!((99..=100).contains(&writer.error_counter().dropped_lines()));
         drop(release);
         drop(worker);

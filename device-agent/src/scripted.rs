@@ -27,7 +27,7 @@ use crate::settings::Settings;
 /// The address of the scripted relay.
 pub(crate) const URL: &str = "https://relay.test";
 
-/// What the agent has dialled.
+/// The connections that the agent has dialled.
 #[derive(Debug)]
 pub(crate) struct ScriptedRelay(mpsc::Receiver<DuplexStream>);
 
@@ -52,9 +52,9 @@ pub(crate) fn agent(settings: Settings, handler: impl Handler) -> (Agent, Script
 pub(crate) fn dialer() -> (Dialer, ScriptedRelay) {
     let (sender, connections) = mpsc::channel(64);
     let connect = move |_: RelayUrl| {
-        let (near, far) = duplex(1 << 20);
-        let sent = sender.try_send(far);
-        async move { sent.map(|()| near).map_err(|_| io::Error::other("nobody accepts")) }
+        let (local, remote) = duplex(1 << 20);
+        let sent = sender.try_send(remote);
+        async move { sent.map(|()| local).map_err(|_| io::Error::other("nobody accepts")) }
     };
     (Dialer::over(URL.parse().unwrap(), connect), ScriptedRelay(connections))
 }
@@ -99,7 +99,7 @@ fn caller() -> CallerInfo {
 }
 
 impl ScriptedRelay {
-    /// Accepts a connection on which nothing need be asked: that of a leg is made ahead.
+    /// Accepts a connection without waiting for a request: the connection of a leg is opened in advance.
     pub(crate) async fn accept_connection(&mut self) -> DuplexStream {
         self.0.recv().await.unwrap()
     }
@@ -120,7 +120,7 @@ impl ScriptedRelay {
     pub(crate) async fn admit(&mut self, welcome: Welcome) -> (Socket, Hello) {
         let mut control = self.accept().await;
         control.send(Challenge { nonce: Nonce([7; 32]), time: Timestamp::from_millis(0) }).await;
-        let FromDevice::Hello(hello) = control.next().await else { panic!("hello comes first") };
+        let FromDevice::Hello(hello) = control.next().await else { panic!("hello is the first message") };
         control.send(welcome).await;
         (control, hello)
     }
@@ -182,7 +182,7 @@ impl Socket {
     pub(crate) async fn closed(&mut self) -> Option<u16> {
         loop {
             if let Message::Close(frame) = self.next_message().await? {
-                while self.next_message().await.is_some() {} // the answer goes out
+                while self.next_message().await.is_some() {} // sends the answer
                 return Some(frame.map_or(1005, |frame| frame.code.into()));
             }
         }

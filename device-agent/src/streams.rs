@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn open_and_undecided_streams_count_and_a_dropped_guard_frees_its_place() {
+    fn open_and_undecided_streams_count_and_a_dropped_guard_frees_its_slot() {
         let streams = Streams::default();
         let (mut first, _) = admit(&streams, 1).unwrap();
         assert!(first.opened());
@@ -161,7 +161,7 @@ mod tests {
         assert!(first_cancel.is_cancelled() && !second_cancel.is_cancelled());
         assert!(!first.opened(), "it was replaced");
         drop(first);
-        assert!(streams.cancel(&stream(1)), "the guard of the first left the entry of the second");
+        assert!(streams.cancel(&stream(1)), "the first guard does not remove the entry of the second");
         assert!(second_cancel.is_cancelled());
         assert!(second.opened());
         assert_eq!(admit(&streams, 3).unwrap_err(), NotAdmitted::Full);

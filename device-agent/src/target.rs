@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn calls_of_the_resolver_that_nobody_waits_for_still_count() {
+    async fn abandoned_resolver_calls_still_count() {
         let resolver = Resolver::default();
         let mut stuck = Vec::new();
         for _ in 0..RESOLVER_CALLS {
@@ -310,7 +310,7 @@ mod tests {
             }
             stuck.push(release);
         }
-        assert_eq!(resolver.0.available_permits(), 0, "the offers are gone, their calls are not");
+        assert_eq!(resolver.0.available_permits(), 0, "the offers have ended, their calls have not");
         drop(stuck);
         resolver.resolve("localhost", 1).await.unwrap();
         assert_eq!(resolver.resolve("::1", 22).await.unwrap(), ["[::1]:22".parse().unwrap()]);

@@ -223,7 +223,7 @@ pub struct DeviceList {
     /// The devices that the caller may see, ordered by id.
     #[serde(deserialize_with = "list_of_at_most::<_, _, DEVICES_PER_PAGE>")]
     pub devices: Vec<Device>,
-    /// Cursor of the next page, for `?after=`. Opaque: it says nothing about devices that the caller may not see.
+    /// Cursor of the next page, for `?after=`. Opaque: it reveals nothing about devices that the caller may not see.
     /// At most [`CURSOR_CHARS`] letters, digits, `-`, `.`, `_` and `~`, so that it needs no encoding in a query.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "cursor")]
     pub next: Option<String>,

@@ -182,6 +182,6 @@ mod tests {
         assert_eq!(CloseReason::Reset.text(""), "reset");
         assert_eq!(CloseReason::Protocol.text("bytes after end"), "protocol: bytes after end");
         assert_eq!(CloseReason::Protocol.text(&"x".repeat(1_000)).len(), 123);
-        assert_eq!(CloseReason::Killed.text(&"\u{1f512}".repeat(1_000)).len(), 120, "no character is cut in two");
+        assert_eq!(CloseReason::Killed.text(&"\u{1f512}".repeat(1_000)).len(), 120, "no character is split");
     }
 }

@@ -84,8 +84,8 @@ mod tests {
     }
 
     #[test]
-    fn a_y_that_is_not_reduced_is_refused_with_either_sign() {
-        // p + 2 to 2^255 - 1: all there are besides p and p + 1.
+    fn a_y_coordinate_that_is_not_reduced_is_refused_with_either_sign() {
+        // p + 2 to 2^255 - 1: all values except p and p + 1.
         for byte in 0xef..=0xff {
             let mut key = low_byte(byte);
             assert_eq!(check(&key), Err(Weakness::NotCanonical), "{byte:02x}");
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_next_to_those_are_taken() {
+    fn keys_next_to_points_of_small_order_are_accepted() {
         let mut two = [0; 32];
         two[0] = 2;
         let mut below = low_byte(0xff);

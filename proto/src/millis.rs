@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_read_to_the_nearest_microsecond() {
+    fn numbers_are_rounded_to_the_nearest_microsecond() {
         for (text, micros) in [
             ("0", 0),
             ("-0", 0),
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_a_day_becomes_a_day_and_what_is_no_span_is_refused() {
+    fn spans_above_a_day_are_clamped_and_invalid_spans_are_refused() {
         let day = Duration::from_secs(24 * 60 * 60);
         for text in ["86400000", "86400000.001", "86400001", "9007199254740991", "9007199254740991.0", "1e15"] {
             assert_eq!(read(text), Some(day), "{text}");

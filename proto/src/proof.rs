@@ -64,7 +64,7 @@ pub enum PublicKeyError {
     /// An Ed25519 key whose y is not below 2^255 - 19 (RFC 8032, 5.1.3).
     #[error("this Ed25519 key is not in its canonical form (RFC 8032): y must be below 2^255 - 19")]
     NotCanonical,
-    /// A JWK that lacks something; says what.
+    /// A JWK with a missing member, which is named.
     #[error("not a JWK of kty OKP with crv Ed25519, or of kty EC with crv P-256: {0}")]
     Jwk(&'static str),
 }

@@ -15,7 +15,7 @@ impl Secret {
         Self(Zeroizing::new(text.into()))
     }
 
-    /// The secret. Each use says in a comment where it goes.
+    /// The secret. A comment at each use states where it is sent.
     pub fn reveal(&self) -> &str {
         &self.0
     }

@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_drives_a_terminal_breaks_a_line_or_turns_text_round_is_replaced() {
+    fn terminal_controls_line_breaks_and_bidi_controls_are_replaced() {
         let hostile = "a\0\u{7}\t\n\r\u{1b}[2J\u{7f}\u{85}\u{9b}\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{2066}\u{2069}z";
         let shown = printable(hostile, usize::MAX);
         assert_eq!(shown, format!("a{0}{0}{0}{0}{0}{0}[2J{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}z", '\u{fffd}'));

@@ -1,4 +1,4 @@
-//! Holds docs/PROTOCOL.md to the protocol's constants and to `vectors/`, both ways: what the one lists and the other does not is a failure.
+//! Compares docs/PROTOCOL.md with the protocol's constants and with `vectors/`, in both directions: what only one of them lists is a failure.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
@@ -37,7 +37,7 @@ fn message_types() {
     assert_eq!(column(&table("### 8.2 The first message", "text message"), 0), LegText::TYPES);
 }
 
-/// Every field of a message, with its path: `caller.reason`, `services[].name`. What has a table of its own is not opened.
+/// Every field of a message, with its path: `caller.reason`, `services[].name`. Objects with a table of their own are not descended into.
 fn paths(value: &Value, front: &str, into: &mut BTreeSet<String>) {
     let Value::Object(object) = value else { return };
     for (name, value) in object.iter().filter(|(name, _)| !front.is_empty() || name.as_str() != "type") {
@@ -51,7 +51,7 @@ fn paths(value: &Value, front: &str, into: &mut BTreeSet<String>) {
     }
 }
 
-/// The message without the field of that path (of the first item, where it goes through a list).
+/// The message without the field of that path (of the first item, if the path goes through a list).
 fn without(message: &Value, path: &str) -> Value {
     let mut message = message.clone();
     let (parent, field) = path.rsplit_once('.').unwrap_or(("", path));
@@ -61,20 +61,20 @@ fn without(message: &Value, path: &str) -> Value {
     message
 }
 
-/// The table has a row for each field of the fullest message, and says right whether it may be left out.
-fn check_fields(rows: &[Vec<String>], fullest: &Value, tagged: bool, is_good: impl Fn(&str) -> bool) {
+/// The table has a row for each field of the fullest message, and states correctly whether it may be omitted.
+fn check_fields(rows: &[Vec<String>], fullest: &Value, tagged: bool, is_valid: impl Fn(&str) -> bool) {
     let mut fields = BTreeSet::new();
     paths(fullest, if tagged { "" } else { "." }, &mut fields);
     let fields: BTreeSet<String> = fields.iter().map(|field| field.trim_start_matches('.').to_owned()).collect();
     let needed = pairs(rows);
     assert_eq!(needed.keys().cloned().collect::<BTreeSet<_>>(), fields, "the fields of {fullest}");
     for (field, needed) in needed {
-        let stands_without = is_good(&without(fullest, &field).to_string());
-        assert_eq!(needed, if stands_without { "no" } else { "yes" }, "{field} of {fullest}");
+        let is_optional = is_valid(&without(fullest, &field).to_string());
+        assert_eq!(needed, if is_optional { "no" } else { "yes" }, "{field} of {fullest}");
     }
 }
 
-/// The text of a vector as JSON; of one that has every field, where the plain example leaves some out.
+/// The text of a vector as JSON. Prefers a vector with every field where the plain example omits some.
 fn example(file: &Messages, name: &str) -> Value {
     let fuller = format!("{name}: repeated");
     let name = if file.valid.iter().any(|vector| vector.name == fuller) { &fuller } else { name };
@@ -129,8 +129,8 @@ fn members_of_bodies() {
     assert!(reads::<About>(&body("what a relay says about itself").to_string()));
     assert_eq!(members("### 11.2 Devices"), top_level(&body("a device that is online")));
     for row in table("### 11.2 Devices", "member") {
-        let stands_without = reads::<Device>(&without(&body("a device that is online"), &row[0]).to_string());
-        assert_eq!(row[1], if stands_without { "no" } else { "yes" }, "{}", row[0]);
+        let is_optional = reads::<Device>(&without(&body("a device that is online"), &row[0]).to_string());
+        assert_eq!(row[1], if is_optional { "no" } else { "yes" }, "{}", row[0]);
     }
 }
 
@@ -242,7 +242,7 @@ fn every_example_is_a_vector() {
     assert!(examples.len() > 20, "{} examples", examples.len());
     for example in examples {
         let value: Value = serde_json::from_str(example).unwrap_or_else(|error| panic!("{error}: {example}"));
-        assert!(known.contains(&value), "this example is no vector: {example}");
+        assert!(known.contains(&value), "this example is not in the vectors: {example}");
     }
 }
 
@@ -255,21 +255,21 @@ fn the_worked_proof_is_a_vector() {
     has(proof["jws"].as_str().unwrap());
     has(proof["public_key"]["x"].as_str().unwrap());
     has(proof["header"]["kid"].as_str().unwrap());
-    // Text that was signed, member by member in its order.
+    // The signed text, with the members in their order.
     for part in proof["signing_input"].as_str().unwrap().split('.') {
         has(std::str::from_utf8(&data_encoding::BASE64URL_NOPAD.decode(part.as_bytes()).unwrap()).unwrap());
     }
 }
 
 #[test]
-fn links_lead_somewhere() {
+fn links_resolve() {
     let document = file("../docs/PROTOCOL.md");
     let slug = |heading: &str| {
         let kept = heading.trim_start_matches('#').trim().to_lowercase();
         kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).map(|c| if c == ' ' { '-' } else { c }).collect::<String>()
     };
     let slugs: Vec<String> = document.lines().filter(|line| line.starts_with('#')).map(slug).collect();
-    assert_eq!(slugs.len(), slugs.iter().collect::<BTreeSet<_>>().len(), "two headings are the same");
+    assert_eq!(slugs.len(), slugs.iter().collect::<BTreeSet<_>>().len(), "two headings are equal");
     for link in document.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
         match link.strip_prefix('#') {
             Some(anchor) => assert!(slugs.iter().any(|slug| slug == anchor), "{link}"),

@@ -1,4 +1,4 @@
-//! What decoders say about what they refuse: little of what the peer sent, and nothing that a log or a terminal would obey.
+//! Error messages of decoders: they quote little of what the peer sent, and no control characters that a log or a terminal would interpret.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use support::{Bodies, Messages, vectors};
 
-/// Stands in hostile text alone.
+/// Occurs only in hostile text.
 const FOX: char = '🦊';
 const LONGEST: usize = 400;
 
@@ -32,7 +32,7 @@ fn check(error: impl Display) {
     assert!(shown.chars().count() <= LONGEST, "{} characters: {shown}", shown.chars().count());
     assert!(!shown.contains(is_replaced), "{shown:?}");
     let hostile = shown.chars().filter(|&character| character == FOX || character == char::REPLACEMENT_CHARACTER).count();
-    assert!(hostile <= QUOTED_CHARS, "{hostile} characters of the peer's: {shown}");
+    assert!(hostile <= QUOTED_CHARS, "{hostile} characters from the peer: {shown}");
 }
 
 fn check_parse<T: std::str::FromStr<Err: Display>>(text: &str) {
@@ -51,7 +51,7 @@ fn check_message<T>(decoded: Result<Decoded<T>, impl Display>) {
     }
 }
 
-/// Everything that reads text.
+/// Every parser of text.
 fn check_all(text: &str) {
     check_message(ToDevice::decode(text));
     check_message(FromDevice::decode(text));
@@ -86,7 +86,7 @@ fn check_all(text: &str) {
     check(Problem::new(ProblemCode::Internal, text).title);
 }
 
-/// Up to 64 KiB of foxes and of what must not be shown, with marks that serde's own words have.
+/// Up to 64 KiB of foxes and characters that must not be shown, with the punctuation of serde's own messages.
 fn hostile() -> impl Strategy<Value = String> {
     let piece = select(vec![
         "🦊",
@@ -110,14 +110,14 @@ fn hostile() -> impl Strategy<Value = String> {
     })
 }
 
-fn good() -> Vec<Value> {
+fn valid() -> Vec<Value> {
     let messages = ["control_to_device.json", "control_from_device.json", "leg.json"].map(vectors::<Messages>);
     let messages = messages.into_iter().flat_map(|file| file.valid).map(|vector| vector.text.to_string());
     let bodies = vectors::<Bodies>("bodies.json").valid.into_iter().map(|vector| vector.text.to_string());
     messages.chain(bodies).map(|text| serde_json::from_str(&text).unwrap()).collect()
 }
 
-/// Every value inside, itself among them.
+/// The pointers of all values inside, including the value itself.
 fn pointers(value: &Value, at: &str, into: &mut Vec<String>) {
     into.push(at.to_owned());
     match value {
@@ -127,8 +127,8 @@ fn pointers(value: &Value, at: &str, into: &mut Vec<String>) {
     }
 }
 
-/// A good text with something hostile in one place: as a value, as the name of a member, as a member of an object where none belongs.
-fn poisoned(mut value: Value, place: &Index, how: u8, hostile: &str) -> String {
+/// A valid text with something hostile in one place: as a value, as the name of a member, as a member of an unexpected object.
+fn corrupted(mut value: Value, place: &Index, how: u8, hostile: &str) -> String {
     let mut places = Vec::new();
     pointers(&value, "", &mut places);
     let target = value.pointer_mut(&places[place.index(places.len())]).unwrap();
@@ -145,27 +145,27 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_error_shows_much_of_what_was_sent(value in select(good()), place in any::<Index>(), how in 0..4_u8, hostile in hostile()) {
-        check_all(&poisoned(value, &place, how, &hostile));
+    fn errors_quote_little_of_what_was_sent(value in select(valid()), place in any::<Index>(), how in 0..4_u8, hostile in hostile()) {
+        check_all(&corrupted(value, &place, how, &hostile));
     }
 
     #[test]
-    fn no_error_shows_much_of_any_text(hostile in hostile(), prefix in select(vec!["", "https://", "https://[", "https://a:", "#ca=", "{", "-----BEGIN PUBLIC KEY-----"])) {
+    fn errors_quote_little_of_any_text(hostile in hostile(), prefix in select(vec!["", "https://", "https://[", "https://a:", "#ca=", "{", "-----BEGIN PUBLIC KEY-----"])) {
         check_all(&format!("{prefix}{hostile}"));
     }
 }
 
 #[test]
-fn errors_still_say_what_is_wrong() {
-    let say = |text: &str| FromDevice::decode(text).unwrap_err().to_string();
-    assert_eq!(say(r#"{"type":"heartbeat"}"#), "heartbeat: interval_ms: missing field `interval_ms`");
+fn errors_describe_what_is_wrong() {
+    let error = |text: &str| FromDevice::decode(text).unwrap_err().to_string();
+    assert_eq!(error(r#"{"type":"heartbeat"}"#), "heartbeat: interval_ms: missing field `interval_ms`");
     assert_eq!(
-        say(r#"{"type":"heartbeat","interval_ms":"often"}"#),
+        error(r#"{"type":"heartbeat","interval_ms":"often"}"#),
         r#"heartbeat: interval_ms: invalid type: string "often", expected u64"#
     );
     let long = format!(r#"{{"type":"heartbeat","interval_ms":"{}"}}"#, "x".repeat(60_000));
     let cut = format!("heartbeat: interval_ms: invalid type: string \"{}…\", expected u64", "x".repeat(QUOTED_CHARS));
-    assert_eq!(say(&long), cut);
+    assert_eq!(error(&long), cut);
     let unknown = decode_body::<PutDevice>(br#"{"keys":[],"tags":[]}"#).unwrap_err();
     assert_eq!(unknown.to_string(), "tags: unknown field, expected `keys`");
     assert_eq!(decode_body::<PutDevice>(b"[[]]").unwrap_err().to_string(), "not a JSON object");

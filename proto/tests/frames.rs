@@ -1,4 +1,4 @@
-//! What holds for any frames, cut anywhere: the same is understood, and what is put together is taken apart again.
+//! Properties of any frames, split anywhere: the same messages are decoded, and frames that are encoded again decode to the same messages.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -7,54 +7,54 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-/// What was understood, with runs of bytes joined.
+/// What was decoded, with runs of bytes joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Said {
+enum Output {
     Bytes(Vec<u8>),
     Text(String),
     Ping(Vec<u8>),
     Pong(Vec<u8>),
     Close(Option<Close>),
-    Broke(FrameError),
+    Error(FrameError),
 }
 
-fn understood(mut decoder: Decoder, pieces: &[&[u8]]) -> Vec<Said> {
-    let mut said = Vec::new();
+fn decode_all(mut decoder: Decoder, pieces: &[&[u8]]) -> Vec<Output> {
+    let mut output = Vec::new();
     for piece in pieces {
         let mut input = *piece;
         loop {
             let event = match decoder.next(&mut input) {
-                Ok(Some(Event::Bytes(run))) => match said.last_mut() {
-                    Some(Said::Bytes(bytes)) => {
+                Ok(Some(Event::Bytes(run))) => match output.last_mut() {
+                    Some(Output::Bytes(bytes)) => {
                         run.append_to(bytes);
                         continue;
                     }
                     _ => {
                         let mut bytes = Vec::new();
                         run.append_to(&mut bytes);
-                        Said::Bytes(bytes)
+                        Output::Bytes(bytes)
                     }
                 },
-                Ok(Some(Event::Text(text))) => Said::Text(text),
-                Ok(Some(Event::Ping(payload))) => Said::Ping(payload),
-                Ok(Some(Event::Pong(payload))) => Said::Pong(payload),
-                Ok(Some(Event::Close(close))) => Said::Close(close),
+                Ok(Some(Event::Text(text))) => Output::Text(text),
+                Ok(Some(Event::Ping(payload))) => Output::Ping(payload),
+                Ok(Some(Event::Pong(payload))) => Output::Pong(payload),
+                Ok(Some(Event::Close(close))) => Output::Close(close),
                 Ok(None) => {
-                    assert!(input.is_empty(), "all of it is taken");
+                    assert!(input.is_empty(), "all input is consumed");
                     break;
                 }
                 Err(error) => {
-                    said.push(Said::Broke(error));
-                    return said;
+                    output.push(Output::Error(error));
+                    return output;
                 }
             };
-            said.push(event);
+            output.push(event);
         }
     }
-    said
+    output
 }
 
-/// Any frame, most of them good ones, as a client sends it.
+/// Any frame as a client sends it, most of them valid.
 fn frame() -> impl Strategy<Value = Vec<u8>> {
     let first = prop_oneof![
         8 => prop::sample::select(vec![0x82_u8, 0x02, 0x00, 0x80, 0x81, 0x89, 0x8a, 0x88]),
@@ -91,19 +91,19 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn frames_are_understood_alike_however_they_are_cut(frames in vec(frame(), 1..12), cuts in vec(any::<Index>(), 0..20)) {
+    fn splitting_frames_does_not_change_what_is_decoded(frames in vec(frame(), 1..12), cuts in vec(any::<Index>(), 0..20)) {
         let all = frames.concat();
-        let whole = understood(Decoder::from_side(), &[&all]);
-        prop_assert_eq!(&understood(Decoder::from_side(), &cut(&all, &cuts)), &whole);
+        let whole = decode_all(Decoder::from_side(), &[&all]);
+        prop_assert_eq!(&decode_all(Decoder::from_side(), &cut(&all, &cuts)), &whole);
         let single: Vec<&[u8]> = all.chunks(1).collect();
-        prop_assert_eq!(&understood(Decoder::from_side(), &single), &whole);
+        prop_assert_eq!(&decode_all(Decoder::from_side(), &single), &whole);
     }
 
     #[test]
-    fn what_a_side_said_is_what_the_other_one_hears(frames in vec(frame(), 1..12), cuts in vec(any::<Index>(), 0..20)) {
+    fn frames_that_are_encoded_again_decode_to_the_same_messages(frames in vec(frame(), 1..12), cuts in vec(any::<Index>(), 0..20)) {
         let all = frames.concat();
         let (mut decoder, mut batch) = (Decoder::from_side(), Batch::new());
-        let mut expected = understood(Decoder::from_side(), &[&all]);
+        let mut expected = decode_all(Decoder::from_side(), &[&all]);
         for piece in cut(&all, &cuts) {
             let mut input = piece;
             while let Ok(Some(event)) = decoder.next(&mut input) {
@@ -116,15 +116,15 @@ proptest! {
                 }
             }
         }
-        if let Some(Said::Broke(_)) = expected.last() {
+        if let Some(Output::Error(_)) = expected.last() {
             expected.pop();
         }
-        prop_assert_eq!(understood(Decoder::from_relay(), &[&batch.into_bytes()]), expected);
+        prop_assert_eq!(decode_all(Decoder::from_relay(), &[&batch.into_bytes()]), expected);
     }
 
     #[test]
-    fn no_bytes_panic(bytes in vec(any::<u8>(), 0..200)) {
-        understood(Decoder::from_side(), &[&bytes]);
-        understood(Decoder::from_relay(), &[&bytes]);
+    fn arbitrary_bytes_do_not_panic(bytes in vec(any::<u8>(), 0..200)) {
+        decode_all(Decoder::from_side(), &[&bytes]);
+        decode_all(Decoder::from_relay(), &[&bytes]);
     }
 }

@@ -1,4 +1,4 @@
-//! Holds public keys, thumbprints, proofs and callers' tokens to `vectors/`.
+//! Compares public keys, thumbprints, proofs and callers' tokens with `vectors/`.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
@@ -109,7 +109,7 @@ struct ClaimsVector {
 }
 
 impl Signed {
-    /// That the JWS is what its parts say, and that its signature holds.
+    /// Asserts that the JWS consists of its parts and that its signature is valid.
     fn check(&self, typ: &str) {
         let key = jwk(&self.public_key).unwrap();
         let part = |text: &str| serde_json::from_slice::<Value>(&BASE64URL_NOPAD.decode(text.as_bytes()).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! Holds ids, patterns, opaque data, moments and join strings to `vectors/`.
+//! Compares ids, patterns, opaque data, moments and join strings with `vectors/`.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
@@ -78,7 +78,7 @@ fn name_error(error: &NameError) -> &'static str {
     }
 }
 
-/// The text as its kind prints it, or the word for its error.
+/// The text as its kind prints it, or the name of its error.
 fn reprint(kind: &str, text: &str) -> Result<String, &'static str> {
     macro_rules! name {
         ($name:ty) => {
@@ -178,7 +178,7 @@ struct Resolve {
 }
 
 #[test]
-fn join_strings_and_what_a_relay_hands_out() {
+fn join_strings_and_addresses_from_a_relay() {
     let file: Joins = vectors("join.json");
     for vector in file.valid {
         let join: Join = vector.text.parse().unwrap_or_else(|error| panic!("{}: {error}", vector.text));

@@ -1,4 +1,4 @@
-//! What holds for every message, name and text: whatever is written is read again as the same, and nothing that is read panics.
+//! Properties of every message, name and text: encoding and decoding gives the same value, and no input panics.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -182,7 +182,7 @@ fn a_certificate() -> Vec<u8> {
     BASE64URL_NOPAD.decode(join.as_bytes()).unwrap()
 }
 
-/// JSON that is close to a message: a good one with something cut out, put in, or changed.
+/// JSON that is close to a message: a valid one with a part removed, inserted or replaced.
 fn nearly(message: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
     let insert = prop_oneof![Just("null"), Just("{}"), Just("[]"), Just("-1"), Just("1e999"), Just("\""), Just("\\ud800"), Just("💡")];
     (message, any::<prop::sample::Index>(), any::<prop::sample::Index>(), insert).prop_map(|(text, from, to, insert)| {
@@ -192,8 +192,8 @@ fn nearly(message: impl Strategy<Value = String>) -> impl Strategy<Value = Strin
     })
 }
 
-/// Everything that reads text, given this one. That it returns is all that is asked.
-fn read_as_everything(text: &str) {
+/// Calls every parser with this text. They need only return.
+fn parse_with_all(text: &str) {
     drop((ToDevice::decode(text), FromDevice::decode(text), LegText::decode(text)));
     drop((text.parse::<DeviceId>(), text.parse::<ServiceName>(), text.parse::<Subject>(), text.parse::<Instance>()));
     drop((text.parse::<StreamId>(), text.parse::<Feature>(), text.parse::<Timestamp>(), text.parse::<Thumbprint>()));
@@ -209,27 +209,27 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_the_relay_says_to_a_device_is_read_as_it_was_meant(message in to_device()) {
+    fn messages_to_a_device_decode_to_what_was_encoded(message in to_device()) {
         prop_assert_eq!(ToDevice::decode(&message.encode()), Ok(Decoded::Known(message)));
     }
 
     #[test]
-    fn what_a_device_says_is_read_as_it_was_meant(message in from_device()) {
+    fn messages_from_a_device_decode_to_what_was_encoded(message in from_device()) {
         let text = message.encode();
-        // Sixty-four long descriptions in wide characters are the one thing that does not fit.
+        // Sixty-four long descriptions in wide characters are the only message that does not fit.
         prop_assume!(text.len() <= moorline_proto::bounds::CONTROL_MESSAGE_BYTES);
         prop_assert_eq!(FromDevice::decode(&text), Ok(Decoded::Known(message)));
     }
 
     #[test]
-    fn what_is_said_on_a_leg_is_read_as_it_was_meant(message in leg_text()) {
+    fn messages_on_a_leg_decode_to_what_was_encoded(message in leg_text()) {
         let text = message.encode();
         prop_assume!(text.len() <= moorline_proto::bounds::LEG_TEXT_FROM_RELAY_BYTES);
         prop_assert_eq!(LegText::decode(&text), Ok(Decoded::Known(message)));
     }
 
     #[test]
-    fn names_are_read_as_they_are_printed(device in device_id(), service in service_name(), stream in stream_id(), at in moment()) {
+    fn names_parse_as_they_are_printed(device in device_id(), service in service_name(), stream in stream_id(), at in moment()) {
         prop_assert_eq!(&parsed::<DeviceId>(device.to_string()), &device);
         prop_assert_eq!(&parsed::<ServiceName>(service.to_string()), &service);
         prop_assert_eq!(parsed::<StreamId>(stream.to_string()), stream);
@@ -238,7 +238,7 @@ proptest! {
     }
 
     #[test]
-    fn keys_are_read_as_they_are_written(x in any::<[u8; 32]>(), y in any::<[u8; 32]>()) {
+    fn keys_parse_as_they_are_written(x in any::<[u8; 32]>(), y in any::<[u8; 32]>()) {
         let point: [u8; 64] = [x, y].concat().try_into().unwrap();
         for key in [PublicKey::Ed25519(x), PublicKey::P256(point)] {
             prop_assert_eq!(&PublicKey::from_pem(&key.to_pem()).unwrap(), &key);
@@ -248,25 +248,25 @@ proptest! {
     }
 
     #[test]
-    fn a_join_string_is_read_as_it_is_printed(host in "[a-z0-9]{1,12}(\\.[a-z0-9]{1,12}){0,3}", port in 1_u16.., with_ca in any::<bool>()) {
+    fn a_join_string_parses_as_it_is_printed(host in "[a-z0-9]{1,12}(\\.[a-z0-9]{1,12}){0,3}", port in 1_u16.., with_ca in any::<bool>()) {
         let join = Join { url: parsed(format!("https://{host}:{port}")), ca: with_ca.then(a_certificate) };
         prop_assert_eq!(parsed::<Join>(join.to_string()), join);
     }
 
     #[test]
-    fn nothing_that_is_read_panics(text in any::<String>()) {
-        read_as_everything(&text);
+    fn no_input_panics(text in any::<String>()) {
+        parse_with_all(&text);
     }
 
     #[test]
-    fn nothing_that_is_nearly_a_message_panics(
+    fn no_near_message_panics(
         text in nearly(prop_oneof![
             to_device().prop_map(|message| message.encode()),
             from_device().prop_map(|message| message.encode()),
             leg_text().prop_map(|message| message.encode()),
         ])
     ) {
-        read_as_everything(&text);
+        parse_with_all(&text);
     }
 
     #[test]
@@ -276,7 +276,7 @@ proptest! {
     }
 
     #[test]
-    fn what_a_relay_hands_out_never_leads_to_another_host(
+    fn addresses_from_a_relay_never_lead_to_another_host(
         handed_out in prop_oneof![
             any::<String>(),
             "[/\\\\]{0,3}[ -~]{0,30}",

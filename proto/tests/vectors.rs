@@ -1,4 +1,4 @@
-//! Holds messages, bodies and codes to `vectors/`: what they mean is pinned by bytes.
+//! Compares messages, bodies and codes with `vectors/`, which fix their encoding byte by byte.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
@@ -17,15 +17,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use support::{Bodies, Messages, Valid, Written, read, vectors};
 
-macro_rules! messages_keep_their_meaning {
+macro_rules! messages_match_vectors {
     ($test:ident, $file:literal, $messages:ty) => {
         #[test]
         fn $test() {
             let file: Messages = vectors($file);
             let mut seen = BTreeSet::new();
             for Valid { name, text, .. } in &file.valid {
-                let heard = <$messages>::decode(&text.to_string()).unwrap_or_else(|error| panic!("{name}: {error}"));
-                let Decoded::Known(message) = heard else { panic!("{name}: of unknown type") };
+                let decoded = <$messages>::decode(&text.to_string()).unwrap_or_else(|error| panic!("{name}: {error}"));
+                let Decoded::Known(message) = decoded else { panic!("{name}: of unknown type") };
                 seen.insert(message.kind());
             }
             for vector in &file.valid {
@@ -47,9 +47,9 @@ macro_rules! messages_keep_their_meaning {
     };
 }
 
-messages_keep_their_meaning!(what_the_relay_says_to_a_device, "control_to_device.json", ToDevice);
-messages_keep_their_meaning!(what_a_device_says_to_the_relay, "control_from_device.json", FromDevice);
-messages_keep_their_meaning!(what_is_said_on_a_leg, "leg.json", LegText);
+messages_match_vectors!(messages_from_relay_to_device, "control_to_device.json", ToDevice);
+messages_match_vectors!(messages_from_device_to_relay, "control_from_device.json", FromDevice);
+messages_match_vectors!(text_messages_on_a_leg, "leg.json", LegText);
 
 fn rewrite<T: DeserializeOwned + Serialize>(text: &str) -> Result<String, String> {
     read::<T>(text).map(|body| serde_json::to_string(&body).unwrap())

@@ -270,7 +270,7 @@ impl From<TokenArgs> for TokenRequest {
 }
 
 fn created_json(created: &CreatedRelay) -> String {
-    // The token is for whoever ran the command.
+    // The token is for the operator who ran the command.
     json!({ "join": created.join.to_string(), "token": created.token.reveal(), "ca_file": created.ca_file }).to_string()
 }
 
@@ -283,12 +283,12 @@ fn created_text(state: &Path, created: &CreatedRelay) -> String {
          Next:\n  moorline-relay serve --state {state}\n  moorline login --join FILE --token-file FILE    (each put into a file of its own)",
         created.join,
         created.expires_at,
-        created.token.reveal(), // for whoever ran the command
+        created.token.reveal(), // for the operator who ran the command
     )
 }
 
 fn issued_text(issued: &IssuedToken, as_json: bool) -> String {
-    let token = issued.token.reveal(); // for whoever ran the command
+    let token = issued.token.reveal(); // for the operator who ran the command
     if as_json { json!({ "token": token, "expires_at": issued.expires_at }).to_string() } else { token.to_owned() }
 }
 
@@ -316,12 +316,12 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_contradicts_itself_nowhere() {
+    fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn a_token_is_for_everything_that_most_callers_need_unless_it_says_otherwise() {
+    fn a_token_without_options_grants_what_most_callers_need() {
         let token = |line: &str| match parse(&format!("moorline-relay token new --state s --subject alice {line}")) {
             Ok(Command::Token(TokenCommand::New(args))) => TokenRequest::from(args),
             other => panic!("{other:?}"),
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_a_usage_error_that_says_what_would_be() {
+    fn an_invalid_value_is_a_usage_error_that_describes_valid_ones() {
         for (line, words) in [
             ("moorline-relay init --state s", "--name"),
             ("moorline-relay init --state s --name a --certificate c.pem", "--key"),

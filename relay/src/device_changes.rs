@@ -74,10 +74,10 @@ fn scope(permit: &AdminPermit) -> Result<(DeviceId, Revocation), ChangeError> {
     permit.device().cloned().zip(Revocation::by(permit)).ok_or(ChangeError::NotPermitted)
 }
 
-/// Ends what stands on a key of the device that is not kept, and says how many streams that were.
+/// Ends everything that was authenticated with a key of the device that is not kept. Returns the number of streams.
 fn enforce(core: &Core, device: &DeviceId, kept: &[Thumbprint], revocation: Revocation) -> usize {
     core.revision.raise();
-    // Streams first: those that wait for the device's answer are to hear why it does not come.
+    // Streams first, so that those that wait for the device's answer are refused with the reason.
     let streams = core.streams.revoke_device(device, kept, revocation);
     core.directory.revoke(device, revocation, |handle| !kept.contains(&handle.about().principal.key_id));
     streams

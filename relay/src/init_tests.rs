@@ -1,4 +1,4 @@
-//! New relays: what is in them, who trusts them, and that nothing is overwritten or left behind.
+//! New relays: what is in them, who trusts them, and that nothing is overwritten or left over.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
-/// TLS over a pipe between a relay of `state` and somebody who dials `name` and trusts `ca` alone.
+/// TLS over a pipe between a relay of `state` and a client that dials `name` and trusts only `ca`.
 async fn handshake(state: &Path, ca: &[u8], name: &str) -> io::Result<()> {
     let tls = Config::load(state).unwrap().tls.unwrap();
     let server = server_config(&tls.certificate, &tls.key).unwrap();
@@ -44,10 +44,10 @@ async fn handshake(state: &Path, ca: &[u8], name: &str) -> io::Result<()> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let (near, far) = tokio::io::duplex(4_096);
+    let (local, remote) = tokio::io::duplex(4_096);
     let connector = TlsConnector::from(Arc::new(client));
-    let dialled = connector.connect(ServerName::try_from(name.to_owned()).unwrap(), near);
-    let (accepted, dialled) = tokio::join!(TlsAcceptor::from(server).accept(far), dialled);
+    let dialled = connector.connect(ServerName::try_from(name.to_owned()).unwrap(), local);
+    let (accepted, dialled) = tokio::join!(TlsAcceptor::from(server).accept(remote), dialled);
     let dialled = dialled?;
     accepted?;
     assert_eq!(dialled.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
@@ -84,7 +84,7 @@ async fn a_new_relay_is_whole_and_its_secrets_are_private() {
 }
 
 #[tokio::test]
-async fn whoever_has_the_join_string_knows_the_relay_by_each_of_its_names_and_by_no_other() {
+async fn the_join_string_authenticates_the_relay_by_each_of_its_names_only() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("relay");
     let ca = init(&wanted(&state), &Clock::system()).await.unwrap().join.ca.unwrap();
@@ -99,7 +99,7 @@ async fn whoever_has_the_join_string_knows_the_relay_by_each_of_its_names_and_by
 }
 
 #[tokio::test]
-async fn the_relay_takes_the_operators_token_and_those_made_later() {
+async fn the_relay_accepts_the_operators_token_and_later_ones() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("relay");
     let clock = Clock::system();
@@ -139,7 +139,7 @@ async fn a_relay_is_never_overwritten() {
 }
 
 #[tokio::test]
-async fn an_empty_folder_is_taken_and_closed_to_others_but_a_used_one_is_not() {
+async fn an_empty_folder_is_used_and_made_private_but_a_used_one_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path();
     fs::set_permissions(state, Permissions::from_mode(0o755)).unwrap();
@@ -194,7 +194,7 @@ async fn a_certificate_managers_links_are_kept_and_followed() {
     std::os::unix::fs::symlink(first.join("tls.pem"), &links.certificate).unwrap();
     std::os::unix::fs::symlink(first.join("tls.key"), &links.key).unwrap();
     init(&Init { own: Some(links.clone()), ..wanted(&state) }, &Clock::system()).await.unwrap();
-    assert_eq!(Config::load(&state).unwrap().tls, Some(links), "a renewed certificate is another file");
+    assert_eq!(Config::load(&state).unwrap().tls, Some(links), "a renewed certificate is a different file");
     handshake(&state, &ca, "127.0.0.1").await.unwrap();
 
     fs::set_permissions(first.join("tls.key"), Permissions::from_mode(0o644)).unwrap();
@@ -204,7 +204,7 @@ async fn a_certificate_managers_links_are_kept_and_followed() {
 }
 
 #[tokio::test]
-async fn a_link_in_an_empty_looking_folder_is_not_written_through() {
+async fn a_symbolic_link_in_an_apparently_empty_folder_is_not_written_through() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("relay");
     fs::create_dir(&state).unwrap();

@@ -8,7 +8,7 @@
 //! | phase | accept loops | control channels | streams |
 //! | --- | --- | --- | --- |
 //! | running | accept | take offers | are opened |
-//! | draining | accept, so that legs can join | have been told `go_away`, and stay | new ones are refused; open ones run on |
+//! | draining | accept, so that legs can join | have been sent `go_away`, and stay | new ones are refused; open ones run on |
 //! | closing | stop | close with 1012 | are refused with `draining`, or cut with 1012 |
 
 use std::sync::{Arc, OnceLock};
@@ -87,7 +87,7 @@ impl Lifecycle {
         self.advance(|phase| !matches!(phase, Phase::Closing), Phase::Closing);
     }
 
-    /// The phases from now on, for whoever waits for all of them.
+    /// The phases from now on, for tasks that wait for all of them.
     pub fn watch(&self) -> LifecycleWatch {
         let mut phases = self.0.phase.subscribe();
         phases.mark_changed();
@@ -137,7 +137,7 @@ mod tests {
         let until = Instant::now() + Duration::from_secs(30);
         lifecycle.drain(until, 0);
         lifecycle.drain(until + Duration::from_secs(1), 0);
-        assert_eq!(lifecycle.phase(), Phase::Draining { until }, "the first deadline stands");
+        assert_eq!(lifecycle.phase(), Phase::Draining { until }, "the first deadline applies");
         lifecycle.draining().await;
         lifecycle.close();
         lifecycle.drain(until, 0);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_waits_for_closing_is_not_woken_by_draining() {
+    async fn waiting_for_closing_is_not_woken_by_draining() {
         let lifecycle = Lifecycle::default();
         lifecycle.drain(Instant::now(), 0);
         tokio::select! {
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_more_devices_the_longer_they_take_to_come_back() {
+    async fn the_reconnect_delay_grows_with_the_number_of_devices() {
         let spread = |devices| {
             let lifecycle = Lifecycle::default();
             lifecycle.drain(Instant::now(), devices);

@@ -32,10 +32,10 @@ pub struct Times {
     /// How long an HTTP answer may make no progress towards the client. Beyond: the connection is dropped, and the answers to pipelined
     /// requests with it. 10 s: a client that reads takes something in every round trip.
     pub http_write_timeout: Duration,
-    /// From the 101 of a control channel to its `hello`. Beyond: closed with 4400. 10 s, as the protocol says.
+    /// From the 101 of a control channel to its `hello`. Beyond: closed with 4400. 10 s, as the protocol specifies.
     pub hello_timeout: Duration,
     /// From an offer to any frame of the device. Beyond: its control channel is closed and the caller gets `device_unresponsive`.
-    /// 10 s, as the protocol says.
+    /// 10 s, as the protocol specifies.
     pub offer_ack_timeout: Duration,
     /// How long `POST …/streams` may wait for the device's answer; a longer `Prefer: wait` is cut to it. 20 s: load balancers give up on
     /// silent requests after 30 to 60 s.
@@ -138,7 +138,7 @@ pub(crate) const SPLICE_TICK_MIN: Duration = Duration::from_millis(10);
 
 // Streams.
 
-/// Events that wait for a stream's actor: a few joins, an answer. Beyond, whoever brings a leg waits, and a device's answer is dropped.
+/// Events that wait for a stream's actor: a few joins, an answer. Beyond, the request that joins a leg waits, and a device's answer is dropped.
 pub(crate) const STREAM_EVENTS: usize = 8;
 /// Refusals that are remembered for callers that join late. The oldest are forgotten first.
 pub(crate) const REMEMBERED_REFUSALS: usize = 1_000;
@@ -183,7 +183,7 @@ pub(crate) const SUPERSEDED_MAX: usize = 20_000;
 
 /// Connections that the kernel holds until they are accepted.
 pub(crate) const LISTEN_BACKLOG: u32 = 4096;
-/// How long tasks have for their goodbyes when the relay stops. Beyond: aborted.
+/// How long tasks have to close their connections when the relay stops. Beyond: aborted.
 pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long what is written behind has after that.
 pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_secs(6);

@@ -114,7 +114,7 @@ impl Write for LogQueue {
 }
 
 impl Shared {
-    /// Writes lines for as long as the program runs. After lines were dropped, says so once the output takes bytes again.
+    /// Writes lines for as long as the program runs. After lines were dropped, it logs their number once the output accepts bytes again.
     fn write_to(&self, mut output: impl Write) {
         let mut reported = 0;
         let mut lines = Vec::new();

@@ -1,4 +1,4 @@
-//! Logging to a real pipe that nobody reads, and the limit of lines.
+//! Logging to a real pipe that is not read, and the rate limit of lines.
 
 use std::io::{BufRead as _, BufReader, pipe};
 use std::sync::mpsc;
@@ -22,7 +22,7 @@ fn log_lines(queue: &LogQueue, count: usize) {
 }
 
 #[test]
-fn lines_that_nobody_reads_are_dropped_and_counted_and_nobody_waits_for_them() {
+fn unread_log_lines_are_dropped_and_counted_and_block_nothing() {
     const LINES: usize = 10_000;
     let (reader, writer) = pipe().unwrap();
     let (mut queue, guard) = LogQueue::start(writer, 100_000).unwrap();
@@ -30,7 +30,7 @@ fn lines_that_nobody_reads_are_dropped_and_counted_and_nobody_waits_for_them() {
     let dropped = lock(&queue.0.queue).dropped;
     assert!(dropped > 9_000, "the pipe holds 64 KiB, the queue and the write 100 KB each: {dropped} lines were dropped");
 
-    // The end of the program does not wait for the reader, either.
+    // The shutdown does not wait for the reader either.
     drop(guard);
 
     let (done, is_done) = mpsc::channel();
@@ -38,7 +38,7 @@ fn lines_that_nobody_reads_are_dropped_and_counted_and_nobody_waits_for_them() {
         let lines = BufReader::new(reader).lines().map(Result::unwrap).take_while(|line| line != "last").count();
         done.send(lines).unwrap();
     });
-    // Once somebody reads, lines are taken again.
+    // Once the pipe is read, lines are accepted again.
     queue.0.wait_until_written(Duration::from_secs(60));
     queue.write_all(b"last\n").unwrap();
     let read = is_done.recv_timeout(Duration::from_secs(60)).expect("the lines that were kept are written");
@@ -57,7 +57,7 @@ fn the_end_waits_for_the_last_line() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_place_in_the_source_has_a_burst_and_then_a_rate_and_counts_the_rest() {
+async fn each_log_site_has_a_burst_then_a_rate_and_counts_suppressed_lines() {
     let (limiter, start) = (LogLimiter::new(), Instant::now());
     let admitted = (0..1_000).filter(|_| limiter.admit(start).is_some()).count();
     assert_eq!(admitted, LOG_LINES_BURST as usize);

@@ -74,7 +74,7 @@ fn distinguished_name(name: &str) -> DistinguishedName {
     distinguished
 }
 
-/// Stays within the years that a certificate can have, whatever the clock says.
+/// Stays within the years that a certificate can have, whatever the clock returns.
 fn set_times(params: &mut CertificateParams, now: Timestamp) {
     let at = |ms: u64| SystemTime::from(Timestamp::from_millis(ms)).into();
     params.not_before = at(now.as_millis().saturating_sub(BACKDATE_MS));
@@ -91,7 +91,7 @@ mod tests {
     const GENERALIZED_TIME: u8 = 0x18;
     const UTC_TIME: u8 = 0x17;
 
-    /// The validity of a certificate, as it stands in its DER.
+    /// The validity of a certificate, as encoded in its DER.
     fn validity(der: &[u8]) -> [(u8, String); 2] {
         let starts = |at: &usize| der[*at] == 0x30 && matches!(der.get(at + 2), Some(&(UTC_TIME | GENERALIZED_TIME)));
         let sequence = (0..der.len() - 2).find(starts).unwrap();

@@ -158,11 +158,11 @@ impl Relay {
         running
     }
 
-    /// Drains: devices are told to go elsewhere, new streams are refused, open ones may finish until `grace` is over. Returns then, or once no
+    /// Drains: devices get `go_away`, new streams are refused, open ones may finish until `grace` is over. Returns then, or once no
     /// stream is left.
     ///
     /// # Cancel safety
-    /// The relay goes on draining.
+    /// The relay continues to drain.
     pub async fn drain(&self, grace: Duration) {
         let until = Instant::now() + grace;
         self.core.lifecycle.drain(until, self.core.directory.len());
@@ -172,7 +172,7 @@ impl Relay {
         }
     }
 
-    /// Stops: devices are told to come back elsewhere, streams are cut with a code that says why.
+    /// Stops: devices get `go_away`, and streams are cut with the code for the reason.
     pub async fn stop(self) {
         drop(self.door);
         self.core.lifecycle.drain(Instant::now(), self.core.directory.len());

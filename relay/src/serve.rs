@@ -82,7 +82,7 @@ impl ServeError {
     }
 }
 
-/// Runs a relay until SIGTERM or SIGINT, and then until it has said goodbye, or until the second signal.
+/// Runs a relay until SIGTERM or SIGINT, and then until its connections are closed, or until the second signal.
 ///
 /// Returns the lock on the state folder, so that it can be held until the runtime has ended.
 ///
@@ -90,7 +90,7 @@ impl ServeError {
 /// [`ServeError`], before anything was listened on.
 ///
 /// # Cancel safety
-/// Dropping the future ends the relay at once, without goodbyes.
+/// Dropping the future ends the relay at once, without closing its connections in order.
 pub async fn serve(options: &Serve, clock: Clock) -> Result<StateLock, ServeError> {
     let mut signals = Signals::new().map_err(ServeError::Signals)?;
     let Running { lock, registry, relay } = Running::start(options, clock).await?;

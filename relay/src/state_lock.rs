@@ -33,7 +33,7 @@ pub enum LockError {
     File {
         /// The lock's file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_without_an_id_is_still_a_holder() {
+    fn a_lock_without_a_readable_process_id_is_still_held() {
         let folder = tempfile::tempdir().unwrap();
         let _held = StateLock::acquire(folder.path()).unwrap();
         fs::write(folder.path().join(LOCK_FILE), "\u{7}?").unwrap();
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_place_of_the_lock_is_not_followed() {
+    fn a_symbolic_link_as_the_lock_file_is_not_followed() {
         let folder = tempfile::tempdir().unwrap();
         let elsewhere = folder.path().join("elsewhere");
         std::os::unix::fs::symlink(&elsewhere, folder.path().join(LOCK_FILE)).unwrap();

@@ -14,7 +14,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_of_one_holder_does_not_end_the_others() {
+    fn a_panic_of_one_lock_holder_does_not_affect_the_others() {
         let shared = Mutex::new(1);
         let holder = AssertUnwindSafe(|| {
             let _guard = lock(&shared);

@@ -42,7 +42,7 @@ impl Drop for Counted {
 }
 
 impl Tasks {
-    /// Runs `work` until it ends. It ends itself, so that it can still say goodbye: see [`crate::lifecycle::Lifecycle`].
+    /// Runs `work` until it ends. It ends by itself, so that it can still close its connection: see [`crate::lifecycle::Lifecycle`].
     pub fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let counted = Counted { name, running: Arc::clone(&self.running) };
         counted.change(|count| *count += 1);

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_key_that_is_present_evicts_nobody_and_keeps_its_first_value() {
+    async fn a_present_key_evicts_no_entry_and_keeps_its_first_value() {
         let map = TtlMap::new(TTL, 2);
         map.put("a", 1);
         map.put("b", 2);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_map_without_room_remembers_nothing() {
+    async fn a_map_without_capacity_keeps_nothing() {
         let map = TtlMap::new(TTL, 0);
         map.put("a", 1);
         assert_eq!(map.get(&"a"), None);

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_list_goes_on_where_the_page_ends() {
+    async fn the_list_continues_after_each_page() {
         let (mut relay, client) = relay();
         let (devices, ()) = join!(client.devices(), async {
             let request = relay.request().await;
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_list_that_turns_in_circles_is_an_error() {
+    async fn a_list_whose_cursors_repeat_is_an_error() {
         let (mut relay, client) = relay();
         let (devices, ()) = join!(client.devices(), async {
             for _ in 0..2 {

@@ -23,7 +23,7 @@ fn lamp(client: &Client) -> Open {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_stream_carries_bytes_and_has_what_opened_said() {
+async fn an_open_stream_carries_bytes_and_the_details_of_opened() {
     let (mut relay, client) = relay();
     let (stream, leg) = join!(lamp(&client), async {
         let request = relay.request().await;
@@ -42,12 +42,12 @@ async fn an_open_stream_carries_bytes_and_has_what_opened_said() {
     assert_eq!(receive(&mut leg).await, Message::binary("ping"));
     assert_eq!(receive(&mut leg).await, Message::text(END_TEXT));
 
-    let mut heard = String::new();
-    let (read, ()) = join!(stream.read_to_string(&mut heard), async {
+    let mut received = String::new();
+    let (read, ()) = join!(stream.read_to_string(&mut received), async {
         leg.send(Message::binary("pong")).await.unwrap();
         send_text(&mut leg, END_TEXT).await;
     });
-    assert_eq!((read.unwrap(), heard.as_str()), (4, "pong"));
+    assert_eq!((read.unwrap(), received.as_str()), (4, "pong"));
     let (ended, ()) = join!(stream.finish(), async {
         send_text(&mut leg, DELIVERED_TEXT).await;
         close(&mut leg, 1000).await;

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_saved_is_loaded_and_is_its_owners_alone() {
+    fn a_saved_profile_loads_and_is_private() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/moorline/profile.toml");
         profile().save(&path).unwrap();
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_save_leaves_the_old_one_and_no_rubbish() {
+    fn a_failed_save_keeps_the_old_file_and_leaves_no_temporary_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("taken");
         fs::create_dir(&path).unwrap();
@@ -277,7 +277,7 @@ mod tests {
         assert!(matches!(Profile::load(&link), Err(LoadProfileError::File(PrivateFileError::SymbolicLink { .. }))));
         assert!(matches!(Profile::load(folder.path()), Err(LoadProfileError::File(_))));
 
-        profile().save(&link).unwrap(); // takes the place of the link, and leaves what it led to alone
+        profile().save(&link).unwrap(); // replaces the link and does not change its target
         assert!(!fs::symlink_metadata(&link).unwrap().is_symlink());
         fs::write(&file, vec![b'#'; PROFILE_BYTES + 1]).unwrap();
         assert!(matches!(Profile::load(&file), Err(LoadProfileError::File(PrivateFileError::TooLarge { .. }))));

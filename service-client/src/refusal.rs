@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn the_relay_says_when_and_an_unknown_code_counts_by_its_status() {
+    fn the_relay_sets_the_pause_and_an_unknown_code_is_classified_by_status() {
         let of_later = |status| Problem { code: "moon_phase".to_owned(), status, ..Problem::new(ProblemCode::Internal, "x") };
         assert_eq!(problem_retry_after(&of_later(503)), Some(DEFAULT_RETRY_AFTER));
         assert_eq!(problem_retry_after(&of_later(409)), None);

@@ -1,4 +1,4 @@
-//! Repeats a request: while its leg is lost before `opened`, and once if the relay refuses it temporarily. The caller says what an attempt
+//! Repeats a request: while its leg is lost before `opened`, and once if the relay refuses it temporarily. The caller defines what an attempt
 //! is and how its failures count.
 
 use std::time::Duration;
@@ -154,18 +154,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_relay_that_was_never_reached_is_told_at_once() {
+    async fn a_relay_that_was_never_reached_is_reported_at_once() {
         assert_eq!(scripted([Err(AttemptError::Unreachable("no route")), Ok(7)]).await, (Err(RetryError::Attempt("no route")), 1));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_relay_that_restarts_is_waited_for_once_it_was_asked() {
+    async fn a_restarting_relay_is_retried_once_a_request_has_reached_it() {
         let gone = || Err(AttemptError::Unreachable("refused"));
         assert_eq!(scripted([Err(AttemptError::Lost("cut")), gone(), gone(), Ok(7)]).await, (Ok(7), 4));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refusal_ends_it() {
+    async fn a_refusal_ends_the_retries() {
         assert_eq!(
             scripted([Err(AttemptError::Lost("cut")), Err(AttemptError::Final("no")), Ok(7)]).await,
             (Err(RetryError::Attempt("no")), 2)
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_ends_at_the_deadline_with_what_went_wrong_before() {
+    async fn retries_end_at_the_deadline_with_the_last_error() {
         let begun = Instant::now();
         assert_eq!(scripted([]).await.0, Err(RetryError::TimedOut(None)));
         assert_eq!(begun.elapsed(), MINUTE);
@@ -187,7 +187,7 @@ mod tests {
         };
         let always = retry_until::<(), _, _>(begun + MINUTE, attempt).await;
         assert_eq!(always, Err(RetryError::TimedOut(Some("cut"))));
-        // Without a pause that would reach beyond the deadline, there is no use in waiting for it.
+        // A pause that would exceed the deadline is not waited for.
         assert!((MINUTE - LONGEST_PAUSE..=MINUTE).contains(&begun.elapsed()), "{:?}", begun.elapsed());
         // Five pauses up to 4 s, and then one of 2.5 to 5 s each.
         assert!((15..=28).contains(&attempts), "{attempts}");

@@ -1,4 +1,4 @@
-//! For tests: an in-process relay that answers as the test scripts it, one connection after another.
+//! For tests: an in-process relay whose responses the test scripts, one connection after another.
 
 use std::collections::HashMap;
 
@@ -49,9 +49,9 @@ pub(crate) type Leg = WebSocketStream<DuplexStream>;
 pub(crate) fn relay() -> (Relay, Client) {
     let (dialled, dials) = mpsc::channel(8);
     let dialer = Dialer::over("https://relay.example".parse().unwrap(), move |_| {
-        let (near, far) = duplex(64 * 1024);
-        let sent = dialled.try_send(far);
-        async move { sent.map(|()| near).map_err(std::io::Error::other) }
+        let (local, remote) = duplex(64 * 1024);
+        let sent = dialled.try_send(remote);
+        async move { sent.map(|()| local).map_err(std::io::Error::other) }
     });
     (Relay { dials }, Client::with_dialer(dialer, Some(Secret::new("caller-token"))))
 }
@@ -77,7 +77,7 @@ impl Relay {
         Request { line: line.to_owned(), headers, body, pipe }
     }
 
-    /// Whether every request has been taken.
+    /// Whether every request has been received.
     pub(crate) fn is_idle(&self) -> bool {
         self.dials.is_empty()
     }

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_stands_in_a_header_of_its_own() {
+    fn each_option_has_its_own_header() {
         let headers = full().headers(&Key::new("k1").unwrap());
         let of = |name: &str| headers.get(name).unwrap().to_str().unwrap().to_owned();
         assert_eq!(of("idempotency-key"), "k1");
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_said_is_left_to_the_relay() {
+    fn omitted_options_are_left_to_the_relay() {
         let options = StreamOptions::default();
         assert_eq!(options.headers(&Key::random()).len(), 1);
         assert_eq!(serde_json::to_string(&options.body(&"ssh".parse().unwrap())).unwrap(), r#"{"service":"ssh"}"#);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_beyond_their_range_are_brought_into_it() {
+    fn spans_out_of_range_are_clamped() {
         let mut options = StreamOptions::default();
         options.set_wait(Duration::MAX);
         options.set_deadline(Duration::MAX);

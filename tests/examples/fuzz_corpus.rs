@@ -1,4 +1,4 @@
-//! Writes what a fuzzer begins with: the vectors, once for each fuzz target. See `tests/fuzz/run.sh`.
+//! Writes the seed corpus of a fuzzer: the vectors, once for each fuzz target. See `tests/fuzz/run.sh`.
 
 use std::fs;
 use std::path::Path;

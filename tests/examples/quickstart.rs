@@ -1,5 +1,5 @@
-//! `cargo quickstart`: a relay, a device and forwards as the real programs, in a folder of their own, to be tried by hand.
-//! `cargo quickstart -- --check` does the real exchanges itself, says in one line each how they went and how long opening took, and ends.
+//! `cargo quickstart`: a relay, a device and forwards as the real programs, in a folder of their own, to try by hand.
+//! `cargo quickstart -- --check` runs the exchanges itself, prints one line for each with its result and how long opening took, and exits.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -45,7 +45,7 @@ async fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Everything that runs. Dropping it ends the programs and removes their folder.
+/// The running programs. Dropping it ends the programs and removes their folder.
 struct Scene {
     sshd: Option<Sshd>,
     forward: Forward,
@@ -121,7 +121,7 @@ impl Scene {
         if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
-    /// Opens one more stream to a service, and returns where the time went, as the relay says.
+    /// Opens one more stream to a service, and returns its timeline as the relay reports it.
     async fn open(&self, service: &str) -> Result<Timeline, String> {
         let (device, service) = (DEVICE.parse().expect("a device id"), service.parse().expect("a service name"));
         let stream = self.world.library().open(&device, &service).await.map_err(|error| error.to_string())?;

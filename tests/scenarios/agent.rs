@@ -8,20 +8,20 @@ use moorline_tests::memory::{INSTANCE, MemoryWorld};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-/// A handler whose streams return everything twice, the second time in capitals.
+/// A handler whose streams return everything twice, the second time in upper case.
 async fn echo_twice(_offer: OfferInfo) -> Decision {
-    let (near, mut far) = tokio::io::duplex(997);
+    let (local, mut remote) = tokio::io::duplex(997);
     tokio::spawn(async move {
-        let mut heard = Vec::new();
-        far.read_to_end(&mut heard).await.expect("a pipe does not fail");
-        far.write_all(&heard).await.expect("a pipe does not fail");
-        far.write_all(&heard.to_ascii_uppercase()).await.expect("a pipe does not fail");
+        let mut received = Vec::new();
+        remote.read_to_end(&mut received).await.expect("a pipe does not fail");
+        remote.write_all(&received).await.expect("a pipe does not fail");
+        remote.write_all(&received.to_ascii_uppercase()).await.expect("a pipe does not fail");
     });
-    Decision::Accept(Accepted::stream(near))
+    Decision::Accept(Accepted::stream(local))
 }
 
 /// Runs `scenario` while the agents run.
-async fn beside(agents: impl Future<Output = ()>, scenario: impl Future<Output = ()>) {
+async fn alongside(agents: impl Future<Output = ()>, scenario: impl Future<Output = ()>) {
     tokio::select! {
         () = agents => panic!("an agent stopped"),
         () = scenario => {}
@@ -32,7 +32,7 @@ async fn beside(agents: impl Future<Output = ()>, scenario: impl Future<Output =
 async fn fifty_concurrent_offers_are_all_carried() {
     let world = MemoryWorld::start().await;
     let agent = world.agent("lamp-1", &["ssh"], echo_twice).await;
-    beside(agent.run(std::future::pending()), async {
+    alongside(agent.run(std::future::pending()), async {
         world.until("online", |relay| relay.devices() == 1).await;
         let mut legs = Vec::new();
         for _ in 0..50 {
@@ -41,12 +41,12 @@ async fn fifty_concurrent_offers_are_all_carried() {
             legs.push(leg);
         }
         for (number, leg) in legs.iter_mut().enumerate() {
-            leg.say(format!("stream {number}")).await;
+            leg.send_bytes(format!("stream {number}")).await;
             leg.end().await;
         }
         for (number, leg) in legs.iter_mut().enumerate() {
-            let said = format!("stream {number}STREAM {number}");
-            assert_eq!(leg.bytes(said.len()).await, said.as_bytes());
+            let expected = format!("stream {number}STREAM {number}");
+            assert_eq!(leg.bytes(expected.len()).await, expected.as_bytes());
             leg.ended().await;
             assert_eq!(leg.closed().await, 1000);
         }
@@ -65,7 +65,7 @@ async fn a_handler_sees_the_whole_offer_and_its_detail_reaches_the_caller() {
             Decision::reject(RejectCode::Policy, format!("{} may not: {reason}", offer.caller.id()))
         })
         .await;
-    beside(agent.run(std::future::pending()), async {
+    alongside(agent.run(std::future::pending()), async {
         world.until("online", |relay| relay.devices() == 1).await;
         let mut leg = world.connect("lamp-1", "ssh", &[("moorline-reason", "just%20so")]).await.unwrap();
         let problem = leg.refused().await;
@@ -79,7 +79,7 @@ async fn a_handler_sees_the_whole_offer_and_its_detail_reaches_the_caller() {
 async fn an_agent_that_is_idle_for_a_day_stays_online_on_one_channel() {
     let world = MemoryWorld::start().await;
     let agent = world.agent("lamp-1", &["ssh"], echo_twice).await;
-    beside(agent.run(std::future::pending()), async {
+    alongside(agent.run(std::future::pending()), async {
         world.until("online", |relay| relay.devices() == 1).await;
         let session = world.request("GET", "/v1/devices/lamp-1", &[], None).await.2["online"]["session"].clone();
         assert!(!session.is_null(), "the device has a session");
@@ -97,10 +97,10 @@ async fn two_machines_with_one_key_stop_superseding_each_other() {
     let both = async {
         tokio::join!(first.run(std::future::pending()), second.run(std::future::pending()));
     };
-    beside(both, async {
+    alongside(both, async {
         world.until("online", |relay| relay.devices() == 1).await;
         tokio::time::sleep(Duration::from_secs(3_600)).await;
-        // Two to begin with, and at least one that came back once before the pauses began.
+        // Two to begin with, and at least one that reconnected once before the pauses began.
         let dialled = world.dialled();
         assert!((3..30).contains(&dialled), "{dialled} connections in an hour");
     })
@@ -111,16 +111,16 @@ async fn two_machines_with_one_key_stop_superseding_each_other() {
 async fn an_agent_superseded_by_another_instance_reconnects_once() {
     let world = MemoryWorld::start().await;
     let agent = world.agent("lamp-1", &["ssh"], echo_twice).await;
-    beside(agent.run(std::future::pending()), async {
+    alongside(agent.run(std::future::pending()), async {
         world.until("online", |relay| relay.devices() == 1).await;
         let mut other = world.device_as("lamp-1", INSTANCE, &["ssh"]).await.unwrap();
         let begun = Instant::now();
-        assert_eq!(other.closed().await.0, 4007, "the agent came back and took over");
+        assert_eq!(other.closed().await.0, 4007, "the agent reconnected and took over");
         assert!(begun.elapsed() <= Duration::from_secs(2));
         let mut other = world.device_as("lamp-1", INSTANCE, &["ssh"]).await.unwrap();
         let begun = Instant::now();
         assert_eq!(other.closed().await.0, 4007);
-        assert!(begun.elapsed() >= Duration::from_secs(60), "the second time it stays away for a minute");
+        assert!(begun.elapsed() >= Duration::from_secs(60), "the second time it reconnects after a minute");
     })
     .await;
 }
@@ -130,7 +130,7 @@ async fn an_unregistered_device_retries_rarely() {
     let world = MemoryWorld::start().await;
     let agent = world.agent("lamp-1", &["ssh"], echo_twice).await;
     assert_eq!(world.request("DELETE", "/v1/devices/lamp-1", &[], None).await.0, 204);
-    beside(agent.run(std::future::pending()), async {
+    alongside(agent.run(std::future::pending()), async {
         tokio::time::sleep(Duration::from_secs(100)).await;
         assert_eq!((world.relay.devices(), world.dialled()), (0, 1), "it tried once");
         world.register_again("lamp-1").await;
@@ -161,7 +161,7 @@ async fn an_agent_that_stops_goes_offline_and_resets_its_streams() {
 async fn a_handler_that_panics_refuses_the_offer_at_once() {
     let world = MemoryWorld::start().await;
     let agent = world.agent("lamp-1", &["ssh"], async |_: OfferInfo| -> Decision { panic!("a fault of the embedding program") }).await;
-    beside(agent.run(std::future::pending()), async {
+    alongside(agent.run(std::future::pending()), async {
         world.until("online", |relay| relay.devices() == 1).await;
         let begun = Instant::now();
         let mut leg = world.connect("lamp-1", "ssh", &[]).await.unwrap();
@@ -175,7 +175,7 @@ async fn a_handler_that_panics_refuses_the_offer_at_once() {
 async fn offers_beyond_the_device_limit_are_refused_at_once() {
     let world = MemoryWorld::start_with(|config| config.limits.streams_per_device = 3.try_into().unwrap()).await;
     let agent = world.agent("lamp-1", &["ssh"], echo_twice).await;
-    beside(agent.run(std::future::pending()), async {
+    alongside(agent.run(std::future::pending()), async {
         world.until("online", |relay| relay.devices() == 1).await;
         let mut legs = Vec::new();
         for _ in 0..3 {
@@ -187,7 +187,7 @@ async fn offers_beyond_the_device_limit_are_refused_at_once() {
         assert_eq!((refusal.status, refusal.headers["retry-after"].to_str().unwrap()), (429, "5"));
         assert_eq!(refusal.problem.unwrap().known_code(), Some(ProblemCode::TooManyStreams));
         drop(legs.pop());
-        world.until("a place is free", |relay| relay.streams() == 2).await;
+        world.until("a slot is free", |relay| relay.streams() == 2).await;
         world.connect("lamp-1", "ssh", &[]).await.unwrap().opened().await;
     })
     .await;

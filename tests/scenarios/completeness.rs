@@ -1,4 +1,4 @@
-//! Every code of the protocol is reached by a scenario, or waits for a feature.
+//! Every code of the protocol is reached by a scenario, or belongs to a feature that does not exist yet.
 //!
 //! The table below names a scenario for each code, by a path that the compiler checks; a code without a line does not compile. The check runs
 //! each scenario of the table once more, in a process of its own, in which the harness reports every code that crosses the wire
@@ -13,7 +13,7 @@ use moorline_tests::observed;
 
 use crate::{error_messages, handshake, refusals, splicing};
 
-/// Codes that cannot occur yet, and the feature that they wait for. Whoever builds the feature removes its codes here.
+/// Codes that cannot occur yet, and the feature that will use them. Implementing the feature removes its codes here.
 const WAITING: &[(&str, &str)] = &[
     ("ProblemCode::RateLimited", "rates of callers and addresses: today only concurrent use is limited"),
     ("ProblemCode::DirectoryUnavailable", "a directory outside of the process, for more than one node"),
@@ -24,7 +24,7 @@ const WAITING: &[(&str, &str)] = &[
     ("CancelCode::Draining", "the drain: today a relay that stops closes its control channels at once"),
 ];
 
-/// The name of a scenario in this binary, or none for a code that waits.
+/// The name of a scenario in this binary, or none for a code without a feature.
 type Scenario = Option<&'static str>;
 
 /// The name by which the test binary knows a scenario.
@@ -59,7 +59,7 @@ fn problem(code: ProblemCode) -> Scenario {
         | ProblemCode::ServiceNotExposed
         | ProblemCode::TooManyStreams
         | ProblemCode::Overloaded
-        | ProblemCode::Internal => scenario!(error_messages::a_stream_is_refused_before_the_device_is_asked),
+        | ProblemCode::Internal => scenario!(error_messages::a_stream_is_refused_before_it_is_offered),
         ProblemCode::HandshakeTimeout
         | ProblemCode::Killed
         | ProblemCode::DeviceUnresponsive
@@ -81,7 +81,7 @@ fn close(reason: CloseReason) -> Scenario {
         }
         CloseReason::PeerLost => scenario!(splicing::a_lost_leg_is_peer_lost_for_the_far_side),
         CloseReason::RelayDraining | CloseReason::IdleTimeout | CloseReason::Killed | CloseReason::Revoked => {
-            scenario!(error_messages::an_open_stream_that_is_cut_says_why)
+            scenario!(error_messages::an_open_stream_that_is_cut_reports_the_cause)
         }
         CloseReason::Superseded => scenario!(handshake::a_leg_lost_before_opened_may_rejoin_and_a_second_join_replaces_the_first),
         CloseReason::Refused => scenario!(handshake::a_caller_that_negotiates_and_never_joins_costs_the_deadline),
@@ -129,14 +129,14 @@ fn every_code_is_observed_by_a_scenario_or_waits_for_a_feature() {
         match scenario {
             Some(scenario) => {
                 assert!(observed[scenario].contains(code), "{scenario} does not reach {code}, only {:?}", observed[scenario]);
-                assert_eq!(waits, 0, "{code} has a scenario and waits for nothing");
+                assert_eq!(waits, 0, "{code} has a scenario and is not listed as unused");
             }
-            None => assert_eq!(waits, 1, "{code} has no scenario and stands once among the codes that wait"),
+            None => assert_eq!(waits, 1, "{code} has no scenario and must be listed once as unused"),
         }
     }
     for (code, _) in WAITING {
-        assert!(all.contains_key(*code), "{code} waits and is no code");
+        assert!(all.contains_key(*code), "{code} is listed as unused and does not exist");
         let reached = observed.iter().find(|(_, codes)| codes.contains(*code));
-        assert!(reached.is_none(), "{code} waits for nothing: {reached:?}");
+        assert!(reached.is_none(), "{code} is reached and listed as unused: {reached:?}");
     }
 }

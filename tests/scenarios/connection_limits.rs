@@ -1,4 +1,4 @@
-//! Limits of unauthenticated and of authenticated connections are separate: reaching one costs nothing under the other.
+//! Limits of unauthenticated and of authenticated connections are separate: reaching one does not affect the other.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ async fn is_closed_now(pipe: &mut DuplexStream) -> bool {
     timeout(Duration::from_millis(1), pipe.read_u8()).await.is_ok_and(|read| read.is_err())
 }
 
-async fn talk(caller: &mut WireLeg<DuplexStream>, device: &mut WireLeg<DuplexStream>) {
-    caller.say("to the device").await;
+async fn exchange(caller: &mut WireLeg<DuplexStream>, device: &mut WireLeg<DuplexStream>) {
+    caller.send_bytes("to the device").await;
     assert_eq!(device.bytes(13).await, b"to the device");
-    device.say("to the caller").await;
+    device.send_bytes("to the caller").await;
     assert_eq!(caller.bytes(13).await, b"to the caller");
 }
 
@@ -31,7 +31,7 @@ async fn talk(caller: &mut WireLeg<DuplexStream>, device: &mut WireLeg<DuplexStr
 async fn unauthenticated_peers_at_capacity_do_not_affect_authenticated_ones() {
     let world = with_limits(4, 64).await;
     let mut device = world.device("lamp-1").await;
-    let (mut caller, mut far) = world.stream(&mut device, "lamp-1").await;
+    let (mut caller, mut device_leg) = world.stream(&mut device, "lamp-1").await;
     // A caller whose stream is undecided is authenticated as well.
     let mut undecided = world.connect("lamp-1", "ssh", &[]).await.unwrap();
     let offer = device.offer().await;
@@ -42,11 +42,11 @@ async fn unauthenticated_peers_at_capacity_do_not_affect_authenticated_ones() {
             assert!(!is_closed_now(peer).await, "it may stay until it is evicted");
         }
         assert!(is_closed_now(&mut world.dial()).await, "the unauthenticated capacity is used up");
-        talk(&mut caller, &mut far).await;
+        exchange(&mut caller, &mut device_leg).await;
         advance(Duration::from_secs(2)).await;
         let next = world.dial();
         assert!(is_closed_now(&mut peers[0]).await, "the oldest is evicted");
-        talk(&mut caller, &mut far).await;
+        exchange(&mut caller, &mut device_leg).await;
         drop((peers, next));
         sleep(Duration::from_millis(1)).await;
     }
@@ -54,7 +54,7 @@ async fn unauthenticated_peers_at_capacity_do_not_affect_authenticated_ones() {
     let mut joined = world.join(offer.url.as_str(), &offer.token).await.unwrap();
     undecided.opened().await;
     joined.opened().await;
-    talk(&mut undecided, &mut joined).await;
+    exchange(&mut undecided, &mut joined).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -69,12 +69,12 @@ async fn streams_use_no_unauthenticated_capacity() {
     for peer in &mut peers {
         assert!(!is_closed_now(peer).await, "41 authenticated connections use no unauthenticated capacity");
     }
-    for (caller, far) in &mut streams {
-        talk(caller, far).await;
+    for (caller, device_leg) in &mut streams {
+        exchange(caller, device_leg).await;
     }
     drop(peers);
     sleep(Duration::from_millis(1)).await;
-    // `connections` bounds connections of any kind: beyond it only the new one is closed.
+    // `connections` limits connections of any kind: above it only the new one is closed.
     let mut more: Vec<DuplexStream> = Vec::new();
     while more.len() < 40 {
         let mut pipe = world.dial();
@@ -84,13 +84,13 @@ async fn streams_use_no_unauthenticated_capacity() {
         more.push(pipe);
     }
     assert_eq!(more.len(), 2);
-    for (caller, far) in &mut streams {
-        talk(caller, far).await;
+    for (caller, device_leg) in &mut streams {
+        exchange(caller, device_leg).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_the_connection_limit_new_connections_are_closed_and_existing_ones_live() {
+async fn at_the_connection_limit_new_connections_are_closed_and_existing_ones_stay_open() {
     let world = with_limits(8, 5).await;
     let mut device = world.device("lamp-1").await;
     let mut one = world.stream(&mut device, "lamp-1").await;
@@ -98,13 +98,13 @@ async fn at_the_connection_limit_new_connections_are_closed_and_existing_ones_li
     for _ in 0..10 {
         assert!(is_closed_now(&mut world.dial()).await, "a device and two streams are five");
         advance(Duration::from_secs(3)).await;
-        talk(&mut one.0, &mut one.1).await;
-        talk(&mut two.0, &mut two.1).await;
+        exchange(&mut one.0, &mut one.1).await;
+        exchange(&mut two.0, &mut two.1).await;
     }
     drop(two);
     sleep(Duration::from_millis(10)).await;
     let mut again = world.stream(&mut device, "lamp-1").await;
-    talk(&mut again.0, &mut again.1).await;
+    exchange(&mut again.0, &mut again.1).await;
 }
 
 /// An unauthenticated peer is closed by its deadline, long before any timeout of an authenticated one.
@@ -112,15 +112,15 @@ async fn at_the_connection_limit_new_connections_are_closed_and_existing_ones_li
 async fn deadlines_of_unauthenticated_peers_do_not_apply_to_authenticated_ones() {
     let world = with_limits(8, 64).await;
     let mut device = world.device("lamp-1").await;
-    let (mut caller, mut far) = world.stream(&mut device, "lamp-1").await;
+    let (mut caller, mut device_leg) = world.stream(&mut device, "lamp-1").await;
     let mut silent = world.dial();
     let begun = Instant::now();
     let hour = async {
         tokio::select! {
             () = tokio::time::sleep_until(begun + Duration::from_secs(3_600)) => {}
-            said = device.next() => panic!("{said:?}"),
-            said = caller.next() => panic!("{said:?}"),
-            said = far.next() => panic!("{said:?}"),
+            message = device.next() => panic!("{message:?}"),
+            event = caller.next() => panic!("{event:?}"),
+            event = device_leg.next() => panic!("{event:?}"),
         }
     };
     let gone = async {
@@ -128,5 +128,5 @@ async fn deadlines_of_unauthenticated_peers_do_not_apply_to_authenticated_ones()
         assert_eq!(begun.elapsed(), Duration::from_secs(60));
     };
     tokio::join!(hour, gone);
-    talk(&mut caller, &mut far).await;
+    exchange(&mut caller, &mut device_leg).await;
 }

@@ -67,7 +67,7 @@ async fn a_side_that_goes_without_delivered_is_a_reset_or_a_loss_for_the_other()
     for (goes, told) in [(Goes::Lost, 4002), (Goes::Closes(4001), 4001), (Goes::Closes(3000), 4001)] {
         for confirms in [true, false] {
             let (_world, _device, mut caller, mut leg) = open().await;
-            caller.say("upload").await;
+            caller.send_bytes("upload").await;
             caller.end().await;
             leg.end().await;
             assert_eq!(caller.next().await, LegEvent::End);
@@ -86,7 +86,7 @@ async fn a_side_that_goes_after_its_end_and_its_delivered_is_no_loss() {
         let (world, _device, mut caller, mut leg) = open().await;
         caller.end().await;
         assert_eq!(leg.next().await, LegEvent::End);
-        leg.say("answer").await;
+        leg.send_bytes("answer").await;
         leg.end().await;
         leg.delivered().await;
         let _held = goes.go(leg).await;
@@ -103,11 +103,11 @@ async fn a_side_that_goes_after_its_end_and_its_delivered_is_no_loss() {
 async fn a_simple_close_is_answered_by_what_became_of_the_bytes_before_it() {
     for (goes, told) in [(None, 1000), (Some(Goes::Lost), 4002), (Some(Goes::Closes(4001)), 4001), (Some(Goes::Closes(1000)), 4001)] {
         let (_world, _device, mut caller, mut leg) = open().await;
-        caller.say("everything").await;
+        caller.send_bytes("everything").await;
         caller.close(1000).await;
         assert_eq!(leg.bytes(10).await, b"everything");
         assert_eq!(leg.next().await, LegEvent::End);
-        leg.say("dropped").await;
+        leg.send_bytes("dropped").await;
         let held = match goes {
             None => {
                 leg.delivered().await;
@@ -124,7 +124,7 @@ async fn a_simple_close_is_answered_by_what_became_of_the_bytes_before_it() {
 #[tokio::test(start_paused = true)]
 async fn a_close_1000_behind_the_far_end_is_no_delivered() {
     let (_world, _device, mut caller, mut leg) = open().await;
-    leg.say("bytes").await;
+    leg.send_bytes("bytes").await;
     leg.end().await;
     assert_eq!(caller.bytes(5).await, b"bytes");
     assert_eq!(caller.next().await, LegEvent::End);

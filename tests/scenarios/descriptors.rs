@@ -31,13 +31,13 @@ fn cpu(program: &Program) -> Duration {
     Duration::from_millis(10 * ticks) // Linux counts 100 ticks a second
 }
 
-async fn echoes(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), said: &[u8]) {
+async fn echoes(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), sent: &[u8]) {
     let exchange = async {
-        stream.write_all(said).await.expect("the stream accepts bytes");
+        stream.write_all(sent).await.expect("the stream accepts bytes");
         stream.flush().await.expect("and sends them");
-        let mut heard = vec![0; said.len()];
-        stream.read_exact(&mut heard).await.expect("the bytes come back");
-        assert_eq!(heard, said);
+        let mut received = vec![0; sent.len()];
+        stream.read_exact(&mut received).await.expect("the bytes come back");
+        assert_eq!(received, sent);
     };
     timeout(WITHIN, exchange).await.expect("in time");
 }
@@ -59,7 +59,7 @@ async fn connected(address: SocketAddr) -> Option<TcpStream> {
     match TcpStream::connect(address).await {
         Ok(tcp) => Some(tcp),
         Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
-        Err(error) => panic!("the system takes the connection: {error}"),
+        Err(error) => panic!("the connection is accepted: {error}"),
     }
 }
 
@@ -73,7 +73,7 @@ async fn flood(address: SocketAddr, count: usize) -> Vec<Option<TcpStream>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_without_descriptors_pauses_accepting_and_resumes() {
-    // The flood comes from one address: its share would hold before descriptors run out.
+    // The flood comes from one address: its share would be exhausted before the descriptors are.
     let (times, limits) = ("tls_handshake_timeout = '5m'\n", "unauthenticated_per_address = 512\n");
     let world = World::start_as(times, limits, |program| with_descriptors(256, program)).await;
     let fewer = |line: &str| line.contains("fewer file descriptors than limits.connections").then_some(());
@@ -110,7 +110,7 @@ async fn an_agent_without_descriptors_rejects_at_once_and_keeps_its_streams() {
 
     let mut streams: Vec<Stream> = Vec::new();
     let refused = loop {
-        assert!(streams.len() < 48, "each stream takes two descriptors");
+        assert!(streams.len() < 48, "each stream uses two descriptors");
         match timeout(Duration::from_secs(20), open()).await.expect("long before the deadline") {
             Ok(stream) => streams.push(stream),
             Err(error) => break error,
@@ -147,8 +147,8 @@ async fn a_forward_without_descriptors_keeps_its_streams_and_resumes() {
     echoes(&mut healthy, b"before").await;
 
     let flood = flood(forward.local[0], 100).await;
-    let says = |line: &str| (line.contains("descriptors are left") || line.contains("Too many open files")).then_some(());
-    forward.program.line("that it has too few descriptors", says).await;
+    let logged = |line: &str| (line.contains("descriptors are left") || line.contains("Too many open files")).then_some(());
+    forward.program.line("that it has too few descriptors", logged).await;
     does_not_spin_while_it_echoes(&forward.program, &mut healthy).await;
     let waits = forward.program.lines().iter().filter(|line| line.contains("connections have to wait")).count();
     assert!(waits <= 1, "logged once: {waits}");

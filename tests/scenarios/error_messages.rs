@@ -58,7 +58,7 @@ impl Refusal {
         let next = lines.last().expect("it has lines");
         assert!(next.starts_with("  next: ") && next.len() > 18, "what to do next: {context}");
         assert_eq!(done.code, Some(if code.status() == 401 { 5 } else { 3 }), "{context}");
-        assert_eq!(done.out, b"", "nothing is printed where bytes of the stream belong");
+        assert_eq!(done.out, b"", "standard output is reserved for the stream");
 
         if matches!(code.status(), 429 | 503) {
             let seconds = problem["retry_after_s"].as_u64().expect("when to ask again");
@@ -67,8 +67,8 @@ impl Refusal {
         }
     }
 
-    fn says(&self, words: &str) {
-        assert!(self.done.err.contains(words), "{words:?} in {}", self.done.err);
+    fn contains(&self, text: &str) {
+        assert!(self.done.err.contains(text), "{text:?} in {}", self.done.err);
     }
 }
 
@@ -85,18 +85,18 @@ impl Scene {
     }
 
     /// Runs `moorline` through a middlebox that replaces parts of its request.
-    async fn ask_through(&self, replace: &[(&str, &str)], args: &[&str]) -> Refusal {
+    async fn run_through(&self, replace: &[(&str, &str)], args: &[&str]) -> Refusal {
         self.window.replace(replace);
         let done = run(self.world.client_by(self.window.address.port()).await.args(args), WITHIN).await;
         Refusal { answer: self.window.answer(), done }
     }
 
-    async fn ask(&self, args: &[&str]) -> Refusal {
-        self.ask_through(&[], args).await
+    async fn run(&self, args: &[&str]) -> Refusal {
+        self.run_through(&[], args).await
     }
 
     async fn connect(&self, device: &str) -> Refusal {
-        self.ask(&["connect", device, "ssh"]).await
+        self.run(&["connect", device, "ssh"]).await
     }
 
     /// The operator's `connect`, as a scripted leg.
@@ -138,7 +138,7 @@ pub(crate) async fn a_request_that_a_middlebox_changed_is_refused() {
         ("\r\n\r\n", &long, ProblemCode::TooLarge),
         (CONNECT, NO_STREAM, ProblemCode::StreamUnknown),
     ] {
-        scene.ask_through(&[(from, to)], &["connect", "lamp-1", "ssh"]).await.is(code);
+        scene.run_through(&[(from, to)], &["connect", "lamp-1", "ssh"]).await.is(code);
     }
 }
 
@@ -158,7 +158,7 @@ pub(crate) async fn a_token_is_refused_for_what_it_does_not_allow() {
         (scene.signed("http", |claims| claims.access = vec![http()]), "lamp-1", ProblemCode::Forbidden),
         (scene.signed("again", |claims| claims.access = vec![http()]), "door-1", ProblemCode::DeviceUnknown),
     ] {
-        scene.ask(&["--token-file", &token, "connect", device, "ssh"]).await.is(code);
+        scene.run(&["--token-file", &token, "connect", device, "ssh"]).await.is(code);
     }
 }
 
@@ -171,15 +171,15 @@ pub(crate) async fn each_reject_code_of_a_device_is_explained() {
             let offer = device.offer().await;
             device.reject(offer.stream, code, "so it is").await;
         };
-        let (told, ()) = tokio::join!(scene.connect("lamp-1"), no);
-        told.is(code.problem());
-        told.says("  because: the device says: so it is");
-        told.says("  because: it went as far as: authorized ");
+        let (refusal, ()) = tokio::join!(scene.connect("lamp-1"), no);
+        refusal.is(code.problem());
+        refusal.contains("  because: the device says: so it is");
+        refusal.contains("  because: it went as far as: authorized ");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-pub(crate) async fn a_stream_is_refused_before_the_device_is_asked() {
+pub(crate) async fn a_stream_is_refused_before_it_is_offered() {
     let scene = Scene::start("streams_per_device = 1\nundecided_per_caller = 8\nwaiting_callers = 1\nwaiting_per_caller = 8\n").await;
     let _device = scene.world.wire_device("lamp-1").await;
     drop(scene.world.wire_device("lamp-2").await);
@@ -187,20 +187,20 @@ pub(crate) async fn a_stream_is_refused_before_the_device_is_asked() {
     scene.connect("lamp-3").await.is(ProblemCode::DeviceUnknown);
     let offline = scene.connect("lamp-2").await;
     offline.is(ProblemCode::DeviceOffline);
-    offline.says("the device was last seen at ");
-    scene.ask(&["connect", "lamp-1", "http"]).await.is(ProblemCode::ServiceNotExposed);
+    offline.contains("the device was last seen at ");
+    scene.run(&["connect", "lamp-1", "http"]).await.is(ProblemCode::ServiceNotExposed);
 
     let _undecided = scene.leg("lamp-1", ("moorline-deadline", "60")).await;
     scene.connect("lamp-1").await.is(ProblemCode::TooManyStreams);
     let _waiting = scene.leg("lamp-2", ("moorline-wait", "60")).await;
-    scene.ask(&["connect", "lamp-2", "ssh", "--wait", "1m"]).await.is(ProblemCode::Overloaded);
+    scene.run(&["connect", "lamp-2", "ssh", "--wait", "1m"]).await.is(ProblemCode::Overloaded);
 
     let key = SigningKey::generate().unwrap().public().to_pem();
     scene.world.add("lamp-4", key.as_bytes()).await;
     let key = scene.secret("key", &key);
-    scene.ask_through(&[], &["device", "add", "lamp-5", "--key", &key]).await.is(ProblemCode::Conflict);
+    scene.run_through(&[], &["device", "add", "lamp-5", "--key", &key]).await.is(ProblemCode::Conflict);
 
-    // The database breaks under the running relay.
+    // The database breaks while the relay runs.
     let database = scene.world.path("relay").join("moorline.db");
     let drop_table = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('DROP TABLE devices')";
     run(command("/usr/bin/python3").args(["-c", drop_table]).arg(database), WITHIN).await.success();
@@ -210,14 +210,14 @@ pub(crate) async fn a_stream_is_refused_before_the_device_is_asked() {
 fn cancelled(message: Result<ToDevice, ChannelClosed>) -> CancelCode {
     match message {
         Ok(ToDevice::Cancel(Cancel { code, .. })) => code,
-        other => panic!("{other:?} replace of a cancel"),
+        other => panic!("{other:?} instead of a cancel"),
     }
 }
 
 /// Runs `moorline connect lamp-1 ssh` and calls `act` with the stream's path while its offer is undecided.
 async fn undecided<T>(scene: &Scene, device: &mut Device, args: &[&str], act: impl AsyncFnOnce(&mut Device, String) -> T) -> (Refusal, T) {
     let args = [&["connect", "lamp-1", "ssh"], args].concat();
-    tokio::join!(scene.ask(&args), async {
+    tokio::join!(scene.run(&args), async {
         let offer = device.offer().await;
         act(device, format!("/v1/streams/{}", offer.stream)).await
     })
@@ -228,18 +228,18 @@ pub(crate) async fn a_stream_is_refused_between_offer_and_opened() {
     let mut scene = Scene::start("").await;
     let mut device = scene.world.wire_device("lamp-1").await;
     let silent = async |device: &mut Device, _| device.next().await;
-    let (told, heard) = undecided(&scene, &mut device, &["--deadline", "1s"], silent).await;
-    told.is(ProblemCode::HandshakeTimeout);
-    told.says("still missing: the device's answer");
-    assert_eq!(cancelled(heard), CancelCode::HandshakeTimeout);
+    let (refusal, event) = undecided(&scene, &mut device, &["--deadline", "1s"], silent).await;
+    refusal.is(ProblemCode::HandshakeTimeout);
+    refusal.contains("still missing: the device's answer");
+    assert_eq!(cancelled(event), CancelCode::HandshakeTimeout);
 
     let killed = async |device: &mut Device, stream: String| {
         assert_eq!(scene.world.request("DELETE", &stream, "").await.0, 204);
         device.next().await
     };
-    let (told, heard) = undecided(&scene, &mut device, &[], killed).await;
-    told.is(ProblemCode::Killed);
-    assert_eq!(cancelled(heard), CancelCode::Killed);
+    let (refusal, event) = undecided(&scene, &mut device, &[], killed).await;
+    refusal.is(ProblemCode::Killed);
+    assert_eq!(cancelled(event), CancelCode::Killed);
 
     let lost = async |device: &mut Device, _| device.socket.close(None).await;
     undecided(&scene, &mut device, &[], lost).await.0.is(ProblemCode::DeviceUnresponsive);
@@ -250,9 +250,9 @@ pub(crate) async fn a_stream_is_refused_between_offer_and_opened() {
         scene.world.moorline(&["device", "remove", "lamp-1"]).await.success();
         device.closed().await.0
     };
-    let (told, heard) = undecided(&scene, &mut device, &[], removed).await;
-    told.is(ProblemCode::Revoked);
-    assert_eq!(heard, CloseReason::Revoked.code());
+    let (refusal, event) = undecided(&scene, &mut device, &[], removed).await;
+    refusal.is(ProblemCode::Revoked);
+    assert_eq!(event, CloseReason::Revoked.code());
 
     device = scene.world.wire_device("lamp-1").await;
     let stopped = async |_: &mut Device, _| scene.world.relay.signal("TERM");
@@ -268,12 +268,12 @@ pub(crate) async fn a_request_or_token_that_was_used_is_refused() {
     let same_key = [("idempotency-key:", "idempotency-key: k-1\r\nx-lost:")];
     let mut caller = scene.leg("lamp-1", ("idempotency-key", "k-1")).await;
     let offer = device.offer().await;
-    scene.ask_through(&same_key, &["connect", "lamp-1", "ssh", "--reason", "another"]).await.is(ProblemCode::Conflict);
+    scene.run_through(&same_key, &["connect", "lamp-1", "ssh", "--reason", "another"]).await.is(ProblemCode::Conflict);
     device.accept(offer.stream).await;
     let mut leg = scene.world.join(offer.url.as_str(), &offer.token).await;
     leg.opened().await;
     caller.opened().await;
-    scene.ask_through(&same_key, &["connect", "lamp-1", "ssh"]).await.is(ProblemCode::TokenUsed);
+    scene.run_through(&same_key, &["connect", "lamp-1", "ssh"]).await.is(ProblemCode::TokenUsed);
     caller.close(CloseReason::Reset.code()).await;
     tokio::join!(leg.closed(), caller.closed());
     drop((leg, caller)); // the relay waits for their connections to close
@@ -281,7 +281,7 @@ pub(crate) async fn a_request_or_token_that_was_used_is_refused() {
     // A middlebox joins with a leg token of the finished stream.
     let (mine, its) = (bearer(&scene.world.token()), bearer(&offer.token));
     let join = [(CONNECT, offer.url.as_str()), (mine.as_str(), its.as_str())];
-    scene.ask_through(&join, &["connect", "lamp-1", "ssh"]).await.is(ProblemCode::StreamExpired);
+    scene.run_through(&join, &["connect", "lamp-1", "ssh"]).await.is(ProblemCode::StreamExpired);
 }
 
 type Leg = WireLeg<TlsStream<TcpStream>>;
@@ -296,7 +296,7 @@ async fn cut(world: &World, device: &mut Device, act: impl AsyncFnOnce(&mut Devi
         device.accept(offer.stream).await;
         let mut leg = world.join(offer.url.as_str(), &offer.token).await;
         leg.opened().await;
-        leg.say("before it is cut").await;
+        leg.send_bytes("before it is cut").await;
         act(device, leg, format!("/v1/streams/{}", offer.stream)).await;
     };
     tokio::join!(done, acting).0
@@ -309,11 +309,11 @@ fn reports_cut(done: &Done, reason: CloseReason) {
     assert!(lines[1].starts_with(&format!("  because: the relay closed the leg with {} {reason}", reason.code())), "{}", done.err);
     assert!(lines[2].starts_with("  next: ") && lines.len() == 3, "{reason}: {}", done.err);
     // Bytes in flight may be lost when a stream is cut.
-    assert!("before it is cut".starts_with(&done.text()), "others than its bytes: {:?}", done.text());
+    assert!("before it is cut".starts_with(&done.text()), "bytes other than its own: {:?}", done.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-pub(crate) async fn an_open_stream_that_is_cut_says_why() {
+pub(crate) async fn an_open_stream_that_is_cut_reports_the_cause() {
     let mut world = World::start_with("half_closed_idle = '300ms'\n").await;
     let mut device = world.wire_device("lamp-1").await;
     let done = cut(&world, &mut device, async |_, mut leg, _| leg.close(CloseReason::Reset.code()).await).await;
@@ -333,7 +333,7 @@ pub(crate) async fn an_open_stream_that_is_cut_says_why() {
 
     let done = cut(&world, &mut device, async |_, mut leg, _| leg.close(1000).await).await;
     assert_eq!((done.code, done.text().as_str()), (Some(1), "before it is cut"));
-    assert!(done.err.contains("  next: what was sent last may not have arrived"), "done before standard input was: {}", done.err);
+    assert!(done.err.contains("  next: what was sent last may not have arrived"), "finished before standard input ended: {}", done.err);
 
     let done = cut(&world, &mut device, async |device, mut leg, _| {
         world.moorline(&["device", "remove", "lamp-1"]).await.success();
@@ -353,7 +353,7 @@ pub(crate) async fn an_open_stream_that_is_cut_says_why() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cause_of_an_invalid_proof_is_logged_and_not_sent_to_the_device() {
     let world = World::start().await;
-    let (own, foreign) = (SigningKey::generate().expect("keys are made"), SigningKey::generate().expect("keys are made"));
+    let (own, foreign) = (SigningKey::generate().expect("a key is generated"), SigningKey::generate().expect("keys are made"));
     world.add("lamp-1", own.public().to_pem().as_bytes()).await;
     let persona = Persona {
         device: "lamp-1".parse().expect("a device id"),
@@ -363,7 +363,7 @@ async fn the_cause_of_an_invalid_proof_is_logged_and_not_sent_to_the_device() {
         host: "localhost",
         features: &[],
     };
-    let ChannelClosed(code, reason) = WireDevice::connect(world.dial().await, &persona).await.expect_err("the key is another");
+    let ChannelClosed(code, reason) = WireDevice::connect(world.dial().await, &persona).await.expect_err("the key is a different one");
     assert_eq!((code, reason.contains("kid")), (4401, false), "{reason}");
     let logged = world.relay.event("a device was not authenticated").await;
     assert_eq!(logged["error"], "the proof of lamp-1 does not hold: its kid names no key of the device");

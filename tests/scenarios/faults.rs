@@ -1,4 +1,4 @@
-//! Faults that were found once: what a peer, an operator or the machine did to a relay, and what must happen instead. A file for each.
+//! Regression tests: faults that a peer, an operator or the machine caused in a relay once. One file for each.
 
 mod address_shares;
 mod caller_shares;

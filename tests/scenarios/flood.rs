@@ -1,5 +1,5 @@
 //! Floods: a thousand unauthenticated peers of every kind at once, and more requests for streams than the limits allow. Authenticated peers and
-//! new honest callers are served meanwhile.
+//! new authenticated callers are served meanwhile.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -31,9 +31,9 @@ const PEERS: usize = 1_000;
 /// The relay's resident memory may grow by this much.
 const MEMORY_KIB: u64 = 64 << 10;
 /// A flooding peer that was closed reconnects after this.
-const AGAIN: Duration = Duration::from_secs(1);
+const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 
-/// A flooding peer pauses between batches, so that the number of peers is the flood, and not the speed of the machine.
+/// A flooding peer pauses between batches, so that the flood depends on the number of peers and not on the speed of the machine.
 const BREATH: Duration = Duration::from_millis(50);
 
 /// Lets time pass for a peer of the flood.
@@ -47,7 +47,7 @@ fn lasts() -> Duration {
 }
 
 /// One connection of a flooding peer, until the relay closes it.
-async fn stay(world: &World, kind: usize) -> std::io::Result<()> {
+async fn flood_once(world: &World, kind: usize) -> std::io::Result<()> {
     let hold = |tls: Tls| async move {
         let (mut reads, writes) = tokio::io::split(tls);
         // The peer sends nothing and reads only to notice the end.
@@ -55,7 +55,7 @@ async fn stay(world: &World, kind: usize) -> std::io::Result<()> {
         drop(writes);
         ended
     };
-    // Each peer has an address of its own: one address alone would reach its share only.
+    // Each peer has an address of its own: a single address would only reach its own share.
     let octet = |number: usize| u8::try_from(number % 250 + 1).expect("at most 250");
     let from = IpAddr::from([127, 0, octet(kind / 250), octet(kind)]);
     let dial = async || tls(connect_from(from, world.address).await?, &world.ca_file(), &["http/1.1"]).await;
@@ -120,22 +120,22 @@ async fn stay(world: &World, kind: usize) -> std::io::Result<()> {
     }
 }
 
-async fn again_and_again(world: Arc<World>, kind: usize, stays: Arc<AtomicU64>) {
+async fn reconnect_repeatedly(world: Arc<World>, kind: usize, opened: Arc<AtomicU64>) {
     loop {
-        stays.fetch_add(1, Ordering::Relaxed);
+        opened.fetch_add(1, Ordering::Relaxed);
         // Reconnects, however the connection ended.
-        stay(&world, kind).await.ok();
-        pause(AGAIN).await;
+        flood_once(&world, kind).await.ok();
+        pause(RECONNECT_AFTER).await;
     }
 }
 
 /// An online device that reads nothing, and callers that offer it streams with the largest allowed data.
 async fn device_that_never_reads(world: Arc<World>, _device: WireDevice<Tls>, id: &'static str, callers: usize) {
     let data = data_encoding::BASE64.encode(&[7; 4_096]);
-    let mut asking = JoinSet::new();
+    let mut requests = JoinSet::new();
     for _ in 0..callers {
         let (world, data) = (Arc::clone(&world), data.clone());
-        asking.spawn(async move {
+        requests.spawn(async move {
             let Ok(tls) = world.try_dial().await else { return };
             let headers = [("authorization", &*bearer(&world.token())), ("moorline-data", &data)];
             if let Ok(mut leg) = WireLeg::join(tls, "localhost", &format!("/v1/devices/{id}/connect/ssh"), &headers).await {
@@ -143,19 +143,19 @@ async fn device_that_never_reads(world: Arc<World>, _device: WireDevice<Tls>, id
             }
         });
     }
-    while asking.join_next().await.is_some() {}
+    while requests.join_next().await.is_some() {}
     std::future::pending::<()>().await;
 }
 
 fn resident_kib(relay: u32) -> u64 {
     let status = std::fs::read_to_string(PathBuf::from(format!("/proc/{relay}/status"))).expect("the relay runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says it");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a VmRSS line");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// The most bytes under way through an echo, which reads nothing while it cannot write. With every buffer full in both directions, a kernel that takes its
+/// The maximum of bytes in flight through an echo, which reads nothing while it cannot write. With every buffer full in both directions, a kernel that takes its
 /// receive window back drops the acknowledgements of one direction for good: Linux from 6.17, <https://lkml.iu.edu/hypermail/linux/kernel/2602.2/09224.html>.
-const UNDER_WAY: usize = 2 << 20;
+const MAX_IN_FLIGHT: usize = 2 << 20;
 
 /// A stream to an echo that has echoed one byte.
 async fn open(local: SocketAddr) -> TcpStream {
@@ -166,61 +166,61 @@ async fn open(local: SocketAddr) -> TcpStream {
 }
 
 /// Sends a pattern through an echo for this long and checks that all of it comes back; returns bytes per second.
-async fn talk(stream: TcpStream, lasts: Duration) -> u64 {
+async fn exchange(stream: TcpStream, lasts: Duration) -> u64 {
     let cycle = Arc::new(pattern(7, 0, 65_521));
     let (mut reads, mut writes) = stream.into_split();
-    let (until, said) = (Instant::now() + lasts, Arc::clone(&cycle));
-    let (came, mut back) = watch::channel(0);
-    let says = async {
+    let (until, payload) = (Instant::now() + lasts, Arc::clone(&cycle));
+    let (progress, mut echoed) = watch::channel(0);
+    let sending = async {
         let mut sent = 0;
         while Instant::now() < until {
-            back.wait_for(|&back| sent < back + UNDER_WAY).await.expect("the reader lives");
-            writes.write_all(&said).await.expect("the stream lives");
-            sent += said.len();
+            echoed.wait_for(|&echoed| sent < echoed + MAX_IN_FLIGHT).await.expect("the reader runs");
+            writes.write_all(&payload).await.expect("the stream is open");
+            sent += payload.len();
         }
-        writes.shutdown().await.expect("the stream lives");
+        writes.shutdown().await.expect("the stream is open");
         sent
     };
-    let hears = async {
-        let (mut buffer, mut heard) = (vec![0; 60_000], 0);
+    let receiving = async {
+        let (mut buffer, mut received) = (vec![0; 60_000], 0);
         loop {
-            let count = reads.read(&mut buffer).await.expect("the stream lives");
-            let begins = heard % cycle.len();
+            let count = reads.read(&mut buffer).await.expect("the stream is open");
+            let begins = received % cycle.len();
             let straight = count.min(cycle.len() - begins);
             assert!(buffer[..straight] == cycle[begins..begins + straight], "the bytes that were sent");
             assert!(buffer[straight..count] == cycle[..count - straight], "the bytes that were sent");
-            heard += count;
-            came.send_replace(heard);
+            received += count;
+            progress.send_replace(received);
             if count == 0 {
-                return heard;
+                return received;
             }
         }
     };
     let begun = Instant::now();
-    let (sent, heard) = tokio::join!(says, hears);
-    assert_eq!(sent, heard, "every byte arrives");
-    (heard as f64 / begun.elapsed().as_secs_f64()) as u64
+    let (sent, received) = tokio::join!(sending, receiving);
+    assert_eq!(sent, received, "every byte arrives");
+    (received as f64 / begun.elapsed().as_secs_f64()) as u64
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_unauthenticated_peers_cost_little_memory_and_delay_nobody() {
+async fn a_thousand_unauthenticated_peers_cost_little_memory_and_do_not_slow_others() {
     rlimit::increase_nofile_limit(8_192).expect("the limit can be raised");
     let world = Arc::new(World::start().await);
     let echo = Target::echo().await;
     let _device = world.device("lamp-1", &[("echo", echo.address)]).await;
     let forward = world.forward("lamp-1", &["echo"]).await;
-    let before = timeout(WITHIN, talk(open(forward.local[0]).await, Duration::from_secs(2))).await.expect("the stream moves");
+    let before = timeout(WITHIN, exchange(open(forward.local[0]).await, Duration::from_secs(2))).await.expect("the stream moves");
     let honest = open(forward.local[0]).await;
     let memory = resident_kib(world.relay.id());
 
-    let stays = Arc::new(AtomicU64::new(0));
+    let opened = Arc::new(AtomicU64::new(0));
     let mut flood = JoinSet::new();
     for id in ["silent-1", "silent-2"] {
         let device = world.wire_device(id).await;
         flood.spawn(device_that_never_reads(Arc::clone(&world), device, id, 50));
     }
     for kind in 0..PEERS - 102 {
-        flood.spawn(again_and_again(Arc::clone(&world), kind, Arc::clone(&stays)));
+        flood.spawn(reconnect_repeatedly(Arc::clone(&world), kind, Arc::clone(&opened)));
     }
     let most = async {
         let (mut ticks, mut most) = (interval(Duration::from_millis(100)), 0); // real time: samples of the relay's memory
@@ -244,11 +244,11 @@ async fn a_thousand_unauthenticated_peers_cost_little_memory_and_delay_nobody() 
         times
     };
     let (meanwhile, most, opens) =
-        timeout(WITHIN, async { tokio::join!(talk(honest, lasts()), most, opens) }).await.expect("honest callers are served");
+        timeout(WITHIN, async { tokio::join!(exchange(honest, lasts()), most, opens) }).await.expect("authenticated callers are served");
     flood.shutdown().await;
     println!(
         "{} connections of flooding peers; the stream's speed was {:.2} of what it was ({} of {} MB/s); {} KiB more memory",
-        stays.load(Ordering::Relaxed),
+        opened.load(Ordering::Relaxed),
         meanwhile as f64 / before as f64,
         meanwhile / 1_000_000,
         before / 1_000_000,
@@ -260,20 +260,20 @@ async fn a_thousand_unauthenticated_peers_cost_little_memory_and_delay_nobody() 
     assert!(most.saturating_sub(memory) < MEMORY_KIB, "{memory} KiB before, {most} KiB in the flood");
 }
 
-async fn ask(world: &World, device: &str, headers: &[(&str, &str)]) -> Result<WireLeg<Tls>, ProblemCode> {
+async fn try_connect(world: &World, device: &str, headers: &[(&str, &str)]) -> Result<WireLeg<Tls>, ProblemCode> {
     let authorization = bearer(&world.token());
     let headers: Vec<(&str, &str)> = [("authorization", &*authorization)].into_iter().chain(headers.iter().copied()).collect();
     let leg = WireLeg::join(world.dial().await, "localhost", &format!("/v1/devices/{device}/connect/ssh"), &headers).await;
     leg.map_err(|refusal| {
-        let problem = refusal.problem.expect("a refusal has its words");
+        let problem = refusal.problem.expect("a refusal has a problem");
         assert_eq!((refusal.headers.contains_key("retry-after"), problem.retry_after_s.is_some()), (true, true), "{problem:?}");
         problem.known_code().expect("a code that the protocol knows")
     })
 }
 
-fn outcomes(asked: Vec<Result<WireLeg<Tls>, ProblemCode>>) -> (Vec<WireLeg<Tls>>, Vec<ProblemCode>) {
+fn outcomes(results: Vec<Result<WireLeg<Tls>, ProblemCode>>) -> (Vec<WireLeg<Tls>>, Vec<ProblemCode>) {
     let (mut legs, mut codes) = (Vec::new(), Vec::new());
-    for outcome in asked {
+    for outcome in results {
         match outcome {
             Ok(leg) => legs.push(leg),
             Err(code) => codes.push(code),
@@ -291,30 +291,30 @@ async fn a_flood_of_requests_reaches_its_own_limits_only() {
         let mut other = world.wire_device("other-1").await;
         drop(world.wire_device("away-1").await.socket);
         let many = |device: &'static str, headers: &'static [(&'static str, &'static str)]| {
-            let mut asking = JoinSet::new();
+            let mut requests = JoinSet::new();
             for _ in 0..60 {
                 let world = Arc::clone(&world);
-                asking.spawn(async move { ask(&world, device, headers).await });
+                requests.spawn(async move { try_connect(&world, device, headers).await });
             }
-            asking.join_all()
+            requests.join_all()
         };
         let honest = async {
             for _ in 0..10 {
-                let mut caller = ask(&world, "other-1", &[]).await.expect("the other device has capacity");
+                let mut caller = try_connect(&world, "other-1", &[]).await.expect("the other device has capacity");
                 let offer = other.offer().await;
                 other.accept(offer.stream).await;
-                let mut far = world.join(offer.url.as_str(), &offer.token).await;
+                let mut device_leg = world.join(offer.url.as_str(), &offer.token).await;
                 caller.opened().await;
-                far.opened().await;
-                caller.say("served").await;
-                assert_eq!(far.bytes(6).await, b"served");
+                device_leg.opened().await;
+                caller.send_bytes("served").await;
+                assert_eq!(device_leg.bytes(6).await, b"served");
             }
         };
         let (offered, waiting, ()) = tokio::join!(many("busy-1", &[]), many("away-1", &[("moorline-wait", "60")]), honest);
         let ((mut offered, too_many), (mut waiting, overloaded)) = (outcomes(offered), outcomes(waiting));
         assert_eq!((offered.len(), too_many), (8, vec![ProblemCode::TooManyStreams; 52]));
         assert_eq!((waiting.len(), overloaded), (5, vec![ProblemCode::Overloaded; 55]));
-        // Waiting callers are served, and every place that is released can be taken again.
+        // Waiting callers are served, and every slot that is released can be used again.
         for _ in 0..8 {
             let offer = busy.offer().await;
             busy.reject(offer.stream, RejectCode::Policy, "").await;
@@ -322,13 +322,13 @@ async fn a_flood_of_requests_reaches_its_own_limits_only() {
         for leg in &mut offered {
             assert!(matches!(leg.next().await, LegEvent::Refused(problem) if problem.known_code() == Some(ProblemCode::RejectedByDevice)));
         }
-        let (_next, offer) = tokio::join!(ask(&world, "busy-1", &[]), busy.offer());
+        let (_next, offer) = tokio::join!(try_connect(&world, "busy-1", &[]), busy.offer());
         assert_eq!(offer.service.as_str(), "ssh");
         for leg in &mut waiting {
             leg.close(1000).await;
             assert_eq!(leg.closed().await, 1000);
         }
-        ask(&world, "away-1", &[("moorline-wait", "60")]).await.expect("a caller that left no longer waits");
+        try_connect(&world, "away-1", &[("moorline-wait", "60")]).await.expect("a caller that left no longer waits");
     };
     timeout(WITHIN, scenario).await.expect("seconds, not minutes");
 }

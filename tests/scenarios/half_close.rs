@@ -27,17 +27,17 @@ struct Scene {
 }
 
 impl Scene {
-    /// A target that sends `says`, half-closes at once, and then reads to the end.
-    async fn with_target_that_says(says: Vec<u8>) -> Self {
-        let (tell, seen) = mpsc::channel(8);
+    /// A target that sends `bytes`, half-closes at once, and then reads to the end.
+    async fn with_target_that_sends(bytes: Vec<u8>) -> Self {
+        let (outcome, seen) = mpsc::channel(8);
         let target = Target::start(move |mut tcp| {
-            let (tell, says) = (tell.clone(), says.clone());
+            let (outcome, bytes) = (outcome.clone(), bytes.clone());
             async move {
-                tcp.write_all(&says).await.expect("the stream accepts bytes");
+                tcp.write_all(&bytes).await.expect("the stream accepts bytes");
                 tcp.shutdown().await.expect("the direction is half-closed");
-                let mut heard = Vec::new();
-                let ended = tcp.read_to_end(&mut heard).await;
-                tell.send(ended.map(|_| heard).map_err(|error| error.kind())).await.ok();
+                let mut received = Vec::new();
+                let ended = tcp.read_to_end(&mut received).await;
+                outcome.send(ended.map(|_| received).map_err(|error| error.kind())).await.ok();
             }
         })
         .await;
@@ -52,18 +52,18 @@ impl Scene {
     }
 
     async fn seen(&mut self) -> Seen {
-        timeout(WITHIN, self.seen.recv()).await.expect("the target sees an end in time").expect("the target lives")
+        timeout(WITHIN, self.seen.recv()).await.expect("the target sees an end in time").expect("the target runs")
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_device_may_end_first_and_still_receives_everything() {
-    let mut scene = Scene::with_target_that_says(pattern(1, 0, SIZE)).await;
+    let mut scene = Scene::with_target_that_sends(pattern(1, 0, SIZE)).await;
     let mut tcp = scene.dial().await;
-    let mut heard = Vec::new();
-    timeout(WITHIN, tcp.read_to_end(&mut heard)).await.expect("in time").expect("an end, not a cut");
-    assert!(heard == pattern(1, 0, SIZE), "all bytes came before the end");
-    tcp.write_all(&pattern(2, 0, SIZE)).await.expect("the other direction goes on");
+    let mut received = Vec::new();
+    timeout(WITHIN, tcp.read_to_end(&mut received)).await.expect("in time").expect("an end, not a cut");
+    assert!(received == pattern(1, 0, SIZE), "all bytes arrive before the end");
+    tcp.write_all(&pattern(2, 0, SIZE)).await.expect("the other direction stays open");
     tcp.shutdown().await.expect("the direction is half-closed");
     assert!(scene.seen().await == Ok(pattern(2, 0, SIZE)), "the device receives all of it, and the end");
 }
@@ -71,10 +71,10 @@ async fn the_device_may_end_first_and_still_receives_everything() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_caller_may_end_first_and_still_receives_everything() {
     let target = Target::start(|mut tcp| async move {
-        let mut heard = Vec::new();
-        tcp.read_to_end(&mut heard).await.expect("an end, not a cut");
-        assert!(heard == pattern(3, 0, SIZE));
-        tcp.write_all(&pattern(4, 0, SIZE)).await.expect("the other direction goes on");
+        let mut received = Vec::new();
+        tcp.read_to_end(&mut received).await.expect("an end, not a cut");
+        assert!(received == pattern(3, 0, SIZE));
+        tcp.write_all(&pattern(4, 0, SIZE)).await.expect("the other direction stays open");
     })
     .await;
     let world = World::start().await;
@@ -83,12 +83,12 @@ async fn the_caller_may_end_first_and_still_receives_everything() {
     std::fs::write(&file, pattern(3, 0, SIZE)).expect("a file is written");
     let input = std::fs::File::open(&file).expect("the file is there");
     let done = feed(world.client().args(["connect", "lamp-1", "data"]), input, WITHIN).await.success();
-    assert!(done.out == pattern(4, 0, SIZE), "what came after the end of standard input is whole");
+    assert!(done.out == pattern(4, 0, SIZE), "the output after the end of standard input is complete");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_by_the_caller_resets_the_target() {
-    let mut scene = Scene::with_target_that_says(b"hello".to_vec()).await;
+    let mut scene = Scene::with_target_that_sends(b"hello".to_vec()).await;
     let mut tcp = scene.dial().await;
     let mut hello = Vec::new();
     timeout(WITHIN, tcp.read_to_end(&mut hello)).await.expect("in time").expect("an end, not a cut");
@@ -110,7 +110,7 @@ async fn a_reset_by_the_target_resets_the_caller_and_connect_reports_it() {
     let mut tcp = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
     tcp.write_all(b"hello").await.expect("the stream accepts bytes");
     let cut = timeout(WITHIN, tcp.read(&mut [0; 1])).await.expect("in time");
-    assert_eq!(cut.expect_err("a cut stream is no ended one").kind(), ErrorKind::ConnectionReset);
+    assert_eq!(cut.expect_err("a cut stream does not look ended").kind(), ErrorKind::ConnectionReset);
 
     let file = world.path("input");
     std::fs::write(&file, b"hello").expect("a file is written");
@@ -121,7 +121,7 @@ async fn a_reset_by_the_target_resets_the_caller_and_connect_reports_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_forward_resets_the_target() {
-    let mut scene = Scene::with_target_that_says(b"hello".to_vec()).await;
+    let mut scene = Scene::with_target_that_sends(b"hello".to_vec()).await;
     let mut tcp = scene.dial().await;
     let mut hello = Vec::new();
     timeout(WITHIN, tcp.read_to_end(&mut hello)).await.expect("in time").expect("an end, not a cut");

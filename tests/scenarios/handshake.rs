@@ -34,9 +34,9 @@ async fn a_stream_opens_and_both_sides_get_its_details() {
     let (told_caller, told_device) = (caller.opened().await, leg.opened().await);
     assert_eq!((told_caller.stream, told_device.stream), (offer.stream, offer.stream));
     assert_eq!(told_caller.timeline.dial_ms, Some(Millis::from_millis(1)));
-    caller.say("ping").await;
+    caller.send_bytes("ping").await;
     assert_eq!(leg.bytes(4).await, b"ping");
-    leg.say("pong").await;
+    leg.send_bytes("pong").await;
     assert_eq!(caller.bytes(4).await, b"pong");
 }
 
@@ -73,10 +73,10 @@ async fn a_device_that_never_answers_an_offer_costs_the_deadline() {
     let begun = Instant::now();
     let mut caller = world.connect("lamp-1", "ssh", &[]).await.unwrap();
     device.offer().await;
-    let (problem, told) = tokio::join!(caller.refused(), device.next());
+    let (problem, message) = tokio::join!(caller.refused(), device.next());
     assert_eq!(problem.known_code(), Some(ProblemCode::HandshakeTimeout));
     assert!(problem.timeline.unwrap().device_alive_ms.is_some() && problem.timeline.unwrap().accepted_ms.is_none());
-    assert_eq!(cancelled(told), CancelCode::HandshakeTimeout);
+    assert_eq!(cancelled(message), CancelCode::HandshakeTimeout);
     assert_eq!(begun.elapsed(), Duration::from_secs(60));
 }
 
@@ -88,9 +88,9 @@ async fn a_device_that_accepts_and_never_joins_costs_the_requested_deadline() {
     let mut caller = world.connect("lamp-1", "ssh", &[("moorline-deadline", "7")]).await.unwrap();
     let offer = device.offer().await;
     device.accept(offer.stream).await;
-    let (problem, told) = tokio::join!(caller.refused(), device.next());
+    let (problem, message) = tokio::join!(caller.refused(), device.next());
     assert_eq!(problem.known_code(), Some(ProblemCode::HandshakeTimeout));
-    assert_eq!(cancelled(told), CancelCode::HandshakeTimeout);
+    assert_eq!(cancelled(message), CancelCode::HandshakeTimeout);
     assert_eq!(begun.elapsed(), Duration::from_secs(7));
     let late = world.join(offer.url.as_str(), &offer.token).await.unwrap_err();
     assert_eq!((late.status, late.problem.unwrap().known_code()), (410, Some(ProblemCode::StreamExpired)));
@@ -109,8 +109,8 @@ pub(crate) async fn a_caller_that_negotiates_and_never_joins_costs_the_deadline(
     assert_eq!((answer.0, answer.1["cache-control"].to_str().unwrap()), (201, "no-store"));
     let ticket: StreamTicket = serde_json::from_value(answer.2).unwrap();
     let mut leg = world.join(offer.url.as_str(), &offer.token).await.unwrap();
-    let (code, told) = tokio::join!(leg.closed(), device.next());
-    assert_eq!((code, cancelled(told)), (4010, CancelCode::HandshakeTimeout));
+    let (code, message) = tokio::join!(leg.closed(), device.next());
+    assert_eq!((code, cancelled(message)), (4010, CancelCode::HandshakeTimeout));
     assert_eq!(begun.elapsed(), Duration::from_secs(60));
     assert_eq!(world.join(&ticket.url, &ticket.token).await.unwrap_err().status, 410);
     assert_eq!(world.join(offer.url.as_str(), &offer.token).await.unwrap_err().status, 410);
@@ -221,11 +221,11 @@ async fn a_reconnecting_device_supersedes_itself_and_its_streams_live() {
     let mut first = world.device("lamp-1").await;
     let (mut caller, mut leg) = world.stream(&mut first, "lamp-1").await;
     let begun = Instant::now();
-    // The first connection hangs: nobody reads from it.
+    // The first connection hangs: it is not read.
     let mut second = world.device_as("lamp-1", OTHER_INSTANCE, &["ssh"]).await.unwrap();
     let (_caller2, _leg2) = world.stream(&mut second, "lamp-1").await;
     assert_eq!(begun.elapsed(), Duration::ZERO);
-    caller.say("still here").await;
+    caller.send_bytes("still here").await;
     assert_eq!(leg.bytes(10).await, b"still here");
     assert_eq!(first.closed().await, ChannelClosed(4007, format!("superseded {OTHER_INSTANCE}")));
 }
@@ -268,10 +268,10 @@ pub(crate) async fn a_leg_lost_before_opened_may_rejoin_and_a_second_join_replac
     let offer = device.offer().await;
     drop(world.join(offer.url.as_str(), &offer.token).await.unwrap());
     let mut replaced = world.join(offer.url.as_str(), &offer.token).await.unwrap();
-    replaced.say("of the first try").await;
+    replaced.send_bytes("of the first try").await;
     let mut leg = world.join(offer.url.as_str(), &offer.token).await.unwrap();
     assert!(matches!(replaced.next().await, LegEvent::Close(4007, _)));
-    leg.say("of the last try").await;
+    leg.send_bytes("of the last try").await;
     device.accept(offer.stream).await;
     leg.opened().await;
     caller.opened().await;
@@ -288,7 +288,7 @@ async fn an_idempotency_key_names_one_stream_until_it_opens() {
     drop(first);
     let mut second = world.connect("lamp-1", "ssh", &key).await.unwrap();
     let mut third = world.connect("lamp-1", "ssh", &key).await.unwrap();
-    assert!(matches!(second.next().await, LegEvent::Close(4007, _)), "the newer request takes the older one's place");
+    assert!(matches!(second.next().await, LegEvent::Close(4007, _)), "the newer request replaces the older one");
     let other = world.connect("lamp-1", "ssh", &[key[0], ("moorline-deadline", "9")]).await.unwrap_err();
     assert_eq!((other.status, other.problem.unwrap().known_code()), (409, Some(ProblemCode::Conflict)));
     device.accept(offer.stream).await;

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
-/// A relay with a healthy device and a healthy stream that answer all the time.
+/// A relay with a healthy device and a healthy stream that keep responding.
 struct Scene {
     world: MemoryWorld,
     healthy: (WireDevice<DuplexStream>, WireLeg<DuplexStream>, WireLeg<DuplexStream>),
@@ -25,13 +25,13 @@ impl Scene {
     async fn start() -> Self {
         let world = MemoryWorld::start().await;
         let mut device = world.device("healthy-1").await;
-        let (caller, far) = world.stream(&mut device, "healthy-1").await;
-        Self { world, healthy: (device, caller, far) }
+        let (caller, device_leg) = world.stream(&mut device, "healthy-1").await;
+        Self { world, healthy: (device, caller, device_leg) }
     }
 
     /// Runs `work` next to the healthy peers. Within `leaves_nothing_within` after it, nothing else may be left in the relay.
-    async fn beside<T>(&mut self, case: &str, leaves_nothing_within: Duration, work: impl AsyncFnOnce(&MemoryWorld) -> T) {
-        let Self { world, healthy: (device, caller, far) } = self;
+    async fn alongside<T>(&mut self, case: &str, leaves_nothing_within: Duration, work: impl AsyncFnOnce(&MemoryWorld) -> T) {
+        let Self { world, healthy: (device, caller, device_leg) } = self;
         let scenario = async {
             // What the faulty peer still holds.
             let held = work(world).await;
@@ -47,23 +47,23 @@ impl Scene {
         };
         tokio::select! {
             () = scenario => {}
-            said = device.next() => panic!("{case}: the healthy device gets {said:?}"),
-            said = caller.next() => panic!("{case}: the healthy caller gets {said:?}"),
-            said = far.next() => panic!("{case}: the healthy leg gets {said:?}"),
+            message = device.next() => panic!("{case}: the healthy device gets {message:?}"),
+            event = caller.next() => panic!("{case}: the healthy caller gets {event:?}"),
+            event = device_leg.next() => panic!("{case}: the healthy leg gets {event:?}"),
         }
-        caller.say("untouched").await;
-        assert_eq!(far.bytes(9).await, b"untouched", "{case}");
+        caller.send_bytes("untouched").await;
+        assert_eq!(device_leg.bytes(9).await, b"untouched", "{case}");
     }
 }
 
-/// How far a control channel gets before its device misbehaves: what it has sent, and the seconds until it is closed.
+/// The progress of a control channel before its device misbehaves: what it has sent, and the seconds until it is closed.
 fn steps() -> [(&'static str, Vec<u8>, u64); 5] {
     let head = upgrade_request(HOST, CONTROL, CONTROL_SUBPROTOCOL, "");
     let hello = [&header(FIN | TEXT, 700), &br#"{"type":"hello","device":"lamp-1","#[..]].concat();
     let more = [head.as_bytes(), &frame(TEXT, br#"{"type":"hello""#)].concat();
     [
         ("connected", Vec::new(), 60),
-        ("half asked", head.as_bytes()[..50].to_vec(), 10),
+        ("half a request sent", head.as_bytes()[..50].to_vec(), 10),
         // Ten seconds for `hello`, five for the answer to the Close.
         ("challenged", head.clone().into_bytes(), 15),
         ("half a frame of hello", [head.as_bytes(), &hello].concat(), 15),
@@ -81,14 +81,14 @@ async fn an_unauthenticated_peer_that_stalls_is_closed_by_its_deadline() {
             pipe.write_all(&sent).await.unwrap();
             pipe
         };
-        scene.beside(&format!("{state}, stalled"), Duration::from_secs(deadline + 1), stalls).await;
+        scene.alongside(&format!("{state}, stalled"), Duration::from_secs(deadline + 1), stalls).await;
         // It disconnects.
         let leaves = async |world: &MemoryWorld| {
             let mut pipe = world.dial();
             pipe.write_all(&sent).await.unwrap();
             sleep(Duration::from_secs(1)).await;
         };
-        scene.beside(&format!("{state}, cut"), Duration::from_millis(200), leaves).await;
+        scene.alongside(&format!("{state}, cut"), Duration::from_millis(200), leaves).await;
         // It sends one byte a second, which is too slow.
         let trickles = async |world: &MemoryWorld| {
             let (mut reads, mut writes) = tokio::io::split(world.dial());
@@ -100,14 +100,14 @@ async fn an_unauthenticated_peer_that_stalls_is_closed_by_its_deadline() {
                     sleep(Duration::from_secs(1)).await;
                 }
             };
-            let mut heard = Vec::new();
+            let mut received = Vec::new();
             tokio::select! {
-                ended = reads.read_to_end(&mut heard) => drop(ended),
+                ended = reads.read_to_end(&mut received) => drop(ended),
                 () = trickle => panic!("{state}: never closed"),
             }
             assert!(begun.elapsed() <= Duration::from_secs(16), "{state}, a byte a second: {:?}", begun.elapsed());
         };
-        scene.beside(&format!("{state}, a byte a second"), Duration::from_secs(6), trickles).await;
+        scene.alongside(&format!("{state}, a byte a second"), Duration::from_secs(6), trickles).await;
         if sent.ends_with(b"\r\n\r\n") {
             // It pings and never reads.
             let never_reads = async |world: &MemoryWorld| {
@@ -119,7 +119,7 @@ async fn an_unauthenticated_peer_that_stalls_is_closed_by_its_deadline() {
                 }
                 pipe
             };
-            scene.beside(&format!("{state}, never reads"), Duration::from_secs(deadline + 1), never_reads).await;
+            scene.alongside(&format!("{state}, never reads"), Duration::from_secs(deadline + 1), never_reads).await;
         }
     }
 }
@@ -140,7 +140,7 @@ enum Misbehavior {
     Cut,
 }
 
-/// How far a handshake has got.
+/// The progress of a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Welcomed,
@@ -170,7 +170,7 @@ const CHANNEL: [(State, Misbehavior, Expected, u64); 9] = [
 #[tokio::test(start_paused = true)]
 async fn a_control_channel_that_fails_during_a_handshake_is_reported_to_the_caller_in_time() {
     let mut scene = Scene::start().await;
-    for (state, how, hears, gone) in CHANNEL {
+    for (state, how, expected, gone) in CHANNEL {
         let case = format!("the control channel {how:?} when {state:?}");
         let play = async |world: &MemoryWorld| {
             let (mut device, switch) = device(world).await;
@@ -184,7 +184,7 @@ async fn a_control_channel_that_fails_during_a_handshake_is_reported_to_the_call
                     State::DeviceJoined => leg = world.join(offer.url.as_str(), &offer.token).await.ok(),
                     State::Welcomed | State::Offered => {}
                 }
-                // Lets what was sent arrive.
+                // Waits until what was sent has arrived.
                 sleep(Duration::from_millis(1)).await;
             }
             let begun = Instant::now();
@@ -194,7 +194,7 @@ async fn a_control_channel_that_fails_during_a_handshake_is_reported_to_the_call
                 Misbehavior::NeverReads => switch.set(Fault::NeverReads),
                 Misbehavior::Cut => held = None,
             }
-            if let (Some(caller), Some((code, after))) = (&mut caller, hears) {
+            if let (Some(caller), Some((code, after))) = (&mut caller, expected) {
                 let problem = tokio::select! {
                     problem = caller.refused() => problem,
                     () = pings(held.as_mut().map(|device| &mut device.socket), how) => unreachable!("never ends"),
@@ -204,7 +204,7 @@ async fn a_control_channel_that_fails_during_a_handshake_is_reported_to_the_call
             drop((caller, leg));
             held
         };
-        scene.beside(&case, Duration::from_secs(gone) + Duration::from_millis(200), play).await;
+        scene.alongside(&case, Duration::from_secs(gone) + Duration::from_millis(200), play).await;
     }
 }
 
@@ -247,11 +247,11 @@ async fn a_leg_that_fails_before_opened_costs_at_most_the_deadline() {
                 Misbehavior::NeverReads => switch.set(Fault::NeverReads),
                 Misbehavior::Cut => faulty = None,
             }
-            let told = tokio::select! {
-                told = device.next() => told,
+            let message = tokio::select! {
+                message = device.next() => message,
                 () = pings(faulty.as_mut().map(|leg| &mut leg.socket), how) => unreachable!("never ends"),
             };
-            assert!(matches!(told, Ok(moorline_proto::control::ToDevice::Cancel(_))), "{case}: {told:?}");
+            assert!(matches!(message, Ok(moorline_proto::control::ToDevice::Cancel(_))), "{case}: {message:?}");
             if let Some(mut caller) = caller.take() {
                 assert_eq!(caller.refused().await.known_code(), Some(ProblemCode::HandshakeTimeout), "{case}");
             }
@@ -259,11 +259,11 @@ async fn a_leg_that_fails_before_opened_costs_at_most_the_deadline() {
             world.until(&case, |relay| relay.tasks().values().sum::<usize>() == 2 && relay.streams() == 1).await;
             assert!(begun.elapsed() <= Duration::from_secs(gone), "{case}: gone after {:?}", begun.elapsed());
         };
-        scene.beside(&case, Duration::from_secs(1), play).await;
+        scene.alongside(&case, Duration::from_secs(1), play).await;
     }
 }
 
-/// Sends pings and never reads, if the misbehavior is that.
+/// Sends pings and never reads, if that is the misbehavior.
 async fn pings(mut faulty: Option<&mut WebSocketStream<FaultyPipe>>, how: Misbehavior) {
     loop {
         sleep(Duration::from_secs(5)).await;
@@ -275,7 +275,7 @@ async fn pings(mut faulty: Option<&mut WebSocketStream<FaultyPipe>>, how: Misbeh
 
 /// One byte every two milliseconds on all three connections, from the first byte to the last.
 #[tokio::test(start_paused = true)]
-async fn one_byte_at_a_time_works_from_the_challenge_to_the_end() {
+async fn a_stream_works_with_one_byte_at_a_time_on_every_connection() {
     let world = MemoryWorld::start().await;
     let pause = Duration::from_millis(2);
     let mut switches = Vec::new();
@@ -290,20 +290,20 @@ async fn one_byte_at_a_time_works_from_the_challenge_to_the_end() {
     let key = world.key(&id).await;
     let instance = INSTANCE.parse().unwrap();
     let persona = Persona { device: id, key: &key, instance, services: &["ssh"], host: HOST, features: &[] };
-    let mut device = WireDevice::connect(trickling(), &persona).await.expect("its hello comes in ten seconds");
+    let mut device = WireDevice::connect(trickling(), &persona).await.expect("its hello arrives within ten seconds");
     let token = bearer(&world.token());
     let mut caller =
         WireLeg::join(trickling(), HOST, "/v1/devices/lamp-1/connect/ssh", &[("authorization", &token)]).await.expect("it is allowed");
     let offer = device.offer().await;
     device.accept(offer.stream).await;
     let token = bearer(&offer.token);
-    let mut far = WireLeg::join(trickling(), HOST, offer.url.as_str(), &[("authorization", &token)]).await.expect("its token joins");
+    let mut device_leg = WireLeg::join(trickling(), HOST, offer.url.as_str(), &[("authorization", &token)]).await.expect("its token joins");
     caller.opened().await;
-    far.opened().await;
+    device_leg.opened().await;
     switches.iter().for_each(|switch| switch.set(Fault::Trickle(pause)));
-    let (_, heard) = tokio::join!(caller.say(vec![7; 3_000]), far.bytes(3_000));
-    assert_eq!(heard, vec![7; 3_000]);
+    let (_, received) = tokio::join!(caller.send_bytes(vec![7; 3_000]), device_leg.bytes(3_000));
+    assert_eq!(received, vec![7; 3_000]);
     caller.end().await;
-    far.end().await;
-    assert_eq!(tokio::join!(caller.closed(), far.closed()), (1000, 1000));
+    device_leg.end().await;
+    assert_eq!(tokio::join!(caller.closed(), device_leg.closed()), (1000, 1000));
 }

@@ -73,8 +73,8 @@ async fn a_websocket_runs_inside_a_stream() {
     for size in [1, 125, 126, 65_535, 65_536, 1 << 20] {
         let bytes = pattern(size, 0, usize::try_from(size).expect("small"));
         socket.send(Message::binary(bytes.clone())).await.expect("it is sent");
-        let heard = timeout(WITHIN, socket.next()).await.expect("in time");
-        assert_eq!(heard.expect("the message comes back").expect("whole").into_data(), bytes);
+        let received = timeout(WITHIN, socket.next()).await.expect("in time");
+        assert_eq!(received.expect("the message comes back").expect("whole").into_data(), bytes);
     }
 }
 
@@ -83,7 +83,7 @@ async fn a_stream_survives_many_silent_ping_intervals() {
     let (world, echo) = (World::start_with(SCALED).await, Target::echo().await);
     let _device = world.device("lamp-1", &[("echo", echo.address)]).await;
     let forward = world.forward("lamp-1", &["echo"]).await;
-    silent_then_heard(&forward.local[0].to_string(), Duration::from_secs(3)).await;
+    echo_after_silence(&forward.local[0].to_string(), Duration::from_secs(3)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,22 +91,22 @@ async fn a_stream_survives_ninety_silent_seconds_at_default_times() {
     let (world, echo) = (World::start().await, Target::echo().await);
     let _device = world.device("lamp-1", &[("echo", echo.address)]).await;
     let forward = world.forward("lamp-1", &["echo"]).await;
-    silent_then_heard(&forward.local[0].to_string(), Duration::from_secs(90)).await;
-    assert_eq!(world.relay.count("device online"), 1, "the control channel was silent too, and lives");
+    echo_after_silence(&forward.local[0].to_string(), Duration::from_secs(90)).await;
+    assert_eq!(world.relay.count("device online"), 1, "the control channel was silent too, and is open");
 }
 
-async fn silent_then_heard(address: &str, silence: Duration) {
+async fn echo_after_silence(address: &str, silence: Duration) {
     let mut tcp = TcpStream::connect(address).await.expect("the forward listens");
-    for said in [&b"before"[..], b"after"] {
-        tcp.write_all(said).await.expect("the stream accepts bytes");
-        let mut heard = vec![0; said.len()];
-        timeout(WITHIN, tcp.read_exact(&mut heard)).await.expect("in time").expect("the bytes come back");
-        assert_eq!(heard, said);
-        if said == b"before" {
-            // real time: the silence is what is tested
+    for sent in [&b"before"[..], b"after"] {
+        tcp.write_all(sent).await.expect("the stream accepts bytes");
+        let mut received = vec![0; sent.len()];
+        timeout(WITHIN, tcp.read_exact(&mut received)).await.expect("in time").expect("the bytes come back");
+        assert_eq!(received, sent);
+        if sent == b"before" {
+            // real time: the test is about silence
             sleep_until(Instant::now() + silence).await;
         }
     }
     tcp.shutdown().await.expect("the direction is half-closed");
-    assert_eq!(timeout(WITHIN, tcp.read(&mut [0; 1])).await.expect("in time").expect("the end comes back"), 0);
+    assert_eq!(timeout(WITHIN, tcp.read(&mut [0; 1])).await.expect("in time").expect("the end is echoed"), 0);
 }

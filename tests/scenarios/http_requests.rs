@@ -1,4 +1,4 @@
-//! HTTP requests that no Moorline program sends: each gets one answer, a problem where it was understood, and the connection is closed.
+//! HTTP requests that no Moorline program sends: each gets one response, a problem document if the request was parsed, and the connection is closed.
 
 use std::time::Duration;
 
@@ -19,14 +19,14 @@ const SOCKETS: [(&str, &str); 3] = [
 /// Longer than the relay waits for the rest of any request.
 const LONG: Duration = Duration::from_secs(90);
 
-async fn said(world: &MemoryWorld, request: &str) -> Answer {
-    let answer = send_raw(world.dial(), request.as_bytes(), LONG).await;
-    assert!(answer.text.matches("\r\ndate: ").count() <= 1, "one answer: {request}\n{}", answer.text);
-    answer
+async fn send(world: &MemoryWorld, request: &str) -> Answer {
+    let response = send_raw(world.dial(), request.as_bytes(), LONG).await;
+    assert!(response.text.matches("\r\ndate: ").count() <= 1, "one response: {request}\n{}", response.text);
+    response
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wrong_request_to_a_websocket_route_is_told_what_is_missing() {
+async fn an_invalid_request_to_a_websocket_route_gets_a_problem_that_names_what_is_missing() {
     let world = MemoryWorld::start().await;
     let token = format!("Authorization: {}\r\n", bearer(&world.token()));
     for (path, subprotocol) in SOCKETS {
@@ -58,13 +58,13 @@ async fn a_wrong_request_to_a_websocket_route_is_told_what_is_missing() {
             (good.replacen("GET", "OPTIONS", 1), 405, "method_not_allowed"),
             (good.replacen("GET", "PRI", 1), 405, "method_not_allowed"),
         ] {
-            let answer = said(&world, &request).await;
-            assert_eq!((answer.status, &*answer.code), (status, code), "{request}\n{}", answer.text);
+            let response = send(&world, &request).await;
+            assert_eq!((response.status, &*response.code), (status, code), "{request}\n{}", response.text);
             // RFC 9110: name the protocol to upgrade to, and list the header in `Connection`.
-            let says_to_what = answer.text.contains("\r\nconnection: close, upgrade\r\nupgrade: websocket\r\n");
-            assert_eq!(says_to_what, status == 426, "{request}\n{}", answer.text);
+            let names_the_upgrade = response.text.contains("\r\nconnection: close, upgrade\r\nupgrade: websocket\r\n");
+            assert_eq!(names_the_upgrade, status == 426, "{request}\n{}", response.text);
             if code == "malformed" && request.contains("chat") {
-                assert!(answer.text.contains(&format!(r#""supported":["{subprotocol}"]"#)), "{}", answer.text);
+                assert!(response.text.contains(&format!(r#""supported":["{subprotocol}"]"#)), "{}", response.text);
             }
         }
     }
@@ -95,12 +95,12 @@ async fn paths_are_never_percent_decoded() {
         "/v1/devices/lamp-1/connect/ssh?x",
         "/v1/control?token=x",
     ] {
-        let answer = said(&world, &upgrade_request(HOST, path, "moorline.stream.v1", &token)).await;
-        assert_eq!((answer.status, &*answer.code), (400, "malformed"), "{path}\n{}", answer.text);
+        let response = send(&world, &upgrade_request(HOST, path, "moorline.stream.v1", &token)).await;
+        assert_eq!((response.status, &*response.code), (400, "malformed"), "{path}\n{}", response.text);
     }
     for path in ["/v1/devices/lamp-1/connect/ssh/", "/v1/devices//connect/ssh", "/V1/control", "/v1/control/", "/v1/legs/n1", "/"] {
-        let answer = said(&world, &upgrade_request(HOST, path, "moorline.stream.v1", &token)).await;
-        assert!(matches!((answer.status, &*answer.code), (404, "no_such_route") | (400, "malformed")), "{path}\n{}", answer.text);
+        let response = send(&world, &upgrade_request(HOST, path, "moorline.stream.v1", &token)).await;
+        assert!(matches!((response.status, &*response.code), (404, "no_such_route") | (400, "malformed")), "{path}\n{}", response.text);
     }
 }
 
@@ -142,9 +142,9 @@ async fn invalid_requests_are_refused_and_the_connection_is_closed() {
         (format!("GET /v1/about HTTP/1.1\r\n{host}{close}{}\r\n{chunks}", "Transfer-Encoding: chunked\r\n".repeat(2)), &[400]),
     ] {
         let begun = Instant::now();
-        let answer = said(&world, &request).await;
+        let response = send(&world, &request).await;
         let begins = request.chars().take(100).collect::<String>();
-        assert!(statuses.contains(&answer.status), "{begins:?}: {}", answer.text);
+        assert!(statuses.contains(&response.status), "{begins:?}: {}", response.text);
         assert!(begun.elapsed() < Duration::from_secs(61), "{begins:?} keeps its connection for {:?}", begun.elapsed());
     }
     assert!(world.relay.tasks().is_empty(), "nothing is left: {:?}", world.relay.tasks());
@@ -169,13 +169,13 @@ async fn a_slow_head_has_ten_seconds_and_a_slow_body_ten_more() {
             }
             std::future::pending::<()>().await;
         };
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         tokio::select! {
-            ended = reads.read_to_end(&mut heard) => drop(ended),
+            ended = reads.read_to_end(&mut received) => drop(ended),
             () = trickle => {}
         }
-        let heard = String::from_utf8_lossy(&heard).into_owned();
-        assert_eq!(heard.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0), status, "{heard}");
+        let received = String::from_utf8_lossy(&received).into_owned();
+        assert_eq!(received.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0), status, "{received}");
         assert!(begun.elapsed() <= Duration::from_secs(11), "{:?}", begun.elapsed());
     }
     world.until("nothing is left", |relay| relay.tasks().is_empty()).await;
@@ -199,13 +199,13 @@ async fn a_body_is_one_json_object_of_bounded_size() {
     ] {
         let length = body.len();
         let request = format!("{begins}Connection: close\r\nPrefer: wait=0\r\nContent-Length: {length}\r\n\r\n{body}");
-        let answer = said(&world, &request).await;
-        assert_eq!((answer.status, answer.code == "malformed"), (status, status == 400), "{body}\n{}", answer.text);
+        let response = send(&world, &request).await;
+        assert_eq!((response.status, response.code == "malformed"), (status, status == 400), "{body}\n{}", response.text);
     }
     // Announced and never sent: refused at once, without `100 Continue`.
     let begun = Instant::now();
-    let answer = said(&world, &format!("{begins}Expect: 100-continue\r\nContent-Length: 16385\r\n\r\n")).await;
-    assert_eq!((answer.status, &*answer.code), (413, "too_large"), "{}", answer.text);
+    let response = send(&world, &format!("{begins}Expect: 100-continue\r\nContent-Length: 16385\r\n\r\n")).await;
+    assert_eq!((response.status, &*response.code), (413, "too_large"), "{}", response.text);
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
@@ -230,8 +230,8 @@ async fn headers_and_queries_are_parsed_strictly() {
         ("Moorline-Reason", "%ff", 400),
     ] {
         let lines = format!("Authorization: {token}\r\n{header}: {value}\r\n");
-        let answer = said(&world, &upgrade_request(HOST, "/v1/devices/lamp-1/connect/ssh", "moorline.stream.v1", &lines)).await;
-        assert_eq!(answer.status, status, "{header}: {value}\n{}", answer.text);
+        let response = send(&world, &upgrade_request(HOST, "/v1/devices/lamp-1/connect/ssh", "moorline.stream.v1", &lines)).await;
+        assert_eq!(response.status, status, "{header}: {value}\n{}", response.text);
     }
     for (query, status) in [
         ("most=2&after=AWE", 200), // version 1, a
@@ -246,8 +246,8 @@ async fn headers_and_queries_are_parsed_strictly() {
         ("token=x", 400),
     ] {
         let head = format!("Host: {HOST}\r\nAuthorization: {token}\r\nConnection: close\r\n\r\n");
-        let answer = said(&world, &format!("GET /v1/devices?{query} HTTP/1.1\r\n{head}")).await;
-        assert_eq!(answer.status, status, "{query}\n{}", answer.text);
+        let response = send(&world, &format!("GET /v1/devices?{query} HTTP/1.1\r\n{head}")).await;
+        assert_eq!(response.status, status, "{query}\n{}", response.text);
     }
 }
 
@@ -263,7 +263,7 @@ async fn a_listing_shows_and_names_no_device_that_the_token_does_not_read() {
         (world.token_for("alice", &rules("device.read") as &Vec<_>), world.token_for("bob", &rules("stream.open") as &Vec<_>));
     let list = async |token, query: &str| {
         let head = format!("Host: {HOST}\r\nAuthorization: {}\r\nConnection: close\r\n\r\n", bearer(token));
-        said(&world, &format!("GET /v1/devices{query} HTTP/1.1\r\n{head}")).await
+        send(&world, &format!("GET /v1/devices{query} HTTP/1.1\r\n{head}")).await
     };
     let whole = list(&reader, "?most=2").await;
     assert!(whole.text.contains("lamp-1") && whole.text.contains("lamp-2") && !whole.text.contains("next"), "{}", whole.text);

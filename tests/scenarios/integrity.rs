@@ -18,7 +18,7 @@ const WITHIN: Duration = Duration::from_secs(240);
 const FROM_CALLER: u64 = 1_000;
 const FROM_DEVICE: u64 = 2_000;
 
-async fn say(to: &mut (impl AsyncWrite + Unpin), seed: u64, total: usize) {
+async fn send(to: &mut (impl AsyncWrite + Unpin), seed: u64, total: usize) {
     let mut from = 0;
     for piece in pieces(seed, total) {
         to.write_all(&pattern(seed, from, piece)).await.expect("the stream accepts bytes");
@@ -38,7 +38,7 @@ async fn check(of: &mut (impl AsyncRead + Unpin), seed: u64, total: usize) {
         if count == 0 {
             break;
         }
-        assert!(buffer[..count] == pattern(seed, from, count), "stream {seed}: bytes {from} to {} are others", from + count as u64);
+        assert!(buffer[..count] == pattern(seed, from, count), "stream {seed}: bytes {from} to {} are wrong", from + count as u64);
         from += count as u64;
     }
     assert_eq!(from, total as u64, "stream {seed} is whole");
@@ -49,13 +49,13 @@ async fn device_side(mut stream: impl AsyncRead + AsyncWrite + Unpin, total: usi
     let Ok(number) = stream.read_u8().await else { return };
     let (mut reads, mut writes) = split(stream);
     let number = u64::from(number);
-    tokio::join!(say(&mut writes, FROM_DEVICE + number, total), check(&mut reads, FROM_CALLER + number, total));
+    tokio::join!(send(&mut writes, FROM_DEVICE + number, total), check(&mut reads, FROM_CALLER + number, total));
 }
 
 async fn caller_side(mut stream: impl AsyncRead + AsyncWrite + Unpin, number: u64, total: usize) {
     stream.write_u8(u8::try_from(number).expect("64 streams")).await.expect("the stream accepts bytes");
     let (mut reads, mut writes) = split(stream);
-    tokio::join!(say(&mut writes, FROM_CALLER + number, total), check(&mut reads, FROM_DEVICE + number, total));
+    tokio::join!(send(&mut writes, FROM_CALLER + number, total), check(&mut reads, FROM_DEVICE + number, total));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,9 +83,9 @@ async fn sixty_four_streams_through_the_library_are_intact() {
     let world = MemoryWorld::start().await;
     let agent = world
         .agent("lamp-1", &["data"], async |_: OfferInfo| {
-            let (near, far) = tokio::io::duplex(3_001);
-            tokio::spawn(device_side(far, TOTAL));
-            Decision::Accept(Accepted::stream(near))
+            let (local, remote) = tokio::io::duplex(3_001);
+            tokio::spawn(device_side(remote, TOTAL));
+            Decision::Accept(Accepted::stream(local))
         })
         .await;
     let client = world.client();

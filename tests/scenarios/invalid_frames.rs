@@ -1,4 +1,4 @@
-//! Invalid WebSocket frames over TLS to the real relay: each is answered with the documented code, the far side of a leg is reset, and
+//! Invalid WebSocket frames over TLS to the real relay: each is answered with the documented code, the other side of a leg is reset, and
 //! another stream is not affected.
 
 use std::time::Duration;
@@ -128,7 +128,7 @@ impl Scene {
         let world = World::start().await;
         let mut healthy_device = world.wire_device("healthy-1").await;
         let healthy = open(&world, &mut healthy_device, "healthy-1").await;
-        let key = SigningKey::generate().expect("keys are made");
+        let key = SigningKey::generate().expect("a key is generated");
         world.add("lamp-1", key.public().to_pem().as_bytes()).await;
         let device = world.wire_device_by("lamp-1", &key).await;
         Self { world, device, key, healthy, _healthy_device: healthy_device }
@@ -140,27 +140,27 @@ impl Scene {
 
     async fn healthy_stream_still_works(&mut self) {
         let (caller, device) = &mut self.healthy;
-        caller.say("to the device").await;
+        caller.send_bytes("to the device").await;
         assert_eq!(device.bytes(13).await, b"to the device");
-        device.say("to the caller").await;
+        device.send_bytes("to the caller").await;
         assert_eq!(caller.bytes(13).await, b"to the caller");
     }
 }
 
-async fn ask(world: &World, device: &str) -> Leg {
+async fn connect(world: &World, device: &str) -> Leg {
     let path = format!("/v1/devices/{device}/connect/ssh");
     let headers = [("authorization", &*bearer(&world.token()))];
     WireLeg::join(world.dial().await, "localhost", &path, &headers).await.expect("nothing refuses the stream")
 }
 
 async fn open(world: &World, device: &mut WireDevice<Tls>, id: &str) -> (Leg, Leg) {
-    let mut caller = ask(world, id).await;
+    let mut caller = connect(world, id).await;
     let offer = device.offer().await;
     device.accept(offer.stream).await;
-    let mut far = world.join(offer.url.as_str(), &offer.token).await;
+    let mut device_leg = world.join(offer.url.as_str(), &offer.token).await;
     caller.opened().await;
-    far.opened().await;
-    (caller, far)
+    device_leg.opened().await;
+    (caller, device_leg)
 }
 
 fn named(what: &str, (code, reason): &(u16, String), expected: u16) {
@@ -175,11 +175,11 @@ async fn invalid_frames_on_an_open_leg_reset_its_far_side_only() {
         let mut scene = Scene::start().await;
         for (number, case) in cases().into_iter().enumerate() {
             let (caller, device) = scene.open().await;
-            let (mut faulty, mut far) = if number % 2 == 0 { (caller, device) } else { (device, caller) };
+            let (mut faulty, mut healthy) = if number % 2 == 0 { (caller, device) } else { (device, caller) };
             sends(&mut faulty.socket, &case.sends).await;
-            let (told, far) = tokio::join!(closed(&mut faulty.socket), far.closed());
-            named(case.what, &told, case.on_leg);
-            assert_eq!(far, CloseReason::Reset.code(), "{}: the far side", case.what);
+            let (closed, healthy) = tokio::join!(closed(&mut faulty.socket), healthy.closed());
+            named(case.what, &closed, case.on_leg);
+            assert_eq!(healthy, CloseReason::Reset.code(), "{}: the healthy side", case.what);
             scene.healthy_stream_still_works().await;
         }
     };
@@ -191,16 +191,16 @@ async fn invalid_frames_before_opened_end_the_callers_stream_and_let_the_device_
     let scenario = async {
         let mut scene = Scene::start().await;
         for case in cases() {
-            let mut caller = ask(&scene.world, "lamp-1").await;
+            let mut caller = connect(&scene.world, "lamp-1").await;
             let offer = scene.device.offer().await;
             sends(&mut caller.socket, &case.sends).await;
             named(case.what, &closed(&mut caller.socket).await, case.on_leg);
-            let told = scene.device.next().await;
-            assert!(matches!(told, Ok(moorline_proto::control::ToDevice::Cancel(_))), "{}: {told:?}", case.what);
+            let message = scene.device.next().await;
+            assert!(matches!(message, Ok(moorline_proto::control::ToDevice::Cancel(_))), "{}: {message:?}", case.what);
             assert_eq!(offer.service.as_str(), "ssh");
         }
         for case in cases().into_iter().filter(|case| !case.sends.starts_with(&[FIN | CLOSE])) {
-            let mut caller = ask(&scene.world, "lamp-1").await;
+            let mut caller = connect(&scene.world, "lamp-1").await;
             let offer = scene.device.offer().await;
             let mut broken = scene.world.join(offer.url.as_str(), &offer.token).await;
             sends(&mut broken.socket, &case.sends).await;
@@ -221,7 +221,9 @@ async fn invalid_frames_on_a_control_channel_close_it_with_a_reason() {
         let mut scene = Scene::start().await;
         let binary = Case { what: "binary", sends: frame(FIN | BINARY, b"x"), on_leg: 0, on_control: CloseReason::Protocol.code() };
         for case in cases().into_iter().chain([binary]) {
-            let mut peer = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may");
+            let mut peer = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[])
+                .await
+                .expect("a control channel needs no token");
             sends(&mut peer, &case.sends).await;
             named(case.what, &closed(&mut peer).await, case.on_control);
             sends(&mut scene.device.socket, &case.sends).await;
@@ -241,12 +243,14 @@ async fn more_than_a_hundred_pings_a_second_close_any_connection() {
         let protocol = CloseReason::Protocol.code();
         for faulty_is_caller in [true, false] {
             let (caller, device) = scene.open().await;
-            let (mut faulty, mut far) = if faulty_is_caller { (caller, device) } else { (device, caller) };
+            let (mut faulty, mut healthy) = if faulty_is_caller { (caller, device) } else { (device, caller) };
             sends(&mut faulty.socket, &flood).await;
             named("a leg", &closed(&mut faulty.socket).await, protocol);
-            assert_eq!(far.closed().await, CloseReason::Reset.code());
+            assert_eq!(healthy.closed().await, CloseReason::Reset.code());
         }
-        let mut peer = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may");
+        let mut peer = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[])
+            .await
+            .expect("a control channel needs no token");
         sends(&mut peer, &flood).await;
         named("a peer", &closed(&mut peer).await, protocol);
         sends(&mut scene.device.socket, &flood).await;
@@ -269,7 +273,7 @@ async fn one_byte_fragments_and_many_pongs_are_allowed() {
         }
         sends(&mut caller.socket, &frame(FIN | PONG, b"").repeat(200_000)).await;
         sends(&mut scene.device.socket, &frame(FIN | PONG, b"").repeat(200_000)).await;
-        caller.say("still here").await;
+        caller.send_bytes("still here").await;
         assert_eq!(device.bytes(10).await, b"still here");
         scene.open().await;
     };
@@ -282,7 +286,9 @@ async fn a_close_of_a_control_channel_is_answered_with_its_code() {
     let scenario = async {
         let mut scene = Scene::start().await;
         for code in [1000, 1001, 4001] {
-            let mut peer = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may");
+            let mut peer = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[])
+                .await
+                .expect("a control channel needs no token");
             sends(&mut peer, &close_frame(code)).await;
             assert_eq!(closed(&mut peer).await.0, code, "a peer");
             sends(&mut scene.device.socket, &close_frame(code)).await;

@@ -1,4 +1,4 @@
-//! A relay behind real load balancers with the shipped configurations: streams survive, also when silent, and client addresses are preserved.
+//! A relay behind real load balancers with the shipped configurations: streams stay open, also when silent, and client addresses are preserved.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -45,7 +45,7 @@ async fn dial_tls(world: &World, to: SocketAddr) -> impl Pipe + use<> {
 }
 
 async fn wire_device<P: Pipe>(world: &World, id: &str, pipe: P) -> WireDevice<P> {
-    let key = SigningKey::generate().expect("keys are made");
+    let key = SigningKey::generate().expect("a key is generated");
     world.add(id, key.public().to_pem().as_bytes()).await;
     let (device, instance) = (id.parse().expect("an id"), INSTANCE.parse().expect("an instance"));
     let persona = Persona { device, key: &key, instance, services: &["data"], host: "localhost", features: &[] };
@@ -59,11 +59,11 @@ async fn connect<P: Pipe>(world: &World, pipe: P, forwarded: &str) -> WireLeg<P>
     WireLeg::join(pipe, "localhost", "/v1/devices/lamp-1/connect/data", &headers).await.expect("the device is online")
 }
 
-async fn echoes(tcp: &mut TcpStream, said: &[u8]) {
-    tcp.write_all(said).await.expect("the stream accepts bytes");
-    let mut heard = vec![0; said.len()];
-    timeout(WITHIN, tcp.read_exact(&mut heard)).await.expect("in time").expect("the bytes come back");
-    assert_eq!(heard, said);
+async fn echoes(tcp: &mut TcpStream, sent: &[u8]) {
+    tcp.write_all(sent).await.expect("the stream accepts bytes");
+    let mut received = vec![0; sent.len()];
+    timeout(WITHIN, tcp.read_exact(&mut received)).await.expect("in time").expect("the bytes come back");
+    assert_eq!(received, sent);
 }
 
 /// Both directions at once are intact; the caller ends first, then the device.
@@ -71,12 +71,12 @@ async fn both_directions_are_intact(kind: Kind) {
     let (world, balancer) = behind(kind, SCALED).await;
     let target = Target::start(|tcp| async move {
         let (mut reads, mut writes) = tcp.into_split();
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         let begin = async { writes.write_all(&pattern(2, 0, SIZE)).await.expect("the stream accepts bytes") };
-        let hear = async { reads.read_to_end(&mut heard).await.expect("an end, not a cut") };
-        tokio::join!(begin, hear);
-        assert!(heard == pattern(1, 0, SIZE), "the caller's bytes and its end");
-        writes.write_all(&pattern(2, SIZE as u64, SIZE)).await.expect("the other direction goes on");
+        let reading = async { reads.read_to_end(&mut received).await.expect("an end, not a cut") };
+        tokio::join!(begin, reading);
+        assert!(received == pattern(1, 0, SIZE), "the caller's bytes and its end");
+        writes.write_all(&pattern(2, SIZE as u64, SIZE)).await.expect("the other direction stays open");
     });
     let target = target.await;
     let port = balancer.address.port();
@@ -84,14 +84,14 @@ async fn both_directions_are_intact(kind: Kind) {
     let forward = world.forward_by(port, "lamp-1", &["data"]).await;
     let tcp = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
     let (mut reads, mut writes) = tcp.into_split();
-    let mut heard = Vec::new();
-    let say = async {
+    let mut received = Vec::new();
+    let writing = async {
         writes.write_all(&pattern(1, 0, SIZE)).await.expect("the stream accepts bytes");
         writes.shutdown().await.expect("the direction is half-closed");
     };
-    let hear = async { reads.read_to_end(&mut heard).await.expect("an end, not a cut") };
-    timeout(WITHIN, async { tokio::join!(say, hear) }).await.expect("in time");
-    assert!(heard == pattern(2, 0, 2 * SIZE), "all that the device said, half of it behind the caller's end");
+    let reading = async { reads.read_to_end(&mut received).await.expect("an end, not a cut") };
+    timeout(WITHIN, async { tokio::join!(writing, reading) }).await.expect("in time");
+    assert!(received == pattern(2, 0, 2 * SIZE), "all that the device sent, half of it after the caller's end");
 }
 
 /// The handshake takes longer than the balancer's idle timeout; the caller's leg is kept alive by pings.
@@ -105,9 +105,9 @@ async fn a_handshake_longer_than_the_idle_timeout_opens(kind: Kind) {
     device.accept(offer.stream).await;
     let headers = [("authorization", &*bearer(&offer.token))];
     let pipe = dial_tls(&world, balancer.address).await;
-    let mut leg = WireLeg::join(pipe, "localhost", offer.url.as_str(), &headers).await.expect("the token is good");
+    let mut leg = WireLeg::join(pipe, "localhost", offer.url.as_str(), &headers).await.expect("the token is valid");
     tokio::join!(leg.opened(), caller.opened());
-    leg.say("late and well").await;
+    leg.send_bytes("late and well").await;
     assert_eq!(caller.bytes(13).await, b"late and well");
 }
 
@@ -122,10 +122,10 @@ async fn pings_outlive_the_idle_timeout(kind: Kind) {
     let silence = timeout(3 * LIMIT, tcp.read(&mut [0])).await;
     assert!(silence.is_err(), "neither bytes nor an end: {silence:?}");
     echoes(&mut tcp, b"after").await;
-    assert_eq!((device.agent.count("online"), world.relay.count("device offline")), (1, 0), "the control channel lived");
+    assert_eq!((device.agent.count("online"), world.relay.count("device offline")), (1, 0), "the control channel stayed open");
 }
 
-/// The control of the scenarios above: without pings the balancer does cut.
+/// The control experiment for the scenarios above: without pings the balancer cuts the connection.
 async fn without_pings_the_idle_timeout_cuts(kind: Kind) {
     let (world, balancer) = behind(kind, "").await;
     let mut device = wire_device(&world, "lamp-1", dial_tls(&world, balancer.address).await).await;
@@ -156,7 +156,7 @@ async fn client_addresses_are_preserved(kind: Kind) {
     assert_eq!(world.relay.line("lamp-2 is online", seen).await, "127.0.0.1");
 }
 
-/// A request close to the relay's size limits reaches it, and its refusal comes back: the balancer's limits are not smaller.
+/// A request close to the relay's size limits reaches it, and its refusal is received: the balancer's limits are not smaller.
 async fn long_requests_pass(kind: Kind) {
     let (world, balancer) = behind(kind, SCALED).await;
     let mut pipe = dial_tls(&world, balancer.address).await;
@@ -166,8 +166,8 @@ async fn long_requests_pass(kind: Kind) {
          Moorline-Data: {junk}\r\nCookie: {junk}\r\n\r\n"
     );
     pipe.write_all(request.as_bytes()).await.expect("it accepts bytes");
-    let heard = String::from_utf8_lossy(&read_until_closed(&mut pipe, WITHIN).await).into_owned();
-    assert!(heard.starts_with("HTTP/1.1 404 ") && heard.contains("no_such_route"), "{heard}");
+    let received = String::from_utf8_lossy(&read_until_closed(&mut pipe, WITHIN).await).into_owned();
+    assert!(received.starts_with("HTTP/1.1 404 ") && received.contains("no_such_route"), "{received}");
 }
 
 macro_rules! behind_each {
@@ -214,7 +214,7 @@ const BRINGS: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc6\x33\x64\x07\x0a\0
 async fn a_proxy_header_is_required_from_trusted_proxies_and_refused_from_others() {
     let (world, balancer) = behind(Kind::HaproxyTcp, "tls_handshake_timeout = '1s'\n").await;
     let listener = world.further[0];
-    for (from, says, reason) in [
+    for (from, sent, reason) in [
         (CLIENT, BRINGS, "the peer is not in trusted_proxies"),
         (CLIENT, b"", "the peer is not in trusted_proxies"),
         (PROXY_ADDRESS, b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03 a TLS hello without a header", "it does not begin with a PROXY header"),
@@ -223,10 +223,10 @@ async fn a_proxy_header_is_required_from_trusted_proxies_and_refused_from_others
         (PROXY_ADDRESS, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x02\0\0", "its PROXY header is malformed"),
     ] {
         let mut tcp = dial(from, listener).await;
-        tcp.write_all(says).await.expect("the relay accepts bytes");
-        assert_eq!(read_until_closed(&mut tcp, WITHIN).await, b"", "closed without an answer");
-        let said = |line: &str| (line.contains(reason) && line.contains(from)).then_some(());
-        world.relay.line(reason, said).await;
+        tcp.write_all(sent).await.expect("the relay accepts bytes");
+        assert_eq!(read_until_closed(&mut tcp, WITHIN).await, b"", "closed without a response");
+        let logged = |line: &str| (line.contains(reason) && line.contains(from)).then_some(());
+        world.relay.line(reason, logged).await;
     }
     let mut slow = dial(PROXY_ADDRESS, listener).await;
     slow.write_all(&BRINGS[..20]).await.expect("the relay accepts bytes");

@@ -1,4 +1,4 @@
-//! The scenarios: what must hold, as behaviour that can be observed from outside.
+//! The scenarios: required behaviour, as it can be observed from outside.
 
 mod agent;
 mod completeness;

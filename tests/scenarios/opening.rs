@@ -1,4 +1,4 @@
-//! Opening a stream with the real programs: it opens, or exit code and message say why not and what to do next.
+//! Opening a stream with the real programs: it opens, or exit code and message explain why not and what to do next.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -14,10 +14,10 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
 
 const WITHIN: Duration = Duration::from_secs(60);
-/// No deadline, retry or backoff took place: most of it is what a busy machine needs to start a program.
+/// Shorter than any deadline, retry or backoff. Most of it is the time that a busy machine needs to start a program.
 const AT_ONCE: Duration = Duration::from_secs(8);
 
-/// An address where nothing listens.
+/// An address without a listener.
 async fn nowhere() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     listener.local_addr().expect("it is bound")
@@ -30,7 +30,7 @@ fn secret(world: &World, name: &str, text: &str) -> PathBuf {
     path
 }
 
-async fn ask(world: &World, args: &[&str]) -> (Done, Duration) {
+async fn run_client(world: &World, args: &[&str]) -> (Done, Duration) {
     let begun = Instant::now();
     let done = run(world.client().args(args), WITHIN).await;
     (done, begun.elapsed())
@@ -50,21 +50,21 @@ async fn streams_that_cannot_be_opened_are_refused_at_once_with_a_reason() {
         ("lamp-1", "ssh", "service_not_exposed"),
         ("lamp-1", "dead", "target_refused"),
     ] {
-        let (done, took) = ask(&world, &["connect", device, service]).await;
+        let (done, took) = run_client(&world, &["connect", device, service]).await;
         assert_eq!(done.code, Some(3), "{code}: {}", done.err);
         assert!(done.err.contains(code), "{code}: {}", done.err);
         assert!(took < AT_ONCE, "{code} took {took:?}");
     }
-    let (done, _) = ask(&world, &["connect", "lamp-2", "echo"]).await;
+    let (done, _) = run_client(&world, &["connect", "lamp-2", "echo"]).await;
     assert!(done.err.contains("last seen"), "{}", done.err);
-    assert!(ask(&world, &["connect", "lamp-1", "echo"]).await.0.code == Some(0), "a stream that can be opened opens");
+    assert!(run_client(&world, &["connect", "lamp-1", "echo"]).await.0.code == Some(0), "a stream that can be opened opens");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_kind_of_failure_has_its_own_exit_code() {
     let world = World::start().await;
     let bad = secret(&world, "bad-token", "not.a.token");
-    let (done, _) = ask(&world, &["--token-file", &bad.display().to_string(), "connect", "lamp-1", "echo"]).await;
+    let (done, _) = run_client(&world, &["--token-file", &bad.display().to_string(), "connect", "lamp-1", "echo"]).await;
     assert_eq!(done.code, Some(5), "{}", done.err);
     assert!(done.err.contains("token_invalid"), "{}", done.err);
 
@@ -72,7 +72,7 @@ async fn each_kind_of_failure_has_its_own_exit_code() {
     let done = run(command(&binaries().client).args(["--profile", &missing, "connect", "lamp-1", "echo"]), WITHIN).await;
     assert_eq!(done.code, Some(5), "{}", done.err);
 
-    let (done, _) = ask(&world, &["connect", "LAMP-1", "echo"]).await;
+    let (done, _) = run_client(&world, &["connect", "LAMP-1", "echo"]).await;
     assert_eq!(done.code, Some(2), "{}", done.err);
 
     let join = std::fs::read_to_string(world.join_file()).expect("it was written");
@@ -103,7 +103,7 @@ async fn a_token_allows_only_what_it_names() {
         (&["connect", "camera-1", "echo"], 3, "device_unknown"),
         (&["device", "remove", "lamp-1"], 3, "forbidden"),
     ] {
-        let (done, _) = ask(&world, &[&["--token-file", token.as_str()], args].concat()).await;
+        let (done, _) = run_client(&world, &[&["--token-file", token.as_str()], args].concat()).await;
         assert_eq!(done.code, Some(exit), "{args:?}: {}", done.err);
         assert!(done.err.contains(code), "{args:?}: {}", done.err);
     }
@@ -114,7 +114,7 @@ async fn a_ticket_is_joined_by_a_program_without_a_token() {
     let (world, echo) = (World::start().await, Target::echo().await);
     let _device = world.device("lamp-1", &[("echo", echo.address)]).await;
     let (device, service) = ("lamp-1".parse().unwrap(), "echo".parse().unwrap());
-    let ticket = world.library().open(&device, &service).negotiate().await.expect("the device says yes");
+    let ticket = world.library().open(&device, &service).negotiate().await.expect("the device accepts");
     // The other program gets the ticket as text.
     let ticket: StreamTicket = serde_json::from_str(&serde_json::to_string(&ticket).unwrap()).unwrap();
     let join: Join = std::fs::read_to_string(world.join_file()).unwrap().parse().unwrap();
@@ -123,9 +123,9 @@ async fn a_ticket_is_joined_by_a_program_without_a_token() {
         let mut stream = other.join(&ticket).await.expect("the ticket joins");
         stream.write_all(b"over two connections").await.expect("the stream accepts bytes");
         stream.shutdown().await.expect("the direction is half-closed");
-        let mut heard = String::new();
-        stream.read_to_string(&mut heard).await.expect("an end, not a cut");
-        assert_eq!(heard, "over two connections");
+        let mut received = String::new();
+        stream.read_to_string(&mut received).await.expect("an end, not a cut");
+        assert_eq!(received, "over two connections");
     };
     timeout(WITHIN, exchange).await.expect("in time");
     let again = timeout(WITHIN, other.join(&ticket)).await.expect("in time").expect_err("the ticket is used up");

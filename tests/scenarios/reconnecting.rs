@@ -10,11 +10,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-async fn echoes(tcp: &mut TcpStream, said: &[u8]) {
-    tcp.write_all(said).await.expect("the stream accepts bytes");
-    let mut heard = vec![0; said.len()];
-    timeout(Duration::from_secs(30), tcp.read_exact(&mut heard)).await.expect("in time").expect("the bytes come back");
-    assert_eq!(heard, said);
+async fn echoes(tcp: &mut TcpStream, sent: &[u8]) {
+    tcp.write_all(sent).await.expect("the stream accepts bytes");
+    let mut received = vec![0; sent.len()];
+    timeout(Duration::from_secs(30), tcp.read_exact(&mut received)).await.expect("in time").expect("the bytes come back");
+    assert_eq!(received, sent);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,7 +25,7 @@ async fn a_reconnecting_device_supersedes_a_hanging_connection_and_its_streams_l
     let mut old = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
     echoes(&mut old, b"on the old connection").await;
 
-    // The old agent hangs: its connections stay open and nothing answers on them.
+    // The old agent hangs: its connections stay open without any response.
     device.agent.signal("STOP");
     let begun = Instant::now();
     let _newer = world.agent(&device.folder).await;
@@ -47,7 +47,7 @@ async fn a_killed_agent_resets_its_streams_and_a_new_one_serves_at_once() {
     device.agent.signal("KILL");
     device.agent.ended().await;
     let cut = timeout(Duration::from_secs(30), stream.read(&mut [0; 1])).await.expect("in time");
-    assert_eq!(cut.expect_err("a cut stream is no ended one").kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(cut.expect_err("a cut stream does not look ended").kind(), std::io::ErrorKind::ConnectionReset);
 
     let offline = world.moorline(&["connect", "lamp-1", "echo"]).await;
     assert_eq!(offline.code, Some(3));

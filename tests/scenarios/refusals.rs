@@ -124,7 +124,7 @@ async fn a_key_belongs_to_one_device() {
     assert_eq!((taken.0, taken.2["code"].as_str()), (409, Some("conflict")));
 }
 
-async fn ask(world: &MemoryWorld, token: &Secret, path: &str) -> (u16, String) {
+async fn request(world: &MemoryWorld, token: &Secret, path: &str) -> (u16, String) {
     let refusal = WireLeg::join(world.dial(), HOST, path, &[("authorization", &bearer(token))]).await.unwrap_err();
     (refusal.status, refusal.problem.map(|problem| problem.code).unwrap_or_default())
 }
@@ -153,17 +153,17 @@ async fn a_token_is_valid_for_its_time_its_relay_and_its_access_rules_only() {
         (good.clone(), "/v1/devices/door-1/connect/http", 404, "device_unknown"),
         (good.clone(), "/v1/devices/lamp-7/connect/http", 404, "device_unknown"),
     ] {
-        assert_eq!(ask(&world, &world.sign(&claims), path).await, (status, code.to_owned()), "{claims:?}");
+        assert_eq!(request(&world, &world.sign(&claims), path).await, (status, code.to_owned()), "{claims:?}");
     }
     let other_key = SigningKey::generate().unwrap();
-    assert_eq!(ask(&world, &other_key.mint(&good).unwrap(), ssh).await, (401, "token_invalid".to_owned()));
+    assert_eq!(request(&world, &other_key.mint(&good).unwrap(), ssh).await, (401, "token_invalid".to_owned()));
     let see_nothing = world.token_for("bob", &[]);
     let list = WireLeg::join(world.dial(), HOST, ssh, &[("authorization", &bearer(&see_nothing))]).await.unwrap_err();
     assert_eq!(list.status, 404, "a token without access learns nothing");
 }
 
 #[tokio::test(start_paused = true)]
-async fn leg_tokens_of_other_streams_and_of_nobody_are_unknown() {
+async fn leg_tokens_of_other_streams_and_forged_ones_are_unknown() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
     let _one = world.connect("lamp-1", "ssh", &[]).await.unwrap();
@@ -171,10 +171,10 @@ async fn leg_tokens_of_other_streams_and_of_nobody_are_unknown() {
     let _two = world.connect("lamp-1", "ssh", &[]).await.unwrap();
     let two = device.offer().await;
     let unknown = (404, "stream_unknown".to_owned());
-    assert_eq!(ask(&world, &two.token, one.url.as_str()).await, unknown);
-    assert_eq!(ask(&world, &Secret::new("mrl_leg_forged"), one.url.as_str()).await, unknown);
-    assert_eq!(ask(&world, &one.token, &one.url.as_str().replace("/n1/", "/n2/")).await, unknown);
-    assert_eq!(ask(&world, &one.token, "/v1/legs/n1/00000000000000000000000000000000").await, unknown);
+    assert_eq!(request(&world, &two.token, one.url.as_str()).await, unknown);
+    assert_eq!(request(&world, &Secret::new("mrl_leg_forged"), one.url.as_str()).await, unknown);
+    assert_eq!(request(&world, &one.token, &one.url.as_str().replace("/n1/", "/n2/")).await, unknown);
+    assert_eq!(request(&world, &one.token, "/v1/legs/n1/00000000000000000000000000000000").await, unknown);
     let headers = [("sec-websocket-protocol", format!("moorline.token.{}", one.token.reveal()))]; // as browsers must
     let mut leg = WireLeg::join(world.dial(), HOST, one.url.as_str(), &[(headers[0].0, &headers[0].1)])
         .await
@@ -239,22 +239,22 @@ pub(crate) async fn a_proof_is_valid_for_this_device_this_relay_and_this_connect
     ];
     for (number, change) in changes.into_iter().enumerate() {
         let (mut socket, claims) = challenged(&world).await;
-        let mut said = hello(&claims, &key);
+        let mut hello = hello(&claims, &key);
         let mut other = claims.clone();
         change(&mut other, &stale);
         let signer = if number == 4 { &foreign } else { key.as_ref() };
-        said.proof = Text::truncated(&proof(signer, &other));
-        let (code, reason) = closed_after(&mut socket, Message::text(FromDevice::from(said).encode())).await;
+        hello.proof = Text::truncated(&proof(signer, &other));
+        let (code, reason) = closed_after(&mut socket, Message::text(FromDevice::from(hello).encode())).await;
         assert_eq!(code, 4401, "change {number}: {reason}");
     }
     let (mut socket, mut claims) = challenged(&world).await;
     claims.sub = "nobody".parse().unwrap();
-    let said = FromDevice::from(hello(&claims, &key)).encode();
-    assert_eq!(closed_after(&mut socket, Message::text(said)).await.0, 4401, "an unknown device gets the same code");
+    let hello = FromDevice::from(hello(&claims, &key)).encode();
+    assert_eq!(closed_after(&mut socket, Message::text(hello)).await.0, 4401, "an unknown device gets the same code");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_control_channel_that_breaks_the_protocol_is_told_which_field() {
+async fn a_control_channel_that_breaks_the_protocol_is_closed_with_the_field_in_the_reason() {
     let world = MemoryWorld::start().await;
     for (message, words) in [
         (Message::text("no json"), "type"),
@@ -284,7 +284,7 @@ async fn a_control_channel_that_breaks_the_protocol_is_told_which_field() {
     device.offer().await;
     let (_, claims) = challenged(&world).await;
     let key = world.key(&claims.sub).await;
-    device.say(hello(&claims, &key)).await;
+    device.send(hello(&claims, &key)).await;
     assert_eq!(device.closed().await, ChannelClosed(4400, "protocol: a second hello".to_owned()));
 }
 
@@ -294,11 +294,11 @@ async fn sixteen_messages_before_the_hello_are_ignored_and_no_more() {
     for (messages, verdict) in [(16, Ok("welcome")), (17, Err("protocol: too many messages before hello"))] {
         let (mut socket, claims) = challenged(&world).await;
         let key = world.key(&claims.sub).await;
-        let said = FromDevice::from(hello(&claims, &key)).encode();
+        let hello = FromDevice::from(hello(&claims, &key)).encode();
         for _ in 0..messages {
             socket.send(Message::text(r#"{"type":"from_the_future"}"#)).await.unwrap();
         }
-        socket.send(Message::text(said)).await.unwrap();
+        socket.send(Message::text(hello)).await.unwrap();
         match (futures_util::StreamExt::next(&mut socket).await, verdict) {
             (Some(Ok(Message::Text(text))), Ok(kind)) => assert!(text.contains(kind), "{text}"),
             (Some(Ok(Message::Close(Some(frame)))), Err(reason)) => assert_eq!((u16::from(frame.code), &*frame.reason), (4400, reason)),
@@ -330,7 +330,7 @@ async fn a_device_without_the_heartbeat_feature_is_pinged_and_one_that_vanished_
     let world = MemoryWorld::start().await;
     let device = world.device("lamp-1").await;
     let begun = Instant::now();
-    // Nobody reads the device's end any more, so its pongs are missing.
+    // The device's end is not read any more, so it sends no pongs.
     world.until("the device is offline", |relay| relay.devices() == 0).await;
     let after = begun.elapsed();
     assert!(after >= Duration::from_secs(62) && after <= Duration::from_secs(63), "two and a half heartbeats: {after:?}");

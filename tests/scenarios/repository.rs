@@ -2,7 +2,7 @@
 
 use moorline_tests::sources::{Source, blanked, items, sources};
 
-/// Calls that wait for time to pass, or look again and again, instead of waiting for an event.
+/// Calls that wait for time to pass, or poll, instead of waiting for an event.
 const WAITS: [&str; 5] = ["sleep(", "sleep_until(", "interval(", "interval_at(", "yield_now("];
 
 /// Comments that begin the reason for a wait, in its line or in the one before: the passage of time is what the test is about, or a helper's
@@ -55,7 +55,7 @@ fn tests_wait_for_events() {
     assert!(sources.iter().filter(|source| !source.test().trim().is_empty()).count() > 60, "test code of every crate was found");
     let found = sources.iter().flat_map(|source| waits(source).into_iter().map(|line| format!("{}:{line}", source.path.display())));
     let found: Vec<String> = found.collect();
-    assert!(found.is_empty(), "wait for an event, pause the clock, or say why not ({REASONS:?}):\n  {}", found.join("\n  "));
+    assert!(found.is_empty(), "wait for an event, pause the clock, or give the reason ({REASONS:?}):\n  {}", found.join("\n  "));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! An open stream in memory, on a paused clock: bytes, half-close, ends and their reasons, silence.
+//! An open stream in memory, on a paused clock: bytes, half-close, close codes, and silent streams.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ async fn open() -> (MemoryWorld, WireDevice<DuplexStream>, Leg, Leg) {
 }
 
 /// Runs `work` while the device answers on its control channel.
-async fn beside<T>(device: &mut WireDevice<DuplexStream>, work: impl Future<Output = T>) -> T {
+async fn alongside<T>(device: &mut WireDevice<DuplexStream>, work: impl Future<Output = T>) -> T {
     tokio::select! {
         done = work => done,
-        message = device.next() => panic!("the relay says {message:?}"),
+        message = device.next() => panic!("the relay sends {message:?}"),
     }
 }
 
@@ -36,11 +36,11 @@ async fn no_stream_is_left(world: &MemoryWorld) {
 #[tokio::test(start_paused = true)]
 pub(crate) async fn each_direction_ends_by_itself_and_both_ends_are_1000() {
     let (world, _device, mut caller, mut leg) = open().await;
-    caller.say("question").await;
+    caller.send_bytes("question").await;
     caller.end().await;
     assert_eq!(leg.bytes(8).await, b"question");
     leg.ended().await;
-    leg.say("answer").await;
+    leg.send_bytes("answer").await;
     assert_eq!(caller.bytes(6).await, b"answer");
     leg.end().await;
     caller.ended().await;
@@ -52,7 +52,7 @@ pub(crate) async fn each_direction_ends_by_itself_and_both_ends_are_1000() {
 #[tokio::test(start_paused = true)]
 async fn closing_with_1000_ends_a_stream_cleanly() {
     let (_world, _device, mut caller, mut leg) = open().await;
-    caller.say("all there is").await;
+    caller.send_bytes("all there is").await;
     caller.close(1000).await;
     assert_eq!(leg.bytes(12).await, b"all there is");
     leg.ended().await;
@@ -95,7 +95,7 @@ pub(crate) async fn a_protocol_violation_closes_with_its_code_and_resets_the_far
     }
     let (_world, _device, mut caller, mut leg) = open().await;
     caller.end().await;
-    caller.say("more").await;
+    caller.send_bytes("more").await;
     assert_eq!(caller.closed().await, 4400, "bytes after end");
     assert_eq!(leg.closed().await, 4001);
 }
@@ -120,9 +120,9 @@ pub(crate) async fn invalid_frames_and_invalid_utf8_have_different_codes() {
 async fn unknown_text_is_forwarded_unchanged_and_in_order_until_the_end() {
     let (_world, _device, mut caller, mut leg) = open().await;
     let text = r#"{ "type":"resume",  "at": 7 }"#;
-    caller.say("before").await;
+    caller.send_bytes("before").await;
     caller.send(Message::text(text)).await;
-    caller.say("behind").await;
+    caller.send_bytes("behind").await;
     caller.end().await;
     caller.send(Message::text(text)).await;
     assert_eq!(leg.bytes(6).await, b"before");
@@ -144,7 +144,7 @@ async fn early_data_is_buffered_up_to_its_limit_and_none_is_lost() {
     let all = sent.clone();
     let sender = async {
         for piece in all.chunks(10_000) {
-            caller.say(piece.to_vec()).await;
+            caller.send_bytes(piece.to_vec()).await;
         }
         caller.end().await;
         caller
@@ -167,7 +167,7 @@ async fn a_half_closed_silent_stream_ends_after_exactly_ten_minutes() {
     caller.end().await;
     leg.ended().await;
     let begun = Instant::now();
-    let codes = beside(&mut device, async { tokio::join!(caller.closed(), leg.closed()) }).await;
+    let codes = alongside(&mut device, async { tokio::join!(caller.closed(), leg.closed()) }).await;
     assert_eq!((codes, begun.elapsed()), ((4003, 4003), Duration::from_secs(600)));
 }
 
@@ -176,15 +176,15 @@ async fn a_silent_stream_is_kept_alive_by_pings() {
     let (_world, mut device, mut caller, mut leg) = open().await;
     let begun = Instant::now();
     let silence = async {
-        let talk = tokio::time::sleep_until(begun + Duration::from_secs(3600));
+        let hour = tokio::time::sleep_until(begun + Duration::from_secs(3600));
         tokio::select! {
-            () = talk => {}
-            said = caller.next() => panic!("{said:?} in the silence"),
-            said = leg.next() => panic!("{said:?} in the silence"),
+            () = hour => {}
+            event = caller.next() => panic!("{event:?} on a silent stream"),
+            event = leg.next() => panic!("{event:?} on a silent stream"),
         }
     };
-    beside(&mut device, silence).await;
-    caller.say("after an hour").await;
+    alongside(&mut device, silence).await;
+    caller.send_bytes("after an hour").await;
     assert_eq!(leg.bytes(13).await, b"after an hour");
 }
 
@@ -192,16 +192,16 @@ async fn a_silent_stream_is_kept_alive_by_pings() {
 async fn a_leg_that_stops_answering_pings_is_lost_after_two_intervals() {
     let (_world, mut device, mut caller, mut leg) = open().await;
     let begun = Instant::now();
-    // Both answer for a minute; then nobody reads the device's leg any more.
+    // Both answer for a minute; then the device's leg is not read any more.
     let minute = async {
         tokio::select! {
             () = tokio::time::sleep_until(begun + Duration::from_secs(60)) => {}
-            said = caller.next() => panic!("{said:?}"),
-            said = leg.next() => panic!("{said:?}"),
+            event = caller.next() => panic!("{event:?}"),
+            event = leg.next() => panic!("{event:?}"),
         }
     };
-    beside(&mut device, minute).await;
-    let code = beside(&mut device, caller.closed()).await;
+    alongside(&mut device, minute).await;
+    let code = alongside(&mut device, caller.closed()).await;
     assert_eq!(code, 4002);
     let after = begun.elapsed() - Duration::from_secs(60);
     assert!(after >= Duration::from_secs(25) && after <= Duration::from_secs(76), "dead after {after:?}");
@@ -213,7 +213,7 @@ async fn a_paused_reader_is_not_lost_and_loses_nothing() {
     let sent = vec![7_u8; 60_000];
     let sending = async {
         for _ in 0..20 {
-            leg.say(sent.clone()).await;
+            leg.send_bytes(sent.clone()).await;
         }
         leg.end().await;
         assert_eq!(leg.closed().await, 1000);
@@ -226,7 +226,7 @@ async fn a_paused_reader_is_not_lost_and_loses_nothing() {
         caller.end().await;
         assert_eq!(caller.closed().await, 1000);
     };
-    beside(&mut device, async { tokio::join!(sending, receiving) }).await;
+    alongside(&mut device, async { tokio::join!(sending, receiving) }).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -252,15 +252,15 @@ async fn removing_a_device_closes_its_channel_and_its_streams() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_relay_that_stops_tells_every_peer() {
+async fn a_relay_that_stops_closes_every_connection_with_1012() {
     let (world, mut device, mut caller, mut leg) = open().await;
     let stop = world.relay.stop();
-    let heard = async {
+    let closing = async {
         assert_eq!((caller.closed().await, leg.closed().await), (1012, 1012));
         drop((caller, leg));
         assert!(matches!(device.next().await, Ok(moorline_proto::control::ToDevice::GoAway(_))));
         assert_eq!(device.closed().await.0, 1012);
         drop(device);
     };
-    tokio::join!(stop, heard);
+    tokio::join!(stop, closing);
 }

@@ -112,16 +112,16 @@ async fn large_files_are_copied_both_ways_and_half_close_ends_them() {
     let hash = file_hash(&here);
     for route in ROUTES {
         let path = |name: &str| scene.world.path(&format!("{name}-{route:?}"));
-        let far = |path: &Path| format!("{}:{}", scene.host(route), path.display());
+        let remote = |path: &Path| format!("{}:{}", scene.host(route), path.display());
         let scp = |from: String, to: String| {
             let mut scp = command("scp");
             scp.arg("-q").args(scene.options(route)).arg(from).arg(to);
             scp
         };
         let (there, back, piped, synced) = (path("there"), path("back"), path("piped"), path("synced"));
-        run(&mut scp(here.display().to_string(), far(&there)), WITHIN).await.success();
+        run(&mut scp(here.display().to_string(), remote(&there)), WITHIN).await.success();
         assert_eq!(file_hash(&there), hash, "scp to the device, {route:?}");
-        run(&mut scp(far(&there), back.display().to_string()), WITHIN).await.success();
+        run(&mut scp(remote(&there), back.display().to_string()), WITHIN).await.success();
         assert_eq!(file_hash(&back), hash, "scp from the device, {route:?}");
 
         let input = std::fs::File::open(&here).expect("the file is there");
@@ -130,7 +130,7 @@ async fn large_files_are_copied_both_ways_and_half_close_ends_them() {
 
         // rsync splits the command at spaces and understands double quotes.
         let shell = scene.options(route).iter().fold("ssh".to_owned(), |shell, word| format!("{shell} \"{word}\""));
-        run(command("rsync").arg("-e").arg(shell).arg(&here).arg(far(&synced)), WITHIN).await.success();
+        run(command("rsync").arg("-e").arg(shell).arg(&here).arg(remote(&synced)), WITHIN).await.success();
         assert_eq!(file_hash(&synced), hash, "rsync, {route:?}");
         for copy in [there, back, piped, synced] {
             std::fs::remove_file(copy).expect("it was there");
@@ -142,15 +142,15 @@ async fn large_files_are_copied_both_ways_and_half_close_ends_them() {
 async fn fifty_sessions_to_one_device_run_at_once() {
     let scene = Scene::set().await;
     for route in ROUTES {
-        // Each session says that it is there, and stays until its input ends: after the last one has said so.
+        // Each session prints a line and then waits for the end of its input, which is closed after the last session has printed its line.
         let mut sessions = Vec::new();
         for _ in 0..50 {
             let mut ssh = scene.ssh(route);
             ssh.arg("echo here; cat").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
             sessions.push(ssh.spawn().expect("ssh starts"));
         }
-        let said = timeout(WITHIN, join_all(sessions.iter_mut().map(first_line))).await.expect("all sessions are there at once");
-        assert_eq!(said, vec!["here\n"; 50], "{route:?}");
+        let lines = timeout(WITHIN, join_all(sessions.iter_mut().map(first_line))).await.expect("all sessions are open at once");
+        assert_eq!(lines, vec!["here\n"; 50], "{route:?}");
         for session in &mut sessions {
             drop(session.stdin.take());
             let ended = timeout(WITHIN, session.wait()).await.expect("in time").expect("a child is waited for");

@@ -1,5 +1,5 @@
-//! How streams end: who ends, how, with what in flight, and how fast it is read. A table says what the TCP connection at the far side shows;
-//! afterwards none of the three programs holds anything of the streams.
+//! How streams end: who ends, how, with what in flight, and how fast it is read. A table lists what the TCP connection at the other side shows;
+//! afterwards none of the three programs holds any resource of the streams.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -30,17 +30,17 @@ const MIB: usize = 1 << 20;
 
 type Leg = WireLeg<TlsStream<TcpStream>>;
 
-/// What the TCP connection at the far side shows.
+/// What the TCP connection at the other side shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shows {
+enum Outcome {
     /// Every byte, and then the end.
     End,
     /// Some of the bytes, and then a reset.
     Reset,
 }
 
-/// How a program with a TCP connection ends it, and what the far side shows.
-const BY_TCP: &[(ByTcp, Shows)] = &[(ByTcp::Fin, Shows::End), (ByTcp::Rst, Shows::Reset)];
+/// How a program with a TCP connection ends it, and what the other side shows.
+const BY_TCP: &[(ByTcp, Outcome)] = &[(ByTcp::Fin, Outcome::End), (ByTcp::Rst, Outcome::Reset)];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ByTcp {
@@ -48,16 +48,16 @@ enum ByTcp {
     Rst,
 }
 
-/// How a scripted end ends its leg, and what the far side shows.
-const BY_LEG: &[(ByLeg, Shows)] = &[
-    (ByLeg::End, Shows::End),
-    (ByLeg::Close(Some(1000)), Shows::End), // a simple client that has finished
-    (ByLeg::Close(None), Shows::End),
-    (ByLeg::Close(Some(4001)), Shows::Reset),
-    (ByLeg::Close(Some(1001)), Shows::Reset), // a browser leaving the page
-    (ByLeg::Close(Some(3000)), Shows::Reset),
-    (ByLeg::Vanish(CutKind::End), Shows::Reset),
-    (ByLeg::Vanish(CutKind::Reset), Shows::Reset),
+/// How a scripted end ends its leg, and what the other side shows.
+const BY_LEG: &[(ByLeg, Outcome)] = &[
+    (ByLeg::End, Outcome::End),
+    (ByLeg::Close(Some(1000)), Outcome::End), // a simple client that has finished
+    (ByLeg::Close(None), Outcome::End),
+    (ByLeg::Close(Some(4001)), Outcome::Reset),
+    (ByLeg::Close(Some(1001)), Outcome::Reset), // a browser leaving the page
+    (ByLeg::Close(Some(3000)), Outcome::Reset),
+    (ByLeg::Vanish(CutKind::End), Outcome::Reset),
+    (ByLeg::Vanish(CutKind::Reset), Outcome::Reset),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ enum ByLeg {
     Vanish(CutKind),
 }
 
-/// Bytes that were sent before the end, and how fast the far side reads them.
+/// Bytes that were sent before the end, and how fast the other side reads them.
 const FLIGHTS: &[(usize, Reader)] = &[(0, Reader::Quick), (MIB, Reader::Quick), (MIB, Reader::Slow)];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,32 +77,32 @@ enum Reader {
 }
 
 /// Reads a TCP connection to its end, then ends it too.
-async fn shows(mut tcp: TcpStream, seed: u64, said: usize, reader: Reader, ended: oneshot::Receiver<()>) -> Shows {
+async fn observe(mut tcp: TcpStream, seed: u64, expected: usize, reader: Reader, ended: oneshot::Receiver<()>) -> Outcome {
     if reader == Reader::Slow {
         timeout(STUCK, ended).await.ok();
     }
     let mut buffer = vec![0; if reader == Reader::Slow { 4 << 10 } else { 64 << 10 }];
-    let mut heard = 0;
+    let mut received = 0;
     loop {
         match tcp.read(&mut buffer).await {
             Ok(0) => break,
             Ok(count) => {
-                assert!(buffer[..count] == pattern(seed, heard as u64, count), "stream {seed}: wrong bytes after {heard}");
-                heard += count;
+                assert!(buffer[..count] == pattern(seed, received as u64, count), "stream {seed}: wrong bytes after {received}");
+                received += count;
             }
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-                return Shows::Reset;
+                return Outcome::Reset;
             }
         }
     }
-    assert_eq!(heard, said, "stream {seed}: a truncated transfer looks like a finished one");
+    assert_eq!(received, expected, "stream {seed}: a truncated transfer looks like a finished one");
     tcp.shutdown().await.ok();
-    Shows::End
+    Outcome::End
 }
 
-async fn end_tcp(mut tcp: TcpStream, how: ByTcp, said: Vec<u8>, ended: oneshot::Sender<()>) {
-    tcp.write_all(&said).await.expect("the stream accepts bytes");
+async fn end_tcp(mut tcp: TcpStream, how: ByTcp, sent: Vec<u8>, ended: oneshot::Sender<()>) {
+    tcp.write_all(&sent).await.expect("the stream accepts bytes");
     match how {
         ByTcp::Fin => {
             tcp.shutdown().await.expect("the direction is half-closed");
@@ -117,9 +117,9 @@ async fn end_tcp(mut tcp: TcpStream, how: ByTcp, said: Vec<u8>, ended: oneshot::
     }
 }
 
-async fn end_leg(mut leg: Leg, how: ByLeg, said: Vec<u8>, ended: oneshot::Sender<()>) {
-    for piece in said.chunks(64 << 10) {
-        leg.say(piece.to_vec()).await;
+async fn end_leg(mut leg: Leg, how: ByLeg, sent: Vec<u8>, ended: oneshot::Sender<()>) {
+    for piece in sent.chunks(64 << 10) {
+        leg.send_bytes(piece.to_vec()).await;
     }
     match how {
         ByLeg::End => {
@@ -151,33 +151,33 @@ async fn open_target() -> (Target, mpsc::Receiver<TcpStream>) {
     let (hand, handed) = mpsc::channel(64);
     let target = Target::start(move |tcp| {
         let hand = hand.clone();
-        async move { hand.send(tcp).await.expect("the scenario lives") }
+        async move { hand.send(tcp).await.expect("the scenario runs") }
     });
     (target.await, handed)
 }
 
-/// Both ends of a stream through a forward and an agent, after one byte went each way.
+/// Both ends of a stream through a forward and an agent, after one byte was sent in each direction.
 async fn pair(local: SocketAddr, targets: &mut mpsc::Receiver<TcpStream>) -> (TcpStream, TcpStream) {
     let open = async {
-        let mut near = TcpStream::connect(local).await.expect("the forward listens");
-        let mut far = targets.recv().await.expect("the target serves");
-        near.write_u8(1).await.expect("the stream accepts bytes");
-        far.read_u8().await.expect("it comes");
-        far.write_u8(1).await.expect("the stream accepts bytes");
-        near.read_u8().await.expect("it comes");
-        (near, far)
+        let mut caller = TcpStream::connect(local).await.expect("the forward listens");
+        let mut target = targets.recv().await.expect("the target serves");
+        caller.write_u8(1).await.expect("the stream accepts bytes");
+        target.read_u8().await.expect("the byte arrives");
+        target.write_u8(1).await.expect("the stream accepts bytes");
+        caller.read_u8().await.expect("the byte arrives");
+        (caller, target)
     };
     timeout(WITHIN, open).await.expect("in time")
 }
 
 /// A stream to a scripted device: the device's leg, and the TCP connection at the forward.
 async fn device_leg(world: &World, local: SocketAddr, device: &mut WireDevice<TlsStream<TcpStream>>) -> (Leg, TcpStream) {
-    let near = TcpStream::connect(local).await.expect("the forward listens");
+    let caller = TcpStream::connect(local).await.expect("the forward listens");
     let offer = device.offer().await;
     device.accept(offer.stream).await;
     let mut leg = world.join(offer.url.as_str(), &offer.token).await;
     leg.opened().await;
-    (leg, near)
+    (leg, caller)
 }
 
 /// A stream of a scripted caller: the caller's leg, and the TCP connection at the target.
@@ -224,23 +224,23 @@ async fn nothing_is_left(world: &World, before: &[(&str, &Program, BTreeMap<Stri
     assert!(in_time.is_ok(), "something is left: {last}");
 }
 
-/// Runs one case in the background and compares what was seen with the table.
+/// Runs one case in the background and compares the outcome with the table.
 fn play<E: Future<Output = ()> + Send + 'static>(
     playing: &mut JoinSet<()>,
     what: String,
-    expected: Shows,
+    expected: Outcome,
     ends: E,
-    sees: impl Future<Output = Shows> + Send + 'static,
+    sees: impl Future<Output = Outcome> + Send + 'static,
 ) {
     playing.spawn(async move {
         let both = async { tokio::join!(ends, sees).1 };
-        let shown = timeout(WITHIN, both).await.unwrap_or_else(|_| panic!("{what}: never seen to end"));
+        let shown = timeout(WITHIN, both).await.unwrap_or_else(|_| panic!("{what}: did not end"));
         assert_eq!(shown, expected, "{what}");
     });
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_way_to_end_a_stream_shows_at_the_far_side_as_documented() {
+async fn every_way_to_end_a_stream_reaches_the_other_side_as_documented() {
     let world = World::start().await;
     let (target, mut targets) = open_target().await;
     let device = world.device("lamp-1", &[("data", target.address)]).await;
@@ -255,12 +255,12 @@ async fn every_way_to_end_a_stream_shows_at_the_far_side_as_documented() {
         for &(how, expected) in BY_TCP {
             for by in ["caller", "device"] {
                 seed += 1;
-                let (near, far) = pair(forward.local[0], &mut targets).await;
-                let (ender, other) = if by == "caller" { (near, far) } else { (far, near) };
+                let (caller, target) = pair(forward.local[0], &mut targets).await;
+                let (ender, other) = if by == "caller" { (caller, target) } else { (target, caller) };
                 let (ended, has_ended) = oneshot::channel();
                 let ends = end_tcp(ender, how, pattern(seed, 0, size), ended);
                 let what = format!("{by} {how:?} behind {size} bytes, {reader:?}");
-                play(&mut playing, what, expected, ends, shows(other, seed, size, reader, has_ended));
+                play(&mut playing, what, expected, ends, observe(other, seed, size, reader, has_ended));
             }
         }
         for &(how, expected) in BY_LEG {
@@ -273,7 +273,7 @@ async fn every_way_to_end_a_stream_shows_at_the_far_side_as_documented() {
                 let (ended, has_ended) = oneshot::channel();
                 let ends = end_leg(leg, how, pattern(seed, 0, size), ended);
                 let what = format!("{by}'s leg {how:?} behind {size} bytes, {reader:?}");
-                play(&mut playing, what, expected, ends, shows(other, seed, size, reader, has_ended));
+                play(&mut playing, what, expected, ends, observe(other, seed, size, reader, has_ended));
             }
         }
     }
@@ -281,20 +281,20 @@ async fn every_way_to_end_a_stream_shows_at_the_far_side_as_documented() {
     nothing_is_left(&world, &before).await;
 }
 
-/// How a program, or its network, goes away under its streams.
+/// How a program, or its network, is lost while it has streams.
 #[derive(Clone, Copy, Debug)]
-enum Away {
+enum Loss {
     Killed,
     Cut(CutKind),
 }
 
-/// Streams with bytes in flight whose forward or agent goes away: both of their TCP connections show a reset.
+/// Streams with bytes in flight whose forward or agent is lost: both of their TCP connections show a reset.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_is_killed_or_cut_off_resets_both_ends_and_leaves_nothing() {
     let world = World::start().await;
     let before = [("relay", &world.relay, descriptors(&world.relay))];
     let mut seed = 100;
-    for away in [Away::Killed, Away::Cut(CutKind::End), Away::Cut(CutKind::Reset)] {
+    for loss in [Loss::Killed, Loss::Cut(CutKind::End), Loss::Cut(CutKind::Reset)] {
         for whose in ["caller", "device"] {
             let networks = [Link::start(world.address, |_| Plan::default()).await, Link::start(world.address, |_| Plan::default()).await];
             let (target, mut targets) = open_target().await;
@@ -303,44 +303,44 @@ async fn a_program_that_is_killed_or_cut_off_resets_both_ends_and_leaves_nothing
             let forward = world.forward_by(networks[1].address.port(), &id, &["data"]).await;
 
             let (mut sees, mut ends) = (JoinSet::new(), Vec::new());
-            for (from_near, from_far) in [(0, 0), (MIB, 0), (0, MIB)] {
-                let (mut near, mut far) = pair(forward.local[0], &mut targets).await;
-                let said = timeout(STUCK, async {
-                    near.write_all(&pattern(seed, 0, from_near)).await.expect("the stream accepts bytes");
-                    far.write_all(&pattern(seed + 1, 0, from_far)).await.expect("the stream accepts bytes");
+            for (caller_bytes, target_bytes) in [(0, 0), (MIB, 0), (0, MIB)] {
+                let (mut caller, mut target) = pair(forward.local[0], &mut targets).await;
+                let sent = timeout(STUCK, async {
+                    caller.write_all(&pattern(seed, 0, caller_bytes)).await.expect("the stream accepts bytes");
+                    target.write_all(&pattern(seed + 1, 0, target_bytes)).await.expect("the stream accepts bytes");
                 });
-                said.await.ok(); // bytes that are stuck are in flight too
-                for (tcp, seed, said) in [(far, seed, from_near), (near, seed + 1, from_far)] {
+                sent.await.ok(); // bytes that are stuck are in flight too
+                for (tcp, seed, expected) in [(target, seed, caller_bytes), (caller, seed + 1, target_bytes)] {
                     let (ended, has_ended) = oneshot::channel();
                     ends.push(ended);
-                    sees.spawn(shows(tcp, seed, said, Reader::Slow, has_ended));
+                    sees.spawn(observe(tcp, seed, expected, Reader::Slow, has_ended));
                 }
                 seed += 2;
             }
-            match (away, whose) {
-                (Away::Killed, "caller") => forward.program.signal("KILL"),
-                (Away::Killed, _) => device.agent.signal("KILL"),
-                (Away::Cut(kind), "caller") => networks[1].cut(kind),
-                (Away::Cut(kind), _) => networks[0].cut(kind),
+            match (loss, whose) {
+                (Loss::Killed, "caller") => forward.program.signal("KILL"),
+                (Loss::Killed, _) => device.agent.signal("KILL"),
+                (Loss::Cut(kind), "caller") => networks[1].cut(kind),
+                (Loss::Cut(kind), _) => networks[0].cut(kind),
             }
             ends.into_iter().for_each(|ended| ended.send(()).unwrap_or_default());
-            let shown = timeout(WITHIN, sees.join_all()).await.unwrap_or_else(|_| panic!("the {whose}'s side {away:?}: never seen"));
-            assert_eq!(shown, [Shows::Reset; 6], "the {whose}'s side {away:?}");
+            let shown = timeout(WITHIN, sees.join_all()).await.unwrap_or_else(|_| panic!("the {whose}'s side {loss:?}: no outcome"));
+            assert_eq!(shown, [Outcome::Reset; 6], "the {whose}'s side {loss:?}");
         }
     }
     nothing_is_left(&world, &before).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_leaves_before_opened_frees_the_device_at_once() {
+async fn a_caller_that_disconnects_before_opened_frees_the_device_at_once() {
     let world = World::start_with("ping = '300ms'\n").await;
     let (mut device, window) = (world.wire_device("lamp-1").await, Middlebox::start(&world).await);
     let forward = world.forward_by(window.address.port(), "lamp-1", &["ssh"]).await;
-    let near = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
+    let caller = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
     let offer = device.offer().await;
     window.callers_answered(1).await;
-    near.set_zero_linger().expect("a socket of this machine");
-    drop(near);
+    caller.set_zero_linger().expect("a socket of this machine");
+    drop(caller);
     expect_caller_gone(&mut device, offer).await;
 
     let mut connect = world.client_by(window.address.port()).await;
@@ -352,7 +352,7 @@ async fn a_caller_that_leaves_before_opened_frees_the_device_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_sent_early_data_and_left_frees_the_device_too() {
+async fn a_caller_that_disconnects_after_early_data_frees_the_device_too() {
     let world = World::start_with("ping = '300ms'\n").await;
     let mut device = world.wire_device("lamp-1").await;
     for is_reset in [true, false] {
@@ -361,8 +361,8 @@ async fn a_caller_that_sent_early_data_and_left_frees_the_device_too() {
         let mut caller = WireLeg::join(world.dial().await, "localhost", path, &[("authorization", &authorization)]).await.unwrap();
         let offer = device.offer().await;
         // More than the relay buffers: it stops reading, and would not see a Close.
-        caller.say(vec![7; 65_536]).await;
-        caller.say(vec![7; 65_536]).await;
+        caller.send_bytes(vec![7; 65_536]).await;
+        caller.send_bytes(vec![7; 65_536]).await;
         if is_reset {
             caller.socket.get_ref().get_ref().0.set_zero_linger().expect("a socket of this machine");
         }
@@ -372,26 +372,26 @@ async fn a_caller_that_sent_early_data_and_left_frees_the_device_too() {
 }
 
 async fn expect_caller_gone(device: &mut WireDevice<TlsStream<TcpStream>>, offer: Offer) {
-    let told = timeout(Duration::from_secs(20), device.next()).await.expect("long before the deadline");
-    assert_eq!(told, Ok(ToDevice::Cancel(Cancel { stream: offer.stream, code: CancelCode::CallerGone })));
+    let message = timeout(Duration::from_secs(20), device.next()).await.expect("long before the deadline");
+    assert_eq!(message, Ok(ToDevice::Cancel(Cancel { stream: offer.stream, code: CancelCode::CallerGone })));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn closing_with_1000_before_the_far_end_resets_the_far_end() {
+async fn closing_with_1000_before_the_other_end_has_finished_resets_it() {
     let world = World::start().await;
     let (target, mut targets) = open_target().await;
     let _device = world.device("lamp-1", &[("data", target.address)]).await;
-    let (mut leg, mut far) = caller_leg(&world, &mut targets).await;
-    let (saying, done) = tokio::join!(
-        // More than all buffers on the way hold.
-        async { far.write_all(&pattern(1, 0, 64 * MIB)).await },
+    let (mut leg, mut target_tcp) = caller_leg(&world, &mut targets).await;
+    let (written, done) = tokio::join!(
+        // More than all buffers on the path can hold.
+        async { target_tcp.write_all(&pattern(1, 0, 64 * MIB)).await },
         async {
             assert!(matches!(leg.next().await, LegEvent::Bytes(_)));
             leg.close(1000).await;
             leg.closed().await
         }
     );
-    let kind = saying.expect_err("nobody reads the rest").kind();
+    let kind = written.expect_err("nobody reads the rest").kind();
     assert!(matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{kind}");
     assert_eq!(done, 1000, "the Close was answered with its code");
 }

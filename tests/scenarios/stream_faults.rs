@@ -13,11 +13,11 @@ use tokio_tungstenite::tungstenite::Message;
 
 type Leg = WireLeg<FaultyPipe>;
 
-/// What is going on when one end begins to misbehave.
+/// The state of the stream when one end begins to misbehave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Idle,
-    /// The healthy end is sending all the time.
+    /// The healthy end sends continuously.
     BusyToFaulty,
     /// The faulty end has been sending.
     BusyFromFaulty,
@@ -29,9 +29,9 @@ enum State {
 enum Misbehavior {
     /// Nothing passes in either direction.
     Stalls,
-    /// It stops reading and goes on sending pings.
+    /// It stops reading and continues to send pings.
     NeverReads,
-    /// It goes on, one byte at a time.
+    /// It continues, one byte at a time.
     Trickles,
     /// Its connection is lost.
     Cut,
@@ -59,7 +59,7 @@ fn expected(state: State, how: Misbehavior) -> Expected {
         (Misbehavior::Cut, State::BusyToFaulty | State::BusyFromFaulty) => lost(0..=1),
         (Misbehavior::Cut, _) => lost(0..=0),
         (Misbehavior::Trickles, _) => Expected::Everything,
-        // It answered every ping and owes nothing: two silent intervals make it lost.
+        // It answered every ping and has no unread bytes: it is lost after two silent intervals.
         (Misbehavior::Stalls, State::Idle | State::BusyFromFaulty | State::FaultyEnded) => lost(25..=77),
         // It has unread bytes, so silence proves nothing; the half-closed timeout applies.
         (Misbehavior::Stalls, State::HealthyEnded) => idle,
@@ -91,10 +91,11 @@ impl Scene {
         let offer = device.offer().await;
         device.accept(offer.stream).await;
         let token = bearer(&offer.token);
-        let mut far = WireLeg::join(device_pipe, HOST, offer.url.as_str(), &[("authorization", &token)]).await.unwrap();
+        let mut device_leg = WireLeg::join(device_pipe, HOST, offer.url.as_str(), &[("authorization", &token)]).await.unwrap();
         caller.opened().await;
-        far.opened().await;
-        let (faulty, switch, healthy) = if faulty_is_caller { (caller, caller_switch, far) } else { (far, device_switch, caller) };
+        device_leg.opened().await;
+        let (faulty, switch, healthy) =
+            if faulty_is_caller { (caller, caller_switch, device_leg) } else { (device_leg, device_switch, caller) };
         let mut scene = Self { world, device, faulty, switch, healthy };
         scene.idle().await;
         scene
@@ -105,9 +106,9 @@ impl Scene {
         let Self { device, faulty, healthy, .. } = self;
         tokio::select! {
             () = sleep(Duration::from_secs(60)) => {}
-            said = device.next() => panic!("{said:?}"),
-            said = faulty.next() => panic!("{said:?}"),
-            said = healthy.next() => panic!("{said:?}"),
+            message = device.next() => panic!("{message:?}"),
+            event = faulty.next() => panic!("{event:?}"),
+            event = healthy.next() => panic!("{event:?}"),
         }
     }
 
@@ -116,8 +117,8 @@ impl Scene {
             State::Idle | State::BusyToFaulty => {}
             State::BusyFromFaulty => {
                 for _ in 0..20 {
-                    let (_, heard) = tokio::join!(self.faulty.say(vec![7; 10_000]), self.healthy.bytes(10_000));
-                    assert_eq!(heard.len(), 10_000);
+                    let (_, received) = tokio::join!(self.faulty.send_bytes(vec![7; 10_000]), self.healthy.bytes(10_000));
+                    assert_eq!(received.len(), 10_000);
                 }
             }
             State::FaultyEnded => {
@@ -139,9 +140,9 @@ async fn nothing_is_left(world: &MemoryWorld, device: &mut WireDevice<DuplexStre
     let gone = world.until(case, |relay| relay.streams() == 0 && relay.tasks().keys().all(|name| *name == "control"));
     tokio::select! {
         gone = timeout(within, gone) => assert!(gone.is_ok(), "{case}: after {within:?} there are still {:?}", world.relay.tasks()),
-        said = device.next() => panic!("{case}: the device gets {said:?}"),
+        message = device.next() => panic!("{case}: the device gets {message:?}"),
     }
-    assert_eq!(world.relay.devices(), 1, "{case}: the device is another matter");
+    assert_eq!(world.relay.devices(), 1, "{case}: the device stays online");
 }
 
 /// Sends pings and never reads.
@@ -154,7 +155,7 @@ async fn pings(faulty: &mut Leg) {
     }
 }
 
-/// Runs the healthy end until it is closed, and returns the code. In a busy state it sends as much as it can meanwhile.
+/// Runs the healthy end until it is closed, and returns the code. In a busy state it also sends as much as it can.
 async fn until_closed(healthy: &mut Leg, state: State) -> u16 {
     if state != State::BusyToFaulty {
         return healthy.closed().await;
@@ -177,7 +178,7 @@ async fn until_closed(healthy: &mut Leg, state: State) -> u16 {
     };
     tokio::select! {
         code = closed => code,
-        () = busy => unreachable!("it goes on never closed"),
+        () = busy => unreachable!("the stream is never closed"),
     }
 }
 
@@ -211,13 +212,13 @@ async fn play(faulty_is_caller: bool, state: State, how: Misbehavior) {
             Some(_) | None => std::future::pending().await,
         }
     };
-    let heard = tokio::select! {
+    let close_code = tokio::select! {
         code = timeout(Duration::from_secs(3_600), until_closed(&mut scene.healthy, state)) => code.ok(),
-        () = lives => unreachable!("it pings never closed"),
-        said = scene.device.next() => panic!("{case}: the device gets {said:?}"),
+        () = lives => unreachable!("the stream is never closed"),
+        message = scene.device.next() => panic!("{case}: the device gets {message:?}"),
     };
     let after = begun.elapsed().as_secs();
-    match (expected, heard) {
+    match (expected, close_code) {
         (Expected::Close(expected, within), Some(code)) => {
             assert!(code == expected && within.contains(&after), "{case}: {code} after {after} s instead of {expected} in {within:?}");
             nothing_is_left(&scene.world, &mut scene.device, Duration::from_secs(11), &case).await;
@@ -229,20 +230,20 @@ async fn play(faulty_is_caller: bool, state: State, how: Misbehavior) {
             nothing_is_left(&world, &mut device, Duration::from_secs(60), &case).await;
             drop(faulty);
         }
-        (expected, heard) => panic!("{case}: {heard:?} after {after} s instead of {expected:?}"),
+        (expected, close_code) => panic!("{case}: {close_code:?} after {after} s instead of {expected:?}"),
     }
 }
 
-/// Everything that was under way arrives, and the end is clean.
+/// Everything in flight arrives, and the end is clean.
 async fn trickle(mut scene: Scene, state: State, case: &str) {
     const BYTES: usize = 1_500;
     scene.switch.set(Fault::Trickle(Duration::from_millis(20)));
-    let talk = async |leg: &mut Leg, says: bool, hears: bool| {
-        if says {
-            leg.say(vec![7; BYTES]).await;
+    let exchange = async |leg: &mut Leg, sends: bool, receives: bool| {
+        if sends {
+            leg.send_bytes(vec![7; BYTES]).await;
             leg.end().await;
         }
-        if hears {
+        if receives {
             assert_eq!(leg.bytes(BYTES).await, vec![7; BYTES]);
             leg.ended().await;
         }
@@ -250,12 +251,12 @@ async fn trickle(mut scene: Scene, state: State, case: &str) {
         assert_eq!(leg.next().await, LegEvent::Lost, "then the connection ends");
         code
     };
-    let (faulty_says, healthy_says) = (state != State::FaultyEnded, state != State::HealthyEnded);
+    let (faulty_sends, healthy_sends) = (state != State::FaultyEnded, state != State::HealthyEnded);
     let Scene { device, faulty, healthy, .. } = &mut scene;
-    let both = async { tokio::join!(talk(faulty, faulty_says, healthy_says), talk(healthy, healthy_says, faulty_says)) };
+    let both = async { tokio::join!(exchange(faulty, faulty_sends, healthy_sends), exchange(healthy, healthy_sends, faulty_sends)) };
     let codes = tokio::select! {
         codes = both => codes,
-        said = device.next() => panic!("{case}: the device gets {said:?}"),
+        message = device.next() => panic!("{case}: the device gets {message:?}"),
     };
     assert_eq!(codes, (1000, 1000), "{case}");
     nothing_is_left(&scene.world, &mut scene.device, Duration::from_secs(6), case).await;

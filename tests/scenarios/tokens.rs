@@ -1,4 +1,4 @@
-//! Misused leg tokens: twice, for the other side, after the leg or the stream is gone, forged, in a subprotocol.
+//! Misused leg tokens: twice, for the other side, after the leg or the stream has ended, forged, in a subprotocol.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ use tokio::time::Instant;
 /// A negotiated stream that the device has accepted: the caller's ticket and the device's offer.
 async fn negotiated(world: &MemoryWorld, device: &mut WireDevice<DuplexStream>, key: &str) -> (StreamTicket, Offer) {
     let headers = [("idempotency-key", key)];
-    let ask = world.request("POST", "/v1/devices/lamp-1/streams", &headers, Some(json!({"service": "ssh"})));
-    let (answer, offer) = tokio::join!(ask, async {
+    let request = world.request("POST", "/v1/devices/lamp-1/streams", &headers, Some(json!({"service": "ssh"})));
+    let (response, offer) = tokio::join!(request, async {
         let offer = device.offer().await;
         device.accept(offer.stream).await;
         offer
     });
-    (serde_json::from_value(answer.2).expect("a ticket"), offer)
+    (serde_json::from_value(response.2).expect("a ticket"), offer)
 }
 
 fn code(refusal: Refusal) -> ProblemCode {
@@ -37,20 +37,20 @@ async fn refused(world: &MemoryWorld, url: &str, token: &Secret) -> ProblemCode 
 async fn one_leg_token_never_joins_both_sides() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
-    for thief_has_the_callers in [true, false] {
+    for callers_token_is_reused in [true, false] {
         let begun = Instant::now();
-        let (ticket, offer) = negotiated(&world, &mut device, if thief_has_the_callers { "one" } else { "two" }).await;
-        let token = if thief_has_the_callers { &ticket.token } else { &offer.token };
+        let (ticket, offer) = negotiated(&world, &mut device, if callers_token_is_reused { "one" } else { "two" }).await;
+        let token = if callers_token_is_reused { &ticket.token } else { &offer.token };
         let mut first = world.join(&ticket.url, token).await.unwrap();
         let mut second = world.join(&ticket.url, token).await.unwrap();
         assert!(matches!(first.next().await, LegEvent::Close(4007, _)), "the second join is the same side's");
-        let (said, told) = tokio::join!(second.next(), device.next());
-        match said {
-            LegEvent::Refused(problem) if thief_has_the_callers => assert_eq!(problem.known_code(), Some(ProblemCode::HandshakeTimeout)),
-            LegEvent::Close(4010, _) if !thief_has_the_callers => {}
+        let (event, message) = tokio::join!(second.next(), device.next());
+        match event {
+            LegEvent::Refused(problem) if callers_token_is_reused => assert_eq!(problem.known_code(), Some(ProblemCode::HandshakeTimeout)),
+            LegEvent::Close(4010, _) if !callers_token_is_reused => {}
             other => panic!("{other:?}"),
         }
-        assert!(matches!(told, Ok(ToDevice::Cancel(_))), "{told:?}");
+        assert!(matches!(message, Ok(ToDevice::Cancel(_))), "{message:?}");
         assert_eq!(begun.elapsed(), Duration::from_secs(60));
     }
 }
@@ -71,11 +71,11 @@ async fn a_leg_lost_before_opened_leaves_its_token_valid() {
         drop(world.join(offer.url.as_str(), &offer.token).await.unwrap());
     }
     tokio::time::advance(Duration::from_secs(1)).await;
-    let mut far = world.join(offer.url.as_str(), &offer.token).await.unwrap();
+    let mut device_leg = world.join(offer.url.as_str(), &offer.token).await.unwrap();
     let mut caller = world.join(&ticket.url, &ticket.token).await.unwrap();
     caller.opened().await;
-    far.opened().await;
-    drop((caller, far));
+    device_leg.opened().await;
+    drop((caller, device_leg));
     for (url, token) in [(ticket.url.as_str(), &ticket.token), (offer.url.as_str(), &offer.token)] {
         let after = refused(&world, url, token).await;
         assert!(matches!(after, ProblemCode::TokenUsed | ProblemCode::StreamExpired), "an opened stream's token is used: {after:?}");
@@ -88,9 +88,9 @@ async fn a_leg_token_is_used_then_expired_then_unknown() {
     let mut device = world.device("lamp-1").await;
     let (ticket, offer) = negotiated(&world, &mut device, "k").await;
     let mut caller = world.join(&ticket.url, &ticket.token).await.unwrap();
-    let mut far = world.join(offer.url.as_str(), &offer.token).await.unwrap();
+    let mut device_leg = world.join(offer.url.as_str(), &offer.token).await.unwrap();
     caller.opened().await;
-    far.opened().await;
+    device_leg.opened().await;
     let forged = Secret::new("mrl_leg_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
     let each = async |own: ProblemCode| {
         assert_eq!(refused(&world, &ticket.url, &ticket.token).await, own);
@@ -100,14 +100,14 @@ async fn a_leg_token_is_used_then_expired_then_unknown() {
     };
     each(ProblemCode::TokenUsed).await;
     caller.close(4001).await;
-    assert_eq!(far.closed().await, 4001);
+    assert_eq!(device_leg.closed().await, 4001);
     caller.closed().await;
-    drop((caller, far));
+    drop((caller, device_leg));
     world.until("the stream is over", |relay| relay.streams() == 0).await;
     each(ProblemCode::StreamExpired).await;
     tokio::time::advance(Duration::from_secs(299)).await;
     each(ProblemCode::StreamExpired).await;
-    // Forgotten a quarter later at the latest.
+    // Forgotten after a further quarter of the retention time at the latest.
     tokio::time::advance(Duration::from_secs(77)).await;
     each(ProblemCode::StreamUnknown).await;
 }
@@ -122,9 +122,9 @@ async fn repeating_a_request_issues_a_new_token_and_voids_the_old_one() {
     assert_eq!(again.stream, first.stream, "the same request names the same stream");
     assert_eq!(refused(&world, &first.url, &first.token).await, ProblemCode::StreamUnknown);
     let mut caller = world.join(&again.url, &again.token).await.unwrap();
-    let mut far = world.join(offer.url.as_str(), &offer.token).await.unwrap();
+    let mut device_leg = world.join(offer.url.as_str(), &offer.token).await.unwrap();
     caller.opened().await;
-    far.opened().await;
+    device_leg.opened().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,7 +138,7 @@ async fn a_subprotocol_carries_a_leg_token_only_and_is_not_echoed() {
     };
     let missing =
         offering("/v1/devices/lamp-1/connect/ssh", &format!("moorline.stream.v1, moorline.token.{}", world.token().reveal())).await;
-    assert_eq!((missing.status, &*missing.code), (401, "token_missing"), "a caller's token never stands there");
+    assert_eq!((missing.status, &*missing.code), (401, "token_missing"), "a caller's token is never there");
     for forged in ["", "mrl_leg_forged", &token[..token.len() - 1], &format!("{token}A")] {
         let answer = offering(&ticket.url, &format!("moorline.stream.v1, moorline.token.{forged}")).await;
         assert_eq!((answer.status, &*answer.code), (404, "stream_unknown"), "{forged:?}");
@@ -151,12 +151,12 @@ async fn a_subprotocol_carries_a_leg_token_only_and_is_not_echoed() {
     assert_eq!(joined.status, 101);
     let head = joined.text.to_ascii_lowercase();
     assert!(head.contains("sec-websocket-protocol: moorline.stream.v1\r\n") && !head.contains("mrl_leg"), "{head}");
-    // If both are given, the header counts.
+    // If both are given, the header is used.
     let subprotocol = [("sec-websocket-protocol", "moorline.token.mrl_leg_forged"), ("authorization", &*bearer(&ticket.token))];
     let mut caller = WireLeg::join(world.dial(), HOST, &ticket.url, &subprotocol).await.unwrap();
-    let mut far = world.join(offer.url.as_str(), &offer.token).await.unwrap();
+    let mut device_leg = world.join(offer.url.as_str(), &offer.token).await.unwrap();
     caller.opened().await;
-    far.opened().await;
+    device_leg.opened().await;
     let used = offering(&ticket.url, &format!("moorline.stream.v1, moorline.token.{token}")).await;
     assert_eq!((used.status, &*used.code), (409, "token_used"));
 }

@@ -1,4 +1,4 @@
-//! Unauthenticated peers of a real relay: silence, noise and partial requests cost them their own connection and nobody else anything.
+//! Unauthenticated peers of a real relay: silence, random bytes and partial requests close their own connection and affect no other.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use tokio::time::timeout;
 
 const WITHIN: Duration = Duration::from_secs(60);
 
-async fn connect_and_send(world: &World, says: &[u8]) -> TcpStream {
+async fn connect_and_send(world: &World, bytes: &[u8]) -> TcpStream {
     let mut tcp = TcpStream::connect(world.address).await.expect("the relay listens");
-    tcp.write_all(says).await.expect("the relay accepts bytes");
+    tcp.write_all(bytes).await.expect("the relay accepts bytes");
     tcp
 }
 
@@ -38,19 +38,19 @@ async fn unfinished_tls_handshakes_delay_neither_devices_nor_callers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_does_not_finish_tls_in_time_is_closed() {
     let world = World::start_with("tls_handshake_timeout = '300ms'\n").await;
-    for says in [&b""[..], PARTIAL_CLIENT_HELLO] {
-        let mut tcp = connect_and_send(&world, says).await;
-        assert_eq!(read_until_closed(&mut tcp, WITHIN).await, b"", "closed without an answer");
+    for bytes in [&b""[..], PARTIAL_CLIENT_HELLO] {
+        let mut tcp = connect_and_send(&world, bytes).await;
+        assert_eq!(read_until_closed(&mut tcp, WITHIN).await, b"", "closed without a response");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn noise_and_plain_http_get_at_most_a_tls_alert() {
+async fn random_bytes_and_plain_http_get_at_most_a_tls_alert() {
     let world = World::start().await;
-    for says in [&b"GET /v1/about HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], b"SSH-2.0-OpenSSH_9.2\r\n", &[0xff; 4096]] {
-        let mut tcp = connect_and_send(&world, says).await;
-        let heard = read_until_closed(&mut tcp, WITHIN).await;
-        assert!(heard.len() <= 7 && !heard.starts_with(b"HTTP"), "at most a TLS alert: {heard:?}");
+    for bytes in [&b"GET /v1/about HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], b"SSH-2.0-OpenSSH_9.2\r\n", &[0xff; 4096]] {
+        let mut tcp = connect_and_send(&world, bytes).await;
+        let received = read_until_closed(&mut tcp, WITHIN).await;
+        assert!(received.len() <= 7 && !received.starts_with(b"HTTP"), "at most a TLS alert: {received:?}");
     }
 }
 
@@ -61,7 +61,7 @@ async fn h2_is_never_negotiated() {
     let both = dial(&["h2", "http/1.1"]).await.expect("there is a protocol in common");
     assert_eq!(both.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
     let refused = dial(&["h2"]).await.expect_err("there is none in common");
-    assert!(refused.to_string().contains("NoApplicationProtocol"), "the relay says so in TLS: {refused}");
+    assert!(refused.to_string().contains("NoApplicationProtocol"), "the relay sends a TLS alert: {refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,12 +71,12 @@ async fn an_unauthenticated_connection_gets_sixteen_answers_and_is_closed() {
     let mut connection = tls(tcp, &world.ca_file(), &["http/1.1"]).await.expect("the TLS handshake succeeds");
     let questions = "GET /v1/about HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100);
     connection.write_all(questions.as_bytes()).await.expect("the relay accepts bytes");
-    let heard = String::from_utf8_lossy(&read_until_closed(&mut connection, WITHIN).await).into_owned();
-    assert_eq!(heard.matches("HTTP/1.1 200 OK").count(), 16, "{heard}");
-    assert_eq!(heard.matches("connection: close").count(), 1, "{heard}");
+    let received = String::from_utf8_lossy(&read_until_closed(&mut connection, WITHIN).await).into_owned();
+    assert_eq!(received.matches("HTTP/1.1 200 OK").count(), 16, "{received}");
+    assert_eq!(received.matches("connection: close").count(), 1, "{received}");
 }
 
-/// Two lengths, or a length and chunks: whichever a proxy believes, the relay never reads a second request out of the body.
+/// Two lengths, or a length and chunks: whichever a proxy uses, the relay never reads a second request out of the body.
 #[tokio::test(flavor = "multi_thread")]
 async fn ambiguous_framing_never_yields_a_second_request() {
     let world = World::start().await;
@@ -91,8 +91,8 @@ async fn ambiguous_framing_never_yields_a_second_request() {
         let mut connection = tls(tcp, &world.ca_file(), &["http/1.1"]).await.expect("the TLS handshake succeeds");
         let request = format!("POST /v1/devices/lamp-1/streams HTTP/1.1\r\nHost: localhost\r\n{framing}");
         connection.write_all(request.as_bytes()).await.expect("the relay accepts bytes");
-        let heard = String::from_utf8_lossy(&read_until_closed(&mut connection, WITHIN).await).into_owned();
-        assert_eq!(heard.matches("HTTP/1.1 ").count(), 1, "one answer, then the end: {framing:?}\n{heard}");
-        assert!(heard.starts_with("HTTP/1.1 4"), "and it is a refusal: {heard}");
+        let received = String::from_utf8_lossy(&read_until_closed(&mut connection, WITHIN).await).into_owned();
+        assert_eq!(received.matches("HTTP/1.1 ").count(), 1, "one answer, then the end: {framing:?}\n{received}");
+        assert!(received.starts_with("HTTP/1.1 4"), "and it is a refusal: {received}");
     }
 }

@@ -137,14 +137,14 @@ impl Balancer {
         let pem = ["tls.pem", "tls.key"].map(|name| std::fs::read_to_string(state.join(name)).expect("the relay's own")).concat();
         std::fs::write(folder.path().join("relay.pem"), pem).expect("a file is written");
 
-        // Bound and not listening: nobody else is given the port, and a program may listen on it all the same.
+        // Bound and not listening: no other process is assigned the port, and a program can still listen on it.
         let port = TcpSocket::new_v4().expect("a socket");
         port.set_reuseaddr(true).expect("a socket of this machine");
         port.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
         let address = port.local_addr().expect("it is bound");
         let mut text = kind.shipped().to_owned();
         for (shipped, ours) in kind.replacements(address, relay, folder.path()) {
-            assert_eq!(text.matches(shipped).count(), 1, "{shipped:?} stands once in the configuration of {kind:?}");
+            assert_eq!(text.matches(shipped).count(), 1, "{shipped:?} occurs once in the configuration of {kind:?}");
             text = text.replace(shipped, &ours);
         }
         let config = folder.path().join("config");

@@ -1,4 +1,4 @@
-//! A flood of plain TCP connections from one address, at a steady rate, that never send a byte. Bounded in number, and in time by whoever holds it.
+//! A flood of plain TCP connections from one address, at a steady rate, that never send a byte. Bounded in number; it ends when it is dropped.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ impl Drop for Open {
 
 impl ConnectFlood {
     /// Dials `to` from the local address `from`, `per_second` times a second and `connections` times in all. Each connection is held until the
-    /// far end closes it.
+    /// remote end closes it.
     pub fn start(from: IpAddr, to: SocketAddr, per_second: u32, connections: usize) -> Self {
         let (dialled, open) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let (count, held) = (Arc::clone(&dialled), Arc::clone(&open));
@@ -47,7 +47,7 @@ impl ConnectFlood {
                     let Ok(mut tcp) = connected else { return };
                     held.fetch_add(1, Ordering::Relaxed);
                     let _open = Open(held);
-                    // Nothing is expected but the end.
+                    // Only the end of the connection is expected.
                     tcp.read_to_end(&mut Vec::new()).await.ok();
                 });
                 while peers.try_join_next().is_some() {}

@@ -1,4 +1,4 @@
-//! The relay's database, held by somebody else: a write lock of another process, for as long as a scenario wants.
+//! A write lock on the relay's database, held by another process for as long as a scenario needs.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 /// Taking and releasing the lock takes less than this.
 const WITHIN: Duration = Duration::from_secs(30);
 
-/// Takes the write lock, says so, and holds it until its input ends.
+/// Takes the write lock, reports that on its output, and holds it until its input ends.
 const HOLD: &str = "import sqlite3, sys
 database = sqlite3.connect(sys.argv[1], timeout=20, isolation_level=None)
 database.execute('BEGIN IMMEDIATE')

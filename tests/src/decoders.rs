@@ -63,8 +63,8 @@ pub fn leg(bytes: &[u8]) {
 /// Frames of a leg, raw and scripted from the bytes: decoded alike however they are split, and after encoding them again.
 pub fn frames(bytes: &[u8]) {
     for frames in [bytes, &script(bytes)] {
-        let said = |pieces: &[&[u8]], mut decoder: FrameDecoder| {
-            let (mut payload, mut said, mut batch) = (Vec::new(), Vec::new(), Batch::new());
+        let decode = |pieces: &[&[u8]], mut decoder: FrameDecoder| {
+            let (mut payload, mut messages, mut batch) = (Vec::new(), Vec::new(), Batch::new());
             for piece in pieces {
                 let mut input = *piece;
                 while let Ok(Some(event)) = decoder.next(&mut input) {
@@ -79,18 +79,18 @@ pub fn frames(bytes: &[u8]) {
                         Event::Pong(ref payload) => batch.pong(payload),
                         Event::Close(ref close) => batch.close(close.as_ref().map(|close| (close.code, &*close.reason))),
                     }
-                    said.push(format!("{event:?} after {}", payload.len()));
+                    messages.push(format!("{event:?} after {}", payload.len()));
                 }
             }
-            (payload, said, batch.into_bytes())
+            (payload, messages, batch.into_bytes())
         };
         let (half, rest) = frames.split_at(frames.len() / 2);
-        let (payload, heard, again) = said(&[frames], FrameDecoder::from_side());
-        let (same_payload, same, _) = said(&[half, rest], FrameDecoder::from_side());
-        assert!(payload == same_payload && heard == same, "a cut changes nothing");
-        let (same_payload, same, _) = said(&[&again], FrameDecoder::from_relay());
-        assert!(payload == same_payload && heard == same, "what is said again is heard as it was meant");
-        said(&[frames], FrameDecoder::from_relay());
+        let (payload, messages, encoded_again) = decode(&[frames], FrameDecoder::from_side());
+        let (same_payload, same, _) = decode(&[half, rest], FrameDecoder::from_side());
+        assert!(payload == same_payload && messages == same, "frames that are split decode to the same messages");
+        let (same_payload, same, _) = decode(&[&encoded_again], FrameDecoder::from_relay());
+        assert!(payload == same_payload && messages == same, "frames that are encoded again decode to the same messages");
+        decode(&[frames], FrameDecoder::from_relay());
     }
 }
 
@@ -153,7 +153,7 @@ pub fn balancer(bytes: &[u8]) {
         let all = [beginning, bytes].concat();
         let mut connection = &all[..];
         let read = read_proxy_header(&mut connection, Ipv4Addr::LOCALHOST.into(), &trusted).now_or_never();
-        drop(read.expect("all that comes is there"));
+        drop(read.expect("everything that arrives is available"));
     }
 }
 

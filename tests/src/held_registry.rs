@@ -1,4 +1,4 @@
-//! A registry in memory, of which one answer can be held back after it was read: so that something changes between reading and deciding.
+//! A registry in memory that can hold back one answer after it was read, so that something can change between the read and the decision.
 
 use std::sync::{Arc, Mutex};
 
@@ -30,15 +30,15 @@ pub struct HeldAnswer {
 }
 
 impl HeldRegistry {
-    /// Over the registry of a world.
+    /// Wraps the registry of a world.
     pub fn new(inner: Arc<MemoryRegistry>) -> Self {
         Self { inner, next: Mutex::default() }
     }
 
-    /// Holds back the answer to the next question for a device.
+    /// Holds back the answer to the next lookup of a device.
     pub fn hold_next(&self) -> HeldAnswer {
         let ((read, is_read), (release, released)) = (oneshot::channel(), oneshot::channel());
-        *self.next.lock().expect("nobody panics with it") = Some(Hold { read, released });
+        *self.next.lock().expect("the lock is not poisoned") = Some(Hold { read, released });
         HeldAnswer { read: is_read, release }
     }
 }
@@ -46,18 +46,18 @@ impl HeldRegistry {
 impl HeldAnswer {
     /// Waits until the registry was read.
     pub async fn is_read(&mut self) {
-        (&mut self.read).await.expect("the registry is asked");
+        (&mut self.read).await.expect("the registry is called");
     }
 
-    /// Gives the answer, as it was when it was read.
+    /// Returns the answer as it was when it was read.
     pub fn release(self) {
-        self.release.send(()).expect("somebody waits for the answer");
+        self.release.send(()).expect("the requester waits for the answer");
     }
 }
 
 impl Registry for HeldRegistry {
     fn device<'a>(&'a self, device: &'a DeviceId) -> StoreFuture<'a, Option<DeviceRecord>> {
-        let hold = self.next.lock().expect("nobody panics with it").take();
+        let hold = self.next.lock().expect("the lock is not poisoned").take();
         Box::pin(async move {
             let answer = self.inner.device(device).await;
             if let Some(Hold { read, released }) = hold {

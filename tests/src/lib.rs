@@ -21,4 +21,5 @@ pub mod targets;
 pub mod unauthenticated_peer;
 pub mod vectors;
 pub mod wire;
+mod wire_leg;
 pub mod world;

@@ -58,7 +58,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// Forwards every connection to `to`. `plan` is asked for the faults of each by its number, from 0.
+    /// Forwards every connection to `to`. `plan` returns the faults of each by its number, from 0.
     pub async fn start(to: SocketAddr, plan: impl Fn(u64) -> Plan + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -69,8 +69,8 @@ impl Link {
         carrying.spawn(async move {
             let mut connections = JoinSet::new();
             let mut number = 0;
-            while let Ok((near, _)) = listener.accept().await {
-                connections.spawn(carry(near, to, plan(number), cut_now.subscribe(), Arc::clone(&counted)));
+            while let Ok((client, _)) = listener.accept().await {
+                connections.spawn(carry(client, to, plan(number), cut_now.subscribe(), Arc::clone(&counted)));
                 number += 1;
             }
         });
@@ -98,16 +98,16 @@ enum Passed {
     Cut(CutKind),
 }
 
-async fn carry(near: TcpStream, to: SocketAddr, plan: Plan, mut now: watch::Receiver<Option<CutKind>>, cuts: Arc<AtomicU64>) {
-    let Ok(far) = TcpStream::connect(to).await else { return };
-    for tcp in [&near, &far] {
+async fn carry(client: TcpStream, to: SocketAddr, plan: Plan, mut now: watch::Receiver<Option<CutKind>>, cuts: Arc<AtomicU64>) {
+    let Ok(server) = TcpStream::connect(to).await else { return };
+    for tcp in [&client, &server] {
         tcp.set_nodelay(true).ok();
     }
-    let (near, far) = (near.into_split(), far.into_split());
-    let ((mut near_reads, mut near_writes), (mut far_reads, mut far_writes)) = (near, far);
+    let (client, server) = (client.into_split(), server.into_split());
+    let ((mut client_reads, mut client_writes), (mut server_reads, mut server_writes)) = (client, server);
     let over = {
-        let mut up = std::pin::pin!(pass(&mut near_reads, &mut far_writes, Direction::Up, plan));
-        let mut down = std::pin::pin!(pass(&mut far_reads, &mut near_writes, Direction::Down, plan));
+        let mut up = std::pin::pin!(pass(&mut client_reads, &mut server_writes, Direction::Up, plan));
+        let mut down = std::pin::pin!(pass(&mut server_reads, &mut client_writes, Direction::Down, plan));
         tokio::select! {
             passed = &mut up => if let Passed::Ended = passed { down.await } else { passed },
             passed = &mut down => if let Passed::Ended = passed { up.await } else { passed },
@@ -121,17 +121,17 @@ async fn carry(near: TcpStream, to: SocketAddr, plan: Plan, mut now: watch::Rece
         Passed::Ended => {}
         Passed::Cut(CutKind::End) => {
             // Closing a socket with unread bytes resets it, so they are read first.
-            for (writes, reads) in [(&mut near_writes, &mut near_reads), (&mut far_writes, &mut far_reads)] {
+            for (writes, reads) in [(&mut client_writes, &mut client_reads), (&mut server_writes, &mut server_reads)] {
                 writes.shutdown().await.ok();
                 while matches!(reads.try_read(&mut [0; 4096]), Ok(1..)) {}
             }
         }
         Passed::Cut(CutKind::Reset) | Passed::Failed => {
-            for half in [near_reads.as_ref(), far_reads.as_ref()] {
+            for half in [client_reads.as_ref(), server_reads.as_ref()] {
                 half.set_zero_linger().ok();
             }
-            near_writes.forget(); // dropping them would send a FIN first
-            far_writes.forget();
+            client_writes.forget(); // dropping them would send a FIN first
+            server_writes.forget();
         }
     }
 }

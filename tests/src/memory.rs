@@ -39,8 +39,8 @@ const PIPE: usize = 7_919;
 pub const HOST: &str = "relay.test";
 /// The longest that [`MemoryWorld::until`] waits, on a paused clock.
 const UNTIL_AT_MOST: Duration = Duration::from_secs(7_200);
-/// The shortest valid `relay.toml` of such a relay.
-const LEAST: &str = "names = ['relay.test']\n[[listeners]]\naddress = '127.0.0.1:0'\ntransport = 'plain'";
+/// The minimal valid `relay.toml` of such a relay.
+const MINIMAL: &str = "names = ['relay.test']\n[[listeners]]\naddress = '127.0.0.1:0'\ntransport = 'plain'";
 /// Wall time at the start, in milliseconds.
 const START: u64 = 1_790_000_000_000;
 
@@ -51,7 +51,7 @@ pub struct MemoryWorld {
     pub relay: Relay,
     /// Its registry.
     pub registry: Arc<MemoryRegistry>,
-    /// What the relay asks of it can be held back here.
+    /// Holds back answers of the registry to the relay.
     pub held: Arc<HeldRegistry>,
     clock: Clock,
     signing: SigningKey,
@@ -62,11 +62,11 @@ pub struct MemoryWorld {
 impl MemoryWorld {
     /// Starts a relay with the default configuration after `change`.
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
-        let least = File::from_toml(LEAST).expect("the least configuration is written well");
-        let mut config = Config::check(least, Path::new("/")).expect("the least configuration is good");
+        let minimal = File::from_toml(MINIMAL).expect("the minimal configuration is well formed");
+        let mut config = Config::check(minimal, Path::new("/")).expect("the minimal configuration is valid");
         config.listeners.clear();
         change(&mut config);
-        let signing = SigningKey::generate().expect("keys are made");
+        let signing = SigningKey::generate().expect("a key is generated");
         let registry = Arc::new(MemoryRegistry::new());
         let issuer = config.issuer.clone();
         let key = CallerKey::new(config.own_iss(), issuer, signing.public().clone());
@@ -80,7 +80,7 @@ impl MemoryWorld {
 
     /// Starts a relay whose `relay.toml` has these lines before its tables, in `[times]`, and in `[limits]`.
     pub async fn start_from(top: &str, times: &str, limits: &str) -> Self {
-        let text = format!("{top}\n{LEAST}\n[times]\n{times}\n[limits]\n{limits}");
+        let text = format!("{top}\n{MINIMAL}\n[times]\n{times}\n[limits]\n{limits}");
         let file = File::from_toml(&text).expect("the scenario's configuration is well formed");
         let changed = Config::check(file, Path::new("/")).expect("the scenario's configuration is valid");
         Self::start_with(|config| *config = Config { listeners: Vec::new(), ..changed }).await
@@ -110,18 +110,18 @@ impl MemoryWorld {
         self.dialled.load(Ordering::Relaxed)
     }
 
-    /// Waits until `holds` is true of the relay. For paused clocks: it looks after each millisecond of the paused clock, at which every task of
-    /// the relay has done what it could.
+    /// Waits until `holds` is true of the relay. For paused clocks: it checks after each millisecond of the paused clock, when every task of
+    /// the relay is idle.
     ///
     /// # Panics
     /// If it takes longer than two hours of the paused clock.
     pub async fn until(&self, what: &str, holds: impl Fn(&Relay) -> bool) {
-        let looks = async {
+        let check = async {
             while !holds(&self.relay) {
                 sleep(Duration::from_millis(1)).await; // paused clock: passes once every task waits
             }
         };
-        timeout(UNTIL_AT_MOST, looks).await.unwrap_or_else(|_| panic!("never: {what}; running: {:?}", self.relay.tasks()));
+        timeout(UNTIL_AT_MOST, check).await.unwrap_or_else(|_| panic!("never: {what}; running: {:?}", self.relay.tasks()));
     }
 
     /// The real client, with a token that allows everything.
@@ -179,7 +179,7 @@ impl MemoryWorld {
         if let Some(key) = known {
             return key;
         }
-        let key = Arc::new(SigningKey::generate().expect("keys are made"));
+        let key = Arc::new(SigningKey::generate().expect("a key is generated"));
         self.registry.put_device(device, &[key.public().clone()], self.clock.now()).await.expect("the in-memory registry does not fail");
         self.keys.lock().expect("the lock is not poisoned").insert(device.clone(), Arc::clone(&key));
         key
@@ -246,16 +246,16 @@ impl MemoryWorld {
         headers: &[(&str, &str)],
         body: Option<Value>,
     ) -> (u16, HeaderMap, Value) {
-        let (mut sender, connection) = handshake(TokioIo::new(self.dial())).await.expect("HTTP begins");
+        let (mut sender, connection) = handshake(TokioIo::new(self.dial())).await.expect("the HTTP handshake succeeds");
         let mut request = Request::builder().method(method).uri(path).header("host", HOST).header("authorization", bearer(token));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let body = body.map_or_else(Full::default, |body| Full::new(Bytes::from(body.to_string())));
-        let request = request.body(body).expect("the request of a scenario is good");
+        let request = request.body(body).expect("the request of a scenario is valid");
         let exchange = async {
-            let (head, body) = sender.send_request(request).await.expect("an answer comes").into_parts();
-            let body = body.collect().await.expect("the body comes").to_bytes();
+            let (head, body) = sender.send_request(request).await.expect("a response arrives").into_parts();
+            let body = body.collect().await.expect("the body arrives").to_bytes();
             drop(sender);
             let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
             observed::body(&body);
@@ -277,17 +277,17 @@ impl MemoryWorld {
         let mut caller = self.connect(id, "ssh", &[]).await.expect("nothing refuses the stream");
         let offer = device.offer().await;
         device.accept(offer.stream).await;
-        let mut far = self.join(offer.url.as_str(), &offer.token).await.expect("the token of the offer joins");
+        let mut device_leg = self.join(offer.url.as_str(), &offer.token).await.expect("the token of the offer joins");
         caller.opened().await;
-        far.opened().await;
-        (caller, far)
+        device_leg.opened().await;
+        (caller, device_leg)
     }
 }
 
 fn dial(door: &MemoryDoor) -> DuplexStream {
-    let (near, far) = tokio::io::duplex(PIPE);
-    door.serve(far, IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)));
-    near
+    let (local, remote) = tokio::io::duplex(PIPE);
+    door.serve(remote, IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)));
+    local
 }
 
 /// The instance of a scripted device, unless a scenario names another.

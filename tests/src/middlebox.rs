@@ -35,7 +35,7 @@ pub struct Middlebox {
 #[derive(Debug, Default)]
 struct Seen {
     replace: Mutex<Replacements>,
-    asked: Mutex<String>,
+    request: Mutex<String>,
     answered: Mutex<Vec<u8>>,
     /// Connections on which the caller sent something after its request.
     callers_answered: watch::Sender<usize>,
@@ -75,7 +75,7 @@ impl Middlebox {
     /// A request that does not contain a string to be replaced fails the scenario.
     pub fn replace(&self, of: &[(&str, &str)]) {
         *lock(&self.seen.replace) = of.iter().map(|&(from, to)| (from.to_owned(), to.to_owned())).collect();
-        lock(&self.seen.asked).clear();
+        lock(&self.seen.request).clear();
         lock(&self.seen.answered).clear();
     }
 
@@ -86,7 +86,7 @@ impl Middlebox {
     pub async fn callers_answered(&self, connections: usize) {
         let mut callers_answered = self.seen.callers_answered.subscribe();
         let enough = timeout(LINE_WITHIN, callers_answered.wait_for(|&count| count >= connections)).await;
-        assert!(enough.is_ok(), "fewer than {connections} callers said anything behind their requests");
+        assert!(enough.is_ok(), "fewer than {connections} callers sent anything after their requests");
     }
 
     /// The relay's answer to the last request.
@@ -95,7 +95,7 @@ impl Middlebox {
     /// If it is not HTTP.
     pub fn answer(&self) -> Answer {
         let all = String::from_utf8_lossy(&lock(&self.seen.answered)).into_owned();
-        let last = all.rfind("HTTP/1.1 ").map(|at| &all[at..]).unwrap_or_else(|| panic!("no answer to {}", lock(&self.seen.asked)));
+        let last = all.rfind("HTTP/1.1 ").map(|at| &all[at..]).unwrap_or_else(|| panic!("no answer to {}", lock(&self.seen.request)));
         let (head, body) = last.split_once("\r\n\r\n").expect("a head has an end");
         let status = head[9..12].parse().expect("a status");
         let first = |text: &str| serde_json::Deserializer::from_str(text).into_iter::<Value>().next().and_then(Result::ok);
@@ -122,40 +122,40 @@ fn acceptor(state: &Path) -> TlsAcceptor {
 }
 
 async fn pass(tcp: TcpStream, relay: SocketAddr, ca_file: PathBuf, acceptor: TlsAcceptor, seen: Arc<Seen>) {
-    let mut near = acceptor.accept(tcp).await.expect("callers trust the relay's certificate");
-    let mut far = tls(TcpStream::connect(relay).await.expect("the relay listens"), &ca_file, &["http/1.1"])
+    let mut client = acceptor.accept(tcp).await.expect("callers trust the relay's certificate");
+    let mut server = tls(TcpStream::connect(relay).await.expect("the relay listens"), &ca_file, &["http/1.1"])
         .await
         .expect("the TLS handshake succeeds");
-    let mut asked = Vec::new();
-    while !asked.ends_with(b"\r\n\r\n") {
-        asked.push(near.read_u8().await.expect("a head has an end"));
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(client.read_u8().await.expect("a head has an end"));
     }
-    let mut head = String::from_utf8(asked).expect("a head is text");
+    let mut head = String::from_utf8(request).expect("a head is text");
     for (from, to) in lock(&seen.replace).iter() {
         assert!(head.contains(from), "{from:?} is not in {head}");
         head = head.replacen(from, to, 1);
     }
-    lock(&seen.asked).clone_from(&head);
-    far.write_all(head.as_bytes()).await.expect("the relay takes bytes");
-    let (mut near_reads, mut near_writes) = split(near);
-    let (mut far_reads, mut far_writes) = split(far);
+    lock(&seen.request).clone_from(&head);
+    server.write_all(head.as_bytes()).await.expect("the relay accepts bytes");
+    let (mut client_reads, mut client_writes) = split(client);
+    let (mut server_reads, mut server_writes) = split(server);
     let back = async {
         let mut buffer = vec![0; 16 << 10];
-        while let Ok(count @ 1..) = far_reads.read(&mut buffer).await {
+        while let Ok(count @ 1..) = server_reads.read(&mut buffer).await {
             lock(&seen.answered).extend_from_slice(&buffer[..count]);
-            if near_writes.write_all(&buffer[..count]).await.is_err() {
+            if client_writes.write_all(&buffer[..count]).await.is_err() {
                 return;
             }
         }
-        near_writes.shutdown().await.ok();
+        client_writes.shutdown().await.ok();
     };
     let forth = async {
         let mut first = [0; 1];
-        if let Ok(1) = near_reads.read(&mut first).await
-            && far_writes.write_all(&first).await.is_ok()
+        if let Ok(1) = client_reads.read(&mut first).await
+            && server_writes.write_all(&first).await.is_ok()
         {
             seen.callers_answered.send_modify(|count| *count += 1);
-            copy(&mut near_reads, &mut far_writes).await.ok();
+            copy(&mut client_reads, &mut server_writes).await.ok();
         }
     };
     tokio::select! {

@@ -75,7 +75,7 @@ pub fn binaries() -> &'static Binaries {
 
 /// What a program has printed so far.
 #[derive(Debug, Default)]
-struct Said {
+struct Output {
     lines: Mutex<Vec<String>>,
     more: watch::Sender<()>,
 }
@@ -85,7 +85,7 @@ struct Said {
 pub struct Program {
     name: String,
     child: Child,
-    said: Arc<Said>,
+    output: Arc<Output>,
     reading: watch::Sender<bool>,
     readers: tokio::task::JoinSet<()>,
 }
@@ -101,17 +101,17 @@ impl Program {
     pub fn start_with_input(name: &str, command: &mut Command, input: impl Into<Stdio>) -> Self {
         let command = command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} starts: {error}"));
-        let said = Arc::new(Said::default());
+        let output = Arc::new(Output::default());
         let mut readers = tokio::task::JoinSet::new();
         let reading = watch::Sender::new(true);
-        readers.spawn(read(child.stdout.take().expect("it is piped"), Arc::clone(&said), reading.subscribe()));
-        readers.spawn(read(child.stderr.take().expect("it is piped"), Arc::clone(&said), reading.subscribe()));
-        Self { name: name.to_owned(), child, said, reading, readers }
+        readers.spawn(read(child.stdout.take().expect("it is piped"), Arc::clone(&output), reading.subscribe()));
+        readers.spawn(read(child.stderr.take().expect("it is piped"), Arc::clone(&output), reading.subscribe()));
+        Self { name: name.to_owned(), child, output, reading, readers }
     }
 
     /// Waits for the first line, printed already or later, for which `wanted` returns a value.
     pub async fn line<T>(&self, what: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
-        let mut more = self.said.more.subscribe();
+        let mut more = self.output.more.subscribe();
         let find = async {
             loop {
                 more.mark_unchanged();
@@ -136,7 +136,7 @@ impl Program {
 
     /// Waits until there are `count` JSON lines with this message.
     pub async fn events(&self, message: &str, count: usize) {
-        let mut more = self.said.more.subscribe();
+        let mut more = self.output.more.subscribe();
         let enough = async {
             while self.count(message) < count {
                 more.changed().await.ok();
@@ -147,19 +147,19 @@ impl Program {
             .unwrap_or_else(|_| panic!("{} did not print {message:?} often enough:\n{}", self.name, self.lines().join("\n")));
     }
 
-    /// From now on nobody reads its output; the pipes stay open and fill up.
+    /// Stops reading its output. The pipes stay open and fill up.
     pub fn stop_reading(&self) {
         self.reading.send_replace(false);
     }
 
-    /// Goes on reading its output, with what the pipes hold.
+    /// Resumes reading its output, beginning with what the pipes hold.
     pub fn resume_reading(&self) {
         self.reading.send_replace(true);
     }
 
     /// All of its lines so far.
     pub fn lines(&self) -> Vec<String> {
-        self.said.lines.lock().expect("the lock is not poisoned").clone()
+        self.output.lines.lock().expect("the lock is not poisoned").clone()
     }
 
     /// Its process id.
@@ -192,8 +192,8 @@ impl Drop for Program {
     }
 }
 
-async fn read(output: impl AsyncRead + Unpin, said: Arc<Said>, mut reading: watch::Receiver<bool>) {
-    let mut lines = BufReader::new(output).lines();
+async fn read(pipe: impl AsyncRead + Unpin, output: Arc<Output>, mut reading: watch::Receiver<bool>) {
+    let mut lines = BufReader::new(pipe).lines();
     loop {
         if reading.wait_for(|reading| *reading).await.is_err() {
             return; // the program's value is gone
@@ -206,8 +206,8 @@ async fn read(output: impl AsyncRead + Unpin, said: Arc<Said>, mut reading: watc
             },
         };
         let Ok(Some(line)) = line else { return };
-        said.lines.lock().expect("the lock is not poisoned").push(line);
-        said.more.send_replace(());
+        output.lines.lock().expect("the lock is not poisoned").push(line);
+        output.more.send_replace(());
     }
 }
 

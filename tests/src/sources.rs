@@ -1,4 +1,4 @@
-//! The workspace's Rust sources as text that checks can read: which code is a test's, and which modules a file uses. A small lexer, no parser.
+//! The workspace's Rust sources as text that checks can read: which code is a test's, and which modules a file uses. A small lexer, not a parser.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -42,9 +42,9 @@ impl Source {
 /// Every source file of the workspace.
 ///
 /// # Panics
-/// If the workspace cannot be read, or hardly any file is found.
+/// If the workspace cannot be read, or suspiciously few files are found.
 pub fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is in the workspace");
     let mut paths = Vec::new();
     find(root, &mut paths);
     assert!(paths.len() > 150, "only {} source files were found", paths.len());

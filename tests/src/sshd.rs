@@ -89,7 +89,7 @@ pub fn user() -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// An address that was free a moment ago, for programs that cannot choose one themselves and say so.
+/// An address that was free when this was called, for programs that cannot choose one themselves and report it.
 async fn free_address() -> std::io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0").await?.local_addr()
 }

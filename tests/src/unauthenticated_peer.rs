@@ -42,8 +42,8 @@ pub async fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream>
     socket.connect(to).await
 }
 
-/// Sends a request `count` times without reading an answer, as HTTP/1.1 pipelining allows; returns how many were sent whole before the far end
-/// ended the connection. Waits for as long as the far end neither reads nor closes: give it a deadline.
+/// Sends a request `count` times without reading an answer, as HTTP/1.1 pipelining allows; returns how many were sent whole before the relay
+/// ended the connection. Waits for as long as the relay neither reads nor closes: give it a deadline.
 pub async fn pipeline_unread(connection: &mut (impl AsyncWrite + Unpin), request: &str, count: usize) -> usize {
     for sent in 0..count {
         if connection.write_all(request.as_bytes()).await.is_err() || connection.flush().await.is_err() {
@@ -58,10 +58,10 @@ pub async fn pipeline_unread(connection: &mut (impl AsyncWrite + Unpin), request
 /// # Panics
 /// If it is still open after `within`.
 pub async fn read_until_closed(connection: &mut (impl AsyncRead + Unpin), within: Duration) -> Vec<u8> {
-    let mut heard = Vec::new();
-    let ended = timeout(within, connection.read_to_end(&mut heard)).await;
+    let mut received = Vec::new();
+    let ended = timeout(within, connection.read_to_end(&mut received)).await;
     assert!(ended.is_ok(), "the relay keeps the connection for longer than {within:?}");
-    heard
+    received
 }
 
 /// First bytes of WebSocket frames: the FIN bit and the opcodes.
@@ -125,12 +125,12 @@ pub struct Answer {
 }
 
 /// Sends these bytes and reads until the connection ends, or for `within`.
-pub async fn send_raw(mut connection: impl AsyncRead + AsyncWrite + Unpin, says: &[u8], within: Duration) -> Answer {
+pub async fn send_raw(mut connection: impl AsyncRead + AsyncWrite + Unpin, request: &[u8], within: Duration) -> Answer {
     // A relay that refuses early does not read the rest.
-    connection.write_all(says).await.ok();
-    let mut heard = Vec::new();
-    timeout(within, connection.read_to_end(&mut heard)).await.map(drop).ok();
-    let text = String::from_utf8_lossy(&heard).into_owned();
+    connection.write_all(request).await.ok();
+    let mut received = Vec::new();
+    timeout(within, connection.read_to_end(&mut received)).await.map(drop).ok();
+    let text = String::from_utf8_lossy(&received).into_owned();
     let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
     let code = text.split("\"code\":\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default().to_owned();
     Answer { status, code, text }

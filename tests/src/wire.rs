@@ -3,15 +3,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use moorline_proto::control::{Accept, Attempt, FromDevice, Hello, Offer, Reject, RejectCode, Service, ToDevice, Welcome};
 use moorline_proto::id::{DeviceId, Instance, StreamId};
-use moorline_proto::leg::{DELIVERED_TEXT, END_TEXT, LegText, Opened};
 use moorline_proto::message::Decoded;
 use moorline_proto::millis::Millis;
-use moorline_proto::names::{CONTROL, CONTROL_SUBPROTOCOL, PROOF_TYP, STREAM_SUBPROTOCOL};
+use moorline_proto::names::{CONTROL, CONTROL_SUBPROTOCOL, PROOF_TYP};
 use moorline_proto::problem::Problem;
 use moorline_proto::proof::ProofClaims;
 use moorline_proto::secret::Secret;
@@ -25,6 +23,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use crate::observed;
+pub use crate::wire_leg::{LegEvent, WireLeg};
 
 /// The longest that a scripted peer waits for one message. Two hours: most scenarios run on a paused clock.
 pub const PATIENCE: Duration = Duration::from_secs(7_200);
@@ -55,7 +54,7 @@ pub async fn upgrade<S: Pipe>(
     subprotocol: &str,
     headers: &[(&str, &str)],
 ) -> Result<WebSocketStream<S>, Refusal> {
-    let mut request: Request<()> = format!("ws://{host}{path}").into_client_request().expect("the path of a scenario is good");
+    let mut request: Request<()> = format!("ws://{host}{path}").into_client_request().expect("the path of a scenario is valid");
     request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_str(subprotocol).expect("subprotocols are ASCII"));
     for (name, value) in headers {
         let name: HeaderName = name.parse().expect("a header's name");
@@ -110,7 +109,7 @@ pub struct WireDevice<S> {
 }
 
 /// The code and reason of a Close, 1005 if it has none.
-fn parts(frame: Option<CloseFrame>) -> (u16, String) {
+pub(crate) fn parts(frame: Option<CloseFrame>) -> (u16, String) {
     frame.map_or((1005, String::new()), |frame| (frame.code.into(), frame.reason.to_string()))
 }
 
@@ -141,8 +140,8 @@ impl<S: Pipe> WireDevice<S> {
     /// # Errors
     /// [`ChannelClosed`], if the relay closes it instead of sending `welcome`.
     pub async fn connect(pipe: S, persona: &Persona<'_>) -> Result<Self, ChannelClosed> {
-        let mut socket = upgrade(pipe, persona.host, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may open a control channel");
-        let ToDevice::Challenge(challenge) = said(&mut socket).await.expect("a challenge") else { panic!("the challenge comes first") };
+        let mut socket = upgrade(pipe, persona.host, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("a control channel needs no token");
+        let ToDevice::Challenge(challenge) = receive(&mut socket).await.expect("a challenge") else { panic!("the challenge comes first") };
         let claims = ProofClaims {
             nonce: challenge.nonce,
             aud: persona.host.to_owned(),
@@ -160,7 +159,7 @@ impl<S: Pipe> WireDevice<S> {
             os: None,
         };
         socket.send(Message::text(FromDevice::from(hello).encode())).await.expect("hello is sent");
-        match said(&mut socket).await? {
+        match receive(&mut socket).await? {
             ToDevice::Welcome(welcome) => Ok(Self { socket, welcome, attempts: HashMap::new() }),
             other => panic!("{other:?} instead of welcome"),
         }
@@ -171,11 +170,11 @@ impl<S: Pipe> WireDevice<S> {
     /// # Panics
     /// If the relay does not close it.
     pub async fn connect_with(pipe: S, host: &str, text: String) -> ChannelClosed {
-        let mut socket = upgrade(pipe, host, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("anyone may open a control channel");
-        assert!(matches!(said(&mut socket).await, Ok(ToDevice::Challenge(_))), "the challenge comes first");
+        let mut socket = upgrade(pipe, host, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("a control channel needs no token");
+        assert!(matches!(receive(&mut socket).await, Ok(ToDevice::Challenge(_))), "the challenge comes first");
         // The relay may close before it has read everything.
         socket.send(Message::text(text)).await.ok();
-        said(&mut socket).await.expect_err("it is closed")
+        receive(&mut socket).await.expect_err("it is closed")
     }
 
     /// Receives the next message. Pings are answered meanwhile.
@@ -183,7 +182,7 @@ impl<S: Pipe> WireDevice<S> {
     /// # Errors
     /// [`ChannelClosed`].
     pub async fn next(&mut self) -> Result<ToDevice, ChannelClosed> {
-        let message = said(&mut self.socket).await?;
+        let message = receive(&mut self.socket).await?;
         if let ToDevice::Offer(offer) = &message {
             self.attempts.insert(offer.stream, offer.attempt);
         }
@@ -207,25 +206,25 @@ impl<S: Pipe> WireDevice<S> {
     }
 
     /// Sends a message.
-    pub async fn say(&mut self, message: impl Into<FromDevice>) {
-        self.socket.send(Message::text(message.into().encode())).await.expect("the control channel lives");
+    pub async fn send(&mut self, message: impl Into<FromDevice>) {
+        self.socket.send(Message::text(message.into().encode())).await.expect("the control channel is open");
     }
 
     /// Accepts an offer.
     pub async fn accept(&mut self, stream: StreamId) {
         let attempt = self.attempts.get(&stream).copied().unwrap_or_default();
-        self.say(Accept { stream, attempt, data: None, features: Vec::new(), dial_ms: Some(Millis::from_millis(1)) }).await;
+        self.send(Accept { stream, attempt, data: None, features: Vec::new(), dial_ms: Some(Millis::from_millis(1)) }).await;
     }
 
     /// Rejects an offer.
     pub async fn reject(&mut self, stream: StreamId, code: RejectCode, detail: &str) {
         observed::reject(code);
         let attempt = self.attempts.get(&stream).copied().unwrap_or_default();
-        self.say(Reject { stream, attempt, code, detail: Some(Text::truncated(detail)) }).await;
+        self.send(Reject { stream, attempt, code, detail: Some(Text::truncated(detail)) }).await;
     }
 }
 
-async fn said<S: Pipe>(socket: &mut WebSocketStream<S>) -> Result<ToDevice, ChannelClosed> {
+async fn receive<S: Pipe>(socket: &mut WebSocketStream<S>) -> Result<ToDevice, ChannelClosed> {
     let read = async {
         loop {
             match socket.next().await {
@@ -236,7 +235,7 @@ async fn said<S: Pipe>(socket: &mut WebSocketStream<S>) -> Result<ToDevice, Chan
                         }
                         return Ok(message);
                     }
-                    other => panic!("the relay says {text}: {other:?}"),
+                    other => panic!("the relay sent {text}: {other:?}"),
                 },
                 Some(Ok(Message::Close(frame))) => {
                     let (code, reason) = parts(frame);
@@ -249,154 +248,4 @@ async fn said<S: Pipe>(socket: &mut WebSocketStream<S>) -> Result<ToDevice, Chan
         }
     };
     timeout(PATIENCE, read).await.expect("the relay sends something in time")
-}
-
-/// An event on a leg.
-#[derive(Debug, PartialEq, Eq)]
-pub enum LegEvent {
-    /// Bytes of the stream.
-    Bytes(Bytes),
-    /// `opened`.
-    Opened(Box<Opened>),
-    /// `refused`.
-    Refused(Box<Problem>),
-    /// `end`.
-    End,
-    /// `delivered`.
-    Delivered,
-    /// Any other text.
-    Text(String),
-    /// A Close with this code and reason.
-    Close(u16, String),
-    /// The connection ended without a Close.
-    Lost,
-}
-
-/// A scripted leg.
-#[derive(Debug)]
-pub struct WireLeg<S> {
-    /// The WebSocket.
-    pub socket: WebSocketStream<S>,
-    /// Whether the scenario has sent a Close: the relay's is then an answer.
-    has_closed: bool,
-}
-
-impl<S: Pipe> WireLeg<S> {
-    /// Joins a leg by its token, or opens one by `connect`.
-    ///
-    /// # Errors
-    /// The relay's refusal.
-    pub async fn join(pipe: S, host: &str, path: &str, headers: &[(&str, &str)]) -> Result<Self, Refusal> {
-        upgrade(pipe, host, path, STREAM_SUBPROTOCOL, headers).await.map(|socket| Self { socket, has_closed: false })
-    }
-
-    /// Receives the next event. Pings are answered meanwhile.
-    pub async fn next(&mut self) -> LegEvent {
-        let read = async {
-            loop {
-                match self.socket.next().await {
-                    Some(Ok(Message::Binary(bytes))) => return LegEvent::Bytes(bytes),
-                    Some(Ok(Message::Text(text))) => return text_of(&text),
-                    Some(Ok(Message::Close(frame))) => {
-                        let (code, reason) = parts(frame);
-                        if !self.has_closed {
-                            observed::close(code);
-                        }
-                        return LegEvent::Close(code, reason);
-                    }
-                    Some(Ok(_)) => {}
-                    Some(Err(_)) | None => return LegEvent::Lost,
-                }
-            }
-        };
-        timeout(PATIENCE, read).await.expect("the leg gets something in time")
-    }
-
-    /// Receives the next event, which must be `opened`.
-    pub async fn opened(&mut self) -> Opened {
-        match self.next().await {
-            LegEvent::Opened(opened) => *opened,
-            other => panic!("{other:?} instead of opened"),
-        }
-    }
-
-    /// Receives `refused` and the Close 4010 after it.
-    pub async fn refused(&mut self) -> Problem {
-        let LegEvent::Refused(problem) = self.next().await else { panic!("not refused") };
-        assert!(matches!(self.next().await, LegEvent::Close(4010, _)), "refused is followed by 4010");
-        *problem
-    }
-
-    /// Waits until the leg is closed and returns the code, 1006 if there is none. Answers `end` with `delivered`, and drops other events.
-    pub async fn closed(&mut self) -> u16 {
-        loop {
-            match self.next().await {
-                LegEvent::Close(code, _) => return code,
-                LegEvent::Lost => return 1006,
-                LegEvent::End if !self.has_closed => self.socket.send(Message::text(DELIVERED_TEXT)).await.unwrap_or_default(),
-                _ => {}
-            }
-        }
-    }
-
-    /// Receives `end`, maybe behind `delivered`, and answers it with `delivered`.
-    pub async fn ended(&mut self) {
-        let event = self.next().await;
-        assert!(event == LegEvent::End || event == LegEvent::Delivered && self.next().await == LegEvent::End, "{event:?} instead of end");
-        self.delivered().await;
-    }
-
-    /// Receives exactly `count` bytes, in any number of messages, maybe with `delivered` between.
-    pub async fn bytes(&mut self, count: usize) -> Vec<u8> {
-        let mut all = Vec::with_capacity(count);
-        while all.len() < count {
-            match self.next().await {
-                LegEvent::Bytes(bytes) => all.extend_from_slice(&bytes),
-                LegEvent::Delivered => {}
-                other => panic!("{other:?} after {} of {count} bytes", all.len()),
-            }
-        }
-        assert_eq!(all.len(), count);
-        all
-    }
-
-    /// Sends bytes in one binary message.
-    pub async fn say(&mut self, bytes: impl Into<Bytes>) {
-        self.send(Message::Binary(bytes.into())).await;
-    }
-
-    /// Sends a WebSocket message.
-    pub async fn send(&mut self, message: Message) {
-        self.has_closed |= message.is_close();
-        self.socket.send(message).await.expect("the leg lives");
-    }
-
-    /// Sends `end`.
-    pub async fn end(&mut self) {
-        self.send(Message::text(END_TEXT)).await;
-    }
-
-    /// Sends `delivered`.
-    pub async fn delivered(&mut self) {
-        self.send(Message::text(DELIVERED_TEXT)).await;
-    }
-
-    /// Sends a Close with this code.
-    pub async fn close(&mut self, code: u16) {
-        self.send(Message::Close(Some(CloseFrame { code: code.into(), reason: "".into() }))).await;
-    }
-}
-
-fn text_of(text: &str) -> LegEvent {
-    let decoded = LegText::decode(text);
-    if let Ok(Decoded::Known(LegText::Refused(refused))) = &decoded {
-        observed::problem(&refused.problem);
-    }
-    match decoded {
-        Ok(Decoded::Known(LegText::Opened(opened))) => LegEvent::Opened(opened),
-        Ok(Decoded::Known(LegText::Refused(refused))) => LegEvent::Refused(Box::new(refused.problem)),
-        Ok(Decoded::Known(LegText::End(_))) => LegEvent::End,
-        Ok(Decoded::Known(LegText::Delivered(_))) => LegEvent::Delivered,
-        Ok(Decoded::Unknown(_)) | Err(_) => LegEvent::Text(text.to_owned()),
-    }
 }

@@ -241,14 +241,14 @@ impl World {
     /// Opens a TLS connection to the relay, if it accepts one.
     ///
     /// # Errors
-    /// Of TCP or TLS: the relay may be at its connection limit.
+    /// Errors of TCP or TLS: the relay may be at its connection limit.
     pub async fn try_dial(&self) -> std::io::Result<TlsStream<TcpStream>> {
         tls(TcpStream::connect(self.address).await?, &self.ca_file(), &["http/1.1"]).await
     }
 
     /// A scripted device with the service `ssh`, added and online.
     pub async fn wire_device(&self, id: &str) -> WireDevice<TlsStream<TcpStream>> {
-        let key = SigningKey::generate().expect("keys are made");
+        let key = SigningKey::generate().expect("a key is generated");
         self.add(id, key.public().to_pem().as_bytes()).await;
         self.wire_device_by(id, &key).await
     }
@@ -279,10 +279,10 @@ impl World {
         let mut caller = WireLeg::join(self.dial().await, "localhost", &path, &headers).await.expect("nothing refuses the stream");
         let offer = device.offer().await;
         device.accept(offer.stream).await;
-        let mut far = self.join(offer.url.as_str(), &offer.token).await;
+        let mut device_leg = self.join(offer.url.as_str(), &offer.token).await;
         caller.opened().await;
-        far.opened().await;
-        (caller, far)
+        device_leg.opened().await;
+        (caller, device_leg)
     }
 
     /// Joins a leg with its token, as a scripted leg.
@@ -296,10 +296,10 @@ impl World {
         let (authorization, length) = (bearer(&self.token()), body.len());
         let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {authorization}\r\nConnection: close");
         let request = format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}");
-        connection.write_all(request.as_bytes()).await.expect("the relay takes bytes");
-        let heard = String::from_utf8(read_until_closed(&mut connection, SOON).await).expect("the answer is text");
-        let status = heard.get(9..12).and_then(|status| status.parse().ok()).expect("a status");
-        (status, heard.split_once("\r\n\r\n").and_then(|(_, body)| serde_json::from_str(body).ok()).unwrap_or(Value::Null))
+        connection.write_all(request.as_bytes()).await.expect("the relay accepts bytes");
+        let received = String::from_utf8(read_until_closed(&mut connection, SOON).await).expect("the answer is text");
+        let status = received.get(9..12).and_then(|status| status.parse().ok()).expect("a status");
+        (status, received.split_once("\r\n\r\n").and_then(|(_, body)| serde_json::from_str(body).ok()).unwrap_or(Value::Null))
     }
 
     /// Starts the agent of a folder and waits until it is online.

@@ -20,7 +20,7 @@ pub enum CreateError {
     Create {
         /// What was to be created.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// It was created but could not be written. It was removed again.
@@ -28,7 +28,7 @@ pub enum CreateError {
     Write {
         /// What was to be written.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_system_refuses_is_told_with_its_cause() {
+    fn system_errors_are_reported_with_their_cause() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("missing").join("key");
         let error = create(&path, 0o600, b"").unwrap_err();

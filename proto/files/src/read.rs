@@ -19,7 +19,7 @@ pub enum PrivateFileError {
     Open {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The path ends in a symbolic link.
@@ -65,7 +65,7 @@ pub enum PrivateFileError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_refused_at_once() {
+    fn a_file_that_is_not_regular_is_refused_at_once() {
         let folder = Folder::new();
         let (pipe, socket) = (folder.path("pipe"), folder.path("socket"));
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_there_is_told_apart() {
+    fn a_missing_file_has_its_own_error() {
         let error = read_private(Folder::new().path("key"), MAX).unwrap_err();
         assert!(error.is_not_found(), "{error:?}");
         assert!(!read_private("/dev/null", MAX).unwrap_err().is_not_found());

@@ -1,4 +1,4 @@
-//! A real certificate is taken; one that lacks a part, has one too many, or is written otherwise than DER has it, is not.
+//! A real certificate is accepted. One with a missing or an additional part, or one that is not valid DER, is refused.
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
@@ -11,7 +11,7 @@ fn real(is_ca: bool) -> Vec<u8> {
     params.self_signed(&key).unwrap().der().to_vec()
 }
 
-/// One element of DER, taken apart as far as it is constructed.
+/// One element of DER, parsed recursively where it is constructed.
 #[derive(Clone)]
 enum Node {
     Leaf(u8, Vec<u8>),
@@ -66,7 +66,7 @@ fn changed(der: &[u8], change: impl FnOnce(&mut Node)) -> Result<(), Certificate
 }
 
 #[test]
-fn real_certificates_are_taken() {
+fn real_certificates_are_accepted() {
     for der in [real(true), real(false)] {
         assert_eq!(check(&der), Ok(()));
         assert_eq!(Node::read(&mut Der(&der)).write(), der, "the test's own writer");
@@ -74,7 +74,7 @@ fn real_certificates_are_taken() {
 }
 
 #[test]
-fn what_is_cut_or_followed_by_anything_is_refused() {
+fn truncated_input_and_trailing_data_are_refused() {
     let der = real(true);
     for end in 0..der.len() {
         assert!(check(&der[..end]).is_err(), "{end} bytes");
@@ -84,7 +84,7 @@ fn what_is_cut_or_followed_by_anything_is_refused() {
 }
 
 #[test]
-fn every_part_but_the_optional_ones_is_needed() {
+fn every_part_that_is_not_optional_is_required() {
     let der = real(true);
     for part in 0..3 {
         assert!(changed(&der, |whole| drop(whole.nodes().remove(part))).is_err(), "part {part} of the certificate");
@@ -120,7 +120,7 @@ fn every_part_has_its_own_tag_and_content() {
 }
 
 #[test]
-fn lengths_are_written_as_short_as_they_can_be() {
+fn lengths_are_encoded_in_their_shortest_form() {
     for wrong in
         [&[0x30, 0x80, 0, 0][..], &[0x30, 0x81, 0x01, 0], &[0x30, 0x82, 0, 0x80], &[0x30, 0x84, 0, 0, 0, 1, 0], &[0x30], &[0x30, 0x81]]
     {
@@ -131,7 +131,7 @@ fn lengths_are_written_as_short_as_they_can_be() {
 }
 
 #[test]
-fn what_is_something_else_is_refused() {
+fn input_that_is_not_a_certificate_is_refused() {
     for junk in [&b""[..], b"0\0", b"-----BEGIN CERTIFICATE-----", &[0; 64], &[0xff; 64]] {
         assert!(check(junk).is_err(), "{junk:02x?}");
     }

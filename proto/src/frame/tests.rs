@@ -33,7 +33,7 @@ fn read(mut decoder: Decoder, mut input: &[u8]) -> (Vec<String>, Option<FrameErr
             Ok(Some(other)) => events.push(format!("{other:?}")),
             Ok(None) => return (events, None),
             Err(error) => {
-                assert!(decoder.is_broken() && decoder.next(&mut &b""[..]).is_err(), "an error stays");
+                assert!(decoder.is_broken() && decoder.next(&mut &b""[..]).is_err(), "the error persists");
                 return (events, Some(error));
             }
         }
@@ -41,7 +41,7 @@ fn read(mut decoder: Decoder, mut input: &[u8]) -> (Vec<String>, Option<FrameErr
 }
 
 fn error(bytes: &[u8]) -> FrameError {
-    read(Decoder::from_side(), bytes).1.unwrap_or_else(|| panic!("{bytes:?} is no error"))
+    read(Decoder::from_side(), bytes).1.unwrap_or_else(|| panic!("{bytes:?} is not an error"))
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn bytes_are_given_out_before_their_message_is_whole_and_control_frames_come_ins
 }
 
 #[test]
-fn text_is_whole_and_empty_messages_of_bytes_are_nothing() {
+fn text_is_delivered_whole_and_empty_binary_messages_are_ignored() {
     let input =
         [frame(0x82, b""), frame(0x01, b"{\xc3"), frame(0x8a, b""), frame(0x00, b"\xa4"), frame(0x80, b"}"), frame(0x81, b"")].concat();
     let (events, error) = read(Decoder::from_side(), &input);
@@ -63,7 +63,7 @@ fn text_is_whole_and_empty_messages_of_bytes_are_nothing() {
 }
 
 #[test]
-fn a_close_may_have_nothing_a_code_or_words() {
+fn a_close_has_no_payload_a_code_or_a_code_and_a_reason() {
     let (events, _) = read(Decoder::from_side(), &[frame(0x88, b""), frame(0x88, b"\x03\xe8"), frame(0x88, b"\x0f\xa1bye")].concat());
     assert_eq!(
         events,
@@ -77,7 +77,7 @@ fn a_close_may_have_nothing_a_code_or_words() {
 }
 
 #[test]
-fn what_breaks_the_framing_is_named() {
+fn framing_errors_are_named() {
     let cases: [(&[u8], FrameError); 9] = [
         (&[0x82, 1, 7], FrameError::Unmasked),
         (&[0x89, 0], FrameError::Unmasked),
@@ -98,7 +98,7 @@ fn what_breaks_the_framing_is_named() {
 }
 
 #[test]
-fn sizes_are_judged_by_headers_and_over_all_fragments() {
+fn sizes_are_checked_by_headers_and_across_fragments() {
     let too_big = |bytes: &[u8]| matches!(error(bytes), FrameError::TooBig { .. });
     let huge = |first: u8, claims: u64| [&[first, 0xff][..], &claims.to_be_bytes(), &[0; 4]].concat();
     assert!(too_big(&huge(0x82, 65_537)) && too_big(&huge(0x81, u64::MAX)) && too_big(&huge(0x89, 1 << 63)));
@@ -110,16 +110,16 @@ fn sizes_are_judged_by_headers_and_over_all_fragments() {
 }
 
 #[test]
-fn a_message_of_nothing_is_over_some_time() {
+fn a_message_of_endless_empty_fragments_is_refused() {
     let endless = [frame(0x02, b""), frame(0x00, b"").repeat(200_000)].concat();
     assert_eq!(error(&endless), FrameError::TooManyFragments(1 << 20));
     assert_eq!(error(&endless).reason(), CloseReason::Protocol);
     let crumbs = [frame(0x02, b"x"), frame(0x00, b"x").repeat(65_535), frame(0x80, b"")].concat();
-    assert_eq!(read(Decoder::from_side(), &crumbs.repeat(3)).1, None, "a byte in each frame is slow, and no more than that");
+    assert_eq!(read(Decoder::from_side(), &crumbs.repeat(3)).1, None, "one byte per frame is slow but valid");
 }
 
 #[test]
-fn bytes_that_follow_one_another_leave_in_one_frame_and_all_else_keeps_its_place() {
+fn consecutive_bytes_are_sent_in_one_frame_and_the_order_is_kept() {
     let mut batch = Batch::new();
     let add = |batch: &mut Batch, bytes: &[u8]| {
         let mut decoder = Decoder::from_side();
@@ -165,30 +165,30 @@ fn text_of_every_length_has_the_shortest_header() {
 }
 
 #[test]
-fn a_clients_frames_are_read_by_the_relay_whatever_their_length() {
+fn a_clients_frames_of_every_length_are_decoded_by_the_relay() {
     for size in [0, 1, 7, 8, 125, 126, 4_096] {
         for (kind, name) in [(Kind::Bytes, "bytes "), (Kind::Text, "Text")] {
-            let mut room = vec![b'.'; HEADER_ROOM];
-            room.extend((0..size).map(|at| b'a' + u8::try_from(at % 26).unwrap()));
-            let said = String::from_utf8(room[HEADER_ROOM..].to_vec()).unwrap();
-            let begins = client_frame(kind, &mut room, [1, 2, 4, 8]);
+            let mut buffer = vec![b'.'; HEADER_ROOM];
+            buffer.extend((0..size).map(|at| b'a' + u8::try_from(at % 26).unwrap()));
+            let text = String::from_utf8(buffer[HEADER_ROOM..].to_vec()).unwrap();
+            let begins = client_frame(kind, &mut buffer, [1, 2, 4, 8]);
             let expected = match kind {
                 Kind::Bytes if size == 0 => vec![],
-                Kind::Bytes => vec![format!("{name}{said}")],
-                _ => vec![format!("{name}({said:?})")],
+                Kind::Bytes => vec![format!("{name}{text}")],
+                _ => vec![format!("{name}({text:?})")],
             };
-            assert_eq!(read(Decoder::from_side(), &room[begins..]), (expected, None), "{size}");
+            assert_eq!(read(Decoder::from_side(), &buffer[begins..]), (expected, None), "{size}");
         }
     }
     for (size, header) in [(125, 6), (126, 8), (65_535, 8), (65_536, 14)] {
-        let mut room = vec![0; HEADER_ROOM + size];
-        assert_eq!(client_frame(Kind::Bytes, &mut room, [9; 4]), HEADER_ROOM - header, "the shortest header");
-        let frame = &room[HEADER_ROOM - header..];
+        let mut buffer = vec![0; HEADER_ROOM + size];
+        assert_eq!(client_frame(Kind::Bytes, &mut buffer, [9; 4]), HEADER_ROOM - header, "the shortest header");
+        let frame = &buffer[HEADER_ROOM - header..];
         assert!(matches!(Decoder::from_side().next(&mut &frame[..]), Ok(Some(Event::Bytes(run))) if run.len() == size));
     }
-    let mut room = [vec![0; HEADER_ROOM], close_payload(4001, "reset")].concat();
-    let begins = client_frame(Kind::Close, &mut room, [3, 1, 4, 1]);
+    let mut buffer = [vec![0; HEADER_ROOM], close_payload(4001, "reset")].concat();
+    let begins = client_frame(Kind::Close, &mut buffer, [3, 1, 4, 1]);
     let expected = vec![r#"Close(Some(Close { code: 4001, reason: "reset" }))"#.to_owned()];
-    assert_eq!(read(Decoder::from_side(), &room[begins..]), (expected, None));
+    assert_eq!(read(Decoder::from_side(), &buffer[begins..]), (expected, None));
     assert_eq!(close_payload(4000, &"x".repeat(200)).len(), CONTROL_PAYLOAD_BYTES);
 }

@@ -1,4 +1,4 @@
-//! Reads `vectors/` (texts written in full, or put together from repetitions where they are long) and the tables of docs/PROTOCOL.md.
+//! Reads `vectors/` (texts written in full, or composed of repetitions if they are long) and the tables of docs/PROTOCOL.md.
 
 #![allow(dead_code, clippy::panic, reason = "shared by test programs, each of which uses a part of it; a test may panic")]
 
@@ -35,16 +35,16 @@ impl fmt::Display for Written {
     }
 }
 
-/// A good text, and how it is written again.
+/// A valid text, and its canonical encoding.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Valid {
     pub(crate) name: String,
-    /// In `bodies.json`: which body.
+    /// In `bodies.json`: the name of the body.
     #[serde(default)]
     pub(crate) body: String,
     pub(crate) text: Written,
-    /// Where it differs from `text`.
+    /// If it differs from `text`.
     canonical: Option<Written>,
 }
 
@@ -54,7 +54,7 @@ impl Valid {
     }
 }
 
-/// A bad text, and the error that it must give.
+/// An invalid text, and the error that it must produce.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Invalid {
@@ -79,7 +79,7 @@ pub(crate) struct Unknown {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Messages {
-    /// Who says them, for people.
+    /// Who sends them, for readers.
     pub(crate) messages: String,
     pub(crate) most_bytes: usize,
     pub(crate) valid: Vec<Valid>,
@@ -140,9 +140,9 @@ pub(crate) fn table(heading: &str, first: &str) -> Vec<Vec<String>> {
     rows
 }
 
-/// Rows as a map from the first column to the second; a row that stands twice is a failure.
+/// Rows as a map from the first column to the second; a duplicate row is a failure.
 pub(crate) fn pairs(rows: &[Vec<String>]) -> BTreeMap<String, String> {
     let map: BTreeMap<_, _> = rows.iter().map(|row| (row[0].clone(), row[1].clone())).collect();
-    assert_eq!(map.len(), rows.len(), "a row stands twice: {:?}", rows.iter().map(|row| &row[0]).collect::<Vec<_>>());
+    assert_eq!(map.len(), rows.len(), "a row is a duplicate: {:?}", rows.iter().map(|row| &row[0]).collect::<Vec<_>>());
     map
 }

@@ -17,12 +17,12 @@ use crate::leg::EndReason;
 use crate::scripted_relay::{PING, Received, Relay, local_side, open, pattern};
 
 const PIPE: usize = 1021;
-const ROOMY: usize = 1 << 22;
+const LARGE_PIPE: usize = 1 << 22;
 
 #[tokio::test(start_paused = true)]
 async fn the_local_side_ends_first_and_still_receives_everything() {
     let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local_side(PIPE));
-    let far = async {
+    let remote = async {
         assert_eq!(relay.bytes(100_000).await, pattern(100_000));
         relay.expect_end().await;
         for chunk in pattern(150_000).chunks(65_536) {
@@ -32,14 +32,14 @@ async fn the_local_side_ends_first_and_still_receives_everything() {
         relay.finish().await;
         assert_eq!(relay.closed().await, Some(1000));
     };
-    let near = async {
+    let local_program = async {
         program.stream.write_all(&pattern(100_000)).await.unwrap();
         program.stream.shutdown().await.unwrap();
-        let mut heard = Vec::new();
-        program.stream.read_to_end(&mut heard).await.unwrap();
-        assert!(heard == pattern(150_000));
+        let mut received = Vec::new();
+        program.stream.read_to_end(&mut received).await.unwrap();
+        assert!(received == pattern(150_000));
     };
-    let (bridged, (), ()) = tokio::join!(bridge(local, leg, pending()), far, near);
+    let (bridged, (), ()) = tokio::join!(bridge(local, leg, pending()), remote, local_program);
     assert!(matches!(bridged.ended, BridgeEnd::Finished), "{bridged:?}");
     assert_eq!((bridged.to_leg_bytes, bridged.from_leg_bytes), (100_000, 150_000));
     assert!(!program.was_reset());
@@ -48,46 +48,46 @@ async fn the_local_side_ends_first_and_still_receives_everything() {
 #[tokio::test(start_paused = true)]
 async fn the_far_side_ends_first_and_its_leg_is_still_read() {
     let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local_side(PIPE));
-    let far = async {
+    let remote = async {
         relay.end().await;
         assert_eq!(relay.next().await, Received::Text(DELIVERED_TEXT.to_owned()));
         for turn in 0..20u8 {
             sleep(PING).await;
             relay.send(Message::Ping(vec![turn].into())).await;
-            assert_eq!(relay.next().await, Received::Pong(vec![turn].into()), "answered though the far side has ended");
+            assert_eq!(relay.next().await, Received::Pong(vec![turn].into()), "pings are answered after the far side has ended");
         }
         assert_eq!(relay.bytes(4).await, b"late");
         relay.expect_end().await;
         relay.finish().await;
     };
-    let near = async {
-        let mut heard = Vec::new();
-        program.stream.read_to_end(&mut heard).await.unwrap();
+    let local_program = async {
+        let mut received = Vec::new();
+        program.stream.read_to_end(&mut received).await.unwrap();
         sleep(20 * PING).await;
         program.stream.write_all(b"late").await.unwrap();
         drop(program.stream);
     };
-    let (bridged, (), ()) = tokio::join!(bridge(local, leg, pending()), far, near);
+    let (bridged, (), ()) = tokio::join!(bridge(local, leg, pending()), remote, local_program);
     assert!(matches!(bridged.ended, BridgeEnd::Finished), "{bridged:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tail_of_any_size_arrives_with_silence_behind_it() {
+async fn the_last_bytes_arrive_without_anything_behind_them_at_any_size() {
     let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local_side(PIPE));
     let both = async {
         for size in [1, 2, 125, 126, 1_000, 16_384, 65_535, 65_536, 65_537, 1 << 20] {
             let bytes = pattern(size);
-            let (said, heard) = tokio::join!(program.stream.write_all(&bytes), relay.bytes(size));
-            said.unwrap();
-            assert!(heard == bytes, "{size} up");
+            let (written, received) = tokio::join!(program.stream.write_all(&bytes), relay.bytes(size));
+            written.unwrap();
+            assert!(received == bytes, "{size} up");
             let mut back = vec![0; size];
             let down = async {
                 for chunk in bytes.chunks(65_536) {
                     relay.send_bytes(chunk).await;
                 }
             };
-            let (heard, ()) = tokio::join!(program.stream.read_exact(&mut back), down);
-            heard.unwrap();
+            let (read, ()) = tokio::join!(program.stream.read_exact(&mut back), down);
+            read.unwrap();
             assert!(back == bytes, "{size} down");
         }
     };
@@ -100,7 +100,7 @@ async fn a_tail_of_any_size_arrives_with_silence_behind_it() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_reader_gets_everything_and_pongs_are_sent_meanwhile() {
     let ((leg, mut relay), (local, mut program)) = (open(1 << 20).await, local_side(1_000));
-    let far = async {
+    let remote = async {
         for chunk in pattern(400_000).chunks(50_000) {
             relay.send_bytes(chunk).await;
         }
@@ -116,14 +116,14 @@ async fn a_slow_reader_gets_everything_and_pongs_are_sent_meanwhile() {
             }
         }
     };
-    let near = async {
+    let local_program = async {
         sleep(Duration::from_secs(181)).await; // paused for three minutes
         program.stream.shutdown().await.unwrap();
-        let mut heard = Vec::new();
-        program.stream.read_to_end(&mut heard).await.unwrap();
-        assert!(heard == pattern(400_000));
+        let mut received = Vec::new();
+        program.stream.read_to_end(&mut received).await.unwrap();
+        assert!(received == pattern(400_000));
     };
-    let (bridged, pongs, ()) = tokio::join!(bridge(local, leg, pending()), far, near);
+    let (bridged, pongs, ()) = tokio::join!(bridge(local, leg, pending()), remote, local_program);
     assert!(matches!(bridged.ended, BridgeEnd::Finished), "{bridged:?}");
     assert_eq!((pongs, bridged.from_leg_bytes), (9, 400_000));
 }
@@ -142,17 +142,17 @@ async fn a_dead_relay_resets_the_local_side() {
 async fn a_leg_that_is_cut_resets_the_local_side_at_once() {
     for code in [4001, 4002, 4005, 1011] {
         let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local_side(PIPE));
-        let far = async {
+        let remote = async {
             relay.send_bytes(b"half of it").await;
             relay.close(code).await;
             assert_eq!(relay.closed().await, Some(code));
         };
-        let (bridged, ()) = tokio::join!(bridge(local, leg, pending()), far);
+        let (bridged, ()) = tokio::join!(bridge(local, leg, pending()), remote);
         assert!(matches!(&bridged.ended, BridgeEnd::Leg(EndReason::Closed { code: closed, .. }) if *closed == code), "{bridged:?}");
         assert!(program.was_reset());
-        let mut heard = Vec::new();
-        program.stream.read_to_end(&mut heard).await.unwrap();
-        assert_eq!(heard, b"half of it");
+        let mut received = Vec::new();
+        program.stream.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, b"half of it");
     }
     let ((leg, relay), (local, program)) = (open(PIPE).await, local_side(PIPE));
     drop(relay);
@@ -162,43 +162,43 @@ async fn a_leg_that_is_cut_resets_the_local_side_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_local_side_that_is_reset_resets_the_leg() {
-    let ((leg, mut relay), (near, program)) = (open(PIPE).await, local_side(PIPE));
+    let ((leg, mut relay), (local, program)) = (open(PIPE).await, local_side(PIPE));
     program.reset();
-    let (bridged, code) = tokio::join!(bridge(near, leg, pending()), relay.closed());
+    let (bridged, code) = tokio::join!(bridge(local, leg, pending()), relay.closed());
     assert!(matches!(&bridged.ended, BridgeEnd::Local(error) if error.kind() == ErrorKind::ConnectionReset));
     assert_eq!(code, Some(4001));
 
-    let ((leg, mut relay), (near, program)) = (open(PIPE).await, local_side(PIPE));
+    let ((leg, mut relay), (local, program)) = (open(PIPE).await, local_side(PIPE));
     drop(program); // reads return EOF and writes fail
-    let far = async {
+    let remote = async {
         relay.expect_end().await;
         relay.send_bytes(b"to nobody").await;
         relay.closed().await
     };
-    let (bridged, code) = tokio::join!(bridge(near, leg, pending()), far);
+    let (bridged, code) = tokio::join!(bridge(local, leg, pending()), remote);
     assert!(matches!(&bridged.ended, BridgeEnd::Local(error) if error.kind() == ErrorKind::BrokenPipe));
     assert_eq!(code, Some(4001));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_far_side_that_finished_closes_the_local_side_and_resets_it_only_if_bytes_were_left() {
-    let ((leg, mut relay), (near, mut program)) = (open(PIPE).await, local_side(PIPE));
+    let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local_side(PIPE));
     relay.send_bytes(b"bye").await;
     relay.close(1000).await;
-    let bridged = bridge(near, leg, pending()).await;
+    let bridged = bridge(local, leg, pending()).await;
     assert!(matches!(bridged.ended, BridgeEnd::CutShort) && !program.was_reset());
-    let mut heard = Vec::new();
-    program.stream.read_to_end(&mut heard).await.unwrap();
-    assert_eq!(heard, b"bye");
+    let mut received = Vec::new();
+    program.stream.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received, b"bye");
 
-    let ((leg, mut relay), (near, mut program)) = (open(PIPE).await, local_side(ROOMY));
-    program.stream.write_all(&pattern(ROOMY)).await.unwrap(); // far more than the leg takes
-    let far = async {
+    let ((leg, mut relay), (local, mut program)) = (open(PIPE).await, local_side(LARGE_PIPE));
+    program.stream.write_all(&pattern(LARGE_PIPE)).await.unwrap(); // far more than the leg accepts
+    let remote = async {
         sleep(PING).await;
         relay.close(1000).await;
         relay.closed().await
     };
-    let (bridged, _) = tokio::join!(bridge(near, leg, pending()), far);
+    let (bridged, _) = tokio::join!(bridge(local, leg, pending()), remote);
     assert!(matches!(bridged.ended, BridgeEnd::CutShort) && program.was_reset());
 }
 
@@ -227,14 +227,14 @@ async fn on_tcp() -> (TcpStream, impl Future<Output = BridgeEnd>, Relay) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let program = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (local, _) = listener.accept().await.unwrap();
-    let (leg, relay) = open(ROOMY).await;
+    let (leg, relay) = open(LARGE_PIPE).await;
     (program, async move { bridge(local, leg, pending()).await.ended }, relay)
 }
 
 /// The program answers without having read everything, and closes, which resets its connection. The far side goes on sending.
 async fn early_answer(ends_first: bool) -> (Vec<Received>, BridgeEnd) {
     let (mut program, bridged, mut relay) = on_tcp().await;
-    let far = async {
+    let remote = async {
         relay.send_bytes(&pattern(60_000)).await;
         program.write_all(b"413").await.unwrap();
         if ends_first {
@@ -261,7 +261,7 @@ async fn early_answer(ends_first: bool) -> (Vec<Received>, BridgeEnd) {
             }
         }
     };
-    let (ended, received) = tokio::join!(bridged, far);
+    let (ended, received) = tokio::join!(bridged, remote);
     (received, ended)
 }
 
@@ -280,7 +280,7 @@ async fn an_answer_before_the_question_was_read_is_passed_on_and_then_the_leg_is
 #[tokio::test]
 async fn delivered_is_not_said_for_bytes_that_a_closed_program_never_got() {
     let (mut program, bridged, mut relay) = on_tcp().await;
-    let far = async {
+    let remote = async {
         program.shutdown().await.unwrap();
         relay.expect_end().await;
         relay.send_bytes(b"some").await;
@@ -299,17 +299,17 @@ async fn delivered_is_not_said_for_bytes_that_a_closed_program_never_got() {
             }
         }
     };
-    let (ended, code) = tokio::join!(bridged, far);
+    let (ended, code) = tokio::join!(bridged, remote);
     assert!(matches!(ended, BridgeEnd::Local(_)), "{ended:?}");
     assert_eq!(code, 4001);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_makes_no_progress_holds_the_leg_for_ten_seconds() {
-    let (leg, mut relay) = open(ROOMY).await;
+    let (leg, mut relay) = open(LARGE_PIPE).await;
     let (local, mut remote) = tokio::net::UnixStream::pair().unwrap();
     let begun = Instant::now();
-    let far = async {
+    let remote = async {
         remote.write_all(b"an answer").await.unwrap();
         remote.shutdown().await.unwrap();
         assert_eq!(relay.bytes(9).await, b"an answer");
@@ -318,7 +318,7 @@ async fn an_answer_that_makes_no_progress_holds_the_leg_for_ten_seconds() {
         relay.send_bytes(b"to nobody").await;
         (relay.closed().await, begun.elapsed())
     };
-    let (bridged, closed) = tokio::join!(bridge(local, leg, pending()), far);
+    let (bridged, closed) = tokio::join!(bridge(local, leg, pending()), remote);
     assert!(matches!(bridged.ended, BridgeEnd::Local(_)), "{bridged:?}");
     assert_eq!(closed, (Some(4001), LAST_WORDS_TIMEOUT));
 }

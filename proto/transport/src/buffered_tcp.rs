@@ -184,82 +184,82 @@ mod tests {
 
     async fn pair() -> (BufferedTcp, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (BufferedTcp::holding(near), listener.accept().await.unwrap().0)
+        let local = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (BufferedTcp::holding(local), listener.accept().await.unwrap().0)
     }
 
-    async fn heard(far: &mut TcpStream) -> String {
+    async fn receive(remote: &mut TcpStream) -> String {
         let mut buffer = [0; 64];
-        let count = far.read(&mut buffer).await.unwrap();
+        let count = remote.read(&mut buffer).await.unwrap();
         String::from_utf8(buffer[..count].to_vec()).unwrap()
     }
 
     #[tokio::test]
-    async fn a_question_goes_when_the_answer_is_waited_for() {
-        let (mut near, mut far) = pair().await;
-        near.write_all(b"hel").await.unwrap();
-        near.write_all(b"lo?").await.unwrap();
-        near.flush().await.unwrap();
-        let (mut answer, question) = tokio::join!(near.read_u8(), async {
-            let question = heard(&mut far).await;
-            far.write_all(b"!").await.unwrap();
-            question
+    async fn pending_writes_are_sent_when_the_answer_is_read() {
+        let (mut local, mut remote) = pair().await;
+        local.write_all(b"hel").await.unwrap();
+        local.write_all(b"lo?").await.unwrap();
+        local.flush().await.unwrap();
+        let (mut answer, request) = tokio::join!(local.read_u8(), async {
+            let request = receive(&mut remote).await;
+            remote.write_all(b"!").await.unwrap();
+            request
         });
-        assert_eq!((question.as_str(), answer.as_mut().unwrap()), ("hello?", &mut b'!'));
+        assert_eq!((request.as_str(), answer.as_mut().unwrap()), ("hello?", &mut b'!'));
     }
 
     #[tokio::test]
-    async fn what_was_kept_goes_with_what_is_said_next_or_with_a_flush() {
-        let (mut near, mut far) = pair().await;
-        near.write_all(b"finished, ").await.unwrap();
-        near.release_writes();
-        near.write_all(b"GET").await.unwrap();
-        assert_eq!(heard(&mut far).await, "finished, GET");
+    async fn held_writes_are_sent_with_the_next_write_or_with_a_flush() {
+        let (mut local, mut remote) = pair().await;
+        local.write_all(b"finished, ").await.unwrap();
+        local.release_writes();
+        local.write_all(b"GET").await.unwrap();
+        assert_eq!(receive(&mut remote).await, "finished, GET");
 
-        let (mut near, mut far) = pair().await;
-        near.write_all(b"finished").await.unwrap();
-        near.release_writes();
-        near.flush().await.unwrap();
-        assert_eq!(heard(&mut far).await, "finished");
-        near.write_all(b"GET").await.unwrap();
-        assert_eq!(heard(&mut far).await, "GET");
+        let (mut local, mut remote) = pair().await;
+        local.write_all(b"finished").await.unwrap();
+        local.release_writes();
+        local.flush().await.unwrap();
+        assert_eq!(receive(&mut remote).await, "finished");
+        local.write_all(b"GET").await.unwrap();
+        assert_eq!(receive(&mut remote).await, "GET");
     }
 
     #[tokio::test]
-    async fn last_words_go_with_the_end_and_long_ones_are_not_kept() {
-        let (mut near, mut far) = pair().await;
-        near.write_all(&[b'x'; MAX_PENDING + 1]).await.unwrap();
-        far.read_exact(&mut [0; MAX_PENDING + 1]).await.unwrap();
-        near.write_all(b"bye").await.unwrap();
-        near.shutdown().await.unwrap();
-        assert_eq!(heard(&mut far).await, "bye");
-        assert_eq!(heard(&mut far).await, "");
+    async fn the_last_write_is_sent_with_the_end_and_a_long_one_is_not_held() {
+        let (mut local, mut remote) = pair().await;
+        local.write_all(&[b'x'; MAX_PENDING + 1]).await.unwrap();
+        remote.read_exact(&mut [0; MAX_PENDING + 1]).await.unwrap();
+        local.write_all(b"bye").await.unwrap();
+        local.shutdown().await.unwrap();
+        assert_eq!(receive(&mut remote).await, "bye");
+        assert_eq!(receive(&mut remote).await, "");
     }
 
     #[tokio::test]
-    async fn what_comes_in_masses_is_read_ahead_whole_and_in_order_and_no_buffer_is_left() {
-        let (mut near, mut far) = pair().await;
+    async fn bulk_data_is_read_ahead_in_order_and_the_buffer_is_freed() {
+        let (mut local, mut remote) = pair().await;
         let sent: Vec<u8> = (0..1_000_003_u32).map(|at| (at / 7).to_le_bytes()[0]).collect();
         let mut read = Vec::new();
         let (written, ()) = tokio::join!(
             async {
-                far.write_all(&sent).await?;
-                far.write_all(b"z").await
+                remote.write_all(&sent).await?;
+                remote.write_all(b"z").await
             },
             async {
                 let mut chunk = [0; 4096];
                 while read.len() < sent.len() + 1 {
-                    let count = near.read(&mut chunk).await.unwrap();
+                    let count = local.read(&mut chunk).await.unwrap();
                     read.extend_from_slice(&chunk[..count]);
                 }
             }
         );
         written.unwrap();
         assert!(read[..sent.len()] == sent && read[sent.len()] == b'z');
-        far.write_all(b"end").await.unwrap();
-        drop(far);
+        remote.write_all(b"end").await.unwrap();
+        drop(remote);
         let mut rest = String::new();
-        near.read_to_string(&mut rest).await.unwrap();
-        assert_eq!((rest.as_str(), near.read_ahead.capacity()), ("end", 0));
+        local.read_to_string(&mut rest).await.unwrap();
+        assert_eq!((rest.as_str(), local.read_ahead.capacity()), ("end", 0));
     }
 }

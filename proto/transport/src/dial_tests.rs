@@ -31,19 +31,19 @@ fn url() -> RelayUrl {
 
 /// A dialer, and the relay's ends of the connections it opens.
 fn dialer() -> (Dialer, mpsc::Receiver<DuplexStream>) {
-    let (sender, far_ends) = mpsc::channel(8);
+    let (sender, remote_ends) = mpsc::channel(8);
     let connect = move |_: RelayUrl| {
-        let (near, far) = duplex(1 << 20);
-        let sent = sender.try_send(far);
-        async move { sent.map(|()| near).map_err(|_| io::Error::other("nobody accepts")) }
+        let (local, remote) = duplex(1 << 20);
+        let sent = sender.try_send(remote);
+        async move { sent.map(|()| local).map_err(|_| io::Error::other("nobody accepts")) }
     };
-    (Dialer::over(url(), connect), far_ends)
+    (Dialer::over(url(), connect), remote_ends)
 }
 
-async fn head(far: &mut DuplexStream) -> String {
+async fn head(remote: &mut DuplexStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        head.push(far.read_u8().await.unwrap());
+        head.push(remote.read_u8().await.unwrap());
     }
     String::from_utf8(head).unwrap()
 }
@@ -56,25 +56,25 @@ fn within(seconds: u64) -> Instant {
     Instant::now() + Duration::from_secs(seconds)
 }
 
-/// Dials a relay that answers this; `{accept}` stands for the correct Sec-WebSocket-Accept.
+/// Dials a relay that answers this; `{accept}` is replaced by the correct Sec-WebSocket-Accept.
 async fn answered(answer: &str) -> Result<crate::dial::WebSocket, DialError> {
-    let (dialer, mut far_ends) = dialer();
-    let far = async {
-        let mut far = far_ends.recv().await.unwrap();
-        let head = head(&mut far).await;
+    let (dialer, mut remote_ends) = dialer();
+    let relay = async {
+        let mut remote = remote_ends.recv().await.unwrap();
+        let head = head(&mut remote).await;
         let accept = derive_accept_key(header(&head, "sec-websocket-key").unwrap().as_bytes());
-        far.write_all(answer.replace("{accept}", &accept).as_bytes()).await.unwrap();
-        far
+        remote.write_all(answer.replace("{accept}", &accept).as_bytes()).await.unwrap();
+        remote
     };
-    tokio::join!(dialer.control("/v1/control", within(5)), far).0
+    tokio::join!(dialer.control("/v1/control", within(5)), relay).0
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_request_carries_what_an_upgrade_needs_and_bytes_behind_the_101_are_kept() {
-    let (dialer, mut far_ends) = dialer();
-    let far = async {
-        let mut far = far_ends.recv().await.unwrap();
-        let head = head(&mut far).await;
+    let (dialer, mut remote_ends) = dialer();
+    let relay = async {
+        let mut remote = remote_ends.recv().await.unwrap();
+        let head = head(&mut remote).await;
         assert!(head.starts_with("GET /v1/legs/n1/00 HTTP/1.1\r\n"), "{head}");
         assert_eq!(header(&head, "host"), Some("relay.test:8443"));
         assert_eq!(header(&head, "authorization"), Some("Bearer mrl_leg_x"));
@@ -95,17 +95,17 @@ async fn the_request_carries_what_an_upgrade_needs_and_bytes_behind_the_101_are_
         drop(relay);
         let mut frames = Vec::new();
         shown.read_to_end(&mut frames).await.unwrap();
-        far.write_all(&[switch.as_bytes(), &frames].concat()).await.unwrap();
-        far
+        remote.write_all(&[switch.as_bytes(), &frames].concat()).await.unwrap();
+        remote
     };
     let headers = HeaderMap::from_iter([("moorline-wait".parse().unwrap(), "7".parse().unwrap())]);
     let token = Secret::new("mrl_leg_x");
-    let (leg, _far) = tokio::join!(dialer.leg("/v1/legs/n1/00", &headers, Some(&token), within(5)), far);
+    let (leg, _remote) = tokio::join!(dialer.leg("/v1/legs/n1/00", &headers, Some(&token), within(5)), relay);
     leg.unwrap().opened().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_keeps_its_status_its_problem_and_its_time() {
+async fn a_refusal_keeps_its_status_its_problem_and_its_retry_after() {
     let problem = Problem::new(ProblemCode::Overloaded, "come later");
     let body = serde_json::to_string(&problem).unwrap();
     let head = "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 30\r\ncontent-type: application/problem+json";
@@ -116,13 +116,13 @@ async fn a_refusal_keeps_its_status_its_problem_and_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_relay_cannot_send_a_client_away_for_good() {
+async fn retry_after_is_capped_at_one_day() {
     let head = format!("HTTP/1.1 503 x\r\nconnection: close\r\nretry-after: {}\r\n\r\n", u64::MAX);
     assert_eq!(answered(&head).await.unwrap_err().refusal().unwrap().retry_after, Some(Duration::from_secs(86_400)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn strange_refusals_are_refusals_too() {
+async fn unexpected_responses_are_refusals_too() {
     let large = format!("HTTP/1.1 502 Bad\r\ncontent-length: 100000\r\n\r\n{}", "x".repeat(100_000));
     for (answer, status) in [
         ("HTTP/1.1 404 Not Found\r\nconnection: close\r\n\r\n<html>".to_owned(), 404),
@@ -159,36 +159,36 @@ async fn an_upgrade_to_something_else_is_an_error() {
 
 #[tokio::test(start_paused = true)]
 async fn the_deadline_error_names_the_step() {
-    let (dialer, mut far_ends) = dialer();
+    let (dialer, mut remote_ends) = dialer();
     let begun = Instant::now();
     let headers = HeaderMap::new();
-    let ask = dialer.request(Method::GET, "/v1/about", &headers, None, None, within(3));
-    let (result, _silent) = tokio::join!(ask, far_ends.recv());
+    let request = dialer.request(Method::GET, "/v1/about", &headers, None, None, within(3));
+    let (result, _silent) = tokio::join!(request, remote_ends.recv());
     assert!(matches!(result, Err(DialError::Deadline { step: Step::Request })));
     assert_eq!(begun.elapsed(), Duration::from_secs(3));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_of_the_api_carries_json_and_any_status_is_an_answer() {
-    let (dialer, mut far_ends) = dialer();
-    let far = async {
-        let mut far = far_ends.recv().await.unwrap();
-        let head = head(&mut far).await;
+async fn an_api_request_carries_json_and_any_status_is_a_response() {
+    let (dialer, mut remote_ends) = dialer();
+    let relay = async {
+        let mut remote = remote_ends.recv().await.unwrap();
+        let head = head(&mut remote).await;
         assert!(head.starts_with("PUT /v1/devices/lamp HTTP/1.1\r\n"));
         assert_eq!((header(&head, "content-type"), header(&head, "content-length")), (Some("application/json"), Some("2")));
-        far.write_all(b"HTTP/1.1 409 Conflict\r\ncontent-length: 4\r\n\r\nnope").await.unwrap();
-        far
+        remote.write_all(b"HTTP/1.1 409 Conflict\r\ncontent-length: 4\r\n\r\nnope").await.unwrap();
+        remote
     };
     let headers = HeaderMap::new();
-    let ask = dialer.request(Method::PUT, "/v1/devices/lamp", &headers, None, Some("{}".to_owned()), within(3));
-    let (response, _far) = tokio::join!(ask, far);
+    let request = dialer.request(Method::PUT, "/v1/devices/lamp", &headers, None, Some("{}".to_owned()), within(3));
+    let (response, _remote) = tokio::join!(request, relay);
     let response = response.unwrap();
     assert_eq!((response.status.as_u16(), response.body.as_ref()), (409, b"nope".as_slice()));
     assert!(matches!(response.accepted(), Err(DialError::Refused(refusal)) if refusal.status == 409));
 }
 
 #[tokio::test]
-async fn nobody_there_is_a_connect_error_and_no_name_a_resolve_error() {
+async fn a_closed_port_is_a_connect_error_and_an_unknown_name_a_resolve_error() {
     let port = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap().port();
     let about = async |url: &str| {
         let dialer = Dialer::new(url.parse().unwrap(), Some(&self_signed())).unwrap();
@@ -224,9 +224,9 @@ async fn tls_trusts_the_given_ca_and_later_dials_resume_the_session() {
     let (ca, acceptor) = relay_of_a_ca();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url: RelayUrl = format!("https://localhost:{}", listener.local_addr().unwrap().port()).parse().unwrap();
-    // One after another, until there are tickets for more connections than rustls would keep.
+    // Sequential dials, until there are tickets for more connections than rustls keeps by default.
     const AT_ONCE: usize = 12;
-    let serve = async {
+    let server = async {
         let mut kinds = Vec::new();
         while kinds.len() < 2 * AT_ONCE {
             let (tcp, _) = listener.accept().await.unwrap();
@@ -239,10 +239,10 @@ async fn tls_trusts_the_given_ca_and_later_dials_resume_the_session() {
         }
         kinds
     };
-    let ask = async {
+    let client = async {
         let headers = HeaderMap::new();
-        let stranger = Dialer::new(url.clone(), Some(&self_signed())).unwrap();
-        let error = stranger.request(Method::GET, "/v1/about", &headers, None, None, within(20)).await.unwrap_err();
+        let untrusting = Dialer::new(url.clone(), Some(&self_signed())).unwrap();
+        let error = untrusting.request(Method::GET, "/v1/about", &headers, None, None, within(20)).await.unwrap_err();
         assert!(matches!(error, DialError::Tls { .. }), "{error}");
         let dialer = Dialer::new(url.clone(), Some(&ca)).unwrap();
         let one = async |dialer: Dialer| {
@@ -255,12 +255,12 @@ async fn tls_trusts_the_given_ca_and_later_dials_resume_the_session() {
         let mut burst: FuturesUnordered<_> = (0..AT_ONCE).map(|_| one(dialer.clone())).collect();
         while burst.next().await.is_some() {}
     };
-    let (kinds, ()) = tokio::join!(serve, ask);
+    let (kinds, ()) = tokio::join!(server, client);
     assert_eq!(kinds[0], HandshakeKind::Full);
     assert_eq!(kinds[1..], [HandshakeKind::Resumed; 2 * AT_ONCE - 1]);
 }
 
 #[test]
-fn a_ca_that_is_no_certificate_is_an_error() {
+fn a_ca_file_without_a_certificate_is_an_error() {
     assert!(matches!(Dialer::new(url(), Some(b"no certificate")), Err(crate::dial::TrustError::NotACertificate(_))));
 }

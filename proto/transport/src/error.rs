@@ -38,7 +38,7 @@ pub struct Refusal {
     pub status: u16,
     /// The body, if it is one of the protocol's problems.
     pub problem: Option<Problem>,
-    /// A retry makes sense after this long: `Retry-After`, or what the problem says; one day at most.
+    /// A retry makes sense after this long: `Retry-After`, or the problem's `retry_after_s`; one day at most.
     pub retry_after: Option<Duration>,
 }
 
@@ -114,7 +114,7 @@ impl DialError {
     }
 
     /// Whether the connection to the relay was lost once it was trusted and before the response was there: the request may have arrived. A
-    /// connection that is lost earlier is not one of these: nothing says that a relay listens there.
+    /// connection that is lost earlier is not one of these: there is no sign that a relay listens there.
     pub fn is_lost_exchange(&self) -> bool {
         matches!(self, Self::Http(error) if !error.is_parse() && !error.is_user())
     }

@@ -39,10 +39,10 @@ pub(crate) struct Relay(pub(crate) WebSocketStream<DuplexStream>);
 
 /// A leg before `opened`, over a pipe of this capacity.
 pub(crate) async fn joined(pipe: usize) -> (Leg, Relay) {
-    let (near, far) = duplex(pipe);
-    let leg = Leg::new(Connection::over(near), Bytes::new());
+    let (local, remote) = duplex(pipe);
+    let leg = Leg::new(Connection::over(local), Bytes::new());
     let config = Some(WebSocketConfig::default().read_buffer_size(4096).write_buffer_size(0));
-    (leg, Relay(WebSocketStream::from_raw_socket(far, Role::Server, config).await))
+    (leg, Relay(WebSocketStream::from_raw_socket(remote, Role::Server, config).await))
 }
 
 /// An open leg.
@@ -121,7 +121,7 @@ impl Relay {
         }
     }
 
-    /// Exactly this many bytes.
+    /// Receives exactly this many bytes.
     pub(crate) async fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut all = Vec::new();
         while all.len() < count {
@@ -174,10 +174,10 @@ pub(crate) struct Program {
 
 /// A local side and the program behind it.
 pub(crate) fn local_side(pipe: usize) -> (Local, Program) {
-    let (near, far) = duplex(pipe);
+    let (bridge_end, program_end) = duplex(pipe);
     let (was_reset, broken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    let local = Local { stream: near, was_reset: Arc::clone(&was_reset), broken: Arc::clone(&broken) };
-    (local, Program { stream: far, was_reset, broken })
+    let local = Local { stream: bridge_end, was_reset: Arc::clone(&was_reset), broken: Arc::clone(&broken) };
+    (local, Program { stream: program_end, was_reset, broken })
 }
 
 impl Program {
@@ -185,7 +185,7 @@ impl Program {
         self.was_reset.load(Ordering::SeqCst)
     }
 
-    /// Resets the connection, as when the program dies.
+    /// Resets the connection, as when the program is killed.
     pub(crate) fn reset(self) {
         self.broken.store(true, Ordering::SeqCst);
     }

@@ -153,6 +153,6 @@ mod tests {
         connector.cache(CachedAddress { host: "localhost".to_owned(), address: nobody, resolved: Instant::now() });
         let (tcp, remembered) = connect_with(&connector, &url, AddressSource::CacheFirst).await;
         assert!(remembered && tcp.is_ok());
-        assert_eq!(connector.cached(&url), Some(listener.local_addr().unwrap()), "and that is where it is next time");
+        assert_eq!(connector.cached(&url), Some(listener.local_addr().unwrap()), "and the next dial begins with it");
     }
 }

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_rule_allows_is_denied() {
+    fn requests_that_no_rule_allows_are_denied() {
         let forbidden = |action| Err(Denied::Forbidden { action });
         assert_eq!(opens(&caller(LAMPS), "lamp-1", "http"), forbidden(Action::StreamOpen), "another service");
         assert_eq!(opens(&caller(LAMPS), "door-1", "ssh"), forbidden(Action::StreamOpen), "another device");
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_not_see_a_device_hears_that_there_is_none() {
+    fn a_device_that_the_caller_may_not_see_is_reported_as_unknown() {
         let narrow = caller(r#"[{"actions":["stream.open"],"devices":["lamp-*"],"services":["*"]}]"#);
         assert_eq!(opens(&narrow, "door-1", "ssh"), Err(Denied::DeviceUnknown));
         assert_eq!(opens(&caller("[]"), "door-1", "ssh"), Err(Denied::DeviceUnknown));
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn all_devices_may_be_asked_for_by_who_may_see_some() {
+    fn all_devices_may_be_listed_by_callers_that_may_see_some() {
         let caller = caller(r#"[{"actions":["device.read"],"devices":["lamp-*"]}]"#);
         let permit = admin(&caller, Action::DeviceRead, Resource::ALL).unwrap();
         assert_eq!((permit.action(), permit.device()), (Action::DeviceRead, None));
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_is_over_allows_nothing() {
+    fn an_expired_token_allows_nothing() {
         let caller = caller(LAMPS);
         assert_eq!(decide(&caller, Action::DeviceRead, Resource::ALL, HERE, caller.expires_at), Decision::Expired);
         let late = stream(&caller, "lamp-1", "ssh", caller.expires_at).map(|_| ());

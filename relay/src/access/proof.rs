@@ -22,7 +22,7 @@ pub struct Expected<'a> {
     pub instance: &'a Instance,
 }
 
-/// Why a proof is rejected. For the relay's log: the peer is not told which it was.
+/// Why a proof is rejected. For the relay's log: it is not sent to the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProofError {
     /// Not a compact JWS, or without the claims of a proof.

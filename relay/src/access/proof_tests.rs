@@ -1,4 +1,4 @@
-//! What a proof must have, one thing after the other taken away or changed.
+//! The requirements of a proof: each one is removed or changed in turn.
 
 use moorline_proto::timestamp::Timestamp;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::access::test_keys::{ED25519, OTHER_ED25519, P256, Pair, hmac_signed, 
 
 const NONCE: Nonce = Nonce([7; 32]);
 
-/// The relay and the device, as a proof meets them.
+/// The expectations that a proof is verified against.
 struct Scene {
     names: Vec<String>,
     device: DeviceId,
@@ -113,11 +113,15 @@ fn only_the_private_key_makes_a_signature_that_holds() {
     let good = ED25519.sign(&header(&ED25519), &claims());
     let (_, signature) = good.rsplit_once('.').unwrap();
     let elsewhere = format!("{}.{signature}", unsigned(&header(&ED25519), &with(&claims(), json!({ "sub": "lamp-1", "x": 1 }))));
-    assert_eq!(scene.judge(&elsewhere), Err(ProofError::Signature), "a signature of other claims");
+    assert_eq!(scene.judge(&elsewhere), Err(ProofError::Signature), "the signature of other claims");
 
     let hmac = with(&header(&ED25519), json!({ "alg": "HS256" }));
     for secret in [ED25519.public().to_spki(), ED25519.public().to_pem().into_bytes()] {
-        assert_eq!(scene.judge(&hmac_signed(&hmac, &claims(), &secret)), Err(ProofError::Algorithm), "the public key as a shared one");
+        assert_eq!(
+            scene.judge(&hmac_signed(&hmac, &claims(), &secret)),
+            Err(ProofError::Algorithm),
+            "the public key used as a shared secret"
+        );
     }
     for text in ["", "..", "a.b.c", &unsigned(&header(&ED25519), &claims()), &format!("{good}.x")] {
         assert_eq!(scene.judge(text), Err(ProofError::NoProof), "{text:?}");

@@ -36,7 +36,7 @@ pub(super) const P256: Pair = Pair {
 };
 
 impl Pair {
-    /// What a relay is told.
+    /// The public key, as the relay registers it.
     pub(super) fn public(&self) -> PublicKey {
         PublicKey::from_pem(self.public).unwrap()
     }
@@ -46,7 +46,7 @@ impl Pair {
         self.private
     }
 
-    /// A compact JWS of exactly this header and payload, whatever they say; the signature is good.
+    /// A compact JWS of exactly this header and payload, whatever their content; the signature is valid.
     pub(super) fn sign(&self, header: &Value, payload: &Value) -> String {
         let key = match self.algorithm {
             Algorithm::ES256 => EncodingKey::from_ec_pem(self.private.as_bytes()),

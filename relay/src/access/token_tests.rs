@@ -1,4 +1,4 @@
-//! What a caller's token must have, one thing after the other taken away or changed; and what the relay mints itself.
+//! The requirements of a caller's token: each one is removed or changed in turn. And the tokens that the relay mints.
 
 use moorline_proto::claims::Action;
 use moorline_proto::names::PROOF_TYP;
@@ -11,7 +11,7 @@ use crate::access::test_keys::{ED25519, OTHER_ED25519, P256, Pair, hmac_signed, 
 /// Now, in seconds since 1970.
 const NOW: u64 = 1_800_000_000;
 
-/// Ed25519 is the relay's own key, P-256 is a company's.
+/// Ed25519 is the relay's own key, P-256 is an external issuer's.
 fn auth() -> TokenVerifier {
     let own = CallerKey::new("moorline:relay:relay", "relay".parse().unwrap(), ED25519.public());
     let corp = CallerKey::new("https://id.corp.example", "corp".parse().unwrap(), P256.public());
@@ -35,7 +35,7 @@ fn judge(token: &str) -> Result<Caller, InvalidToken> {
     auth().authenticate(&Secret::new(token))
 }
 
-/// The answer to a token of the relay's own key with these changes.
+/// The result for a token of the relay's own key with these changes.
 fn changed(header_changes: Value, claim_changes: Value) -> Result<Caller, InvalidToken> {
     judge(&ED25519.sign(&with(&header(&ED25519), header_changes), &with(&claims(), claim_changes)))
 }
@@ -45,7 +45,7 @@ fn is(error: &InvalidToken, variant: &str) -> bool {
 }
 
 #[test]
-fn a_good_token_says_who_calls_and_what_it_may() {
+fn a_valid_token_names_the_caller_and_its_access() {
     let caller = changed(json!({}), json!({})).unwrap();
     assert_eq!((caller.id.to_string(), caller.token_id.as_deref()), ("relay:alice".to_owned(), Some("7")));
     assert_eq!(caller.expires_at, Timestamp::from_millis((NOW + 3_630) * 1_000), "exp and the leeway");
@@ -63,7 +63,7 @@ fn a_token_of_another_issuer_has_its_short_name() {
 }
 
 #[test]
-fn every_claim_that_must_be_there_must_be_there() {
+fn every_required_claim_is_required() {
     for claim in ["iss", "sub", "aud", "exp", "iat"] {
         let error = changed(json!({}), json!({ claim: null })).unwrap_err();
         assert!(matches!(&error, InvalidToken::Claims(text) if text.contains(claim)), "{error:?}");
@@ -137,12 +137,12 @@ fn only_the_private_key_makes_a_signature_that_holds() {
 }
 
 #[test]
-fn a_token_is_good_from_its_beginning_to_its_end_and_thirty_seconds_around() {
+fn a_token_is_valid_from_start_to_expiry_with_thirty_seconds_of_leeway() {
     let code = |change: Value| changed(json!({}), change).map(|_| ()).map_err(|error| error.problem());
     assert_eq!(code(json!({ "exp": NOW - 29 })), Ok(()));
     assert_eq!(code(json!({ "exp": NOW - 30 })), Err(ProblemCode::TokenExpired));
     assert_eq!(code(json!({ "exp": 0 })), Err(ProblemCode::TokenExpired));
-    assert_eq!(code(json!({ "exp": u64::MAX })), Ok(()), "for ever is long, and no overflow");
+    assert_eq!(code(json!({ "exp": u64::MAX })), Ok(()), "an unlimited lifetime does not overflow");
     assert_eq!(code(json!({ "nbf": NOW + 30 })), Ok(()));
     assert_eq!(code(json!({ "nbf": NOW + 31 })), Err(ProblemCode::TokenNotYetValid));
     assert_eq!(code(json!({ "iat": NOW + 31 })), Err(ProblemCode::TokenNotYetValid));
@@ -152,20 +152,20 @@ fn a_token_is_good_from_its_beginning_to_its_end_and_thirty_seconds_around() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_was_seen_before_is_judged_again_in_all_but_its_signature() {
+async fn a_cached_token_is_checked_again_except_for_its_signature() {
     let auth = auth();
     let shown = |token: &str| auth.authenticate(&Secret::new(token)).map(|caller| caller.id.to_string());
     let good = ED25519.sign(&header(&ED25519), &with(&claims(), json!({ "exp": NOW + 10 })));
     assert_eq!((shown(&good).unwrap(), shown(&good).unwrap()), ("relay:alice".to_owned(), "relay:alice".to_owned()));
     let (signed, signature) = good.rsplit_once('.').unwrap();
     let flipped = if signature.starts_with('A') { "B" } else { "A" };
-    assert!(is(&shown(&format!("{signed}.{flipped}{}", &signature[1..])).unwrap_err(), "Signature"), "only the very same token is known");
+    assert!(is(&shown(&format!("{signed}.{flipped}{}", &signature[1..])).unwrap_err(), "Signature"), "only the identical token is cached");
     let for_another = ED25519.sign(&header(&ED25519), &with(&claims(), json!({ "aud": "elsewhere" })));
     for _ in 0..2 {
         assert!(is(&shown(&for_another).unwrap_err(), "Audience"));
     }
     tokio::time::advance(Duration::from_secs(41)).await;
-    assert!(is(&shown(&good).unwrap_err(), "Expired"), "time is judged at each use");
+    assert!(is(&shown(&good).unwrap_err(), "Expired"), "the time is checked at each use");
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn no_refusal_shows_the_token() {
 }
 
 #[test]
-fn what_the_relay_mints_it_takes() {
+fn the_relay_accepts_the_tokens_it_mints() {
     let claims: CallerClaims = serde_json::from_value(claims()).unwrap();
     let key = SigningKey::from_pem(&Secret::new(ED25519.private_pem())).unwrap();
     assert_eq!(*key.public(), ED25519.public(), "a key of openssl genpkey, without the public half");
@@ -185,12 +185,12 @@ fn what_the_relay_mints_it_takes() {
 
     let again = SigningKey::from_pem(&key.to_pem().unwrap()).unwrap();
     assert_eq!(again.public(), key.public());
-    let stranger = SigningKey::generate().unwrap();
-    assert!(matches!(auth().authenticate(&stranger.mint(&claims).unwrap()), Err(InvalidToken::UnknownKey)));
+    let unregistered = SigningKey::generate().unwrap();
+    assert!(matches!(auth().authenticate(&unregistered.mint(&claims).unwrap()), Err(InvalidToken::UnknownKey)));
 }
 
 #[test]
-fn what_is_no_signing_key_is_refused() {
+fn text_that_is_not_a_signing_key_is_refused() {
     for (text, error) in [("", SigningKeyError::NotPem), (P256.private_pem(), SigningKeyError::Algorithm)] {
         assert_eq!(SigningKey::from_pem(&Secret::new(text)).map(|_| ()), Err(error));
     }

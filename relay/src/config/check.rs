@@ -156,14 +156,14 @@ mod tests {
         assert_eq!(check(&shipped).unwrap(), default, "as it is shipped");
 
         let is_key = |line: &str| line.strip_prefix('#').is_some_and(|line| line.starts_with(|c: char| c.is_ascii_lowercase()));
-        let said: Vec<&str> = shipped.lines().map(|line| if is_key(line) { &line[1..] } else { line }).collect();
-        let said = File::from_toml(&said.join("\n")).unwrap();
-        assert!(said.tls.key.is_some() && said.times.prefer_wait_max.is_some() && said.limits.connections.is_some());
-        assert_eq!(Config::check(said, Path::new("/state")).unwrap(), default, "with every comment taken at its word");
+        let lines: Vec<&str> = shipped.lines().map(|line| if is_key(line) { &line[1..] } else { line }).collect();
+        let file = File::from_toml(&lines.join("\n")).unwrap();
+        assert!(file.tls.key.is_some() && file.times.prefer_wait_max.is_some() && file.limits.connections.is_some());
+        assert_eq!(Config::check(file, Path::new("/state")).unwrap(), default, "with every commented key enabled");
     }
 
     #[test]
-    fn what_is_written_is_what_is_used() {
+    fn configured_values_are_used() {
         let config = check(
             "node = 'n2'\nissuer = 'corp'\nnames = ['Relay.Example.com', '::1', '[::1]', '127.0.0.1']\nports = [443]\norigins = ['https://app.example.com:8443']\n\
              [[listeners]]\naddress = '[::]:443'\n[[listeners]]\naddress = '127.0.0.1:0'\ntransport = 'plain'\n\
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shares_of_a_caller_follow_what_they_are_shares_of() {
+    fn the_default_shares_of_a_caller_follow_the_total_limits() {
         let shares = |text: &str| {
             let limits = check(&format!("{LEAST}[limits]\n{text}")).unwrap().limits;
             [limits.streams_per_caller.get(), limits.undecided_per_caller.get(), limits.waiting_per_caller.get()]

@@ -15,7 +15,7 @@ use crate::access::principal::DevicePrincipal;
 use crate::access::revocation::Revocation;
 use crate::sync::lock;
 
-/// What a session is told to do.
+/// A command to a session.
 #[derive(Debug)]
 pub enum Command {
     /// Offer a stream to the device.
@@ -104,7 +104,7 @@ pub struct About {
 }
 
 impl About {
-    /// From what a device said in its `hello`.
+    /// From the device's `hello`.
     pub fn new(session: String, hello: &Hello, principal: DevicePrincipal, address: IpAddr, since: Timestamp) -> Self {
         Self { session, principal, address, since, agent: hello.agent.clone(), hostname: hello.hostname.clone(), os: hello.os.clone() }
     }
@@ -179,7 +179,7 @@ impl DeviceHandle {
         self.0.wake.notify_one();
     }
 
-    /// Says that the control channel has ended. What was said first stands.
+    /// Records that the control channel has ended. The first cause is kept.
     pub fn set_closed(&self, closed: ChannelClosed) {
         self.0.closed.send_if_modified(|was| {
             let first = was.is_none();

@@ -26,7 +26,7 @@ pub struct Unauthenticated {
     socket: WebSocketStream<Socket>,
 }
 
-/// The device proved who it is; it has not been told so yet.
+/// The device proved who it is; it has not received `welcome` yet.
 #[must_use = "the device waits until it is admitted or closed"]
 #[derive(Debug)]
 pub struct Authenticated {
@@ -86,7 +86,7 @@ impl HandshakeError {
         }
     }
 
-    /// The Close that the device gets. None if there is nobody to tell, or the fault is the relay's.
+    /// The Close that the device gets. None if the connection is lost, or the fault is the relay's.
     pub fn verdict(&self) -> Option<(CloseReason, String)> {
         match self {
             Self::TooLate => Some((CloseReason::Protocol, "no hello in time".to_owned())),
@@ -106,7 +106,7 @@ impl Unauthenticated {
         Self { socket }
     }
 
-    /// Sends `challenge`, reads `hello`, verifies its proof. On an error the connection has been closed with the code that says why.
+    /// Sends `challenge`, reads `hello`, verifies its proof. On an error the connection has been closed with the code for the error.
     ///
     /// # Errors
     /// [`HandshakeError`].
@@ -114,8 +114,8 @@ impl Unauthenticated {
         match self.challenge(authenticator).await {
             Ok((hello, principal)) => Ok(Authenticated { socket: self.socket, hello, principal }),
             Err(error) => {
-                if let Some((reason, words)) = error.verdict() {
-                    close(self.socket, reason, &words).await;
+                if let Some((reason, detail)) = error.verdict() {
+                    close(self.socket, reason, &detail).await;
                 }
                 Err(error)
             }
@@ -187,8 +187,8 @@ impl Authenticated {
     /// # Errors
     /// [`HandshakeError::Lost`], or [`HandshakeError::TooLate`] if the device does not take the message within `within`.
     pub async fn admit(mut self, welcome: Welcome, within: Duration) -> Result<WebSocketStream<Socket>, HandshakeError> {
-        let said = timeout(within, self.socket.send(Message::text(ToDevice::from(welcome).encode()))).await;
-        said.map_err(|_| HandshakeError::TooLate)?.map_err(|error| HandshakeError::Lost(Some(error)))?;
+        let sent = timeout(within, self.socket.send(Message::text(ToDevice::from(welcome).encode()))).await;
+        sent.map_err(|_| HandshakeError::TooLate)?.map_err(|error| HandshakeError::Lost(Some(error)))?;
         self.socket.get_mut().limit_messages(MessagesFrom::Authenticated);
         Ok(self.socket)
     }
@@ -202,8 +202,8 @@ pub(super) async fn answer_close(socket: &mut WebSocketStream<Socket>) {
 }
 
 /// Closes a control channel with a code and a detail. Without an answer within five seconds the connection is reset.
-pub(super) async fn close(mut socket: WebSocketStream<Socket>, reason: CloseReason, words: &str) {
-    let frame = CloseFrame { code: reason.code().into(), reason: reason.text(words).into() };
+pub(super) async fn close(mut socket: WebSocketStream<Socket>, reason: CloseReason, detail: &str) {
+    let frame = CloseFrame { code: reason.code().into(), reason: reason.text(detail).into() };
     let answered = async {
         socket.send(Message::Close(Some(frame))).await?;
         while let Some(message) = socket.next().await {

@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn any_frame_counts_as_life() {
+    async fn any_frame_counts_as_a_sign_of_life() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(Pinger::Device, 10 * S, 150 * S, start);
         keepalive.on_frame(start + 24 * S);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_question_that_no_frame_follows_means_death_long_before_the_heartbeat_does() {
+    async fn an_expected_frame_that_does_not_arrive_ends_the_channel_before_the_heartbeat() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(Pinger::Device, 100 * S, 150 * S, start);
         keepalive.expect_frame(start, 10 * S);

@@ -62,18 +62,18 @@ pub struct Session {
     /// Offers that no frame has followed yet. As many as there may be commands, and no older than `offer_ack_timeout`.
     unacknowledged: Vec<oneshot::Sender<()>>,
     pings: PingLimiter,
-    /// The device was told `go_away`.
-    told_to_go: bool,
+    /// `go_away` was sent to the device.
+    go_away_sent: bool,
 }
 
 impl Session {
     /// Joins the socket of a welcomed device with its handle.
     pub fn new(socket: WebSocketStream<Socket>, handle: DeviceHandle, keepalive: Keepalive, offer_ack_timeout: Duration) -> Self {
         let pings = PingLimiter::new(Instant::now());
-        Self { socket, handle, keepalive, offer_ack_timeout, unacknowledged: Vec::new(), pings, told_to_go: false }
+        Self { socket, handle, keepalive, offer_ack_timeout, unacknowledged: Vec::new(), pings, go_away_sent: false }
     }
 
-    /// Runs until the channel ends, closes it with the code that says why, and tells those who wait for the device.
+    /// Runs until the channel ends, closes it with the code for the cause, and notifies those who wait for the device.
     pub async fn run(mut self, mut on_answer: impl FnMut(Answer), lifecycle: Lifecycle) -> CloseCause {
         let cause = self.serve(&mut on_answer, &lifecycle).await;
         self.handle.set_closed(ChannelClosed::Lost);
@@ -100,7 +100,7 @@ impl Session {
     /// Programs read the instance from the reason: `superseded INSTANCE`. Answers that the device had sent by then still count.
     async fn close_superseded(mut self, by: &Instance, on_answer: &mut impl FnMut(Answer)) {
         let frame = CloseFrame { code: CloseReason::Superseded.code().into(), reason: format!("superseded {by}").into() };
-        let goodbye = async {
+        let closing = async {
             self.socket.send(Message::Close(Some(frame))).await?;
             while let Some(message) = self.socket.next().await {
                 let Message::Text(text) = message? else { continue };
@@ -112,7 +112,7 @@ impl Session {
             }
             Ok::<_, WsError>(())
         };
-        match timeout(CLOSE_TIMEOUT, goodbye).await {
+        match timeout(CLOSE_TIMEOUT, closing).await {
             Ok(_) => self.socket.into_inner().close(CLOSE_TIMEOUT).await,
             Err(_) => self.socket.into_inner().reset(),
         }
@@ -169,7 +169,7 @@ impl Session {
 
     /// Tells the device to dial anew, once.
     async fn go_away(&mut self, lifecycle: &Lifecycle) -> Result<(), CloseCause> {
-        if std::mem::replace(&mut self.told_to_go, true) {
+        if std::mem::replace(&mut self.go_away_sent, true) {
             return Ok(());
         }
         let reconnect_in = lifecycle.reconnect_spread().mul_f64(rand::rng().random());

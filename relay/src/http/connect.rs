@@ -20,7 +20,7 @@ use crate::http::stream_request::{self, StreamForm};
 use crate::http::upgrade::{Upgrade, upgrade};
 use crate::splice::Leg;
 use crate::stream::join::LegOf;
-use crate::stream::tell::hand_in;
+use crate::stream::leg_close::deliver;
 use crate::stream::{Event, Via};
 
 /// A stream whose caller leg is the very request that asks for it.
@@ -58,7 +58,7 @@ impl Operation for Connect {
             match upgrading.socket().await {
                 Ok(socket) => {
                     let leg = Box::new(Leg::new(socket, ping, peer.permit));
-                    hand_in(&core.streams, stream.stream, stream.events(), LegOf::Caller, leg).await;
+                    deliver(&core.streams, stream.stream, stream.events(), LegOf::Caller, leg).await;
                 }
                 Err(error) => {
                     debug!(stream = %stream.stream, %error, "the caller's connection ended before its leg joined");

@@ -80,7 +80,7 @@ async fn serve(core: &Arc<Core>, device: Box<Authenticated>, peer: &Peer, revisi
     let handle = DeviceHandle::new(about, hello.services.clone(), max_streams);
 
     let listed = core.directory.list(handle.clone());
-    // Listed first, then checked again: whoever removed the device or its key meanwhile has either seen the channel or is seen here.
+    // Listed first, then checked again: a concurrent removal of the device or its key either sees the channel or is seen here.
     if core.revision.current() != revision {
         Box::pin(revoke_unregistered(core, &handle)).await;
     }
@@ -105,7 +105,7 @@ async fn serve(core: &Arc<Core>, device: Box<Authenticated>, peer: &Peer, revisi
     let on_answer = |answer: Answer| on_answer(core, &handle, answer);
     let session_task = Session::new(socket, handle.clone(), keepalive, core.times.offer_ack_timeout);
     let cause = session_task.run(on_answer, core.lifecycle.clone()).await;
-    core.last_seen.note(device_id, None, core.clock.now()); // before it is offline: whoever finds it so is told since when
+    core.last_seen.note(device_id, None, core.clock.now()); // before it is offline, so that readers who see it offline also see since when
     drop(listed);
     info!(device = %device_id, session, ?cause, "device offline");
 }

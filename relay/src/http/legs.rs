@@ -1,4 +1,4 @@
-//! `GET /v1/legs/{node}/{stream}`: joins one leg, with that leg's token, which alone says which side it is.
+//! `GET /v1/legs/{node}/{stream}`: joins one leg, with that leg's token, which alone determines the side.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::http::upgrade::{subprotocols, upgrade};
 use crate::splice::Leg;
 use crate::stream::Claim;
 use crate::stream::join::ClaimError;
-use crate::stream::tell::{hand_in, refuse};
+use crate::stream::leg_close::{deliver, refuse};
 
 /// Joins a leg.
 ///
@@ -45,7 +45,7 @@ pub(super) async fn join(core: Arc<Core>, mut request: Request) -> Result<Respon
             Err(error) => return debug!(%stream, %error, "a leg's connection ended before it joined"),
         };
         match claim {
-            Claim::Join(of, events) => hand_in(&core.streams, stream, events, of, leg).await,
+            Claim::Join(of, events) => deliver(&core.streams, stream, events, of, leg).await,
             Claim::Refused(problem) => refuse(leg, &problem).await,
         }
     });

@@ -28,7 +28,7 @@ pub(super) trait Operation: Sized + Send {
     /// What it acts on, found once the caller is known.
     fn resource(&mut self, core: &Core) -> Result<Resource<'_>, Refusal>;
 
-    /// What a caller is told whom the policy denies it.
+    /// The refusal for a caller that the policy denies the operation.
     fn denied(&self, _core: &Core, _caller: &Caller, _address: IpAddr, denied: Denied) -> Refusal {
         Refusal::new(denied.problem(), denied.to_string())
     }

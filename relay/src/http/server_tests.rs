@@ -18,39 +18,39 @@ fn server(limits: &Limits) -> ConnectionServer {
 
 /// Sends a request over a connection of its own from a load balancer, and returns the status line's number.
 async fn status(server: &ConnectionServer, from: &str, forwarded: &str) -> String {
-    let (near, mut far) = duplex(1 << 16);
-    server.serve_memory(near, from.parse().unwrap());
+    let (local, mut remote) = duplex(1 << 16);
+    server.serve_memory(local, from.parse().unwrap());
     let request = format!("GET /short HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: {forwarded}\r\n\r\n");
-    far.write_all(request.as_bytes()).await.unwrap();
+    remote.write_all(request.as_bytes()).await.unwrap();
     let mut head = [0; 12];
-    far.read_exact(&mut head).await.unwrap();
+    remote.read_exact(&mut head).await.unwrap();
     // The connection stays open, as a load balancer's does.
-    std::mem::forget(far);
+    std::mem::forget(remote);
     String::from_utf8_lossy(&head[9..]).into_owned()
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_never_reads_its_answers_is_dropped() {
     let server = server(&Limits::default());
-    let (near, mut far) = duplex(1 << 10);
+    let (local, mut remote) = duplex(1 << 10);
     let start = Instant::now();
-    server.serve_memory(near, CLIENT);
+    server.serve_memory(local, CLIENT);
     // The pipe holds a fraction of the answers, and of these requests.
     let requests = REQUEST.repeat(10_000);
-    far.write_all(requests.as_bytes()).await.unwrap_err();
+    remote.write_all(requests.as_bytes()).await.unwrap_err();
     assert_eq!(start.elapsed(), server.http_write_timeout);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_reads_slowly_gets_its_whole_answer() {
     let server = server(&Limits::default());
-    let (near, mut far) = duplex(1 << 10);
-    server.serve_memory(near, CLIENT);
-    far.write_all(REQUEST.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let (local, mut remote) = duplex(1 << 10);
+    server.serve_memory(local, CLIENT);
+    remote.write_all(REQUEST.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
     let (mut answer, mut piece) = (Vec::new(), [0; 100]);
     loop {
         tokio::time::sleep(Duration::from_secs(9)).await;
-        match far.read(&mut piece).await.unwrap() {
+        match remote.read(&mut piece).await.unwrap() {
             0 => break,
             count => answer.extend_from_slice(&piece[..count]),
         }

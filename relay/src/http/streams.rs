@@ -47,7 +47,7 @@ impl Operation for List {
     }
 }
 
-/// The end of a stream: 204 once it was told to end.
+/// Ends a stream: 204 once its end was requested.
 #[derive(Debug)]
 pub(super) struct End {
     stream: StreamId,

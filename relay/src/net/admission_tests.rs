@@ -20,14 +20,14 @@ fn address(text: &str) -> Option<AddressPrefix> {
     Some(AddressPrefix::of(text.parse().unwrap()))
 }
 
-const NEAR: &str = "192.0.2.1";
-const FAR: &str = "192.0.2.2";
+const ADDRESS: &str = "192.0.2.1";
+const OTHER_ADDRESS: &str = "192.0.2.2";
 
 #[tokio::test(start_paused = true)]
 async fn the_oldest_unauthenticated_connection_is_evicted_once_it_is_old() {
     let admission = admission();
-    let (first, _second) = (admission.admit(address(NEAR)).unwrap(), admission.admit(address(FAR)).unwrap());
-    assert_eq!(admission.admit(None).unwrap_err(), Full::Unauthenticated, "those who came first can finish");
+    let (first, _second) = (admission.admit(address(ADDRESS)).unwrap(), admission.admit(address(OTHER_ADDRESS)).unwrap());
+    assert_eq!(admission.admit(None).unwrap_err(), Full::Unauthenticated, "earlier connections can finish");
     tokio::time::advance(EVICTABLE_AFTER).await;
     let _third = admission.admit(None).unwrap();
     first.evicted().await;
@@ -35,11 +35,11 @@ async fn the_oldest_unauthenticated_connection_is_evicted_once_it_is_old() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_place_is_waited_for_until_one_leaves_or_the_oldest_can_be_evicted() {
+async fn ready_waits_until_a_permit_is_dropped_or_the_oldest_can_be_evicted() {
     let admission = admission();
     let start = Instant::now();
     admission.ready().await;
-    let (first, _second) = (admission.admit(address(NEAR)).unwrap(), admission.admit(address(FAR)).unwrap());
+    let (first, _second) = (admission.admit(address(ADDRESS)).unwrap(), admission.admit(address(OTHER_ADDRESS)).unwrap());
     admission.ready().await;
     assert_eq!(start.elapsed(), EVICTABLE_AFTER);
     let (third, fourth) = (admission.admit(None).unwrap(), admission.admit(None));
@@ -55,11 +55,11 @@ async fn a_place_is_waited_for_until_one_leaves_or_the_oldest_can_be_evicted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_has_authenticated_is_not_evicted_and_frees_its_place() {
+async fn an_authenticated_connection_is_not_evicted_and_frees_its_unauthenticated_permit() {
     let admission = admission();
-    let (first, _second) = (admission.admit(address(NEAR)).unwrap(), admission.admit(address(FAR)).unwrap());
+    let (first, _second) = (admission.admit(address(ADDRESS)).unwrap(), admission.admit(address(OTHER_ADDRESS)).unwrap());
     first.authenticated();
-    let _third = admission.admit(address(FAR)).unwrap();
+    let _third = admission.admit(address(OTHER_ADDRESS)).unwrap();
     tokio::time::advance(EVICTABLE_AFTER).await;
     assert_eq!(admission.admit(None).unwrap_err(), Full::Connections);
     drop(first);
@@ -67,37 +67,37 @@ async fn a_connection_that_has_authenticated_is_not_evicted_and_frees_its_place(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_one_address_is_refused_at_once_and_another_address_comes_in_without_waiting() {
+async fn a_flood_from_one_address_is_refused_at_once_and_another_address_does_not_wait() {
     let admission = Admission::new(&Limits::default());
     let start = Instant::now();
-    let held: Vec<_> = (0..128).map(|_| admission.admit(address(NEAR)).unwrap()).collect();
+    let held: Vec<_> = (0..128).map(|_| admission.admit(address(ADDRESS)).unwrap()).collect();
     for _ in 0..10_000 {
         admission.ready().await;
-        assert_eq!(admission.admit(address(NEAR)).unwrap_err(), Full::Address);
+        assert_eq!(admission.admit(address(ADDRESS)).unwrap_err(), Full::Address);
     }
     admission.ready().await;
-    let honest = admission.admit(address(FAR)).unwrap();
+    let honest = admission.admit(address(OTHER_ADDRESS)).unwrap();
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert!(honest.is_unauthenticated() && held.iter().all(ConnectionPermit::is_unauthenticated));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_true_address_that_is_at_its_share_gets_no_more_through_a_proxy() {
+async fn an_address_at_its_share_gets_no_more_through_a_proxy() {
     let number = |number: usize| number.try_into().unwrap();
     let limits = Limits { unauthenticated_connections: number(4), unauthenticated_per_address: number(2), ..Limits::default() };
     let admission = Admission::new(&limits);
     let permits: Vec<_> = (0..4).map(|_| admission.admit(None).unwrap()).collect();
-    permits[0].set_address(address(NEAR)).unwrap();
-    permits[1].set_address(address(NEAR)).unwrap();
-    assert_eq!(permits[2].set_address(address(NEAR)), Err(Full::Address));
-    assert!(permits.iter().all(ConnectionPermit::is_unauthenticated), "those who came first can finish");
-    permits[3].set_address(address(FAR)).unwrap();
+    permits[0].set_address(address(ADDRESS)).unwrap();
+    permits[1].set_address(address(ADDRESS)).unwrap();
+    assert_eq!(permits[2].set_address(address(ADDRESS)), Err(Full::Address));
+    assert!(permits.iter().all(ConnectionPermit::is_unauthenticated), "earlier connections can finish");
+    permits[3].set_address(address(OTHER_ADDRESS)).unwrap();
 
     permits[0].authenticated();
-    permits[2].set_address(address(NEAR)).unwrap();
+    permits[2].set_address(address(ADDRESS)).unwrap();
     permits[1].authenticated();
-    permits[1].set_address(address(NEAR)).unwrap(); // it has authenticated, and takes no share any more
-    permits[3].set_address(address(NEAR)).unwrap();
+    permits[1].set_address(address(ADDRESS)).unwrap(); // it has authenticated and no longer counts
+    permits[3].set_address(address(ADDRESS)).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,7 +115,7 @@ async fn connections_are_counted_for_their_caller() {
     second.authenticated_as(bob).unwrap();
     third.authenticated_as(alice).unwrap();
     drop((first, second.clone(), third));
-    assert_eq!(lock(&admission.0.callers).len(), 1, "only a clone of bob's is left");
+    assert_eq!(lock(&admission.0.callers).len(), 1, "only a clone of bob's permit is left");
     drop(second);
     assert!(lock(&admission.0.callers).is_empty());
 }

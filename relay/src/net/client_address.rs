@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn other_peers_are_not_trusted() {
         assert_eq!(from("203.0.113.9", &["198.51.100.1"]), ip("203.0.113.9"));
-        assert_eq!(from("192.0.2.2", &["198.51.100.1"]), ip("192.0.2.2"), "beside a trusted one");
+        assert_eq!(from("192.0.2.2", &["198.51.100.1"]), ip("192.0.2.2"), "next to a trusted one");
         assert_eq!(TrustedProxies::default().forwarded(ip("10.0.0.1"), &HeaderMap::new()), ip("10.0.0.1"));
     }
 
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_wrote_itself_is_not_trusted() {
+    fn entries_written_by_the_client_are_not_trusted() {
         assert_eq!(from("10.0.0.1", &["10.9.9.9, 198.51.100.1"]), ip("198.51.100.1"), "a spoofed hop that looks trusted");
         assert_eq!(from("10.0.0.1", &["1.1.1.1, 10.9.9.9, 198.51.100.1, 10.0.0.2"]), ip("198.51.100.1"), "through two balancers");
         assert_eq!(from("10.0.0.1", &["1.1.1.1", "198.51.100.1"]), ip("198.51.100.1"), "a line of its own");
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(from("10.0.0.1", &["[2a00::1]:4711"]), ip("2a00::1"));
         assert_eq!(from("10.0.0.1", &["[2a00::1]"]), ip("2a00::1"));
         assert_eq!(from("10.0.0.1", &["::ffff:198.51.100.1"]), ip("198.51.100.1"));
-        assert_eq!(from("10.0.0.1", &["198.51.100.1, ::ffff:10.0.0.2"]), ip("198.51.100.1"), "a trusted one in disguise");
+        assert_eq!(from("10.0.0.1", &["198.51.100.1, ::ffff:10.0.0.2"]), ip("198.51.100.1"), "a trusted one in another notation");
     }
 
     #[test]

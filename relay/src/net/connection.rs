@@ -215,52 +215,52 @@ mod tests {
 
     const HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
 
-    async fn received(far: &mut DuplexStream) -> Vec<u8> {
+    async fn receive(remote: &mut DuplexStream) -> Vec<u8> {
         let mut buffer = [0; 256];
-        let count = far.read(&mut buffer).await.unwrap();
+        let count = remote.read(&mut buffer).await.unwrap();
         buffer[..count].to_vec()
     }
 
     async fn with_head() -> (Socket, DuplexStream) {
-        let (near, far) = duplex(1 << 10);
-        let mut socket = Socket::new(Carrier::Memory(near));
+        let (local, remote) = duplex(1 << 10);
+        let mut socket = Socket::new(Carrier::Memory(local));
         socket.write_all(HEAD).await.unwrap();
         socket.flush().await.unwrap();
-        (socket, far)
+        (socket, remote)
     }
 
     #[tokio::test]
-    async fn the_first_message_goes_with_the_answer_to_the_upgrade() {
-        let (mut socket, mut far) = with_head().await;
+    async fn the_first_message_is_sent_with_the_upgrade_response() {
+        let (mut socket, mut remote) = with_head().await;
         assert_eq!(socket.unsent_bytes(), HEAD.len());
         socket.write_all(b"opened").await.unwrap();
-        assert_eq!(received(&mut far).await, [HEAD, b"opened"].concat());
+        assert_eq!(receive(&mut remote).await, [HEAD, b"opened"].concat());
         socket.write_all(b"bytes").await.unwrap();
-        assert_eq!((received(&mut far).await, socket.unsent_bytes()), (b"bytes".to_vec(), 0));
+        assert_eq!((receive(&mut remote).await, socket.unsent_bytes()), (b"bytes".to_vec(), 0));
     }
 
     #[tokio::test]
-    async fn the_answer_to_an_upgrade_goes_alone_where_the_peer_has_the_next_word() {
-        let (mut socket, mut far) = with_head().await;
+    async fn the_upgrade_response_is_sent_alone_when_the_peer_sends_next() {
+        let (mut socket, mut remote) = with_head().await;
         let (byte, head) = tokio::join!(socket.read_u8(), async {
-            let head = received(&mut far).await;
-            far.write_all(b"?").await.unwrap();
+            let head = receive(&mut remote).await;
+            remote.write_all(b"?").await.unwrap();
             head
         });
         assert_eq!((byte.unwrap(), head), (b'?', HEAD.to_vec()));
     }
 
     #[tokio::test]
-    async fn the_answer_to_an_upgrade_goes_with_the_end_and_before_a_long_message() {
-        let (mut socket, mut far) = with_head().await;
+    async fn the_upgrade_response_is_sent_with_the_end_and_before_a_long_message() {
+        let (mut socket, mut remote) = with_head().await;
         socket.shutdown().await.unwrap();
-        assert_eq!(received(&mut far).await, HEAD);
+        assert_eq!(receive(&mut remote).await, HEAD);
 
-        let (mut socket, mut far) = with_head().await;
+        let (mut socket, mut remote) = with_head().await;
         let long = vec![b'x'; HELD_HEAD_JOIN_BYTES + 1];
         let (written, mut all) = tokio::join!(socket.write_all(&long), async {
             let mut all = vec![0; HEAD.len() + long.len()];
-            far.read_exact(&mut all).await.unwrap();
+            remote.read_exact(&mut all).await.unwrap();
             all
         });
         written.unwrap();
@@ -270,10 +270,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_that_takes_too_many_bytes_fails_the_read() {
-        let (near, mut far) = duplex(1 << 20);
-        let mut socket = Socket::new(Carrier::Memory(near));
+        let (local, mut remote) = duplex(1 << 20);
+        let mut socket = Socket::new(Carrier::Memory(local));
         socket.limit_messages(MessagesFrom::Unauthenticated);
-        far.write_all(&vec![0; 200 << 10]).await.unwrap();
+        remote.write_all(&vec![0; 200 << 10]).await.unwrap();
         let error = tokio::io::copy(&mut socket, &mut tokio::io::sink()).await.unwrap_err();
         assert!(MessageTooLong::of(&error).is_some(), "{error}");
     }

@@ -102,7 +102,7 @@ mod tests {
     use super::*;
     use crate::net::client_address::network;
 
-    /// The client's address by a load balancer at 10.0.0.1 that sends this, and what is left to read behind it.
+    /// The client's address from a load balancer at 10.0.0.1 that sends this, and the bytes after the header.
     async fn client_of(sent: &[u8]) -> (Result<IpAddr, ProxyHeaderError>, Vec<u8>) {
         let trusted = TrustedProxies::new(vec![network("10.0.0.0/8").unwrap()]);
         let mut connection = sent;
@@ -112,7 +112,7 @@ mod tests {
 
     async fn client(sent: &[u8]) -> String {
         let (client, left) = client_of(&[sent, b"TLS"].concat()).await;
-        assert_eq!(left, b"TLS", "what is behind the header stays");
+        assert_eq!(left, b"TLS", "the bytes after the header are not consumed");
         client.unwrap().to_string()
     }
 
@@ -127,7 +127,11 @@ mod tests {
     async fn both_versions_name_the_client() {
         assert_eq!(client(&v2(0x21, 0x11, TCP4)).await, "198.51.100.7");
         let notes = [TCP4, &[0x02, 0, 3, b'a', b'b', b'c'], &[0xff; 40]].concat();
-        assert_eq!(client(&v2(0x21, 0x11, &notes)).await, "198.51.100.7", "with notes behind the addresses, even broken ones");
+        assert_eq!(
+            client(&v2(0x21, 0x11, &notes)).await,
+            "198.51.100.7",
+            "with additional fields after the addresses, even malformed ones"
+        );
         let mut tcp6 = [0; 36];
         tcp6[..16].copy_from_slice(&"2a00::7".parse::<std::net::Ipv6Addr>().unwrap().octets());
         assert_eq!(client(&v2(0x21, 0x21, &tcp6)).await, "2a00::7");
@@ -138,19 +142,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_load_balancer_that_connects_for_itself_has_its_own_address() {
+    async fn a_connection_of_the_load_balancer_itself_has_its_own_address() {
         assert_eq!(client(&v2(0x20, 0x00, &[])).await, "10.0.0.1");
-        assert_eq!(client(&v2(0x20, 0x11, TCP4)).await, "10.0.0.1", "LOCAL: the addresses say nothing");
-        assert_eq!(client(&v2(0x20, 0x11, &[])).await, "10.0.0.1", "nor does their absence");
+        assert_eq!(client(&v2(0x20, 0x11, TCP4)).await, "10.0.0.1", "LOCAL: the addresses are ignored");
+        assert_eq!(client(&v2(0x20, 0x11, &[])).await, "10.0.0.1", "the addresses may be missing");
         assert_eq!(client(&v2(0x21, 0x00, &[])).await, "10.0.0.1", "an unknown family");
         assert_eq!(client(b"PROXY UNKNOWN\r\n").await, "10.0.0.1");
         assert_eq!(client(b"PROXY UNKNOWN what ever\r\n").await, "10.0.0.1");
     }
 
     #[tokio::test]
-    async fn anything_else_is_no_header() {
+    async fn everything_else_is_rejected() {
         let long = u16::try_from(LENGTH_MAX + 1).unwrap().to_be_bytes();
-        for (says, error) in [
+        for (input, error) in [
             (&b"GET / HTTP/1.1\r\n\r\n"[..], "it does not begin with a PROXY header"),
             (&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, 0, 0], "it does not begin with a PROXY header"),
             (&[&SIGNATURE[..], &[0x21, 0x11], &long, &[0; 1000]].concat(), "its PROXY header is too long"),
@@ -167,7 +171,7 @@ mod tests {
             (b"", "no PROXY header came: early eof"),
             (&v2(0x21, 0x11, TCP4)[..20], "no PROXY header came: early eof"),
         ] {
-            assert_eq!(client_of(says).await.0.unwrap_err().to_string(), error, "{:?}", String::from_utf8_lossy(says));
+            assert_eq!(client_of(input).await.0.unwrap_err().to_string(), error, "{:?}", String::from_utf8_lossy(input));
         }
     }
 
@@ -177,6 +181,6 @@ mod tests {
         let header = v2(0x21, 0x11, TCP4);
         let mut connection = &header[..];
         let client = read_proxy_header(&mut connection, "11.0.0.1".parse().unwrap(), &trusted).await;
-        assert!(matches!(client, Err(ProxyHeaderError::Untrusted)) && connection.len() == header.len(), "and it is not even read");
+        assert!(matches!(client, Err(ProxyHeaderError::Untrusted)) && connection.len() == header.len(), "and the header is not read");
     }
 }

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_address_at_its_share_is_refused_and_all_others_have_room() {
+    async fn an_address_at_its_share_is_refused_and_all_others_are_admitted() {
         let (mut table, now) = (Unauthenticated::new(100, 3), Instant::now());
         for _ in 0..3 {
             add(&mut table, from("192.0.2.1"), now).unwrap();
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_full_table_takes_from_the_address_that_holds_most_and_does_not_wait() {
+    async fn a_full_table_evicts_from_the_address_with_most_connections_without_waiting() {
         let (mut table, now) = (Unauthenticated::new(30, 20), Instant::now());
         let (_, honest) = add(&mut table, from("198.51.100.7"), now).unwrap();
         let (_, oldest) = add(&mut table, from("192.0.2.1"), now).unwrap();
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(table.full_until(), None);
         let (_, newcomer) = add(&mut table, from("198.51.100.8"), now).unwrap();
         assert!(oldest.is_cancelled() && !honest.is_cancelled() && !newcomer.is_cancelled());
-        // Down to what anybody may hold; from there on by age.
+        // Down to the share of any address; from there on by age.
         let mut added = 0;
         while add(&mut table, from(&format!("203.0.113.{added}")), now).is_ok() {
             added += 1;
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_nobody_holds_many_the_oldest_is_evicted_once_it_is_old() {
+    async fn without_a_heavy_address_the_oldest_connection_is_evicted_once_it_is_old() {
         let (mut table, now) = (Unauthenticated::new(2, 2), Instant::now());
         let (_, first) = add(&mut table, from("192.0.2.1"), now).unwrap();
         let (_, second) = add(&mut table, from("192.0.2.2"), now + Duration::from_secs(1)).unwrap();
@@ -270,7 +270,7 @@ mod tests {
             assert!(table.remove(id) && !table.remove(id));
             table.assign(id, from("192.0.2.3"), now).unwrap();
         }
-        assert!(table.by_address.is_empty() && table.by_count.is_empty(), "nothing is remembered of an address without connections");
+        assert!(table.by_address.is_empty() && table.by_count.is_empty(), "an address without connections has no entry");
     }
 
     #[tokio::test(start_paused = true)]

@@ -288,11 +288,11 @@ impl Leg {
 
     /// Closes the leg and waits five seconds for the peer's Close; then the connection is reset. After 1000, which is sent behind
     /// everything that a slow reader has not read yet, waits for `patience` instead, and does not reset.
-    pub async fn close(mut self, reason: CloseReason, words: &str, patience: Duration) {
+    pub async fn close(mut self, reason: CloseReason, detail: &str, patience: Duration) {
         let answered = match &self.end {
             Some(LegEnd::Lost) => false,
             Some(LegEnd::Done) => {
-                self.push(|batch| batch.close(Some((reason.code(), &reason.text(words)))));
+                self.push(|batch| batch.close(Some((reason.code(), &reason.text(detail)))));
                 timeout(CLOSE_TIMEOUT, self.exchange_closes()).await.is_ok()
             }
             Some(LegEnd::Reset(_)) => {
@@ -304,7 +304,7 @@ impl Leg {
             }
             Some(LegEnd::Broke(..)) | None => {
                 if !self.closing {
-                    self.push(|batch| batch.close(Some((reason.code(), &reason.text(words)))));
+                    self.push(|batch| batch.close(Some((reason.code(), &reason.text(detail)))));
                 }
                 let within = if reason == CloseReason::Finished { patience } else { CLOSE_TIMEOUT };
                 timeout(within, self.exchange_closes()).await.is_ok()

@@ -20,8 +20,8 @@ pub enum LegEnd {
 
 impl LegEnd {
     /// A violation of the stream subprotocol, as opposed to WebSocket.
-    pub(super) fn protocol(words: &str) -> Self {
-        Self::Broke(CloseReason::Protocol, words.to_owned())
+    pub(super) fn protocol(detail: &str) -> Self {
+        Self::Broke(CloseReason::Protocol, detail.to_owned())
     }
 }
 

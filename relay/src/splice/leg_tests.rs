@@ -1,4 +1,4 @@
-//! Legs over pipes with a paused clock: what is written when, what is kept before `opened`, and that a silent leg owns no buffer.
+//! Legs over pipes with a paused clock: when frames are written, what is buffered before `opened`, and that a silent leg owns no buffer.
 
 use moorline_proto::frame::{Decoder, Event};
 use std::sync::atomic::Ordering;
@@ -20,9 +20,9 @@ const PING: u8 = 0x89;
 const CLOSE: u8 = 0x88;
 
 fn leg(pipe: usize) -> (Leg, DuplexStream) {
-    let (near, far) = duplex(pipe);
+    let (local, peer) = duplex(pipe);
     let permit = Admission::new(&Limits::default()).admit(None).unwrap();
-    (Leg::new(Socket::new(Carrier::Memory(near)), Duration::from_secs(25), permit), far)
+    (Leg::new(Socket::new(Carrier::Memory(local)), Duration::from_secs(25), permit), peer)
 }
 
 /// A client's frame, with a mask of zeros.
@@ -48,8 +48,8 @@ fn sent_by_relay(first: u8, payload: &[u8]) -> Vec<u8> {
     [&[first, u8::try_from(payload.len()).unwrap()], payload].concat()
 }
 
-/// Everything that is there at once.
-async fn burst(pipe: &mut DuplexStream) -> Vec<u8> {
+/// Everything that can be read at once.
+async fn read_available(pipe: &mut DuplexStream) -> Vec<u8> {
     let mut all = vec![0; LARGE];
     let count = pipe.read(&mut all).await.unwrap();
     all.truncate(count);
@@ -64,25 +64,25 @@ async fn run(device: Leg, caller: Leg, traffic: &Traffic) -> SpliceEnd {
 
 #[tokio::test(start_paused = true)]
 async fn available_bytes_go_in_one_frame_and_the_last_delivered_goes_with_its_close() {
-    let ((caller, mut near), (device, mut far)) = (leg(LARGE), leg(LARGE));
+    let ((caller, mut caller_peer), (device, mut device_peer)) = (leg(LARGE), leg(LARGE));
     let traffic = Traffic::default();
     let ends = async {
-        near.write_all(&[short(BYTES, b"one"), short(BYTES, b""), short(BYTES, b"two")].concat()).await.unwrap();
-        assert_eq!(burst(&mut far).await, sent_by_relay(BYTES, b"onetwo"));
-        far.write_all(&end()).await.unwrap();
-        assert_eq!(burst(&mut near).await, sent_by_relay(0x81, END_TEXT.as_bytes()));
-        near.write_all(&[delivered(), short(BYTES, b"three"), end()].concat()).await.unwrap();
-        let said =
+        caller_peer.write_all(&[short(BYTES, b"one"), short(BYTES, b""), short(BYTES, b"two")].concat()).await.unwrap();
+        assert_eq!(read_available(&mut device_peer).await, sent_by_relay(BYTES, b"onetwo"));
+        device_peer.write_all(&end()).await.unwrap();
+        assert_eq!(read_available(&mut caller_peer).await, sent_by_relay(0x81, END_TEXT.as_bytes()));
+        caller_peer.write_all(&[delivered(), short(BYTES, b"three"), end()].concat()).await.unwrap();
+        let passed_on =
             [sent_by_relay(0x81, DELIVERED_TEXT.as_bytes()), sent_by_relay(BYTES, b"three"), sent_by_relay(0x81, END_TEXT.as_bytes())];
-        assert_eq!(burst(&mut far).await, said.concat());
-        far.write_all(&delivered()).await.unwrap();
+        assert_eq!(read_available(&mut device_peer).await, passed_on.concat());
+        device_peer.write_all(&delivered()).await.unwrap();
         let finished = sent_by_relay(CLOSE, b"\x03\xe8finished");
-        assert_eq!(burst(&mut near).await, [sent_by_relay(0x81, DELIVERED_TEXT.as_bytes()), finished.clone()].concat());
-        assert_eq!(burst(&mut far).await, finished);
-        for pipe in [&mut near, &mut far] {
+        assert_eq!(read_available(&mut caller_peer).await, [sent_by_relay(0x81, DELIVERED_TEXT.as_bytes()), finished.clone()].concat());
+        assert_eq!(read_available(&mut device_peer).await, finished);
+        for pipe in [&mut caller_peer, &mut device_peer] {
             pipe.write_all(&short(CLOSE, b"\x03\xe8")).await.unwrap();
             pipe.shutdown().await.unwrap();
-            assert_eq!(burst(pipe).await, b"", "a Close is sent once");
+            assert_eq!(read_available(pipe).await, b"", "a Close is sent once");
         }
     };
     let (ended, ()) = tokio::join!(run(device, caller, &traffic), ends);
@@ -91,40 +91,43 @@ async fn available_bytes_go_in_one_frame_and_the_last_delivered_goes_with_its_cl
 
 #[tokio::test(start_paused = true)]
 async fn a_close_is_answered_once_the_far_side_has_everything() {
-    let ((caller, mut near), (device, mut far)) = (leg(LARGE), leg(LARGE));
+    let ((caller, mut caller_peer), (device, mut device_peer)) = (leg(LARGE), leg(LARGE));
     let traffic = Traffic::default();
     let ends = async {
-        near.write_all(&[short(BYTES, b"all"), short(CLOSE, b"\x03\xe8bye")].concat()).await.unwrap();
-        assert_eq!(burst(&mut far).await, [sent_by_relay(BYTES, b"all"), sent_by_relay(0x81, END_TEXT.as_bytes())].concat());
-        far.write_all(&[short(BYTES, b"dropped"), delivered()].concat()).await.unwrap();
+        caller_peer.write_all(&[short(BYTES, b"all"), short(CLOSE, b"\x03\xe8bye")].concat()).await.unwrap();
+        assert_eq!(
+            read_available(&mut device_peer).await,
+            [sent_by_relay(BYTES, b"all"), sent_by_relay(0x81, END_TEXT.as_bytes())].concat()
+        );
+        device_peer.write_all(&[short(BYTES, b"dropped"), delivered()].concat()).await.unwrap();
         let finished = sent_by_relay(CLOSE, b"\x03\xe8finished");
-        assert_eq!((burst(&mut far).await, burst(&mut near).await), (finished.clone(), finished));
-        drop((near, far));
+        assert_eq!((read_available(&mut device_peer).await, read_available(&mut caller_peer).await), (finished.clone(), finished));
+        drop((caller_peer, device_peer));
     };
     let (ended, ()) = tokio::join!(run(device, caller, &traffic), ends);
     assert_eq!(ended, SpliceEnd::Finished);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_stops_stops_the_writer_and_misses_nothing() {
-    let ((caller, mut near), (device, mut far)) = (leg(PIPE), leg(PIPE));
+async fn a_reader_that_pauses_blocks_the_writer_and_loses_nothing() {
+    let ((caller, mut caller_peer), (device, mut device_peer)) = (leg(PIPE), leg(PIPE));
     let traffic = Traffic::default();
     let message = frame(BYTES, &(0..60_000).map(|at| u8::try_from(at % 251).unwrap()).collect::<Vec<u8>>());
     let ends = async {
         let mut sent = 0;
         let writing = async {
             loop {
-                near.write_all(&message).await.unwrap();
+                caller_peer.write_all(&message).await.unwrap();
                 sent += 1;
             }
         };
-        // Ten minutes in which nobody reads.
+        // Ten minutes in which the device's end is not read.
         timeout(Duration::from_secs(600), writing).await.unwrap_err();
-        assert!(sent < 5, "{sent} messages found room");
+        assert!(sent < 5, "{sent} messages were accepted");
         let taken = usize::try_from(traffic.to_device.load(Ordering::Relaxed)).unwrap();
         let (mut payload, mut decoder) = (Vec::new(), Decoder::from_relay());
         while payload.len() < taken {
-            let bytes = burst(&mut far).await;
+            let bytes = read_available(&mut device_peer).await;
             let mut input = &bytes[..];
             while let Some(event) = decoder.next(&mut input).unwrap() {
                 if let Event::Bytes(run) = event {
@@ -133,20 +136,20 @@ async fn a_reader_that_stops_stops_the_writer_and_misses_nothing() {
             }
         }
         assert!(payload.chunks(60_000).all(|chunk| chunk.iter().enumerate().all(|(at, &byte)| usize::from(byte) == at % 251)));
-        drop((near, far));
+        drop((caller_peer, device_peer));
     };
     tokio::join!(run(device, caller, &traffic), ends);
 }
 
 #[tokio::test(start_paused = true)]
-async fn pings_are_answered_in_order_and_a_peer_that_reads_none_of_it_gets_the_last_one_at_least() {
-    let (mut leg, mut far) = leg(LARGE);
+async fn pings_are_answered_in_order_and_a_peer_that_does_not_read_gets_at_least_the_last_pong() {
+    let (mut leg, mut peer) = leg(LARGE);
     let pings: Vec<u8> = (0..50).flat_map(|number| short(PING, &[number; 100])).collect();
     let pongs: Vec<u8> = (0..50).flat_map(|number| sent_by_relay(0x8a, &[number; 100])).collect();
-    far.write_all(&pings).await.unwrap();
+    peer.write_all(&pings).await.unwrap();
     let (received, mut leg) = {
         let watching = timeout(Duration::from_secs(1), leg.watch());
-        let (_, received) = tokio::join!(watching, async { burst(&mut far).await });
+        let (_, received) = tokio::join!(watching, async { read_available(&mut peer).await });
         (received, leg)
     };
     assert_eq!(received, pongs);
@@ -155,23 +158,23 @@ async fn pings_are_answered_in_order_and_a_peer_that_reads_none_of_it_gets_the_l
     leg.send_pong(b"lost".to_vec());
     leg.send_pong(b"last".to_vec());
     poll_fn(|cx| leg.poll_flush(cx)).await.unwrap();
-    let received = burst(&mut far).await;
+    let received = read_available(&mut peer).await;
     assert_eq!(received[LEG_PONG_BYTES..], sent_by_relay(0x8a, b"last"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_second_with_more_than_a_hundred_pings_breaks_the_protocol() {
-    let (mut leg, mut far) = leg(LARGE);
-    far.write_all(&short(PING, b"").repeat(101)).await.unwrap();
+    let (mut leg, mut peer) = leg(LARGE);
+    peer.write_all(&short(PING, b"").repeat(101)).await.unwrap();
     assert_eq!(leg.watch().await, LegEnd::protocol("more than 100 pings a second"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn past_the_bound_only_the_rest_of_a_message_is_read() {
-    let (mut leg, mut far) = leg(LARGE);
+async fn beyond_the_early_data_limit_only_the_rest_of_a_message_is_read() {
+    let (mut leg, mut peer) = leg(LARGE);
     let first = frame(BYTES, &[1; 60_000]);
     let crossing = [frame(0x02, &[2; 30_000]), frame(0x80, &[2; 30_000])].concat();
-    far.write_all(&[first, crossing, frame(BYTES, &[3; 60_000]).repeat(10)].concat()).await.unwrap();
+    peer.write_all(&[first, crossing, frame(BYTES, &[3; 60_000]).repeat(10)].concat()).await.unwrap();
     timeout(Duration::from_secs(1), leg.watch()).await.unwrap_err();
     let early = leg.early.taken.bytes;
     assert!(
@@ -181,34 +184,34 @@ async fn past_the_bound_only_the_rest_of_a_message_is_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_violation_behind_the_bound_is_still_found() {
-    let (mut leg, mut far) = leg(LARGE);
-    far.write_all(&[frame(0x02, &[1; 65_535]), short(0x00, &[1]), short(0x80, &[1])].concat()).await.unwrap();
+async fn a_violation_beyond_the_early_data_limit_is_still_found() {
+    let (mut leg, mut peer) = leg(LARGE);
+    peer.write_all(&[frame(0x02, &[1; 65_535]), short(0x00, &[1]), short(0x80, &[1])].concat()).await.unwrap();
     assert!(matches!(leg.watch().await, LegEnd::Broke(CloseReason::TooBig, _)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_leg_holds_no_buffer() {
-    let (mut leg, mut far) = leg(LARGE);
-    far.write_all(&[short(PING, b"alive?"), short(BYTES, &[7; 100]), short(0x81, br#"{"type":"x"}"#)].concat()).await.unwrap();
+    let (mut leg, mut peer) = leg(LARGE);
+    peer.write_all(&[short(PING, b"alive?"), short(BYTES, &[7; 100]), short(0x81, br#"{"type":"x"}"#)].concat()).await.unwrap();
     timeout(Duration::from_secs(1), leg.watch()).await.unwrap_err();
     assert_eq!(leg.early.taken, Taken { bytes: 100, text: 12 });
     let early = leg.take_early();
     leg.push_early(early.batch);
     poll_fn(|cx| leg.poll_flush(cx)).await.unwrap();
     assert!(!leg.write_buffer.owns_memory() && !leg.reader.owns_memory() && leg.early.batch.is_empty());
-    assert_eq!(burst(&mut far).await.len(), 2 + 6 + 2 + 100 + 2 + 12);
+    assert_eq!(read_available(&mut peer).await.len(), 2 + 6 + 2 + 100 + 2 + 12);
 }
 
 #[tokio::test(start_paused = true)]
-async fn frames_behind_a_violation_are_drained_while_the_leg_is_closed() {
-    let (mut leg, mut far) = leg(PIPE);
-    let garbage = tokio::join!(leg.watch(), async { far.write_all(&[0xff; 100]).await.unwrap() }).0;
+async fn frames_after_a_violation_are_drained_while_the_leg_is_closed() {
+    let (mut leg, mut peer) = leg(PIPE);
+    let garbage = tokio::join!(leg.watch(), async { peer.write_all(&[0xff; 100]).await.unwrap() }).0;
     assert!(matches!(garbage, LegEnd::Broke(CloseReason::Framing, _)));
     let ends = async {
-        far.write_all(&[0xff; 100_000]).await.unwrap();
-        far.shutdown().await.unwrap();
-        burst(&mut far).await
+        peer.write_all(&[0xff; 100_000]).await.unwrap();
+        peer.shutdown().await.unwrap();
+        read_available(&mut peer).await
     };
     let (_, received) = tokio::join!(leg.close(CloseReason::Framing, "a reserved bit is set", CLOSE_TIMEOUT), ends);
     assert_eq!(received, sent_by_relay(CLOSE, b"\x03\xeaframing: a reserved bit is set"));

@@ -86,7 +86,7 @@ impl SpliceEnd {
             Self::Finished | Self::Unconfirmed(_) => (CloseReason::Finished, ""),
             Self::Idle => (CloseReason::IdleTimeout, "half-closed and silent"),
             Self::Cut(reason) => (*reason, ""),
-            Self::By(guilty, LegEnd::Broke(reason, words)) if *guilty == side => (*reason, words),
+            Self::By(guilty, LegEnd::Broke(reason, detail)) if *guilty == side => (*reason, detail),
             Self::By(guilty, LegEnd::Lost) if *guilty != side => (CloseReason::PeerLost, ""),
             Self::By(..) => (CloseReason::Reset, ""),
         }
@@ -164,7 +164,7 @@ impl Farewell {
         Self { device, caller, end }
     }
 
-    /// Closes both legs with the code that says why the stream ended, and waits for the answers: five seconds, or `patience` after 1000,
+    /// Closes both legs with the code for the end of the stream, and waits for the answers: five seconds, or `patience` after 1000,
     /// which is sent behind everything that a slow reader has not read yet.
     ///
     /// # Cancel safety

@@ -16,7 +16,7 @@ async fn sqlite(file: &Path) -> SqliteRegistry {
     SqliteRegistry::open(file).await.unwrap()
 }
 
-/// Every kind of registry, empty; the folder goes when it is dropped.
+/// Every kind of registry, empty; the folder is removed when it is dropped.
 async fn registries() -> (Vec<Arc<dyn Registry>>, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let sqlite = sqlite(&folder.path().join("moorline.db")).await;
@@ -39,7 +39,7 @@ fn sighting(device: &DeviceId, key: &PublicKey, at: Timestamp) -> Sighting {
     Sighting { device: device.clone(), last_seen: at, key_uses: vec![(key.thumbprint(), at)] }
 }
 
-/// The device's keys with when they were added and used, as far as a test's numbers tell them apart.
+/// The device's keys, with the times when they were added and used.
 fn keys(record: &DeviceRecord) -> Vec<(PublicKey, Timestamp, Option<Timestamp>)> {
     record.keys.iter().map(|key| (key.key.clone(), key.created, key.last_used)).collect()
 }
@@ -60,7 +60,7 @@ async fn a_device_is_added_once_and_then_replaced() {
 }
 
 #[tokio::test]
-async fn a_key_that_stays_keeps_its_times() {
+async fn a_key_that_is_kept_keeps_its_times() {
     let (registries, _folder) = registries().await;
     for registry in registries {
         let lamp = device("lamp-1");
@@ -87,7 +87,7 @@ async fn a_key_of_another_device_is_refused_and_nothing_changes() {
 
         let new = device("gate-1");
         assert!(matches!(registry.put_device(&new, &[key(1)], at(20)).await, Err(StoreError::Conflict { .. })));
-        assert_eq!(registry.device(&new).await.unwrap(), None, "a refused device is not there: {registry:?}");
+        assert_eq!(registry.device(&new).await.unwrap(), None, "a refused device is not added: {registry:?}");
 
         assert!(registry.remove_device(&lamp).await.unwrap());
         assert_eq!(registry.put_device(&door, &[key(1)], at(30)).await.unwrap(), Put::Replaced, "the key is free again");
@@ -162,7 +162,11 @@ async fn pages_follow_one_another_by_their_cursors() {
         assert_eq!(ids(&first), ["lamp-1", "lamp-2"]);
         let cursor = first.next.unwrap().to_string().parse().unwrap();
         let second = Page::read(registry.as_ref(), &lamps, Some(&cursor), 2).await.unwrap();
-        assert_eq!((ids(&second).as_slice(), &second.next), (&["lamp-3", "lamp-4"][..], &None), "exactly full, and the last: {registry:?}");
+        assert_eq!(
+            (ids(&second).as_slice(), &second.next),
+            (&["lamp-3", "lamp-4"][..], &None),
+            "a full page that is the last: {registry:?}"
+        );
     }
 }
 
@@ -185,7 +189,7 @@ async fn three_visible_devices_among_ten_thousand_are_one_page() {
 }
 
 #[tokio::test]
-async fn a_removed_device_is_gone_and_seeing_it_brings_nothing_back() {
+async fn a_removed_device_is_not_recreated_by_a_sighting() {
     let (registries, _folder) = registries().await;
     for registry in registries {
         let lamp = device("lamp-1");
@@ -245,7 +249,7 @@ async fn a_sighting_of_another_devices_key_changes_nothing() {
 }
 
 #[tokio::test]
-async fn changes_are_on_disk_before_they_are_answered() {
+async fn changes_are_durable_before_they_are_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
     let registry = sqlite(&folder.path().join("moorline.db")).await;
     for (pool, expected) in [(&registry.writer, 2), (&registry.background_writer, 1)] {
@@ -274,7 +278,7 @@ async fn a_file_is_private_and_is_there_again_when_it_is_opened_again() {
 }
 
 #[tokio::test]
-async fn what_is_no_database_is_an_error_that_says_why() {
+async fn a_file_that_is_not_a_database_is_an_error_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("moorline.db");
     let text = b"this is no database, and long enough to have a header of a hundred bytes if it were one, really";

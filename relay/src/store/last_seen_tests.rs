@@ -1,4 +1,4 @@
-//! Sightings: seen at once by readers, written later, and never in anybody's way.
+//! Sightings: visible to readers at once, written later, and blocking nothing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,7 +25,7 @@ fn at(ms: u64) -> Timestamp {
 
 const CAPACITY: NonZeroUsize = NonZeroUsize::new(2_000).unwrap();
 
-/// A registry in memory that can fail to record sightings, and remembers how many it was given at once.
+/// A registry in memory that can fail to record sightings, and records the sizes of the batches.
 #[derive(Debug, Default)]
 struct Fallible {
     memory: MemoryRegistry,
@@ -106,11 +106,11 @@ async fn readers_see_a_note_at_once_and_the_registry_gets_the_latest_a_second_la
     assert_eq!(seen_in(registry.as_ref(), &lamp).await, Some(at(30)));
     let record = registry.device(&lamp).await.unwrap().unwrap();
     assert!(record.keys.iter().any(|had| had.kid == key(2).thumbprint() && had.last_used == Some(at(20))));
-    assert_eq!((registry.batches.lock().unwrap().as_slice(), last_seen.unwritten_devices()), (&[1][..], 0), "both notes in one");
+    assert_eq!((registry.batches.lock().unwrap().as_slice(), last_seen.unwritten_devices()), (&[1][..], 0), "both sightings in one write");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_could_not_be_written_is_written_later() {
+async fn failed_writes_are_retried_later() {
     let (lamp, registry, last_seen) = lamp().await;
     let _tasks = run(&last_seen);
     registry.is_failing.store(true, Ordering::Relaxed);
@@ -123,7 +123,7 @@ async fn what_could_not_be_written_is_written_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_noted_at_the_end_is_written_before_the_task_ends() {
+async fn pending_sightings_are_written_before_the_task_ends() {
     let (lamp, registry, last_seen) = lamp().await;
     let (tasks, stop) = run(&last_seen);
     last_seen.note(&lamp, None, at(20));
@@ -168,7 +168,7 @@ async fn only_the_latest_keys_of_a_device_are_remembered() {
 }
 
 #[tokio::test]
-async fn a_removed_device_takes_its_notes_along() {
+async fn removing_a_device_removes_its_pending_sightings() {
     let (lamp, registry, last_seen) = lamp().await;
     last_seen.note(&lamp, None, at(20));
     assert!(last_seen.remove_device(&lamp).await.unwrap());
@@ -179,7 +179,7 @@ async fn a_removed_device_takes_its_notes_along() {
     last_seen.put_device(&lamp, &[key(3)], at(40)).await.unwrap();
     assert_eq!(seen_in(last_seen.as_ref(), &lamp).await, None, "the new device of the same id was never seen");
     last_seen.note(&lamp, None, at(50));
-    registry.remove_device(&lamp).await.unwrap(); // by somebody else
+    registry.remove_device(&lamp).await.unwrap(); // by another process
     last_seen.flush().await.unwrap();
     assert_eq!(last_seen.device(&lamp).await.unwrap(), None);
 }
@@ -198,7 +198,7 @@ async fn a_locked_database_delays_no_note_and_gets_it_once_it_is_unlocked() {
     last_seen.note(&lamp, Some(key(1).thumbprint()), at(20));
     assert_eq!(seen_in(&last_seen, &lamp).await, Some(at(20)));
     let unlock = async {
-        assert_eq!(seen_in(registry.as_ref(), &lamp).await, None, "the lock holds, and readers do not wait for it");
+        assert_eq!(seen_in(registry.as_ref(), &lamp).await, None, "the lock is held, and readers do not wait for it");
         sqlx::query("COMMIT").execute(&mut other).await.unwrap();
     };
     let (flushed, ()) = tokio::join!(last_seen.flush(), unlock);

@@ -44,7 +44,7 @@ impl Page {
 
 /// Where a page ended. Opaque to callers: its text is base64url, with a version byte.
 ///
-/// A cursor names the last device that its page showed, so it says nothing that its caller was not told already. It grants nothing
+/// A cursor names the last device that its page showed, so it contains nothing that its caller has not seen. It grants nothing
 /// either: the filter applies to every page anew. A made-up cursor only chooses where the listing starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor(DeviceId);
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_cursor_is_refused() {
+    fn an_invalid_cursor_is_refused() {
         let encoded = |bytes: &[u8]| BASE64URL_NOPAD.encode(bytes);
         let long = encoded(&[&[VERSION][..], &[b'a'; DEVICE_ID_CHARS + 1]].concat());
         for text in ["", "lamp-1", "====", &encoded(b"\x02lamp-1"), &encoded(b"\x01"), &encoded(b"\x01\xff"), &encoded(b"\x01A B"), &long] {

@@ -1,5 +1,5 @@
-//! What becomes of a stream once that is decided: it is carried or refused, leaves its end record, and gives its slots back before anybody says
-//! goodbye.
+//! The rest of a stream once its outcome is decided: it is spliced or refused, its end record is logged, and its slots are released before its
+//! legs are closed.
 
 use std::sync::Arc;
 
@@ -18,14 +18,14 @@ use crate::splice::leg_end::LegEnd;
 use crate::splice::{Farewell, Leg, Rules, Side, SpliceEnd, splice};
 use crate::stream::actor::{Actor, Failed, Opened};
 use crate::stream::handle::Event;
+use crate::stream::leg_close;
 use crate::stream::record::EndRecord;
 use crate::stream::refusal::{Refusal, remembered};
 use crate::stream::request::Via;
 use crate::stream::status::Status;
-use crate::stream::tell;
 
 impl Actor {
-    /// Says `opened` and moves bytes until the stream is over.
+    /// Sends `opened` and moves bytes until the stream is over.
     pub(super) async fn carry(mut self, opened: Opened) {
         if let Some(key) = &self.key {
             key.opened();
@@ -33,11 +33,11 @@ impl Actor {
         self.undecided = None;
         self.steps.set(|timeline, now| timeline.opened_ms = now);
         self.listing.publish(Status::Opened);
-        // A leg that was promised before this moment comes too late: it is closed here, or by whoever brings it.
+        // A leg that joins after this moment is too late: it is closed here, or by the request that delivers it.
         self.events.close();
         while let Ok(event) = self.events.try_recv() {
             if let Event::Joined(_, leg) = event {
-                tell::dismiss(&self.core.tasks, leg, CloseReason::Refused, "the stream was opened without it");
+                leg_close::close_unused(&self.core.tasks, leg, CloseReason::Refused, "the stream was opened without it");
             }
         }
         let Opened { slot, accept, caller, device } = opened;
@@ -45,13 +45,13 @@ impl Actor {
         let (end, farewell) = self.splice(device, caller, texts).await;
         self.record(end.result());
         let Self { core, listing, key, slot: of_stream, .. } = self;
-        // The stream is over: what is left is a goodbye, which takes nobody's place and can be cut short.
+        // The stream is over: only its legs are left to close, which holds no slot and can be cut short.
         drop((slot, of_stream, key));
         listing.publish(Status::Closing);
         let was_cut = listing.was_cut();
         tokio::select! {
             () = farewell.close(core.times.half_closed_idle) => {}
-            _ = listing.cut(), if !was_cut => debug!(stream = %listing.facts().stream, "the goodbye of a stream was cut short"),
+            _ = listing.cut(), if !was_cut => debug!(stream = %listing.facts().stream, "closing the legs of a stream was cut short"),
             () = async { core.lifecycle.closing().await; sleep(CLOSE_TIMEOUT).await } => {}
         }
     }
@@ -62,9 +62,9 @@ impl Actor {
         mut caller: Box<Leg>,
         (to_device, to_caller): (LegText, LegText),
     ) -> (SpliceEnd, Farewell) {
-        let said = tokio::join!(device.send(&to_device, CLOSE_TIMEOUT), caller.send(&to_caller, CLOSE_TIMEOUT));
+        let sent = tokio::join!(device.send(&to_device, CLOSE_TIMEOUT), caller.send(&to_caller, CLOSE_TIMEOUT));
         drop((to_device, to_caller)); // not held for as long as the stream lasts
-        let lost = match said {
+        let lost = match sent {
             (Ok(()), Ok(())) => {
                 let rules = Rules { half_closed_idle: self.core.times.half_closed_idle };
                 let (directory, name) = (&self.core.directory, &self.listing.facts().device);
@@ -89,7 +89,7 @@ impl Actor {
         }
     }
 
-    /// The caller, as the device is told.
+    /// The caller, as the device sees it.
     pub(super) fn caller_info(&self) -> CallerInfo {
         let basis = &self.listing.facts().basis;
         CallerInfo {
@@ -120,21 +120,21 @@ impl Actor {
         }))
     }
 
-    /// Tells everybody why there is no stream. Its slots are free before anybody has heard it.
+    /// Refuses the stream to both sides. Its slots are released before either side is notified.
     pub(super) async fn refuse(self, failed: Failed) {
         let Failed { refusal, channel } = failed;
         let stream = self.listing.facts().stream;
         if let (Some(code), Some(handle)) = (refusal.cancel(), channel)
             && let Err(error) = handle.send(Command::Cancel(Cancel { stream, code }))
         {
-            debug!(%stream, %error, "the device could not be told that the offer is void");
+            debug!(%stream, %error, "the offer could not be cancelled");
         }
         self.record(refusal.result());
         let joins_until = self.wait_until + self.core.deadline(&self.open);
         let Self { core, via, listing, mut events, key, slot, undecided, mut legs, steps, .. } = self;
         drop((slot, undecided, key));
         if let Some(leg) = legs.device.take() {
-            tell::dismiss(&core.tasks, leg, CloseReason::Refused, refusal.result());
+            leg_close::close_unused(&core.tasks, leg, CloseReason::Refused, refusal.result());
         }
         let mut problem = match &refusal {
             Refusal::Offline { device, .. } => {
@@ -154,15 +154,15 @@ impl Actor {
         while let Ok(event) = events.try_recv() {
             if let Event::Joined(of, leg) = event {
                 let problem = Some(Arc::clone(&problem));
-                core.tasks.spawn("closing", tell::late(problem, of, leg));
+                core.tasks.spawn("closing", leg_close::close_late(problem, of, leg));
             }
         }
         drop(listing);
         match (legs.caller.take(), refusal) {
             (None, _) => {}
-            (Some(leg), Refusal::CallerBroke { reason, words }) => leg.close(reason, &words, CLOSE_TIMEOUT).await,
+            (Some(leg), Refusal::CallerBroke { reason, detail }) => leg.close(reason, &detail, CLOSE_TIMEOUT).await,
             (Some(leg), Refusal::CallerGone) => leg.close(CloseReason::Finished, "", CLOSE_TIMEOUT).await,
-            (Some(leg), _) => tell::refuse(leg, &problem).await,
+            (Some(leg), _) => leg_close::refuse(leg, &problem).await,
         }
     }
 
@@ -182,7 +182,7 @@ impl Actor {
     }
 }
 
-/// When the device was last seen, as far as the registry says so soon.
+/// When the device was last seen, if the registry answers in time.
 async fn last_seen(core: &crate::core::Core, device: &moorline_proto::id::DeviceId) -> Option<moorline_proto::timestamp::Timestamp> {
     let record = timeout(LAST_SEEN_TIMEOUT, core.registry.device(device)).await;
     record.ok()?.ok()??.last_seen

@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_told_apart() {
+    fn digests_separate_their_parts() {
         assert_ne!(Digest::of(&[b"ab", b"c"]), Digest::of(&[b"a", b"bc"]));
         assert_ne!(Digest::of(&[b"ab"]), Digest::of(&[b"ab", b""]));
         assert!(Digest::of(&[b"a"]).is(&Digest::of(&[b"a"])) && !Digest::of(&[b"a"]).is(&Digest::of(&[b"b"])));

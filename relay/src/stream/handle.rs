@@ -22,7 +22,7 @@ pub enum Event {
     Rejected(Reject),
 }
 
-/// A stream that is on its way, for whoever asked for it.
+/// A stream that is being set up, for the request that asked for it.
 #[derive(Clone, Debug)]
 pub struct StreamHandle {
     /// Its name.

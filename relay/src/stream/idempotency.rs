@@ -1,6 +1,6 @@
 //! Idempotency keys: the same key of the same caller for the same device and service names the same stream, as long as that is not opened.
 //!
-//! A key is reserved before anything is asked, and no lock is held meanwhile: whoever repeats the key waits for what comes of the first
+//! A key is reserved before the first lookup, and no lock is held meanwhile: a repeated key waits for the outcome of the first
 //! request. After the stream, digests of key and request are remembered, nothing else.
 
 use std::sync::Arc;
@@ -114,7 +114,7 @@ impl Keys {
 }
 
 impl Reservation {
-    /// The stream is set up: whoever repeats the key gets it.
+    /// The stream is set up: a request that repeats the key gets it.
     pub(super) fn names(&self, stream: &StreamHandle) {
         self.stream.send_replace(Some(stream.clone()));
     }

@@ -6,7 +6,7 @@
 //!                 └───(channel lost, time left)┘  └──▶ refused ◀──────┘
 //! ```
 //!
-//! Owns: the order of these steps, deadlines, slots, leg tokens, idempotency keys, what each side is told. Does not own: who may ask
+//! Owns: the order of these steps, deadlines, slots, leg tokens, idempotency keys, what each side receives. Does not own: who may ask
 //! ([`crate::access`]), where devices are ([`crate::directory`]), the bytes ([`crate::splice`]).
 
 mod actor;
@@ -15,6 +15,7 @@ mod digest;
 pub mod handle;
 mod idempotency;
 pub mod join;
+pub mod leg_close;
 mod recent;
 pub mod record;
 pub mod refusal;
@@ -25,7 +26,6 @@ pub mod slots;
 pub mod status;
 mod step;
 mod steps;
-pub mod tell;
 
 pub use handle::{Event, StreamHandle};
 pub use registry::{Claim, Streams};

@@ -87,7 +87,7 @@ mod tests {
             let held: usize = lock(&recent.generations).iter().map(|generation| generation.values.len()).sum();
             assert!(held <= 40, "{held} after {number}");
         }
-        assert!((170..200).all(|number| recent.get(&number).is_some()), "three quarters of the bound are always there");
+        assert!((170..200).all(|number| recent.get(&number).is_some()), "at least three quarters of the capacity are kept");
         assert_eq!(recent.get(&100), None);
     }
 }

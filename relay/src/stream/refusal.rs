@@ -1,4 +1,4 @@
-//! Why there is no stream, and what everybody concerned is told: the caller, the device, the record.
+//! Why a stream is refused, and how the caller, the device and the end record express it.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub enum Refusal {
     /// A limit is reached.
     #[error("{0}")]
     Exhausted(#[from] Exhausted),
-    /// The device is connected and says nothing, or was lost while it was asked.
+    /// The device is connected but does not answer, or was lost while the offer was pending.
     #[error("{0} was asked and did not answer")]
     Unresponsive(DeviceId),
     /// The deadline passed.
@@ -53,19 +53,19 @@ pub enum Refusal {
     Rejected {
         /// Its code.
         code: RejectCode,
-        /// Its own words.
+        /// Its `detail`.
         detail: Option<String>,
     },
     /// The caller hung up.
     #[error("the caller hung up")]
     CallerGone,
     /// The caller's leg broke the protocol.
-    #[error("the caller's leg broke the protocol: {words}")]
+    #[error("the caller's leg broke the protocol: {detail}")]
     CallerBroke {
         /// The close code.
         reason: CloseReason,
-        /// How.
-        words: String,
+        /// What it violated.
+        detail: String,
     },
     /// Cut from outside.
     #[error("the stream was cut: {}", .0.reason())]
@@ -96,7 +96,7 @@ impl Refusal {
         Self::NotExposed { device: device.clone(), service: service.to_string() }
     }
 
-    /// What the caller is told.
+    /// The problem code that the caller gets.
     pub fn code(&self) -> ProblemCode {
         match self {
             Self::UnknownDevice(_) => ProblemCode::DeviceUnknown,
@@ -134,7 +134,7 @@ impl Refusal {
         problem
     }
 
-    /// What the device is told about an offer that it may still be busy with; nothing where it knows, or cannot be told.
+    /// The code of the `cancel` that the device gets for an offer that it may still be handling. None if it needs none, or cannot be reached.
     pub(super) fn cancel(&self) -> Option<CancelCode> {
         match self {
             Self::TimedOut { .. } => Some(CancelCode::HandshakeTimeout),
@@ -156,7 +156,7 @@ impl Refusal {
         }
     }
 
-    /// The word for the record.
+    /// The `result` of the end record.
     pub(super) fn result(&self) -> &'static str {
         match self {
             Self::CallerGone => "caller_gone",
@@ -166,7 +166,7 @@ impl Refusal {
     }
 }
 
-/// A problem as it is remembered: where it is long, without the device's own words.
+/// A problem as it is remembered: where it is long, without the device's `detail`.
 pub(super) fn remembered(problem: &Problem) -> Problem {
     let mut problem = problem.clone();
     if serde_json::to_vec(&problem).is_ok_and(|bytes| bytes.len() > REMEMBERED_REFUSAL_BYTES) {

@@ -45,13 +45,13 @@ pub struct Streams {
 struct Recent {
     /// Digests of their leg tokens.
     tokens: RecentMap<Digest, ()>,
-    /// Refusals that the caller has not heard yet, with the digest of its token if it has one.
-    refusals: TtlMap<StreamId, Unheard>,
+    /// Refusals that were not delivered to the caller yet, with the digest of its token if it has one.
+    refusals: TtlMap<StreamId, UndeliveredRefusal>,
 }
 
-/// A refusal of which the caller has not heard.
+/// A refusal that was not delivered to the caller.
 #[derive(Clone, Debug)]
-struct Unheard {
+struct UndeliveredRefusal {
     /// The caller's token; without one its leg is on its way already.
     caller: Option<Digest>,
     problem: Arc<Problem>,
@@ -83,7 +83,7 @@ pub(super) struct Listing {
 pub enum Claim {
     /// A stream that can be joined.
     Join(LegOf, mpsc::Sender<Event>),
-    /// A stream that was refused, of which the caller has not heard yet.
+    /// A stream whose refusal was not delivered to the caller yet.
     Refused(Arc<Problem>),
 }
 
@@ -104,7 +104,7 @@ impl Streams {
         }
     }
 
-    /// Lists a stream, and says where its events arrive.
+    /// Lists a stream, and returns its handle and the receiver of its events.
     pub(super) fn list(&self, facts: Facts, status: Status, expires_at: Timestamp) -> (Listing, StreamHandle, mpsc::Receiver<Event>) {
         let (events, inbox) = mpsc::channel(STREAM_EVENTS);
         let status = watch::Sender::new(status);
@@ -133,8 +133,8 @@ impl Streams {
             let used = entry.status.borrow().was_opened();
             return if used { Err(ClaimError::Used) } else { Ok(Claim::Join(leg, entry.events.clone())) };
         }
-        let unheard = self.recent.refusals.get(&stream).filter(|unheard| Instant::now() < unheard.until);
-        if let Some(Unheard { caller: Some(of_caller), problem, .. }) = unheard
+        let refusal = self.recent.refusals.get(&stream).filter(|refusal| Instant::now() < refusal.until);
+        if let Some(UndeliveredRefusal { caller: Some(of_caller), problem, .. }) = refusal
             && of_caller.is(&token)
         {
             return Ok(Claim::Refused(problem));
@@ -142,9 +142,9 @@ impl Streams {
         Err(if self.recent.tokens.get(&token).is_some() { ClaimError::Over } else { ClaimError::Unknown })
     }
 
-    /// Why the stream was refused, if its caller has not heard that and it was not long ago.
+    /// Why the stream was refused, if the refusal is recent and was not delivered to its caller.
     pub fn refusal(&self, stream: StreamId) -> Option<Arc<Problem>> {
-        self.recent.refusals.get(&stream).map(|unheard| unheard.problem)
+        self.recent.refusals.get(&stream).map(|refusal| refusal.problem)
     }
 
     /// A fresh caller token for a stream that was negotiated; nothing if it was opened or is over.
@@ -209,7 +209,7 @@ impl Streams {
     }
 
     /// Ends every stream of a device that stands on a key which is not among `kept`; with none kept, those that wait for the device too.
-    /// Says how many.
+    /// Returns how many.
     pub fn revoke_device(&self, device: &DeviceId, kept: &[Thumbprint], revocation: Revocation) -> usize {
         let stands = |entry: &Entry| match *lock(&entry.device_key) {
             Some(key) => kept.contains(&key),
@@ -282,7 +282,7 @@ impl Listing {
     /// Remembers a refusal for a caller that joins late: one whose token is good until then, or one whose leg is on its way.
     pub(super) fn remember_refusal(&self, problem: Arc<Problem>, until: Instant) {
         let caller = lock(&self.entry.tokens).caller();
-        self.streams.recent.refusals.put(self.entry.facts.stream, Unheard { caller, problem, until });
+        self.streams.recent.refusals.put(self.entry.facts.stream, UndeliveredRefusal { caller, problem, until });
     }
 
     /// Whether somebody has a token for the caller leg.

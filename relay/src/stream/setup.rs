@@ -55,7 +55,7 @@ async fn set_up(core: &Arc<Core>, request: StreamRequest, facts: Facts, steps: S
     let allowed = u64::try_from((deadline + wait).as_millis()).unwrap_or(u64::MAX);
     let expires_at = Timestamp::from_millis(facts.since.as_millis().saturating_add(allowed));
     let (listing, stream, events) = core.streams.list(facts, status, expires_at);
-    // Listed first, then checked again: whoever removed the device in between has either seen the stream or is seen here.
+    // Listed first, then checked again: a concurrent removal of the device either sees the stream or is seen here.
     if core.revision.current() != revision {
         registered(core, &request).await?;
     }

@@ -187,11 +187,11 @@ mod tests {
         let (_fourth, _undecided) = slots.stream(&bob).unwrap();
         assert_eq!(slots.stream(&bob).unwrap_err(), Exhausted::Relay);
         drop(first);
-        assert!(slots.stream(&bob).is_ok(), "what failed before took nothing");
+        assert!(slots.stream(&bob).is_ok(), "the failed attempts hold no slots");
     }
 
     #[test]
-    fn one_caller_cannot_take_every_waiting_place() {
+    fn one_caller_cannot_occupy_every_waiting_slot() {
         let (slots, alice, bob) = (slots(), caller("alice"), caller("bob"));
         let _first = slots.waiting(&alice).unwrap();
         assert_eq!(slots.waiting(&alice).unwrap_err(), Exhausted::CallerWaiting);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_has_no_streams_takes_no_memory() {
+    fn a_device_without_streams_uses_no_memory() {
         let (slots, lamp) = (slots(), "lamp-1".parse().unwrap());
         let both = (slots.device(&lamp).unwrap(), slots.device(&lamp).unwrap());
         assert_eq!((slots.of_device(&lamp), slots.device(&lamp).unwrap_err()), (2, Exhausted::Device));

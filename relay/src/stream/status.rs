@@ -51,7 +51,7 @@ impl Status {
         }
     }
 
-    /// What whoever negotiates is told of it.
+    /// The state that a negotiating caller gets.
     ///
     /// # Errors
     /// The problem of a stream that was refused.

@@ -14,11 +14,11 @@ use crate::splice::{Leg, Side};
 use crate::stream::actor::{Actor, Asked, Failed, Opened, Phase, Turn};
 use crate::stream::handle::Event;
 use crate::stream::join::LegOf;
+use crate::stream::leg_close::close_unused;
 use crate::stream::refusal::Refusal;
 use crate::stream::request::Via;
 use crate::stream::slots::DeviceSlot;
 use crate::stream::status::Status;
-use crate::stream::tell::dismiss;
 
 impl Phase {
     /// The end of a stream that is not opened: its slots are given back, its offer can be taken back.
@@ -70,7 +70,7 @@ impl Actor {
             data: self.open.data.clone(),
             features: self.open.features.clone(),
         };
-        // From here on a change of the device's keys finds the stream; the channel is looked at again by whoever waits for its end.
+        // From here on a change of the device's keys finds the stream; the task that waits for the channel's end checks it again.
         self.listing.set_device_key(Some(handle.about().principal.key_id));
         let (alive_sender, alive) = oneshot::channel();
         match handle.send(Command::Offer { offer: Box::new(offer), alive: alive_sender }) {
@@ -124,14 +124,14 @@ impl Actor {
             LegOf::Device(attempt) => attempt == self.attempt && !matches!(phase, Phase::Waiting(_)),
         };
         if !is_current {
-            return dismiss(&self.core.tasks, leg, CloseReason::Superseded, "the stream is offered again");
+            return close_unused(&self.core.tasks, leg, CloseReason::Superseded, "the stream is offered again");
         }
         match of.side() {
             Side::Caller => self.steps.set(|timeline, now| timeline.caller_joined_ms = now),
             Side::Device => self.steps.set(|timeline, now| timeline.device_joined_ms = now),
         }
         if let Some(before) = self.legs.side(of.side()).replace(leg) {
-            dismiss(&self.core.tasks, before, CloseReason::Superseded, "a newer join took its place");
+            close_unused(&self.core.tasks, before, CloseReason::Superseded, "a newer join took its place");
         }
     }
 
@@ -160,8 +160,8 @@ impl Actor {
     }
 
     fn on_caller_ended(&mut self, phase: Phase, end: LegEnd) -> Result<Phase, Failed> {
-        if let (Via::Connect, LegEnd::Broke(reason, words)) = (self.via, &end) {
-            let refusal = Refusal::CallerBroke { reason: *reason, words: words.clone() };
+        if let (Via::Connect, LegEnd::Broke(reason, detail)) = (self.via, &end) {
+            let refusal = Refusal::CallerBroke { reason: *reason, detail: detail.clone() };
             return Err(phase.fail(refusal));
         }
         // One that may come again: negotiated by `POST`, or lost with a key to find the stream by.
@@ -189,11 +189,11 @@ impl Actor {
 
     fn put_away(&mut self, side: Side, end: &LegEnd) {
         let Some(leg) = self.legs.side(side).take() else { return };
-        let (reason, words) = match end {
-            LegEnd::Broke(reason, words) => (*reason, words.as_str()),
+        let (reason, detail) = match end {
+            LegEnd::Broke(reason, detail) => (*reason, detail.as_str()),
             LegEnd::Done | LegEnd::Reset(_) | LegEnd::Lost => (CloseReason::Reset, ""),
         };
-        dismiss(&self.core.tasks, leg, reason, words);
+        close_unused(&self.core.tasks, leg, reason, detail);
     }
 
     /// A newer channel of the same start of the agent takes over its undecided offers. With any other, or none, nobody is there to decide: the
@@ -228,7 +228,7 @@ impl Actor {
         };
         // The device's leg belongs to the attempt that is lost.
         if let Some(leg) = self.legs.device.take() {
-            dismiss(&self.core.tasks, leg, CloseReason::Superseded, "the stream is offered again");
+            close_unused(&self.core.tasks, leg, CloseReason::Superseded, "the stream is offered again");
         }
         self.steps.set(|timeline, _| {
             (timeline.offered_ms, timeline.device_alive_ms, timeline.device_joined_ms) = (None, None, None);

@@ -1,4 +1,4 @@
-//! What the agent and the client cost: resident memory idle and with streams, and bytes through `forward`, whose CPU is told by program.
+//! What the agent and the client cost: resident memory idle and with streams, and bytes through `forward`, with the CPU time of each program.
 
 use moorline_tests::targets::Target;
 use moorline_tests::world::World;
@@ -17,7 +17,7 @@ const ROUNDS: usize = 3;
 /// Measures both ends as real programs.
 pub async fn measure(table: &mut Table) {
     let world = World::start().await;
-    let (echo, sink, source) = (Target::start(nodelay_echo).await, Target::start(swallow).await, Target::start(gush).await);
+    let (echo, sink, source) = (Target::start(nodelay_echo).await, Target::start(sink).await, Target::start(source).await);
     let services = [("echo", echo.address), ("sink", sink.address), ("source", source.address)];
     let device = world.device("ends", &services).await;
     let forward = world.forward("ends", &["echo", "sink", "source"]).await;
@@ -29,8 +29,8 @@ pub async fn measure(table: &mut Table) {
     let mut streams = Vec::new();
     for _ in 0..STREAMS {
         let mut stream = tcp(forward.local[0]).await;
-        stream.write_all(&[7; 64]).await.expect("the stream lives");
-        stream.read_exact(&mut [0; 64]).await.expect("the stream lives");
+        stream.write_all(&[7; 64]).await.expect("the stream is open");
+        stream.read_exact(&mut [0; 64]).await.expect("the stream is open");
         streams.push(stream);
     }
     let after = [agent, client, relay].map(Process::resident_kib);
@@ -61,15 +61,15 @@ pub async fn measure(table: &mut Table) {
     table.note("bytes through forward: all on one machine, so the cores are shared by five programs; beside: TCP to the same target");
 }
 
-/// Gigabytes a second.
+/// Gigabytes per second.
 async fn transfer(address: std::net::SocketAddr, way: &str) -> f64 {
     let begun = Instant::now();
     let mut tcp = TcpStream::connect(address).await.expect("it listens");
     let bytes = MEBIBYTES << 20;
     if way == "up" {
         send(&mut tcp).await;
-        tcp.shutdown().await.expect("the stream lives");
-        assert_eq!(tcp.read_u64().await.expect("the stream lives"), bytes as u64);
+        tcp.shutdown().await.expect("the stream is open");
+        assert_eq!(tcp.read_u64().await.expect("the stream is open"), bytes as u64);
     } else {
         assert_eq!(count(&mut tcp).await, bytes);
     }
@@ -79,28 +79,28 @@ async fn transfer(address: std::net::SocketAddr, way: &str) -> f64 {
 async fn send(tcp: &mut TcpStream) {
     let piece = vec![7; 64 << 10];
     for _ in 0..(MEBIBYTES << 20) / piece.len() {
-        tcp.write_all(&piece).await.expect("the stream lives");
+        tcp.write_all(&piece).await.expect("the stream is open");
     }
 }
 
 async fn count(tcp: &mut TcpStream) -> usize {
     let (mut buffer, mut all) = (vec![0; 256 << 10], 0);
     loop {
-        match tcp.read(&mut buffer).await.expect("the stream lives") {
+        match tcp.read(&mut buffer).await.expect("the stream is open") {
             0 => return all,
             count => all += count,
         }
     }
 }
 
-/// Reads to the end, and says how much it was.
-async fn swallow(mut tcp: TcpStream) {
+/// Reads to the end and returns the number of bytes.
+async fn sink(mut tcp: TcpStream) {
     let all = count(&mut tcp).await;
     tcp.write_u64(all as u64).await.ok();
 }
 
-/// Sends what is asked of a source, and ends.
-async fn gush(mut tcp: TcpStream) {
+/// Sends the payload of a source and ends.
+async fn source(mut tcp: TcpStream) {
     send(&mut tcp).await;
     tcp.shutdown().await.ok();
     drop(tcp.read_u8().await);

@@ -1,4 +1,4 @@
-//! What an idle device costs the relay: resident memory, and the CPU of its coming, beside a bare TLS accept. Real connections, all at once.
+//! What an idle device costs the relay: resident memory, and CPU time to connect, compared with a bare TLS accept. All connections are real and open at the same time.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use crate::process::Process;
 use crate::splice::INSTANCE;
 use crate::table::Table;
 
-/// As many as are asked for; fewer where the machine has too few file descriptors.
+/// The number of devices; fewer where the machine has too few file descriptors.
 const DEVICES: usize = 5_000;
-/// Connections that are being made at once: under the relay's limit of unauthenticated connections.
+/// Connections that are opened concurrently: below the relay's limit of unauthenticated connections.
 const AT_ONCE: usize = 32;
 
-/// Connects devices, and as many bare TLS connections.
+/// Connects devices, and the same number of bare TLS connections.
 pub async fn measure(table: &mut Table) {
     let world = World::start().await;
     let plain = Plain::start(&world).await;
@@ -56,7 +56,7 @@ async fn add(world: &World, count: usize) -> Vec<Arc<SigningKey>> {
     let client = world.library();
     iter(0..count)
         .map(|number| {
-            let (client, key) = (client.clone(), Arc::new(SigningKey::generate().expect("keys are made")));
+            let (client, key) = (client.clone(), Arc::new(SigningKey::generate().expect("a key is generated")));
             async move {
                 let id = name(number).parse().expect("a device id");
                 client.put_device(&id, vec![key.public().clone()]).await.expect("the device is added");
@@ -72,7 +72,7 @@ fn name(number: usize) -> String {
     format!("idle-{number}")
 }
 
-/// The first device comes and goes, so that what is made once is made.
+/// Connects and disconnects a first device, so that one-time allocations are done before the measurement.
 async fn warm(world: &World, connect: &Connect, key: &SigningKey) {
     drop(device(world, connect, 0, key).await);
     let (client, id) = (world.library(), name(0).parse().expect("a device id"));
@@ -92,10 +92,10 @@ async fn device(world: &World, connect: &Connect, number: usize, key: &SigningKe
     WireDevice::connect(connect.to(world.address).await, &persona).await.expect("the device is admitted")
 }
 
-/// A bare TLS connection, once the server has had its part: its session tickets have come.
+/// A bare TLS connection whose handshake is complete at the server: its session tickets have arrived.
 async fn held(connect: &Connect, address: SocketAddr) -> Tls {
     let mut tls = connect.to(address).await;
-    // Nothing but tickets comes; reading them is what is waited for.
+    // Only session tickets arrive; the read processes them.
     drop(timeout(Duration::from_millis(1), tls.read_u8()).await);
     tls
 }

@@ -1,5 +1,5 @@
-//! The load: TLS connections to either server, and the two halves of a transfer over them. The same code against both; what differs is that
-//! bytes to the relay stand in frames, which are made beforehand and counted as they come.
+//! The load: TLS connections to either server, and the two halves of a transfer over them. The same code against both; the difference is that
+//! bytes to the relay are sent in frames, which are encoded beforehand and counted as they arrive.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tokio_rustls::client::TlsStream;
 pub const HOST: &str = "localhost";
 /// A TLS connection of the load.
 pub type Tls = TlsStream<TcpStream>;
-/// What is written at once, about.
+/// The approximate size of one write.
 const BATCH: usize = 64 << 10;
 
 /// Makes TLS connections.
@@ -27,7 +27,7 @@ const BATCH: usize = 64 << 10;
 pub struct Connect(TlsConnector);
 
 impl Connect {
-    /// Without memory: each connection is a cold one.
+    /// Without session resumption: each connection makes a full handshake.
     pub fn cold(world: &World) -> Self {
         let mut config = config(world);
         config.resumption = Resumption::disabled();
@@ -42,9 +42,9 @@ impl Connect {
     /// One connection.
     pub async fn to(&self, address: SocketAddr) -> Tls {
         let tcp = TcpStream::connect(address).await.expect("the server listens");
-        tcp.set_nodelay(true).expect("TCP takes options");
+        tcp.set_nodelay(true).expect("TCP options can be set");
         let name = ServerName::try_from(HOST).expect("a name");
-        self.0.connect(name, tcp).await.expect("TLS comes about")
+        self.0.connect(name, tcp).await.expect("the TLS handshake succeeds")
     }
 }
 
@@ -57,42 +57,42 @@ fn config(world: &World) -> ClientConfig {
     config
 }
 
-/// How the bytes of a transfer are cut.
+/// How the bytes of a transfer are split.
 #[derive(Clone, Copy, Debug)]
 pub struct Cut {
     /// Bytes of one message.
     pub message: usize,
-    /// Each message is written, and so is a TLS record, of its own. Otherwise about 64 KiB are written at once.
+    /// Whether each message is written separately, and so is a TLS record of its own. Otherwise about 64 KiB are written at once.
     pub alone: bool,
 }
 
 /// How a connection carries bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dress {
+pub enum Framing {
     /// As they are.
     Bare,
     /// In WebSocket frames.
     Frames,
 }
 
-/// Writes so many bytes of payload.
-pub async fn pour(to: &mut (impl AsyncWrite + Unpin), dress: Dress, cut: Cut, payload: usize) {
+/// Writes `payload` bytes of payload.
+pub async fn pour(to: &mut (impl AsyncWrite + Unpin), framing: Framing, cut: Cut, payload: usize) {
     let messages = if cut.alone { 1 } else { (BATCH / cut.message).max(1) };
     let mut batch = Vec::new();
     for _ in 0..messages {
-        if dress == Dress::Frames {
+        if framing == Framing::Frames {
             frame_head(&mut batch, cut.message);
         }
-        // The mask is all zeroes: it costs the one who takes it off as much as any other, and the load nothing.
+        // The mask is all zeroes: unmasking costs the server as much as with any other mask, and masking costs the load nothing.
         batch.extend((0..cut.message).map(|at| (at % 251) as u8));
     }
     for _ in 0..payload / (messages * cut.message) {
-        to.write_all(&batch).await.expect("the server takes it");
+        to.write_all(&batch).await.expect("the server accepts bytes");
         if cut.alone {
-            to.flush().await.expect("the server takes it");
+            to.flush().await.expect("the server accepts bytes");
         }
     }
-    to.flush().await.expect("the server takes it");
+    to.flush().await.expect("the server accepts bytes");
 }
 
 fn frame_head(batch: &mut Vec<u8>, length: usize) {
@@ -111,20 +111,20 @@ fn frame_head(batch: &mut Vec<u8>, length: usize) {
     batch.extend([0; 4]);
 }
 
-/// Reads until so many bytes of payload have come.
-pub async fn drain(from: &mut (impl AsyncRead + Unpin), dress: Dress, payload: usize) {
+/// Reads until `payload` bytes of payload have arrived.
+pub async fn drain(from: &mut (impl AsyncRead + Unpin), framing: Framing, payload: usize) {
     let mut buffer = vec![0; 256 << 10];
     let mut counter = Counter::default();
-    let mut heard = 0;
-    while heard < payload {
+    let mut received = 0;
+    while received < payload {
         let count = from.read(&mut buffer).await.expect("the server sends");
-        assert_ne!(count, 0, "everything comes before the end");
-        heard += if dress == Dress::Bare { count } else { counter.count(&buffer[..count]) };
+        assert_ne!(count, 0, "all payload arrives before the end");
+        received += if framing == Framing::Bare { count } else { counter.count(&buffer[..count]) };
     }
-    assert_eq!(heard, payload);
+    assert_eq!(received, payload);
 }
 
-/// Counts payload in a stream of frames without masks, and looks at nothing else.
+/// Counts the payload in a stream of unmasked frames, without any validation.
 #[derive(Debug, Default)]
 struct Counter {
     head: Vec<u8>,

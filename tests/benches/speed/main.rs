@@ -1,7 +1,7 @@
-//! How fast and how small: the real programs, each figure beside the least that anybody would need for the same, measured in the same run.
+//! Speed and size of the real programs. Each figure is compared with a baseline that is measured in the same run.
 //!
 //! `cargo bench -p moorline-tests` measures everything and prints one table at its end; `-- splice open` measures these parts alone.
-//! Nothing fails because it is slow: what was measured stands in the table, beside what is to be reached.
+//! No measurement fails the bench: the table lists each figure with its goal.
 //!
 //! ```text
 //!   bench process: the load ══ TLS ══▶ moorline-relay, a process of its own      one at a time,

@@ -1,5 +1,5 @@
-//! From asking for a stream to the first byte back, and how many can be asked for in a second, beside what a stream needs at the least: two
-//! TLS connections to one server, made one after the other, and a byte there and back.
+//! The time from the request for a stream to its first byte back, and how many streams can be opened in a second. Compared with the minimum that a
+//! stream needs: two TLS connections to one server, made one after the other, and a byte sent and received.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,10 +16,10 @@ use crate::plain::{ECHO, Plain};
 use crate::table::{Spread, Table};
 use crate::trip::tcp;
 
-/// One at a time: so many turns of so many, on each side.
+/// Streams opened one at a time: the number of rounds, and of streams in each round, for each side.
 const TURNS: usize = 10;
 const OPENS: usize = 40;
-/// Opened in all, when many are opened at once; in two turns.
+/// The total number of streams when many are opened at once, in two rounds.
 const MANY: usize = 600;
 
 /// Measures opening in the library, through the real programs with `forward`, and pairs of TLS connections.
@@ -47,7 +47,7 @@ pub async fn measure(table: &mut Table) {
     drop(agent);
 }
 
-/// An agent within this process, whose service says everything twice.
+/// An agent within this process, whose service sends everything back.
 async fn embedded(world: &World) -> JoinSet<()> {
     let key = world.path("embedded.key");
     let identity = Identity::create(&key).expect("a key is made");
@@ -56,9 +56,9 @@ async fn embedded(world: &World) -> JoinSet<()> {
     let join = std::fs::read_to_string(world.join_file()).expect("the world has a join string");
     let settings = Settings::new(join.parse().expect("a join string"), id.clone(), identity).exposing("echo", "");
     let agent = Agent::new(settings, |_: OfferInfo| async {
-        let (near, far) = duplex(4 << 10);
-        tokio::spawn(echo_within(far)); // ends with its stream
-        Decision::Accept(Accepted::stream(near))
+        let (local, remote) = duplex(4 << 10);
+        tokio::spawn(echo_within(remote)); // ends with its stream
+        Decision::Accept(Accepted::stream(local))
     });
     let agent = agent.expect("the relay's CA is trusted");
     let mut running = JoinSet::new();
@@ -77,7 +77,7 @@ async fn echo_within(mut stream: tokio::io::DuplexStream) {
     }
 }
 
-/// What is opened.
+/// What a measurement opens.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Library,
@@ -95,7 +95,7 @@ struct Ways {
 }
 
 impl Ways {
-    /// Opens one; says the relay's timeline and the milliseconds until it was open, where there is one.
+    /// Opens one; returns the relay's timeline and the milliseconds until it was open, where there is one.
     async fn open(&self, way: Way) -> Option<(Timeline, f64)> {
         match way {
             Way::Library => {
@@ -103,11 +103,11 @@ impl Ways {
                 let device = "embedded".parse().expect("a device id");
                 let mut stream = self.client.open(&device, &"echo".parse().expect("a service")).await.expect("nothing refuses it");
                 let opened = begun.elapsed().as_secs_f64() * 1e3;
-                there_and_back(&mut stream).await;
+                round_trip(&mut stream).await;
                 Some((*stream.timeline(), opened))
             }
             Way::Forward => {
-                there_and_back(&mut tcp(self.forward).await).await;
+                round_trip(&mut tcp(self.forward).await).await;
                 None
             }
             Way::ColdPair => self.pair(&self.cold).await,
@@ -118,16 +118,16 @@ impl Ways {
     async fn pair<T>(&self, connect: &Connect) -> Option<T> {
         let _first = connect.to(self.plain).await;
         let mut second = connect.to(self.plain).await;
-        second.write_u8(ECHO).await.expect("the plain server takes it");
-        there_and_back(&mut second).await;
+        second.write_u8(ECHO).await.expect("the plain server accepts bytes");
+        round_trip(&mut second).await;
         None
     }
 }
 
-async fn there_and_back(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
-    stream.write_all(&[7]).await.expect("the stream lives");
-    stream.flush().await.expect("the stream lives");
-    stream.read_u8().await.expect("the stream lives");
+async fn round_trip(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    stream.write_all(&[7]).await.expect("the stream is open");
+    stream.flush().await.expect("the stream is open");
+    stream.read_u8().await.expect("the stream is open");
 }
 
 async fn one_at_a_time(ways: &Ways, table: &mut Table) {
@@ -161,7 +161,7 @@ async fn one_at_a_time(ways: &Ways, table: &mut Table) {
     table.note(format!("open, library: means in ms after the request came: {}", parts.join(", ")));
 }
 
-/// The moments of the relay's timeline, and the client's one.
+/// The moments of the relay's timeline, and the client's own moment.
 fn note_parts(parts: &mut Vec<(&'static str, Spread)>, timeline: &Timeline, opened: f64) {
     let moments = [
         ("authorized", timeline.authorized_ms),

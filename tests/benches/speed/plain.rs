@@ -1,8 +1,7 @@
-//! The least that anybody would write: rustls and TCP, with no protocol between. A process of its own, with the relay's certificate.
+//! The baseline: a server of rustls and TCP without a protocol in between. A process of its own, with the relay's certificate.
 //!
-//! The first byte of a connection says what it wants: to be one half of a pair that is tied together by `copy_bidirectional` with buffers
-//! of 64 KiB, or to hear its bytes again. A connection that says nothing is held. And an echo without TLS: the target of everything here that
-//! has one.
+//! The first byte of a connection selects its use: one half of a pair that is joined by `copy_bidirectional` with buffers of 64 KiB, or an
+//! echo. A connection that sends nothing is held open. There is also an echo without TLS, the target of every benchmark that needs one.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -22,9 +21,9 @@ use tokio_rustls::server::TlsStream;
 
 use crate::trip::nodelay_echo;
 
-/// The argument that makes the bench this process.
+/// The argument with which the bench runs as this process.
 pub const FLAG: &str = "--plain";
-/// First byte: one half of a pair; seven more bytes say which.
+/// First byte: one half of a pair; seven more bytes name the pair.
 pub const PAIR: u8 = 1;
 /// First byte: an echo.
 pub const ECHO: u8 = 2;
@@ -58,11 +57,11 @@ impl Plain {
 
 type Waiting = Arc<Mutex<HashMap<[u8; 7], TlsStream<TcpStream>>>>;
 
-/// Is that process, until it is killed.
+/// Runs as that process until it is killed.
 pub async fn serve(folder: &Path) {
     rlimit::increase_nofile_limit(u64::MAX).expect("the limit of file descriptors is raised");
     let config = moorline_relay::net::tls::server_config(&folder.join("tls.pem"), &folder.join("tls.key"));
-    let config: Arc<ServerConfig> = config.expect("the relay's certificate is good");
+    let config: Arc<ServerConfig> = config.expect("the relay's certificate is valid");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let echo = Target::start(nodelay_echo).await;
     println!("{LISTENING}{} {}", listener.local_addr().expect("it is bound"), echo.address);
@@ -89,10 +88,10 @@ async fn pair(mut tls: TlsStream<TcpStream>, waiting: &Waiting) {
     if tls.read_exact(&mut name).await.is_err() {
         return;
     }
-    let other = waiting.lock().expect("nobody panics with it").remove(&name);
+    let other = waiting.lock().expect("the lock is not poisoned").remove(&name);
     match other {
         Some(mut other) => drop(copy_bidirectional_with_sizes(&mut tls, &mut other, BUFFER, BUFFER).await),
-        None => drop(waiting.lock().expect("nobody panics with it").insert(name, tls)),
+        None => drop(waiting.lock().expect("the lock is not poisoned").insert(name, tls)),
     }
 }
 

@@ -1,15 +1,15 @@
-//! What a process has used, as Linux counts it in `/proc`: CPU seconds and resident memory.
+//! The resource usage of a process, as Linux reports it in `/proc`: CPU seconds and resident memory.
 
 use std::fs;
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// A process that is watched.
+/// A process whose usage is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Process(pub u32);
 
 impl Process {
-    /// CPU seconds in the program and in the kernel for it, of all threads, so far.
+    /// CPU seconds in user and system mode, of all threads, so far.
     pub fn cpu(self) -> f64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).expect("it runs");
         // The name in parentheses may hold anything; utime and stime are the 12th and 13th after it.
@@ -18,10 +18,10 @@ impl Process {
         ticks as f64 / ticks_a_second()
     }
 
-    /// Resident memory now, in KiB. What the kernel holds for its sockets is not in it.
+    /// Resident memory now, in KiB. Without kernel memory for its sockets.
     pub fn resident_kib(self) -> f64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0)).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says VmRSS");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a VmRSS line");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 }
@@ -29,7 +29,7 @@ impl Process {
 fn ticks_a_second() -> f64 {
     static TICKS: OnceLock<f64> = OnceLock::new();
     *TICKS.get_or_init(|| {
-        let said = Command::new("getconf").arg("CLK_TCK").output().expect("getconf runs");
-        String::from_utf8_lossy(&said.stdout).trim().parse().expect("a number")
+        let output = Command::new("getconf").arg("CLK_TCK").output().expect("getconf runs");
+        String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
     })
 }

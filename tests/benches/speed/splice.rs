@@ -1,4 +1,4 @@
-//! What it costs the relay to move a gigabyte, and how fast one stream is, beside a plain copy between two TLS connections.
+//! The CPU time that the relay needs to forward a gigabyte, and the throughput of one stream, compared with a plain copy between two TLS connections.
 
 use std::net::SocketAddr;
 
@@ -10,17 +10,17 @@ use tokio::io::{AsyncWriteExt, split};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::load::{Connect, Cut, Dress, HOST, Tls, drain, pour};
+use crate::load::{Connect, Cut, Framing, HOST, Tls, drain, pour};
 use crate::plain::{PAIR, Plain};
 use crate::process::Process;
 use crate::table::{Spread, Table};
 
-/// Each shape is measured so often on either side, in turns.
+/// The number of rounds for each shape and side; sides alternate.
 const ROUNDS: usize = 5;
 const DEVICE: &str = "load";
 pub const INSTANCE: &str = "00112233445566778899aabbccddeeff";
 
-/// One way to load a relay.
+/// A kind of load.
 struct Shape {
     name: &'static str,
     cut: Cut,
@@ -44,12 +44,12 @@ const ALONE: Cut = Cut { message: 1 << 10, alone: true };
 /// Both ends of a stream.
 struct Ends(Tls, Tls);
 
-/// Measures every shape on both sides, in turns.
+/// Measures every shape on both sides alternately.
 pub async fn measure(table: &mut Table) {
     let world = World::start().await;
     let plain = Plain::start(&world).await;
     let connect = Connect::cold(&world);
-    let key = SigningKey::generate().expect("keys are made");
+    let key = SigningKey::generate().expect("a key is generated");
     let device: DeviceId = DEVICE.parse().expect("a device id");
     world.library().put_device(&device, vec![key.public().clone()]).await.expect("the device is added");
     let persona =
@@ -64,13 +64,13 @@ pub async fn measure(table: &mut Table) {
             for _ in 0..shape.streams {
                 ends.push(stream(&world, &connect, &mut device).await);
             }
-            let moorline = run(shape, ends, Dress::Frames, ours).await;
+            let moorline = run(shape, ends, Framing::Frames, ours).await;
             let mut ends = Vec::new();
             for name in 0..shape.streams {
                 ends.push(pair(plain.address, &connect, name as u8).await);
             }
             suite = ends[0].0.get_ref().1.negotiated_cipher_suite();
-            let plain = run(shape, ends, Dress::Bare, beside).await;
+            let plain = run(shape, ends, Framing::Bare, beside).await;
             let both = [moorline.0, plain.0, moorline.1, plain.1, moorline.0 / plain.0];
             spreads.iter_mut().zip(both).for_each(|(spread, value)| spread.push(value));
         }
@@ -95,50 +95,50 @@ async fn stream(world: &World, connect: &Connect, device: &mut WireDevice<Tls>) 
     let tls = connect.to(world.address).await;
     let headers = [("authorization", bearer(&offer.token))];
     let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
-    let mut far = WireLeg::join(tls, HOST, offer.url.as_str(), &headers).await.expect("the token of the offer joins");
+    let mut device_leg = WireLeg::join(tls, HOST, offer.url.as_str(), &headers).await.expect("the token of the offer joins");
     caller.opened().await;
-    far.opened().await;
-    Ends(caller.socket.into_inner(), far.socket.into_inner())
+    device_leg.opened().await;
+    Ends(caller.socket.into_inner(), device_leg.socket.into_inner())
 }
 
 async fn pair(address: SocketAddr, connect: &Connect, name: u8) -> Ends {
-    let (mut near, mut far) = (connect.to(address).await, connect.to(address).await);
-    for tls in [&mut near, &mut far] {
-        tls.write_all(&[PAIR, name, 0, 0, 0, 0, 0, 0]).await.expect("the plain server takes it");
-        tls.flush().await.expect("the plain server takes it");
+    let (mut first, mut second) = (connect.to(address).await, connect.to(address).await);
+    for tls in [&mut first, &mut second] {
+        tls.write_all(&[PAIR, name, 0, 0, 0, 0, 0, 0]).await.expect("the plain server accepts bytes");
+        tls.flush().await.expect("the plain server accepts bytes");
     }
-    Ends(near, far)
+    Ends(first, second)
 }
 
-/// CPU seconds for a gigabyte, and gigabytes a second.
-async fn run(shape: &Shape, ends: Vec<Ends>, dress: Dress, process: Process) -> (f64, f64) {
+/// Returns CPU seconds per gigabyte, and gigabytes per second.
+async fn run(shape: &Shape, ends: Vec<Ends>, framing: Framing, process: Process) -> (f64, f64) {
     let payload = (shape.mebibytes << 20) / shape.streams / if shape.both_ways { 2 } else { 1 };
     let (cut, both_ways) = (shape.cut, shape.both_ways);
     let mut transfers = JoinSet::new();
     let (before, begun) = (process.cpu(), Instant::now());
     let mut kept = Vec::new();
-    for Ends(near, far) in ends {
-        let (mut near_read, mut near_write) = split(near);
-        let (mut far_read, mut far_write) = split(far);
+    for Ends(first, second) in ends {
+        let (mut first_read, mut first_write) = split(first);
+        let (mut second_read, mut second_write) = split(second);
         transfers.spawn(async move {
-            pour(&mut near_write, dress, cut, payload).await;
-            Half::Write(near_write)
+            pour(&mut first_write, framing, cut, payload).await;
+            Half::Write(first_write)
         });
         transfers.spawn(async move {
-            drain(&mut far_read, dress, payload).await;
-            Half::Read(far_read)
+            drain(&mut second_read, framing, payload).await;
+            Half::Read(second_read)
         });
         if both_ways {
             transfers.spawn(async move {
-                pour(&mut far_write, dress, cut, payload).await;
-                Half::Write(far_write)
+                pour(&mut second_write, framing, cut, payload).await;
+                Half::Write(second_write)
             });
             transfers.spawn(async move {
-                drain(&mut near_read, dress, payload).await;
-                Half::Read(near_read)
+                drain(&mut first_read, framing, payload).await;
+                Half::Read(first_read)
             });
         } else {
-            kept.extend([Half::Write(far_write), Half::Read(near_read)]);
+            kept.extend([Half::Write(second_write), Half::Read(first_read)]);
         }
     }
     kept.extend(transfers.join_all().await);
@@ -148,7 +148,7 @@ async fn run(shape: &Shape, ends: Vec<Ends>, dress: Dress, process: Process) -> 
     figures
 }
 
-/// Kept until the figures are taken: what an end costs is no part of them.
+/// Kept until the figures are taken, so that closing a connection is not part of them.
 #[expect(dead_code, reason = "held, not used")]
 enum Half {
     Read(tokio::io::ReadHalf<Tls>),

@@ -1,4 +1,4 @@
-//! The table at the end: what was measured, ours beside the least, their ratio beside what is to be reached.
+//! The table at the end: each figure with its baseline, and their ratio with its goal.
 
 use std::time::Duration;
 
@@ -21,23 +21,23 @@ pub struct Table {
 }
 
 impl Table {
-    /// A figure of ours beside another, and what their ratio is to be.
+    /// A figure with its baseline, and the goal of their ratio.
     pub fn beside(&mut self, what: impl Into<String>, unit: &'static str, ours: f64, beside: f64, reach: &'static str) {
         let ratio = Some(ours / beside);
         self.add(Row { what: what.into(), unit, ours, beside: Some(beside), ratio, reach });
     }
 
-    /// The same with a ratio that was taken round by round.
+    /// The same, with the median of the ratios of each round.
     pub fn paired(&mut self, what: impl Into<String>, unit: &'static str, ours: f64, beside: f64, ratio: f64, reach: &'static str) {
         self.add(Row { what: what.into(), unit, ours, beside: Some(beside), ratio: Some(ratio), reach });
     }
 
-    /// A figure that stands alone.
+    /// A figure without a baseline.
     pub fn alone(&mut self, what: impl Into<String>, unit: &'static str, ours: f64, reach: &'static str) {
         self.add(Row { what: what.into(), unit, ours, beside: None, ratio: None, reach });
     }
 
-    /// Words below the table.
+    /// Adds a note below the table.
     pub fn note(&mut self, words: impl Into<String>) {
         self.notes.push(words.into());
     }
@@ -65,7 +65,7 @@ fn line(row: &Row) -> String {
     format!("| {:<58} | {:<8} | {:>9} | {beside:>9} | {ratio:>6} | {:<22} |", row.what, row.unit, figure(row.ours), row.reach)
 }
 
-/// Three digits that mean something.
+/// Rounds to three significant digits.
 fn figure(value: f64) -> String {
     match value {
         0.0..1.0 => format!("{value:.3}"),
@@ -75,29 +75,29 @@ fn figure(value: f64) -> String {
     }
 }
 
-/// Many measurements of one thing.
+/// Repeated measurements of one value.
 #[derive(Clone, Debug, Default)]
 pub struct Spread(Vec<f64>);
 
 impl Spread {
-    /// One more.
+    /// Adds a measurement.
     pub fn push(&mut self, value: f64) {
         self.0.push(value);
     }
 
-    /// The value that so many of a hundred do not exceed.
+    /// A percentile.
     pub fn percentile(&self, percent: usize) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
     }
 
-    /// The middle one.
+    /// The median.
     pub fn median(&self) -> f64 {
         self.percentile(50)
     }
 
-    /// All of them, divided.
+    /// The mean.
     pub fn mean(&self) -> f64 {
         self.0.iter().sum::<f64>() / self.0.len() as f64
     }

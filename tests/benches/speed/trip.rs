@@ -1,4 +1,4 @@
-//! The round trip of 64 bytes through an open stream, beside direct TCP.
+//! The round trip of 64 bytes through an open stream, compared with direct TCP.
 
 use moorline_tests::world::World;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::plain::Plain;
 use crate::table::{Spread, Table};
 
-/// In turns, so that all see the same machine.
+/// Alternating, so that all are measured under the same conditions.
 const TURNS: usize = 20;
 const TRIPS: usize = 200;
 
@@ -44,14 +44,14 @@ pub async fn measure(table: &mut Table) {
     table.note("round trip: load, relay, agent and echo are processes of their own; beside: TCP to the same echo");
 }
 
-/// A TCP connection that waits for nothing.
+/// A TCP connection with `TCP_NODELAY`.
 pub async fn tcp(address: std::net::SocketAddr) -> TcpStream {
     let tcp = TcpStream::connect(address).await.expect("it listens");
-    tcp.set_nodelay(true).expect("TCP takes options");
+    tcp.set_nodelay(true).expect("TCP options can be set");
     tcp
 }
 
-/// Says everything twice.
+/// Sends everything back.
 pub async fn nodelay_echo(mut tcp: TcpStream) {
     tcp.set_nodelay(true).ok();
     let mut buffer = vec![0; 1 << 10];
@@ -66,9 +66,9 @@ async fn trips(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), spread: &mut 
     let mut answer = [0; 64];
     for _ in 0..TRIPS {
         let begun = Instant::now();
-        stream.write_all(&[7; 64]).await.expect("the stream lives");
-        stream.flush().await.expect("the stream lives");
-        stream.read_exact(&mut answer).await.expect("the stream lives");
+        stream.write_all(&[7; 64]).await.expect("the stream is open");
+        stream.flush().await.expect("the stream is open");
+        stream.read_exact(&mut answer).await.expect("the stream is open");
         spread.push(begun.elapsed().as_secs_f64() * 1e3);
     }
 }

@@ -8,7 +8,7 @@ use moorline_tests::world::World;
 use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 
-/// The address of the flood; everybody else comes from 127.0.0.1.
+/// The address of the flood; all other peers connect from 127.0.0.1.
 const FLOOD: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 /// An answer takes less than this during the flood; without a share for each address it takes many seconds.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
@@ -16,7 +16,7 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_connects_from_one_address_does_not_delay_other_addresses() {
     let world = World::start_as("", "unauthenticated_connections = 64\n", |program| Command::new(program)).await;
-    // Five seconds of it.
+    // 500 connections a second for five seconds.
     let flood = ConnectFlood::start(FLOOD, world.address, 500, 2_500);
     let mut slowest = Duration::ZERO;
     while flood.dialled() < 2_000 {

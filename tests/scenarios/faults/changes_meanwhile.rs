@@ -1,4 +1,4 @@
-//! A device that is removed, or loses its key, between the moment when the relay reads the registry and the moment when it acts by what it read.
+//! A device that is removed, or loses its key, between the moment when the relay reads the registry and the moment when it acts on what it read.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::io::DuplexStream;
 use tokio::time::Instant;
 
-/// The code with which the channel is closed at once: not when all registrations are looked up again.
+/// The close code of a channel that is closed at once, not at the next periodic check of all registrations.
 async fn closed(connected: Result<WireDevice<DuplexStream>, ChannelClosed>) -> u16 {
     let begun = Instant::now();
     let closed = match connected {
@@ -57,7 +57,7 @@ async fn a_device_whose_key_is_replaced_while_its_proof_is_checked_does_not_stay
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_a_device_that_is_removed_while_the_request_is_set_up() {
+async fn callers_do_not_wait_for_a_device_removed_during_request_setup() {
     let world = MemoryWorld::start().await;
     world.key(&"lamp-1".parse().unwrap()).await;
     let mut answer = world.held.hold_next();
@@ -66,8 +66,8 @@ async fn nobody_waits_for_a_device_that_is_removed_while_the_request_is_set_up()
         assert_eq!(world.request("DELETE", "/v1/devices/lamp-1", &[], None).await.0, 204);
         answer.release();
     };
-    let (asked, ()) = tokio::join!(world.connect("lamp-1", "ssh", &[("moorline-wait", "3600")]), removed);
-    let problem = asked.unwrap_err().problem.unwrap();
+    let (result, ()) = tokio::join!(world.connect("lamp-1", "ssh", &[("moorline-wait", "3600")]), removed);
+    let problem = result.unwrap_err().problem.unwrap();
     assert_eq!(problem.known_code(), Some(ProblemCode::DeviceUnknown));
     world.until("no stream is left", |relay| relay.streams() == 0).await;
 }
@@ -76,10 +76,10 @@ async fn nobody_waits_for_a_device_that_is_removed_while_the_request_is_set_up()
 async fn a_registration_that_another_process_removed_is_noticed_within_a_minute() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
-    let (mut caller, mut far) = world.stream(&mut device, "lamp-1").await;
+    let (mut caller, mut device_leg) = world.stream(&mut device, "lamp-1").await;
     let begun = Instant::now();
     world.registry.remove_device(&"lamp-1".parse().unwrap()).await.unwrap();
     let revoked = CloseReason::Revoked.code();
-    assert_eq!((device.closed().await.0, caller.closed().await, far.closed().await), (revoked, revoked, revoked));
+    assert_eq!((device.closed().await.0, caller.closed().await, device_leg.closed().await), (revoked, revoked, revoked));
     assert!(begun.elapsed() <= Duration::from_secs(61), "after {:?}", begun.elapsed());
 }

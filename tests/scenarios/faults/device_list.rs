@@ -1,4 +1,4 @@
-//! The list of devices: who may read it, and what its cursor says.
+//! The list of devices: who may read it, and what its cursor contains.
 
 use moorline_proto::claims::{AccessRule, Action, Pattern};
 use moorline_tests::memory::MemoryWorld;
@@ -19,7 +19,7 @@ async fn listing_devices_needs_device_read() {
     assert_eq!(world.request_as(&with, "GET", "/v1/devices", &[], None).await.0, 200);
 }
 
-/// Devices that the caller may not see lie between those that it may, and appear neither in a page nor in a cursor.
+/// Devices that the caller may not see are sorted between those that it may, and appear neither in a page nor in a cursor.
 #[tokio::test(start_paused = true)]
 async fn pages_and_cursors_say_nothing_about_devices_that_the_caller_may_not_see() {
     let world = MemoryWorld::start().await;
@@ -33,12 +33,12 @@ async fn pages_and_cursors_say_nothing_about_devices_that_the_caller_may_not_see
         let (status, _, page) = world.request_as(&token, "GET", &format!("/v1/devices?most=1{after}"), &[], None).await;
         assert_eq!(status, 200, "{page}");
         let rows = page["devices"].as_array().expect("a list");
-        assert_eq!(rows.len(), 1, "a page is as long as it may be: {page}");
+        assert_eq!(rows.len(), 1, "a page has its maximum length: {page}");
         seen.push(rows[0]["device"].as_str().expect("an id").to_owned());
         let Value::String(next) = &page["next"] else { break };
         let decoded = data_encoding::BASE64URL_NOPAD.decode(next.as_bytes()).unwrap_or_default();
-        let says = format!("{next} {}", String::from_utf8_lossy(&decoded));
-        assert!(!says.contains("secret"), "the cursor names a device that the caller may not see: {says}");
+        let cursor = format!("{next} {}", String::from_utf8_lossy(&decoded));
+        assert!(!cursor.contains("secret"), "the cursor names a device that the caller may not see: {cursor}");
         after = format!("&after={next}");
     }
     assert_eq!(seen, ["lamp-1", "lamp-2"]);

@@ -1,4 +1,4 @@
-//! What the end record of a stream says, also of one that was refused.
+//! The end records of streams, also of refused ones.
 
 use moorline_tests::world::World;
 use serde_json::Value;
@@ -17,7 +17,7 @@ async fn a_record_names_token_keys_rule_and_reason_and_a_refusal_leaves_one_too(
         assert!(record[field].as_str().is_some_and(|text| !text.is_empty()), "{field}: {record}");
     }
 
-    // Of a service that the device does not expose: nobody was asked.
+    // Of a service that the device does not expose: no offer was sent.
     let (status, _) = world.request("POST", "/v1/devices/lamp-1/streams", r#"{"service":"none","reason":"why not"}"#).await;
     assert_eq!(status, 404);
     let refused = |line: &str| serde_json::from_str::<Value>(line).ok().filter(|line| line["result"] == "service_not_exposed");

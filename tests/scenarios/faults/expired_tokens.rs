@@ -1,4 +1,4 @@
-//! A caller's token that expires: what waits is refused, and what is open is cut where the operator wants that.
+//! A caller's token that expires: waiting streams are refused, and open ones are cut if the operator configured that.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn minute(world: &MemoryWorld) -> Secret {
     world.sign(&CallerClaims { iss, sub, aud, exp: now + 60, iat: now, nbf: None, jti: None, access })
 }
 
-/// The token's own second, and what the relay may allow for clocks that differ.
+/// Rounding to seconds, and the leeway for clock differences.
 const EXPIRED_WITHIN: Duration = Duration::from_secs(60 + 61);
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! The time when a device was last seen: written behind, and never waited for.
+//! The time when a device was last seen: written in the background; nothing waits for it.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const AT_ONCE: Duration = Duration::from_secs(3);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_connects_while_the_database_is_locked_gets_offers_at_once() {
     let world = World::start().await;
-    let key = moorline_relay::access::mint::SigningKey::generate().expect("keys are made");
+    let key = moorline_relay::access::mint::SigningKey::generate().expect("a key is generated");
     world.add("lamp-1", key.public().to_pem().as_bytes()).await;
     let lock = WriteLock::hold(&world.database()).await;
     let opens = async {

@@ -1,4 +1,4 @@
-//! Text from peers in the log, and a log that nobody reads.
+//! Text from peers in the log, and a log that is not read.
 
 use std::time::Duration;
 
@@ -46,14 +46,14 @@ async fn lines_that_unauthenticated_peers_cause_are_rate_limited() {
     assert!(logged < 100, "{logged} lines for 200 peers");
 }
 
-/// More lines than a pipe and its writer hold, while nobody reads them.
+/// More lines than a pipe and its writer can buffer, while the pipe is not read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_nobody_reads_does_not_stop_the_relay() {
     let world = World::start().await;
     world.relay.stop_reading();
     let requests = async {
         for number in 0..400 {
-            let key = SigningKey::generate().expect("keys are made").public().to_pem();
+            let key = SigningKey::generate().expect("a key is generated").public().to_pem();
             let body = json!({"keys": [key]}).to_string();
             let put = world.request("PUT", &format!("/v1/devices/{}-{number}", "long-id".repeat(16)), &body).await;
             assert!((200..300).contains(&put.0), "device {number}: {}", put.1);

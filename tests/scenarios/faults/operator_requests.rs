@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 const WITHIN: Duration = Duration::from_secs(30);
 
-/// The operator's connection is reset while the database is locked. The removal goes on, and so does its enforcement.
+/// The operator's connection is reset while the database is locked. The removal continues, and so does its enforcement.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_whose_operator_disconnects_is_enforced_all_the_same() {
     let world = World::start().await;
@@ -18,7 +18,7 @@ async fn a_removal_whose_operator_disconnects_is_enforced_all_the_same() {
 
     let lock = WriteLock::hold(&world.database()).await;
     let operator = world.send_request("DELETE", "/v1/devices/lamp-1").await;
-    // Answered on another connection, so the relay has read the request before by then.
+    // The response on another connection proves that the relay has read the earlier request.
     assert_eq!(world.request("GET", "/v1/about", "").await.0, 200);
     operator.get_ref().0.set_zero_linger().expect("a socket of this machine");
     drop(operator);

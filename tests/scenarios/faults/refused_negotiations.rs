@@ -1,4 +1,4 @@
-//! Negotiations that were refused: they hold no capacity, and late comers are still answered.
+//! Negotiations that were refused: they hold no capacity, and callers that join late are still answered.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use moorline_tests::memory::MemoryWorld;
 use serde_json::json;
 use tokio::time::timeout;
 
-/// Of the paused clock.
+/// On the paused clock.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// More negotiations than there is capacity, each rejected by the device before its caller joined, though it was ready to wait for an hour.
@@ -25,7 +25,7 @@ async fn refused_negotiations_hold_no_capacity_and_late_comers_are_answered() {
         let offer = device.offer().await;
         device.reject(offer.stream, RejectCode::Policy, "not today").await;
         let gone = timeout(AT_ONCE, world.until("the refused stream is gone", |relay| relay.streams() == 0)).await;
-        assert!(gone.is_ok(), "negotiation {number} holds its place after its refusal");
+        assert!(gone.is_ok(), "negotiation {number} holds its slot after its refusal");
         last = Some(serde_json::from_value::<StreamTicket>(answer).expect("a ticket"));
     }
 
@@ -36,11 +36,11 @@ async fn refused_negotiations_hold_no_capacity_and_late_comers_are_answered() {
         Ok(mut late) => late.refused().await.known_code(),
         Err(refusal) => refusal.problem.and_then(|problem| problem.known_code()),
     };
-    assert_eq!(code, Some(ProblemCode::RejectedByDevice), "a late comer gets the refusal");
+    assert_eq!(code, Some(ProblemCode::RejectedByDevice), "a caller that joins late gets the refusal");
     world.stream(&mut device, "lamp-1").await;
 }
 
-/// A caller that waits for an offline device, and is ended by an operator: 204 only for what ended, and its place is free at once.
+/// A caller that waits for an offline device, and is ended by an operator: 204 only for what ended, and its slot is free at once.
 #[tokio::test(start_paused = true)]
 async fn a_waiting_negotiation_that_an_operator_ends_is_over_at_once() {
     let world = MemoryWorld::start_from("", "", "waiting_callers = 1").await;
@@ -52,7 +52,7 @@ async fn a_waiting_negotiation_that_an_operator_ends_is_over_at_once() {
         let path = format!("/v1/streams/{}", answer["stream"].as_str().expect("a stream"));
         assert_eq!(world.request("DELETE", &path, &[], None).await.0, 204);
         let gone = timeout(AT_ONCE, world.until("the ended stream is gone", |relay| relay.streams() == 0)).await;
-        assert!(gone.is_ok(), "negotiation {number} holds its place after its end");
+        assert!(gone.is_ok(), "negotiation {number} holds its slot after its end");
         assert_eq!(world.request("DELETE", &path, &[], None).await.0, 404, "it cannot be ended twice");
     }
 }

@@ -31,7 +31,7 @@ async fn a_key_that_stays_registered_keeps_its_channel_and_its_streams() {
     let keys = json!({"keys": [new.public().to_pem(), own.public().to_pem()]});
     let put = world.request("PUT", "/v1/devices/lamp-1", &[], Some(keys)).await;
     assert!((200..300).contains(&put.0), "{}", put.2);
-    caller.say("still here").await;
+    caller.send_bytes("still here").await;
     assert_eq!(leg.bytes(10).await, b"still here");
     assert_eq!(world.relay.devices(), 1);
 }

@@ -7,9 +7,9 @@ use moorline_tests::memory::{HOST, MemoryWorld};
 use moorline_tests::wire::{WireLeg, bearer};
 use tokio::time::{Instant, timeout};
 
-/// Both directions have ended; the caller never answers the relay's Close. The stream is over, and its place is free.
+/// Both directions have ended; the caller never answers the relay's Close. The stream is over, and its slot is free.
 #[tokio::test(start_paused = true)]
-async fn a_finished_stream_whose_close_is_not_answered_holds_no_place() {
+async fn a_finished_stream_whose_close_is_not_answered_holds_no_slot() {
     let world = MemoryWorld::start_from("", "", "streams = 1\nstreams_per_device = 1").await;
     let mut device = world.device("lamp-1").await;
     let authorization = bearer(&world.token());
@@ -17,7 +17,7 @@ async fn a_finished_stream_whose_close_is_not_answered_holds_no_place() {
     for _ in 0..3 {
         let (pipe, switch) = FaultyPipe::new(world.dial());
         let headers = [("authorization", authorization.as_str())];
-        let mut caller = WireLeg::join(pipe, HOST, "/v1/devices/lamp-1/connect/ssh", &headers).await.expect("the place is free");
+        let mut caller = WireLeg::join(pipe, HOST, "/v1/devices/lamp-1/connect/ssh", &headers).await.expect("the slot is free");
         let offer = device.offer().await;
         device.accept(offer.stream).await;
         let mut leg = world.join(offer.url.as_str(), &offer.token).await.unwrap();
@@ -29,11 +29,11 @@ async fn a_finished_stream_whose_close_is_not_answered_holds_no_place() {
         caller.ended().await;
         switch.set(Fault::NeverReads);
         let gone = timeout(Duration::from_secs(1), world.until("the finished stream is gone", |relay| relay.streams() == 0)).await;
-        assert!(gone.is_ok(), "a finished stream holds its place");
+        assert!(gone.is_ok(), "a finished stream holds its slot");
         assert_eq!(leg.closed().await, 1000, "the other side is not kept waiting");
         silent.push(caller);
     }
-    // What is left is the connection of each, and that has a deadline.
+    // What remains is one connection for each, which has a deadline.
     let begun = Instant::now();
     tokio::select! {
         () = world.until("the connections are closed", |relay| relay.tasks().values().sum::<usize>() == 1) => {}

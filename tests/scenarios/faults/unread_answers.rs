@@ -19,8 +19,11 @@ async fn pipelined_requests_whose_answers_are_not_read_are_closed_by_a_deadline(
     let mut connections: Vec<_> = (0..8).map(|_| world.dial()).collect();
     for connection in &mut connections {
         let sent = timeout(WITHIN, pipeline_unread(connection, &request, 100_000)).await;
-        assert!(sent.is_ok_and(|sent| sent < 100_000), "the relay holds the connection, and what it does not read, for ever");
+        assert!(
+            sent.is_ok_and(|sent| sent < 100_000),
+            "the relay holds the connection, and what it does not read, without a limit of time"
+        );
     }
-    world.until("nothing of them is left", |relay| relay.tasks().is_empty()).await;
+    world.until("no task is left", |relay| relay.tasks().is_empty()).await;
     assert_eq!(world.request("GET", "/v1/devices", &[], None).await.0, 200);
 }

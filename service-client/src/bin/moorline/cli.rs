@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_device_is_for_ssh() {
+    fn arguments_after_the_device_are_passed_to_ssh() {
         let ssh = |line: &str| match parse(line).unwrap().command {
             Command::Ssh(ssh) => ssh,
             other => panic!("{other:?}"),

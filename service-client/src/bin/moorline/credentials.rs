@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn no_profile_at_all_says_how_to_get_one() {
+    fn a_missing_profile_is_reported_with_how_to_get_one() {
         let (_home, credentials) = at_home();
         let failure = credentials.profile().unwrap_err();
         assert!(failure.exit == Exit::Credentials && failure.advice().contains("moorline login"));

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_what_is_known() {
+    fn a_refusal_contains_what_is_known() {
         let mut problem = Problem::new(ProblemCode::HandshakeTimeout, "the device did not join");
         problem.device_detail = Some("no".to_owned());
         problem.retry_after_s = Some(3);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_tokens_are_a_matter_of_credentials() {
+    fn invalid_tokens_are_credential_errors() {
         for &code in ProblemCode::ALL {
             let token = matches!(
                 code,
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_of_a_later_version_is_shown_as_it_came() {
+    fn an_unknown_code_is_shown_unchanged() {
         let problem =
             Problem { code: "moon_phase".to_owned(), title: "wrong moon".to_owned(), ..Problem::new(ProblemCode::Conflict, "wait") };
         assert_eq!(Failure::refused("no stream", &problem).what(), "no stream: wrong moon (moon_phase)");

@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn login_refuses_what_is_no_join_string_and_no_token() {
+    fn login_refuses_invalid_join_strings_and_tokens() {
         let folder = tempfile::tempdir().unwrap();
         let login = Login { join: folder.path().join("join") };
         fs::write(&login.join, "relay.example.com").unwrap();

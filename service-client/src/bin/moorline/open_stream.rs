@@ -131,19 +131,19 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_is_gone_is_not_told() {
+    fn a_closed_pipe_is_not_reported() {
         assert_eq!(end_failure("x", &BridgeEnd::Local(io::ErrorKind::BrokenPipe.into())).unwrap_err(), Failure::silent());
         assert_ne!(end_failure("x", &BridgeEnd::Local(io::ErrorKind::Other.into())).unwrap_err(), Failure::silent());
     }
 
     #[test]
-    fn resets_are_everyday_and_losses_are_not() {
+    fn resets_are_routine_and_losses_are_not() {
         assert!(is_routine(&closed(CloseReason::Reset)) && is_routine(&BridgeEnd::Local(io::ErrorKind::ConnectionReset.into())));
         assert!(!is_routine(&closed(CloseReason::Killed)) && !is_routine(&BridgeEnd::Leg(lost())) && !is_routine(&BridgeEnd::CutShort));
     }
 
     #[test]
-    fn exit_codes_tell_refusals_from_a_relay_that_is_not_there() {
+    fn exit_codes_distinguish_refusals_from_an_unreachable_relay() {
         let offline = OpenError::Refused(Box::new(Problem::new(ProblemCode::DeviceOffline, "it is off")));
         assert_eq!(open_failure("x", &offline).exit, Exit::Refused);
         assert_eq!(open_failure("x", &OpenError::Ended(lost())).exit, Exit::Unreachable);

@@ -136,7 +136,7 @@ mod tests {
         assert!(table.contains("a\u{fffd}[2J\u{fffd}b") && table.len() < 1_000, "{table}");
     }
 
-    /// Takes nothing until it is released.
+    /// Accepts nothing until it is released.
     struct Stalled(mpsc::Receiver<()>);
 
     impl Write for Stalled {
@@ -151,11 +151,11 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_nobody_reads_do_not_block_and_are_counted() {
+    fn unread_messages_do_not_block_and_are_counted() {
         let (release, stalled) = mpsc::channel();
         let (output, flush) = Output::to(Stalled(stalled), Style::Plain);
         for _ in 0..3 * QUEUED_LINES {
-            output.note("127.0.0.1:40000 was reset, no stream to lamp-1/http"); // would block for ever
+            output.note("127.0.0.1:40000 was reset, no stream to lamp-1/http"); // would block without the limit
         }
         assert!(output.messages.error_counter().dropped_lines() >= QUEUED_LINES);
         drop(release); // the thread continues and ends

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn our_options_are_passed_to_connect() {
+    fn moorline_options_are_passed_to_connect() {
         let mut ssh_args = ssh("lamp-1");
         ssh_args.stream_args = StreamArgs {
             wait: Some(Duration::from_secs(600)),

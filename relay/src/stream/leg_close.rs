@@ -1,4 +1,4 @@
-//! Legs that are told that there is no stream, each in a task of its own: no slot is held by a goodbye.
+//! Closes the legs of streams that were refused, are over, or were opened without them. No stream slot is held meanwhile.
 
 use std::sync::Arc;
 
@@ -15,16 +15,16 @@ use crate::stream::join::LegOf;
 use crate::stream::registry::Streams;
 use crate::tasks::Tasks;
 
-/// Hands a leg to its stream's actor. Where the stream is over, or was opened without the leg, the leg is told so and closed.
-pub async fn hand_in(streams: &Streams, stream: StreamId, events: mpsc::Sender<Event>, of: LegOf, leg: Box<Leg>) {
+/// Delivers a leg to its stream's actor. If the stream is over, or was opened without this leg, the leg is closed instead.
+pub async fn deliver(streams: &Streams, stream: StreamId, events: mpsc::Sender<Event>, of: LegOf, leg: Box<Leg>) {
     if let Err(unsent) = events.send(Event::Joined(of, leg)).await
         && let Event::Joined(of, leg) = unsent.0
     {
-        late(streams.refusal(stream), of, leg).await;
+        close_late(streams.refusal(stream), of, leg).await;
     }
 }
 
-/// Tells a caller's leg why there is no stream, and closes it.
+/// Sends `refused` on a caller's leg and closes it.
 pub async fn refuse(mut leg: Box<Leg>, problem: &Problem) {
     let refused = LegText::Refused(Box::new(Refused { problem: problem.clone() }));
     if leg.send(&refused, CLOSE_TIMEOUT).await.is_ok() {
@@ -32,16 +32,16 @@ pub async fn refuse(mut leg: Box<Leg>, problem: &Problem) {
     }
 }
 
-/// A leg that came too late for its stream.
-pub(super) async fn late(problem: Option<Arc<Problem>>, of: LegOf, leg: Box<Leg>) {
+/// Closes a leg that joined after its stream had ended or been opened.
+pub(super) async fn close_late(problem: Option<Arc<Problem>>, of: LegOf, leg: Box<Leg>) {
     match (of.side(), problem) {
         (Side::Caller, Some(problem)) => refuse(leg, &problem).await,
         (Side::Caller | Side::Device, _) => leg.close(CloseReason::Refused, "the stream is over", CLOSE_TIMEOUT).await,
     }
 }
 
-/// Closes a leg that the stream does without.
-pub(super) fn dismiss(tasks: &Tasks, leg: Box<Leg>, reason: CloseReason, words: &str) {
-    let words = words.to_owned();
-    tasks.spawn("closing", async move { leg.close(reason, &words, CLOSE_TIMEOUT).await });
+/// Closes a leg that the stream does not use, in a task of its own.
+pub(super) fn close_unused(tasks: &Tasks, leg: Box<Leg>, reason: CloseReason, detail: &str) {
+    let detail = detail.to_owned();
+    tasks.spawn("closing", async move { leg.close(reason, &detail, CLOSE_TIMEOUT).await });
 }
