@@ -13,9 +13,7 @@ use tokio::time::Instant;
 use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::limits::{
-    LOG_BUFFER_KEPT_BYTES, LOG_FLUSH_TIMEOUT, LOG_LINES_BURST, LOG_LINES_PER_SECOND, LOG_QUEUE_BYTES, LOG_WRITE_PAUSE,
-};
+use crate::limits::{LOG_BUFFER_KEPT_BYTES, LOG_FLUSH_TIMEOUT, LOG_LINES_BURST, LOG_LINES_PER_SECOND, LOG_QUEUE_BYTES, LOG_WRITE_PAUSE};
 use crate::sync::lock;
 
 /// How log lines look.
@@ -117,6 +115,7 @@ impl Write for LogQueue {
 
 impl Shared {
     /// Writes lines for as long as the program runs. After lines were dropped, says so once the output takes bytes again.
+    #[expect(clippy::disallowed_methods, reason = "a thread of its own, whose pause is what bounds the number of writes")]
     fn write_to(&self, mut output: impl Write) {
         let mut reported = 0;
         let mut lines = Vec::new();
