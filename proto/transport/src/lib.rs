@@ -18,7 +18,9 @@ mod error;
 mod exchange;
 pub mod leg;
 mod lock;
-mod tcp;
+mod race;
+mod resolver;
+pub mod tcp;
 mod tls_sessions;
 mod trust;
 
@@ -30,3 +32,5 @@ mod dial_tests;
 mod leg_tests;
 #[cfg(test)]
 mod scripted_relay;
+#[cfg(test)]
+mod tcp_tests;
