@@ -19,7 +19,7 @@ pub const SILENT: &str = "2001:db8::dead";
 const SETUP: &str = r#"
     PATH="$PATH:/usr/sbin:/sbin"
     ip link set lo up
-    ip link add near type veth peer name far
+    ip link add name near type veth peer name far
     ip link set near up
     ip link set far up
     ip -6 address add 2001:db8::1/64 dev near nodad

@@ -17,6 +17,10 @@ impl Attempts {
         self.0.is_empty()
     }
 
+    pub(crate) fn include(&self, address: SocketAddr) -> bool {
+        self.0.iter().any(|(tried, _)| *tried == address)
+    }
+
     pub(crate) fn begin(&mut self, address: SocketAddr) {
         self.0.push((address, None));
     }

@@ -6,8 +6,9 @@
 //!                          control channel ◀───────────────┴──────▶ Leg ◀══ bridge ══▶ local socket
 //! ```
 //!
-//! Reading order: [`dial`] (reaching the relay), [`leg`] (a leg as a byte stream, and why it ended), [`bridge`](mod@bridge) (copies between
-//! a leg and a local socket). The messages are in `moorline_proto`; the logic of devices and callers is in their own crates.
+//! Reading order: [`tcp`] (from a name to a connection), [`dial`] (reaching the relay), [`leg`] (a leg as a byte stream, and why it ended),
+//! [`bridge`](mod@bridge) (copies between a leg and a local socket). The messages are in `moorline_proto`; the logic of devices and callers is
+//! in their own crates.
 
 pub mod bridge;
 mod buffered_tcp;

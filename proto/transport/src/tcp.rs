@@ -90,12 +90,13 @@ impl TcpConnector {
                 }
                 Ok(stream)
             }
-            Err(error) => {
-                if let Some(unanswered) = remembered {
+            Err(ConnectError::TimedOut(attempts)) => {
+                if let Some(unanswered) = remembered.filter(|&address| attempts.include(address)) {
                     self.forget(name, unanswered);
                 }
-                Err(error)
+                Err(ConnectError::TimedOut(attempts))
             }
+            Err(error) => Err(error),
         }
     }
 

@@ -293,15 +293,17 @@ async fn a_name_that_no_longer_resolves_is_the_error_unless_the_remembered_addre
     let connector = TcpConnector::default();
     let network = Network::of(&[(v4(1), AT_ONCE)]);
     network.dial(&connector, CacheFirst).await.unwrap();
-    let dial = async || {
+    let dial = async |source| {
         let gone = async { Err(io::ErrorKind::NotFound.into()) };
         let deadline = Instant::now() + Duration::from_secs(10);
-        connector.connect_with(NAME, CacheFirst, deadline, gone, |address| network.attempt(address)).await
+        connector.connect_with(NAME, source, deadline, gone, |address| network.attempt(address)).await
     };
+    assert!(matches!(dial(Resolve).await, Err(ConnectError::Resolve(_))));
+    assert_eq!(connector.remembered(NAME), Some(v4(1)), "nothing is known against it");
     network.change(v4(1), Host::Connects(Duration::from_secs(1)));
-    assert_eq!(dial().await.unwrap(), v4(1));
+    assert_eq!(dial(CacheFirst).await.unwrap(), v4(1));
     network.change(v4(1), Host::Fails(io::ErrorKind::ConnectionRefused));
-    assert!(matches!(dial().await, Err(ConnectError::Resolve(_))));
+    assert!(matches!(dial(CacheFirst).await, Err(ConnectError::Resolve(_))));
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use tracing::debug;
 use crate::cli::{Forward, StreamArgs};
 use crate::credentials::Credentials;
 use crate::exit::{Exit, Failure};
-use crate::listen::Listening;
+use crate::listen::listen;
 use crate::open_stream::{end_failure, is_routine, open_failure, open_stream};
 use crate::output::Output;
 use crate::signals::Signals;
@@ -50,7 +50,7 @@ pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Out
     let client = credentials.client()?;
     let mut listening = Vec::new();
     for pair in forward.pairs {
-        listening.push((Listening::on(pair.local).await?, pair.service));
+        listening.push((listen(pair.local).await?, pair.service));
     }
     let shared = Arc::new(Shared {
         client,
@@ -62,7 +62,8 @@ pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Out
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
     });
-    for (Listening { listeners, addresses }, service) in listening {
+    for (bound, service) in listening {
+        let (listeners, addresses): (Vec<_>, Vec<_>) = bound.into_iter().unzip();
         announce(&shared, &addresses, &service)?;
         for listener in listeners {
             shared.tasks.spawn(accept(listener, service.clone(), Arc::clone(&shared)));
