@@ -31,13 +31,17 @@ pub(crate) const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// nor a minute. Beyond: the addresses that come last are ignored.
 pub(crate) const MAX_ADDRESSES: usize = 8;
 
+/// Once one of the addresses has refused and all have been tried, those that are silent have this long to answer: a host that restarts is tried
+/// again sooner than at the deadline, and the caller learns of the refusal. Enough for the retransmissions of a SYN after 1 s and 3 s (RFC 6298).
+pub(crate) const AFTER_REFUSAL: Duration = Duration::from_secs(5);
+
 /// Connects to the address that answers first.
 ///
 /// With `first`, an address that is known already, the race starts with it, and `resolve` is polled only if that address has failed or not
 /// answered within [`ATTEMPT_DELAY`]. The addresses of `resolve` are tried in their order.
 ///
 /// # Errors
-/// [`ConnectError`]. Where attempts fail for different reasons, it has the error that says most about the host: see [`tells_more`].
+/// [`ConnectError`], at the deadline at the latest, or [`AFTER_REFUSAL`]. Where attempts fail for different reasons, it has the error that says most about the host: see [`tells_more`].
 ///
 /// # Cancel safety
 /// Dropping the future drops all attempts.
@@ -49,7 +53,7 @@ pub(crate) async fn race<S, C: Future<Output = io::Result<S>>>(
 ) -> Result<(SocketAddr, S), ConnectError> {
     let mut race = Race::new(first);
     let mut running = FuturesUnordered::new();
-    let (mut resolve, mut timeout) = (pin!(resolve), pin!(sleep_until(deadline)));
+    let mut resolve = pin!(resolve);
     loop {
         if let Some(address) = race.next() {
             let connecting = connect(address);
@@ -58,6 +62,7 @@ pub(crate) async fn race<S, C: Future<Output = io::Result<S>>>(
         if running.is_empty() && race.resolution != Resolution::Running {
             return Err(race.all_failed());
         }
+        let end = race.end_after_refusal().map_or(deadline, |end| end.min(deadline));
         // Biased: an address that has connected is used, whatever else has happened meanwhile.
         tokio::select! {
             biased;
@@ -67,7 +72,7 @@ pub(crate) async fn race<S, C: Future<Output = io::Result<S>>>(
             },
             resolved = &mut resolve, if race.resolution == Resolution::Running => race.resolved(resolved),
             () = sleep_until(race.next_at), if race.waits_for_next() => race.is_due = true,
-            () = &mut timeout => return Err(race.timed_out()),
+            () = sleep_until(end) => return Err(if end < deadline { race.all_failed() } else { race.timed_out() }),
         }
     }
 }
@@ -91,6 +96,8 @@ struct Race {
     is_due: bool,
     /// When the next attempt is due at the latest.
     next_at: Instant,
+    /// When an address last refused.
+    refused_at: Option<Instant>,
     attempts: Attempts,
     /// The error that says most so far.
     failure: Option<Failure>,
@@ -112,6 +119,7 @@ impl Race {
             waiting,
             is_due: true,
             next_at: Instant::now(),
+            refused_at: None,
             attempts: Attempts::default(),
             failure: None,
             has_descriptors: true,
@@ -141,10 +149,19 @@ impl Race {
         !self.is_due && (self.resolution == Resolution::Waiting || !self.waiting.is_empty())
     }
 
+    /// When the race ends before its deadline, because what is left of it is silent.
+    fn end_after_refusal(&self) -> Option<Instant> {
+        let has_tried_all = self.resolution == Resolution::Done && self.waiting.is_empty();
+        self.refused_at.filter(|_| has_tried_all).map(|refused_at| refused_at.max(self.next_at) + AFTER_REFUSAL)
+    }
+
     fn attempt_failed(&mut self, address: SocketAddr, error: io::Error) {
         tracing::debug!(%address, %error, "connecting to an address failed");
         self.attempts.fail(address, error.kind());
         self.is_due = true;
+        if is_refusal(error.kind()) {
+            self.refused_at = Some(Instant::now());
+        }
         if descriptors::is_shortage(&error) {
             self.give_up();
         }
@@ -191,6 +208,11 @@ impl Race {
     }
 }
 
+/// Whether an error is the host's own answer.
+fn is_refusal(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset)
+}
+
 /// Whether an error says at least as much as an earlier one: that there is no way says nothing of the host, silence says little, and a refusal
 /// is the host's own answer. Of equals the later one counts.
 fn tells_more(error: &io::Error, known: &io::Error) -> bool {
@@ -198,7 +220,7 @@ fn tells_more(error: &io::Error, known: &io::Error) -> bool {
         io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown | io::ErrorKind::AddrNotAvailable => 0,
         io::ErrorKind::HostUnreachable => 1,
         io::ErrorKind::TimedOut => 2,
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => 4,
+        kind if is_refusal(kind) => 4,
         _ => 3,
     };
     rank(error) >= rank(known)

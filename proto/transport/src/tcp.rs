@@ -90,13 +90,14 @@ impl TcpConnector {
                 }
                 Ok(stream)
             }
-            Err(ConnectError::TimedOut(attempts)) => {
-                if let Some(unanswered) = remembered.filter(|&address| attempts.include(address)) {
+            Err(error) => {
+                if let ConnectError::TimedOut(attempts) | ConnectError::Failed { attempts, .. } = &error
+                    && let Some(unanswered) = remembered.filter(|&address| attempts.include(address))
+                {
                     self.forget(name, unanswered);
                 }
-                Err(ConnectError::TimedOut(attempts))
+                Err(error)
             }
-            Err(error) => Err(error),
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, advance, sleep, timeout};
 
-use crate::race::{ATTEMPT_DELAY, MAX_ADDRESSES, in_order};
+use crate::race::{AFTER_REFUSAL, ATTEMPT_DELAY, MAX_ADDRESSES, in_order};
 use crate::tcp::AddressSource::{CacheFirst, Resolve};
 use crate::tcp::{AddressSource, ConnectError, REMEMBERED_FOR, TcpConnector};
 
@@ -203,14 +203,15 @@ async fn a_remembered_address_that_dies_keeps_nobody_from_the_others() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_address_is_forgotten() {
-    for dead in [Host::Silent, Host::Fails(io::ErrorKind::ConnectionRefused)] {
-        let network = Network::of(&[(v4(1), AT_ONCE)]);
+    let refuses = Host::Fails(io::ErrorKind::ConnectionRefused);
+    for (dead, other) in [(Host::Silent, Host::Silent), (refuses, Host::Silent), (Host::Silent, refuses)] {
+        let network = Network::of(&[(v4(1), AT_ONCE), (v4(2), other)]);
         let connector = TcpConnector::default();
         network.dial(&connector, CacheFirst).await.unwrap();
         assert_eq!(connector.remembered(NAME), Some(v4(1)));
         network.change(v4(1), dead);
         network.dial(&connector, CacheFirst).await.unwrap_err();
-        assert_eq!((connector.remembered(NAME), network.tried().len()), (None, 2), "and tried only once");
+        assert_eq!((connector.remembered(NAME), network.tried().len()), (None, 3), "and tried only once");
     }
 }
 
@@ -228,11 +229,38 @@ async fn names_are_remembered_apart() {
 
 #[tokio::test(start_paused = true)]
 async fn the_deadline_ends_all_attempts_and_the_error_names_them() {
-    let network = Network::of(&[(v6(1), Host::Silent), (v4(1), Host::Fails(io::ErrorKind::ConnectionRefused)), (v4(2), Host::Silent)]);
+    let network = Network::of(&[(v6(1), Host::Silent), (v4(1), Host::Fails(io::ErrorKind::HostUnreachable)), (v4(2), Host::Silent)]);
     let error = network.dial_anew().await.unwrap_err();
     assert_eq!((network.now(), network.running.get()), (10_000, 0));
-    let tried = "[2001:db8::1]:443 (no answer), 192.0.2.1:443 (connection refused) and 192.0.2.2:443 (no answer)";
+    let tried = "[2001:db8::1]:443 (no answer), 192.0.2.1:443 (host unreachable) and 192.0.2.2:443 (no answer)";
     assert_eq!(error.to_string(), format!("the deadline passed while connecting to {tried}"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_ends_the_race_once_the_silent_addresses_have_had_their_time() {
+    let refuses = Host::Fails(io::ErrorKind::ConnectionRefused);
+    let network = Network::of(&[(v6(1), Host::Silent), (v4(1), refuses), (v6(2), Host::Silent)]);
+    let error = network.dial_anew().await.unwrap_err();
+    let tried = "[2001:db8::1]:443 (no answer), 192.0.2.1:443 (connection refused) and [2001:db8::2]:443 (no answer)";
+    assert_eq!(error.to_string(), format!("no connection to {tried}"));
+    assert_eq!((network.now(), network.running.get()), ((ATTEMPT_DELAY * 2 + AFTER_REFUSAL).as_millis(), 0));
+
+    let slow = Host::Connects(AFTER_REFUSAL);
+    let network = Network::of(&[(v6(1), refuses), (v4(1), slow)]);
+    assert_eq!(network.dial_anew().await.unwrap(), v4(1), "a slow address has its time");
+
+    let connector = TcpConnector::default();
+    let network = Network::of(&[(v4(1), AT_ONCE)]);
+    network.dial(&connector, CacheFirst).await.unwrap();
+    network.change(v4(1), refuses);
+    let slowly = async {
+        sleep(AFTER_REFUSAL * 3 / 2).await; // paused clock: how long the resolver takes
+        Ok(vec![v4(2)])
+    };
+    let attempt = async |address| if address == v4(2) { Ok(address) } else { network.attempt(address).await };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let found = connector.connect_with(NAME, CacheFirst, deadline, slowly, attempt).await;
+    assert_eq!(found.unwrap(), v4(2), "and so has the resolver");
 }
 
 #[tokio::test(start_paused = true)]
