@@ -32,6 +32,8 @@ need rsync rsync
 need curl curl
 need /bin/kill procps # the shell has a kill of its own; the scenarios use the program
 need prlimit util-linux
+need unshare util-linux
+need /usr/sbin/ip iproute2
 need openssl openssl
 need /usr/sbin/haproxy haproxy
 need /usr/sbin/nginx nginx-light

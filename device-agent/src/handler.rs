@@ -125,7 +125,7 @@ impl Handler for Policy {
                 Ok(target) => target,
                 Err(code) => return Decision::reject(code, format!("the device exposes no service {:?}", offer.service.as_str())),
             };
-            match target.dial(self.resolver(), offer.target_timeout).await {
+            match target.dial(self.connector(), offer.target_timeout).await {
                 Ok(local) => Decision::Accept(Accepted::local(local)),
                 Err(error) => {
                     warn!(service = %offer.service, %target, error = %Causes(&error), "connecting to the target failed");

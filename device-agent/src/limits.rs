@@ -15,9 +15,6 @@ pub(crate) const RESERVED_DESCRIPTORS: u64 = 24;
 /// File descriptors of a stream: its leg and its target.
 pub(crate) const DESCRIPTORS_PER_STREAM: u64 = 2;
 
-/// Calls of the system's resolver at once. Each blocks a thread, and cannot be cancelled with the offer that it is made for: without a
-/// bound, offers that are cancelled at once would pile up such calls. Beyond: dials wait, within their own deadline.
-pub(crate) const RESOLVER_CALLS: usize = 16;
 /// Bytes of a join string that are read.
 pub(crate) const JOIN_BYTES: u64 = 64 * 1024;
 /// Bytes of a private key's file. An Ed25519 key takes about 120.

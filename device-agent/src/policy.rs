@@ -5,24 +5,24 @@ use std::collections::BTreeMap;
 use moorline_proto::control::RejectCode;
 use moorline_proto::id::ServiceName;
 
-use crate::target::{Resolver, Target};
+use crate::target::{Target, TcpConnector};
 
 /// The configured services and their targets. Everything else is rejected.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     targets: BTreeMap<ServiceName, Target>,
-    resolver: Resolver,
+    connector: TcpConnector,
 }
 
 impl Policy {
     /// A policy that accepts exactly these services.
     pub fn new(targets: BTreeMap<ServiceName, Target>) -> Self {
-        Self { targets, resolver: Resolver::default() }
+        Self { targets, connector: TcpConnector::default() }
     }
 
-    /// The resolver of the targets' names.
-    pub(crate) fn resolver(&self) -> &Resolver {
-        &self.resolver
+    /// What connects to the targets.
+    pub(crate) fn connector(&self) -> &TcpConnector {
+        &self.connector
     }
 
     /// Returns the target of a service. Pure.

@@ -2,29 +2,25 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use moorline_proto::control::RejectCode;
 use moorline_transport::bridge::LocalSide;
 use moorline_transport::descriptors;
+use moorline_transport::tcp::AddressSource;
+pub use moorline_transport::tcp::{ConnectError, TcpConnector};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
-use tokio::time::timeout;
-
-use crate::limits::RESOLVER_CALLS;
+use tokio::time::{Instant, timeout_at};
 
 /// The address of a local service: `host:port`, or `unix:/path`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// A TCP address. The name is resolved for each connection.
+    /// A TCP address. The name is resolved for each connection, and its addresses are raced.
     Tcp {
         /// Host name or IP address; IPv6 without brackets.
         host: String,
@@ -69,18 +65,33 @@ impl fmt::Display for Target {
     }
 }
 
-/// Why a connection to a target failed.
+/// Why a connection to a target failed. The text is for the caller: addresses are private to the device, and only the sources have them.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// The host name does not resolve.
     #[error("the target's host name does not resolve")]
     Resolve(#[source] io::Error),
     /// The target did not answer in time.
-    #[error("the target did not answer within {0:?}")]
-    TimedOut(Duration),
-    /// The connection failed.
+    #[error("the target did not answer within {limit:?}")]
+    TimedOut {
+        /// The limit.
+        limit: Duration,
+        /// What was tried, if the target has an address.
+        #[source]
+        source: Option<ConnectError>,
+    },
+    /// No address of the host accepted a connection.
     #[error("connecting to the target failed")]
-    Connect(#[source] io::Error),
+    Tcp {
+        /// The kind of the error that says most about the target.
+        kind: io::ErrorKind,
+        /// What was tried.
+        #[source]
+        source: ConnectError,
+    },
+    /// The Unix socket did not accept a connection.
+    #[error("connecting to the target failed")]
+    Unix(#[source] io::Error),
     /// The agent has no file descriptors left.
     #[error("the device has no file descriptors left")]
     NoDescriptors,
@@ -89,22 +100,37 @@ pub enum TargetError {
 impl TargetError {
     /// The code that the caller gets.
     pub fn code(&self) -> RejectCode {
-        match self {
-            Self::Resolve(_) => RejectCode::TargetUnreachable,
-            Self::TimedOut(_) => RejectCode::TargetTimeout,
-            Self::Connect(error) => match error.kind() {
-                io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => RejectCode::TargetRefused,
-                io::ErrorKind::TimedOut => RejectCode::TargetTimeout,
-                io::ErrorKind::HostUnreachable
-                | io::ErrorKind::NetworkUnreachable
-                | io::ErrorKind::NetworkDown
-                | io::ErrorKind::AddrNotAvailable
-                | io::ErrorKind::NotFound => RejectCode::TargetUnreachable,
-                // For instance, permission denied on a socket: a problem of the device.
-                _ => RejectCode::Internal,
-            },
-            Self::NoDescriptors => RejectCode::Internal,
+        let kind = match self {
+            Self::Resolve(_) => return RejectCode::TargetUnreachable,
+            Self::TimedOut { .. } => return RejectCode::TargetTimeout,
+            Self::NoDescriptors => return RejectCode::Internal,
+            Self::Tcp { kind, .. } => *kind,
+            Self::Unix(error) => error.kind(),
+        };
+        match kind {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => RejectCode::TargetRefused,
+            io::ErrorKind::TimedOut => RejectCode::TargetTimeout,
+            io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::AddrNotAvailable
+            | io::ErrorKind::NotFound => RejectCode::TargetUnreachable,
+            // For instance, permission denied on a socket: a problem of the device.
+            _ => RejectCode::Internal,
         }
+    }
+
+    fn of_tcp(error: ConnectError, limit: Duration) -> Self {
+        match error {
+            ConnectError::Resolve(source) => Self::Resolve(source),
+            ConnectError::Failed { ref source, .. } => Self::Tcp { kind: source.kind(), source: error },
+            ConnectError::TimedOut(_) => Self::TimedOut { limit, source: Some(error) },
+            ConnectError::NoDescriptors => Self::NoDescriptors,
+        }
+    }
+
+    fn of_unix(error: io::Error) -> Self {
+        if descriptors::is_shortage(&error) { Self::NoDescriptors } else { Self::Unix(error) }
     }
 }
 
@@ -115,69 +141,21 @@ impl Target {
     /// [`TargetError`].
     ///
     /// # Cancel safety
-    /// Dropping the future drops the connection.
-    pub async fn dial(&self, resolver: &Resolver, limit: Duration) -> Result<LocalStream, TargetError> {
-        let connected = timeout(limit, self.connect(resolver)).await.map_err(|_| TargetError::TimedOut(limit))?;
-        connected.map_err(|error| match error {
-            TargetError::Connect(error) if descriptors::is_shortage(&error) => TargetError::NoDescriptors,
-            TargetError::Resolve(error) if descriptors::is_shortage_of_resolver(&error) => TargetError::NoDescriptors,
-            error => error,
-        })
-    }
-
-    async fn connect(&self, resolver: &Resolver) -> Result<LocalStream, TargetError> {
+    /// Dropping the future drops the connection, and all attempts.
+    pub async fn dial(&self, connector: &TcpConnector, limit: Duration) -> Result<LocalStream, TargetError> {
+        let deadline = Instant::now() + limit;
         match self {
-            Self::Unix(path) => UnixStream::connect(path).await.map(LocalStream::Unix).map_err(TargetError::Connect),
+            Self::Unix(path) => {
+                let connected = timeout_at(deadline, UnixStream::connect(path)).await;
+                let connected = connected.map_err(|_| TargetError::TimedOut { limit, source: None })?;
+                connected.map(LocalStream::Unix).map_err(TargetError::of_unix)
+            }
+            // A target may move at any time, for instance a container: what was remembered of its name is no reason not to resolve it.
             Self::Tcp { host, port } => {
-                let addresses = resolver.resolve(host, *port).await.map_err(TargetError::Resolve)?;
-                let mut last = TargetError::Resolve(io::ErrorKind::NotFound.into());
-                for address in addresses {
-                    match TcpStream::connect(address).await {
-                        Ok(tcp) => {
-                            if let Err(error) = tcp.set_nodelay(true) {
-                                tracing::debug!(%error, "setting TCP_NODELAY failed");
-                            }
-                            return Ok(LocalStream::Tcp(tcp));
-                        }
-                        Err(error) => last = TargetError::Connect(error),
-                    }
-                }
-                Err(last)
+                let connected = connector.connect(host, *port, AddressSource::Resolve, deadline).await;
+                connected.map(LocalStream::Tcp).map_err(|error| TargetError::of_tcp(error, limit))
             }
         }
-    }
-}
-
-/// The system's resolver, with a bounded number of calls at once. Clones share the bound.
-#[derive(Clone, Debug)]
-pub struct Resolver(Arc<Semaphore>);
-
-impl Default for Resolver {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(RESOLVER_CALLS)))
-    }
-}
-
-impl Resolver {
-    /// Returns the addresses of a host; those of an IP address without asking the system.
-    ///
-    /// # Cancel safety
-    /// A call that has begun goes on in its thread, and counts until it returns.
-    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        if let Ok(address) = host.parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(address, port)]);
-        }
-        let host = host.to_owned();
-        self.call(move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect)).await
-    }
-
-    async fn call<T: Send + 'static>(&self, call: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-        let permit = Arc::clone(&self.0).acquire_owned().await.map_err(io::Error::other)?;
-        let called = spawn_blocking(move || {
-            let _permit = permit;
-            call()
-        });
-        called.await.map_err(io::Error::other)?
     }
 }
 
@@ -284,35 +262,10 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let closed = listener.local_addr().unwrap();
         drop(listener);
-        let resolver = Resolver::default();
-        let dial = async |text: &str| text.parse::<Target>().unwrap().dial(&resolver, Duration::from_secs(5)).await.unwrap_err().code();
+        let connector = TcpConnector::default();
+        let dial = async |text: &str| text.parse::<Target>().unwrap().dial(&connector, Duration::from_secs(5)).await.unwrap_err().code();
         assert_eq!(dial(&closed.to_string()).await, RejectCode::TargetRefused);
         assert_eq!(dial("no-such-host.invalid:1").await, RejectCode::TargetUnreachable);
         assert_eq!(dial("unix:/no/such/socket").await, RejectCode::TargetUnreachable);
-    }
-
-    #[tokio::test]
-    async fn abandoned_resolver_calls_still_count() {
-        let resolver = Resolver::default();
-        let mut stuck = Vec::new();
-        for _ in 0..RESOLVER_CALLS {
-            let (release, released) = std::sync::mpsc::sync_channel::<()>(1);
-            let (begun, begins) = tokio::sync::oneshot::channel();
-            let call = resolver.call(move || {
-                begun.send(()).ok();
-                released.recv().ok();
-                Ok(())
-            });
-            tokio::select! {
-                biased;
-                _ = call => panic!("it hangs"),
-                begins = begins => begins.unwrap(),
-            }
-            stuck.push(release);
-        }
-        assert_eq!(resolver.0.available_permits(), 0, "the offers have ended, their calls have not");
-        drop(stuck);
-        resolver.resolve("localhost", 1).await.unwrap();
-        assert_eq!(resolver.resolve("::1", 22).await.unwrap(), ["[::1]:22".parse().unwrap()]);
     }
 }

@@ -137,7 +137,8 @@ class Device:
         # No close timer is in the way: this device never sends 1000 on a leg (8.4, 13).
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return websockets.connect(url, ssl=self.tls, subprotocols=[subprotocol], extra_headers=headers, compression=None,
-                                  ping_interval=None, close_timeout=5, max_size=65536, max_queue=4, open_timeout=20)
+                                  ping_interval=None, close_timeout=5, max_size=65536, max_queue=4, open_timeout=20,
+                                  happy_eyeballs_delay=0.25)  # an address that does not answer delays nobody (6.6)
 
     def spawn(self, work):
         task = asyncio.create_task(work)

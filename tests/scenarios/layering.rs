@@ -70,7 +70,7 @@ const CLIENT: Layers =
 
 const CLIENT_PROGRAM: Layers = &[
     &["environment", "exit", "pair", "stdio"],
-    &["cli", "output", "signals"],
+    &["cli", "listen", "output", "signals"],
     &["credentials", "log", "open_stream", "ssh"],
     &["connect", "device", "forward", "login"],
     &["main"],
@@ -78,7 +78,8 @@ const CLIENT_PROGRAM: Layers = &[
 
 const TRANSPORT: Layers = &[
     &["buffered_tcp", "descriptors", "error", "lock", "unacknowledged"],
-    &["connection", "local_side", "tcp", "tls_sessions"],
+    &["connection", "local_side", "race", "resolver", "tls_sessions"],
+    &["tcp"],
     &["exchange", "leg", "trust"],
     &["bridge", "dial"],
     &["lib"],

@@ -3,6 +3,7 @@
 mod agent;
 mod completeness;
 mod connection_limits;
+mod dead_addresses;
 mod decoders;
 mod delivered;
 mod descriptors;

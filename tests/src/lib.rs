@@ -12,6 +12,7 @@ pub mod held_registry;
 pub mod link;
 pub mod memory;
 pub mod middlebox;
+pub mod namespace;
 pub mod observed;
 pub mod patterns;
 pub mod programs;

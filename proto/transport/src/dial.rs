@@ -1,6 +1,6 @@
 //! Dials the relay: name resolution, TCP, TLS, and one HTTP exchange or upgrade, all within one deadline.
 //!
-//! The only state kept between dials is TLS sessions and, for a few seconds, the relay's address (`tcp.rs`). Redirects are never followed:
+//! The only state kept between dials is TLS sessions and, for a few seconds, the relay's address ([`crate::tcp`]). Redirects are never followed:
 //! a token must not travel to a host that somebody else names.
 //!
 //! Does not own: retries (each program has its own rules), the messages on a WebSocket ([`crate::leg`]).
@@ -24,11 +24,11 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use crate::buffered_tcp::BufferedTcp;
 use crate::connection::Connection;
 pub use crate::connection::WebSocket;
-pub use crate::error::{DialError, Refusal, Step};
+pub use crate::error::{Attempts, DialError, Refusal, Step};
 pub use crate::exchange::Response;
 use crate::exchange::{RequestParts, Subprotocol, control_config, exchange, upgrade};
 use crate::leg::Leg;
-use crate::tcp::{AddressSource, TcpConnector};
+use crate::tcp::{AddressSource, ConnectError, TcpConnector};
 use crate::trust::client_config;
 pub use crate::trust::{TrustError, provider};
 
@@ -41,7 +41,7 @@ pub struct Dialer {
 
 #[derive(Clone)]
 enum Connector {
-    Tls(Arc<ClientConfig>, Arc<TcpConnector>),
+    Tls(Arc<ClientConfig>, TcpConnector),
     Custom(Arc<ConnectFn>),
 }
 
@@ -53,7 +53,7 @@ impl Dialer {
     /// # Errors
     /// [`TrustError`].
     pub fn new(url: RelayUrl, ca: Option<&[u8]>) -> Result<Self, TrustError> {
-        Ok(Self { url, connector: Connector::Tls(client_config(ca)?, Arc::default()) })
+        Ok(Self { url, connector: Connector::Tls(client_config(ca)?, TcpConnector::default()) })
     }
 
     /// A dialer whose connections come from `connect` instead of TCP and TLS, for example in-process pipes.
@@ -171,39 +171,50 @@ impl Dialer {
         deadline: Instant,
         work: impl AsyncFnOnce(Connection) -> Result<T, DialError>,
     ) -> Result<T, DialError> {
-        let mut step = Step::Resolve;
-        let all = async {
+        // Boxed: dialling is large and short.
+        let all = Box::pin(async {
             let connection = match connection {
                 Some(connection) => connection,
-                None => self.connect(source, &mut step, deadline).await?,
+                None => self.connect(source, deadline).await?,
             };
-            step = Step::Request;
-            work(connection).await
-        };
-        match timeout_at(deadline, Box::pin(all)).await {
-            Ok(result) => result,
-            Err(_) => Err(DialError::Deadline { step }),
+            before(deadline, Step::Request, work(connection)).await
+        });
+        all.await
+    }
+
+    async fn connect(&self, source: AddressSource, deadline: Instant) -> Result<Connection, DialError> {
+        match &self.connector {
+            Connector::Tls(config, tcp) => {
+                let connected = tcp.connect(self.url.host(), self.url.port(), source, deadline).await;
+                let socket = connected.map_err(|error| self.connect_error(error))?;
+                let failed = |source| DialError::Tls { host: self.url.host().to_owned(), source };
+                let server = ServerName::try_from(self.url.host().to_owned()).map_err(|error| failed(io::Error::other(error)))?;
+                let handshake = TlsConnector::from(Arc::clone(config)).connect(server, BufferedTcp::holding(socket));
+                let handshake = async { handshake.await.map(Connection::tls).map_err(failed) };
+                before(deadline, Step::TlsHandshake, handshake).await
+            }
+            Connector::Custom(connect) => {
+                let failed = |source| DialError::Connect { host: self.url.authority(), source };
+                before(deadline, Step::Resolve, async { connect(self.url.clone()).await.map_err(failed) }).await
+            }
         }
     }
 
-    async fn connect(&self, source: AddressSource, step: &mut Step, deadline: Instant) -> Result<Connection, DialError> {
-        match &self.connector {
-            Connector::Tls(config, tcp) => {
-                let socket = tcp.connect(&self.url, source, step, deadline).await?;
-                *step = Step::TlsHandshake;
-                let failed = |source| DialError::Tls { host: self.url.host().to_owned(), source };
-                let server = ServerName::try_from(self.url.host().to_owned()).map_err(|error| failed(io::Error::other(error)))?;
-                TlsConnector::from(Arc::clone(config))
-                    .connect(server, BufferedTcp::holding(socket))
-                    .await
-                    .map(Connection::tls)
-                    .map_err(failed)
+    fn connect_error(&self, error: ConnectError) -> DialError {
+        match error {
+            ConnectError::Resolve(source) => DialError::Resolve { host: self.url.host().to_owned(), source },
+            ConnectError::Failed { attempts, source } => {
+                DialError::Connect { host: format!("{} at {attempts}", self.url.authority()), source }
             }
-            Connector::Custom(connect) => {
-                connect(self.url.clone()).await.map_err(|source| DialError::Connect { host: self.url.authority(), source })
-            }
+            ConnectError::TimedOut(attempts) => DialError::Deadline { step: Step::of(&attempts) },
+            ConnectError::NoDescriptors => DialError::NoDescriptors,
         }
     }
+}
+
+/// Runs a step of a dial until the deadline.
+async fn before<T>(deadline: Instant, step: Step, work: impl Future<Output = Result<T, DialError>>) -> Result<T, DialError> {
+    timeout_at(deadline, work).await.unwrap_or(Err(DialError::Deadline { step }))
 }
 
 impl fmt::Debug for Dialer {

@@ -7,24 +7,98 @@ use std::time::Duration;
 
 use moorline_proto::problem::Problem;
 
+/// The addresses that a dial has tried, in that order, and how the attempts ended. The dial bounds their number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attempts(Vec<(SocketAddr, Option<io::ErrorKind>)>);
+
+impl Attempts {
+    /// Whether no address was tried, because none was known.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn include(&self, address: SocketAddr) -> bool {
+        self.0.iter().any(|(tried, _)| *tried == address)
+    }
+
+    pub(crate) fn begin(&mut self, address: SocketAddr) {
+        self.0.push((address, None));
+    }
+
+    pub(crate) fn fail(&mut self, failed: SocketAddr, error: io::ErrorKind) {
+        if let Some((_, outcome)) = self.0.iter_mut().find(|(address, _)| *address == failed) {
+            *outcome = Some(error);
+        }
+    }
+}
+
+impl fmt::Display for Attempts {
+    /// A single address alone, because the error next to it says what became of it; several with their outcomes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, (address, outcome)) in self.0.iter().enumerate() {
+            f.write_str(match number {
+                0 => "",
+                number if number + 1 == self.0.len() => " and ",
+                _ => ", ",
+            })?;
+            match outcome {
+                _ if self.0.len() == 1 => write!(f, "{address}")?,
+                Some(kind) => write!(f, "{address} ({kind})")?,
+                None => write!(f, "{address} (no answer)")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why no TCP connection to a host was opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The host name has no addresses, or the resolver failed.
+    #[error("the name does not resolve")]
+    Resolve(#[source] io::Error),
+    /// No address accepted a connection.
+    #[error("no connection to {attempts}")]
+    Failed {
+        /// The addresses.
+        attempts: Attempts,
+        /// The error that says most about the host, of one of them.
+        #[source]
+        source: io::Error,
+    },
+    /// The deadline passed. If there are no attempts, the name was still being resolved.
+    #[error("the deadline passed while {}", Step::of(.0))]
+    TimedOut(Attempts),
+    /// The process has no file descriptors left.
+    #[error("this process has no file descriptors left")]
+    NoDescriptors,
+}
+
 /// The step of a dial.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Resolving the host name.
     Resolve,
-    /// Connecting to this address.
-    Connect(SocketAddr),
+    /// Connecting to these addresses.
+    Connect(Attempts),
     /// The TLS handshake.
     TlsHandshake,
     /// The HTTP request, until its response.
     Request,
 }
 
+impl Step {
+    /// The step of a dial that has tried these addresses and is not connected.
+    pub(crate) fn of(attempts: &Attempts) -> Self {
+        if attempts.is_empty() { Self::Resolve } else { Self::Connect(attempts.clone()) }
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Resolve => f.write_str("resolving the relay's name"),
-            Self::Connect(address) => write!(f, "connecting to {address}"),
+            Self::Resolve => f.write_str("resolving the name"),
+            Self::Connect(attempts) => write!(f, "connecting to {attempts}"),
             Self::TlsHandshake => f.write_str("performing the TLS handshake"),
             Self::Request => f.write_str("waiting for the relay's response"),
         }
@@ -69,12 +143,12 @@ pub enum DialError {
         #[source]
         source: io::Error,
     },
-    /// No address of the host accepted a connection. Describes the last one.
+    /// No address of the host accepted a connection.
     #[error("cannot connect to {host}")]
     Connect {
-        /// Host and port, and the last address tried.
+        /// Host and port, and the addresses that were tried.
         host: String,
-        /// The system's error.
+        /// The system's error that says most about the host, of one of the addresses.
         #[source]
         source: io::Error,
     },

@@ -6,8 +6,9 @@
 //!                          control channel ◀───────────────┴──────▶ Leg ◀══ bridge ══▶ local socket
 //! ```
 //!
-//! Reading order: [`dial`] (reaching the relay), [`leg`] (a leg as a byte stream, and why it ended), [`bridge`](mod@bridge) (copies between
-//! a leg and a local socket). The messages are in `moorline_proto`; the logic of devices and callers is in their own crates.
+//! Reading order: [`tcp`] (from a name to a connection), [`dial`] (reaching the relay), [`leg`] (a leg as a byte stream, and why it ended),
+//! [`bridge`](mod@bridge) (copies between a leg and a local socket). The messages are in `moorline_proto`; the logic of devices and callers is
+//! in their own crates.
 
 pub mod bridge;
 mod buffered_tcp;
@@ -19,7 +20,9 @@ mod exchange;
 pub mod leg;
 mod local_side;
 mod lock;
-mod tcp;
+mod race;
+mod resolver;
+pub mod tcp;
 mod tls_sessions;
 mod trust;
 mod unacknowledged;
@@ -32,3 +35,5 @@ mod dial_tests;
 mod leg_tests;
 #[cfg(test)]
 mod scripted_relay;
+#[cfg(test)]
+mod tcp_tests;

@@ -1,112 +1,131 @@
-//! Opens TCP connections to the relay's host: first to the address that worked a moment ago, then to its addresses in the resolver's order.
+//! Opens TCP connections to named hosts: the relay, and the targets of a device's services.
+//!
+//! All addresses of a name are raced (`race.rs`), so that a dead one costs a quarter of a second. The one that connected is remembered for a few
+//! seconds and tried first. It never stands in for the others: if it does not answer, the name is resolved and its other addresses join the race.
 //!
 //! Names are resolved again regularly, so that a relay can move, but not for each of the many streams that may open in one second.
 
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use moorline_proto::join::RelayUrl;
-use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{Instant, timeout_at};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
 
-use crate::descriptors;
-use crate::error::{DialError, Step};
+pub use crate::error::ConnectError;
 use crate::lock::lock;
+use crate::race::{in_order, race};
+use crate::resolver::Resolver;
 
-/// The least time that each address gets; beyond that, each gets an equal share of the time that is left.
-const MIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a resolved address is used without resolving the name again. Shorter than the TTL of any DNS load balancer.
-const CACHE_TTL: Duration = Duration::from_secs(10);
+/// How long an address is remembered, from the moment that it connected. Shorter than the TTL of any DNS load balancer.
+pub(crate) const REMEMBERED_FOR: Duration = Duration::from_secs(10);
+/// Names whose address is remembered. Beyond: the one that connected longest ago is forgotten, and tried in the resolver's order next time.
+const MAX_REMEMBERED: usize = 64;
 
-/// Where an address comes from.
+/// When a name is resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AddressSource {
-    /// Resolve the name: a client that reconnects after a loss must find where the relay is now.
+pub enum AddressSource {
+    /// Before the first attempt: a client that reconnects after a loss must find where the host is now. A remembered address is tried first if
+    /// it is still one of the name's.
     Resolve,
-    /// Use the cached address, and resolve the name only if that fails.
+    /// Only once the remembered address has failed or not answered for a quarter of a second; at once if there is none.
     CacheFirst,
 }
 
-/// Connects to hosts and caches the last good address.
-#[derive(Debug, Default)]
-pub(crate) struct TcpConnector(Mutex<Option<CachedAddress>>);
+/// Opens TCP connections. Clones share what is remembered, and the bound on calls of the resolver.
+#[derive(Clone, Debug, Default)]
+pub struct TcpConnector {
+    resolver: Resolver,
+    /// The oldest first; each name once.
+    remembered: Arc<Mutex<Vec<Remembered>>>,
+}
 
-#[derive(Clone, Debug)]
-struct CachedAddress {
+/// The address of a name that connected last.
+#[derive(Debug)]
+struct Remembered {
     host: String,
     address: SocketAddr,
-    resolved: Instant,
+    connected: Instant,
 }
 
 impl TcpConnector {
-    /// Opens a TCP connection to the host of `url`.
+    /// Opens a connection, without Nagle's delay, to the address of `host` that answers first. An IPv6 address is written without brackets.
     ///
     /// # Errors
-    /// [`DialError::Resolve`], [`DialError::Connect`] for the last address tried, [`DialError::NoDescriptors`].
-    pub(crate) async fn connect(
+    /// [`ConnectError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops all attempts. A call of the resolver goes on in its thread, and counts until it returns.
+    pub async fn connect(&self, host: &str, port: u16, source: AddressSource, deadline: Instant) -> Result<TcpStream, ConnectError> {
+        let connect = |address| async move { TcpStream::connect(address).await.map(with_nodelay) };
+        if let Ok(address) = host.parse::<IpAddr>() {
+            let literal = std::future::ready(Ok(vec![SocketAddr::new(address, port)]));
+            return race(None, literal, connect, deadline).await.map(|(_, tcp)| tcp);
+        }
+        self.connect_with((host, port), source, deadline, self.resolver.resolve(host, port), connect).await
+    }
+
+    /// Does as [`TcpConnector::connect`] with another resolver and other connections.
+    pub(crate) async fn connect_with<S, C: Future<Output = io::Result<S>>>(
         &self,
-        url: &RelayUrl,
+        name: (&str, u16),
         source: AddressSource,
-        step: &mut Step,
         deadline: Instant,
-    ) -> Result<TcpStream, DialError> {
-        if source == AddressSource::CacheFirst
-            && let Some(address) = self.cached(url)
-        {
-            *step = Step::Connect(address);
-            match connect(address, deadline.min(Instant::now() + MIN_CONNECT_TIMEOUT)).await {
-                Ok(tcp) => return Ok(tcp),
-                Err(error) => tracing::debug!(%address, %error, "cached relay address failed, resolving the name again"),
-            }
-            *step = Step::Resolve;
-        }
-        self.resolve_and_connect(url, step, deadline).await
-    }
-
-    /// Tries each address of the name in the resolver's order.
-    async fn resolve_and_connect(&self, url: &RelayUrl, step: &mut Step, deadline: Instant) -> Result<TcpStream, DialError> {
-        let resolve_error = |source| match descriptors::is_shortage_of_resolver(&source) {
-            true => DialError::NoDescriptors,
-            false => DialError::Resolve { host: url.host().to_owned(), source },
+        resolve: impl Future<Output = io::Result<Vec<SocketAddr>>>,
+        connect: impl Fn(SocketAddr) -> C,
+    ) -> Result<S, ConnectError> {
+        let remembered = self.remembered(name);
+        let first = remembered.filter(|_| source == AddressSource::CacheFirst);
+        let resolve = async { Ok(in_order(resolve.await?, remembered)) };
+        let connect = |address| {
+            let connecting = connect(address);
+            async move { connecting.await.inspect_err(|_| self.forget(name, address)) }
         };
-        let resolved = Instant::now();
-        let addresses: Vec<SocketAddr> = lookup_host((url.host(), url.port())).await.map_err(resolve_error)?.collect();
-        let mut failed = resolve_error(io::Error::new(io::ErrorKind::NotFound, "the name has no addresses"));
-        for (tried, &address) in addresses.iter().enumerate() {
-            *step = Step::Connect(address);
-            let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-            let share = (deadline.saturating_duration_since(Instant::now()) / left).max(MIN_CONNECT_TIMEOUT);
-            let source = match connect(address, Instant::now() + share).await {
-                Ok(tcp) => {
-                    self.cache(CachedAddress { host: url.host().to_owned(), address, resolved });
-                    return Ok(tcp);
+        match race(first, resolve, connect, deadline).await {
+            Ok((address, stream)) => {
+                // An address that was used without resolving the name keeps its age, so that the name is resolved again in time.
+                if first != Some(address) {
+                    self.remember(name, address);
                 }
-                Err(error) if descriptors::is_shortage(&error) => return Err(DialError::NoDescriptors),
-                Err(error) => error,
-            };
-            tracing::debug!(%address, error = %source, "connecting to a relay address failed");
-            failed = DialError::Connect { host: format!("{} at {address}", url.authority()), source };
+                Ok(stream)
+            }
+            Err(error) => {
+                if let ConnectError::TimedOut(attempts) | ConnectError::Failed { attempts, .. } = &error
+                    && let Some(unanswered) = remembered.filter(|&address| attempts.include(address))
+                {
+                    self.forget(name, unanswered);
+                }
+                Err(error)
+            }
         }
-        Err(failed)
     }
 
-    fn cached(&self, url: &RelayUrl) -> Option<SocketAddr> {
-        let cached = lock(&self.0).clone()?;
-        let fits = cached.host == url.host() && cached.address.port() == url.port() && cached.resolved.elapsed() < CACHE_TTL;
-        fits.then_some(cached.address)
+    /// The address that a name is tried at first.
+    pub(crate) fn remembered(&self, (host, port): (&str, u16)) -> Option<SocketAddr> {
+        let remembered = lock(&self.remembered);
+        let known = remembered.iter().find(|known| known.is((host, port)) && known.connected.elapsed() < REMEMBERED_FOR)?;
+        Some(known.address)
     }
 
-    fn cache(&self, good: CachedAddress) {
-        *lock(&self.0) = Some(good);
+    fn remember(&self, name: (&str, u16), address: SocketAddr) {
+        let mut remembered = lock(&self.remembered);
+        remembered.retain(|known| !known.is(name) && known.connected.elapsed() < REMEMBERED_FOR);
+        if remembered.len() == MAX_REMEMBERED {
+            remembered.remove(0);
+        }
+        remembered.push(Remembered { host: name.0.to_owned(), address, connected: Instant::now() });
+    }
+
+    /// Forgets an address that failed, unless another one has connected meanwhile.
+    fn forget(&self, name: (&str, u16), failed: SocketAddr) {
+        lock(&self.remembered).retain(|known| !(known.is(name) && known.address == failed));
     }
 }
 
-async fn connect(address: SocketAddr, by: Instant) -> io::Result<TcpStream> {
-    match timeout_at(by, TcpStream::connect(address)).await {
-        Ok(connected) => connected.map(with_nodelay),
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+impl Remembered {
+    fn is(&self, (host, port): (&str, u16)) -> bool {
+        self.host == host && self.address.port() == port
     }
 }
 
@@ -115,44 +134,4 @@ fn with_nodelay(tcp: TcpStream) -> TcpStream {
         tracing::debug!(%error, "cannot set TCP_NODELAY"); // slower, but correct
     }
     tcp
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    async fn connect_with(connector: &TcpConnector, url: &RelayUrl, source: AddressSource) -> (Result<TcpStream, DialError>, bool) {
-        let mut step = Step::Resolve;
-        let before = connector.cached(url);
-        let tcp = connector.connect(url, source, &mut step, Instant::now() + Duration::from_secs(5)).await;
-        (tcp, before.is_some())
-    }
-
-    fn at_port(port: u16) -> RelayUrl {
-        format!("https://localhost:{port}").parse().unwrap()
-    }
-
-    #[tokio::test]
-    async fn an_address_is_remembered_for_its_host_and_port_and_for_a_while() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (connector, url) = (TcpConnector::default(), at_port(listener.local_addr().unwrap().port()));
-        assert!(connect_with(&connector, &url, AddressSource::CacheFirst).await.0.is_ok());
-        assert_eq!(connector.cached(&url), Some(listener.local_addr().unwrap()));
-        assert_eq!(connector.cached(&at_port(1)), None);
-        connector.0.lock().unwrap().as_mut().unwrap().resolved -= CACHE_TTL;
-        assert_eq!(connector.cached(&url), None);
-    }
-
-    #[tokio::test]
-    async fn a_relay_that_has_moved_is_found_by_its_name() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (connector, url) = (TcpConnector::default(), at_port(listener.local_addr().unwrap().port()));
-        let nobody: SocketAddr = format!("127.0.0.2:{}", url.port()).parse().unwrap();
-        connector.cache(CachedAddress { host: "localhost".to_owned(), address: nobody, resolved: Instant::now() });
-        let (tcp, remembered) = connect_with(&connector, &url, AddressSource::CacheFirst).await;
-        assert!(remembered && tcp.is_ok());
-        assert_eq!(connector.cached(&url), Some(listener.local_addr().unwrap()), "and the next dial begins with it");
-    }
 }

@@ -50,7 +50,7 @@ Examples:
 
 const FORWARD_HELP: &str = "\
 Examples:
-  moorline forward lamp-1 8080:http                  http://127.0.0.1:8080 is the device's service `http`
+  moorline forward lamp-1 8080:http                  http://localhost:8080 is the device's service `http`
   moorline forward lamp-1 2222:ssh 8080:http         several services at once
   moorline forward lamp-1 0.0.0.0:8080:http          for the whole network; think twice
   moorline forward lamp-1 0:http --json              any free port, reported on standard output
@@ -181,7 +181,7 @@ pub(crate) struct StreamArgs {
 pub(crate) struct Forward {
     /// The device's id
     pub(crate) device: DeviceId,
-    /// [ADDRESS:]PORT:SERVICE; the address defaults to 127.0.0.1, port 0 is any free one
+    /// [ADDRESS:]PORT:SERVICE; the address defaults to localhost, which is 127.0.0.1 and ::1, port 0 is any free one
     #[arg(required = true, value_name = "LOCAL:SERVICE")]
     pub(crate) pairs: Vec<Pair>,
     /// One JSON object per listener on standard output, once it listens; with --timeline also one per stream

@@ -4,9 +4,9 @@
 //!   browser ──▶ 127.0.0.1:8080 ── stream ══▶ relay ══▶ lamp-1/http
 //! ```
 //!
-//! Owns: the listeners, their connections and how both end. Does not own: copying the bytes ([`moorline::Stream::bridge`]).
+//! Owns: the connections of the listeners, and how both end. Does not own: where it listens ([`crate::listen`]), copying the bytes
+//! ([`moorline::Stream::bridge`]).
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +26,9 @@ use tracing::debug;
 use crate::cli::{Forward, StreamArgs};
 use crate::credentials::Credentials;
 use crate::exit::{Exit, Failure};
+use crate::listen::listen;
 use crate::open_stream::{end_failure, is_routine, open_failure, open_stream};
 use crate::output::Output;
-use crate::pair::Pair;
 use crate::signals::Signals;
 
 /// Connections at once, over all ports. Further ones are reset at once, with a message.
@@ -48,9 +48,9 @@ pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Out
     descriptors::raise_limit();
     let mut signals = Signals::catch()?;
     let client = credentials.client()?;
-    let mut listeners = Vec::new();
+    let mut listening = Vec::new();
     for pair in forward.pairs {
-        listeners.push((listen(&pair).await?, pair.service));
+        listening.push((listen(pair.local).await?, pair.service));
     }
     let shared = Arc::new(Shared {
         client,
@@ -62,10 +62,12 @@ pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Out
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
     });
-    for (listener, service) in listeners {
-        let local = listener.local_addr().map_err(|error| Failure::new(Exit::Failed, "cannot listen").caused_by(&error))?;
-        announce(&shared, local, &service)?;
-        shared.tasks.spawn(accept(listener, service, Arc::clone(&shared)));
+    for (bound, service) in listening {
+        let (listeners, addresses): (Vec<_>, Vec<_>) = bound.into_iter().unzip();
+        announce(&shared, &addresses, &service)?;
+        for listener in listeners {
+            shared.tasks.spawn(accept(listener, service.clone(), Arc::clone(&shared)));
+        }
     }
 
     signals.next().await;
@@ -90,30 +92,21 @@ struct Shared {
     stop: CancellationToken,
 }
 
-async fn listen(pair: &Pair) -> Result<TcpListener, Failure> {
-    TcpListener::bind(pair.local).await.map_err(|error| {
-        let failure = Failure::new(Exit::Failed, format!("cannot listen on {}", pair.local)).caused_by(&error);
-        match error.kind() {
-            io::ErrorKind::AddrInUse => failure.next("choose another port, or 0 for any free one"),
-            io::ErrorKind::PermissionDenied => failure.next("choose a port from 1024 up"),
-            _ => failure,
-        }
-    })
-}
-
-/// Reports the listening address, with the real port where port 0 was requested.
-fn announce(shared: &Shared, local: SocketAddr, service: &ServiceName) -> Result<(), Failure> {
+/// Reports where it listens, with the real port where port 0 was requested. `local` is the first address, for those who need one.
+fn announce(shared: &Shared, addresses: &[SocketAddr], service: &ServiceName) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Line<'a> {
-        local: SocketAddr,
+        local: Option<&'a SocketAddr>,
+        addresses: &'a [SocketAddr],
         device: &'a DeviceId,
         service: &'a ServiceName,
     }
-    shared.output.note(&format!("forwarding {local} to {}/{service}", shared.device));
+    let both: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    shared.output.note(&format!("forwarding {} to {}/{service}", both.join(" and "), shared.device));
     if !shared.json {
         return Ok(());
     }
-    let line = Line { local, device: &shared.device, service };
+    let line = Line { local: addresses.first(), addresses, device: &shared.device, service };
     shared.output.json(&line).map_err(|error| Failure::new(Exit::Failed, "cannot write to standard output").caused_by(&error))
 }
 

@@ -11,6 +11,7 @@ mod device;
 mod environment;
 mod exit;
 mod forward;
+mod listen;
 mod log;
 mod login;
 mod open_stream;
