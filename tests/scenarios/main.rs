@@ -8,6 +8,7 @@ mod decoders;
 mod delivered;
 mod descriptors;
 mod draining;
+mod early_closes;
 mod error_messages;
 mod faults;
 mod faulty_networks;
