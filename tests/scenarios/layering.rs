@@ -46,7 +46,7 @@ const RELAY: Layers = &[
     &["device_changes"],
     &["http"],
     &["relay"],
-    &["token"],
+    &["join_string", "token"],
     &["init"],
     &["serve"],
     &["cli"],
@@ -85,7 +85,7 @@ const TRANSPORT: Layers = &[
 ];
 
 const PROTO: Layers = &[
-    &["bounds", "causes", "certificate", "clamp", "close", "millis", "secret", "timestamp"],
+    &["bounds", "causes", "certificate", "clamp", "close", "millis", "pasted", "secret", "timestamp"],
     &["frame", "id", "text"],
     &["code", "failure", "join", "message", "names"],
     &["claims", "problem"],
@@ -96,7 +96,7 @@ const PROTO: Layers = &[
     &["lib"],
 ];
 
-const FILES: Layers = &[&["create", "read"], &["lib"]];
+const FILES: Layers = &[&["create", "error", "replace"], &["read"], &["lib"]];
 
 const CRATES: &[Crate] = &[
     Crate { folder: "relay/src", library: Some("moorline_relay"), layers: RELAY, exceptions: &[] },

@@ -39,7 +39,8 @@ Examples:
   moorline login --join join.txt --token-file token.txt
   moorline-relay token new --state /var/lib/moorline --subject alice | moorline login --join join.txt --token-file -
 
-The join string is what `moorline-relay init` printed; it is not secret, but it says whom to trust. Nothing is sent to the relay.";
+The join string is what `moorline-relay join` prints; it is not secret, but it says whom to trust. Nothing is sent to the relay.
+A profile that is a symbolic link stays one: the file that it leads to is written.";
 
 const DEVICE_HELP: &str = "\
 Examples:
@@ -122,7 +123,7 @@ pub(crate) enum Command {
 /// `moorline login`.
 #[derive(Args, Debug)]
 pub(crate) struct Login {
-    /// A file with the join string that `moorline-relay init` printed, or - for standard input
+    /// A file with the join string that `moorline-relay join` prints, or - for standard input
     #[arg(long, value_name = "FILE|-")]
     pub(crate) join: PathBuf,
 }
