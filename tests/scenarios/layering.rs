@@ -65,8 +65,13 @@ const AGENT: Layers = &[
     &["lib", "main"],
 ];
 
-const CLIENT: Layers =
-    &[&["profile", "retry", "stream", "stream_options", "timeline"], &["client", "refusal"], &["open"], &["devices"], &["lib"]];
+const CLIENT: Layers = &[
+    &["caller_token", "profile", "retry", "stream", "stream_options", "timeline"],
+    &["client", "refusal"],
+    &["open", "token_expiry"],
+    &["devices"],
+    &["lib"],
+];
 
 const CLIENT_PROGRAM: Layers = &[
     &["environment", "exit", "pair", "stdio"],

@@ -56,7 +56,9 @@ Examples:
   moorline forward lamp-1 0.0.0.0:8080:http          for the whole network; think twice
   moorline forward lamp-1 0:http --json              any free port, reported on standard output
 
-Each local connection becomes a stream of its own. If one is refused, the connection is reset and the reason printed. Ctrl-C stops it.";
+Each local connection becomes a stream of its own. If one is refused, the connection is reset and the reason printed. Ctrl-C stops it.
+A token that expires is announced a quarter of an hour before. The profile (or --token-file) is read again then and when the relay refuses the
+token as expired: after `moorline login` with a new one, new connections work again.";
 
 const CONNECT_HELP: &str = "\
 Examples:

@@ -11,6 +11,7 @@ use moorline_proto::pasted::Form;
 use crate::cli::Sources;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
+use crate::output::Output;
 
 /// The most bytes of a file with a join string, a token or a key.
 const FILE_BYTES: usize = 64 * 1024;
@@ -25,16 +26,41 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
-    /// A client with the selected credentials.
+    /// A client with the selected credentials. It reads a token that comes from a file again once that has expired.
     ///
     /// # Errors
     /// There are no credentials, or they cannot be used.
-    pub(crate) fn client(&self) -> Result<Client, Failure> {
+    pub(crate) fn client(&self, output: &Output) -> Result<Client, Failure> {
         let profile = self.profile()?;
-        Client::new(&profile.join, Some(profile.token)).map_err(|error| {
+        let client = Client::new(&profile.join, Some(profile.token)).map_err(|error| {
             let failure = Failure::new(Exit::Credentials, "the join string cannot be used").caused_by(&error);
             failure.next("get the join string from the relay's operator again, and log in with it")
-        })
+        })?;
+        if !self.has_token_file() {
+            return Ok(client);
+        }
+        let (this, output, join) = (self.clone(), output.clone(), profile.join);
+        Ok(client.with_token_source(move || {
+            this.renewed_token(&join).map_err(|failure| {
+                output.failure(&failure);
+                "the credentials cannot be used".into()
+            })
+        }))
+    }
+
+    /// Whether the token comes from a file, so that another one can come while the program runs.
+    pub(crate) fn has_token_file(&self) -> bool {
+        self.sources.token_file.is_some() || self.environment.token.is_none()
+    }
+
+    /// The selected token as it is now, for the relay of `join`.
+    fn renewed_token(&self, join: &Join) -> Result<Secret, Failure> {
+        let profile = self.profile()?;
+        if profile.join != *join {
+            let failure = Failure::new(Exit::Credentials, "the token has expired, and the profile is for another relay now");
+            return Err(failure.next("start this again to use that relay, or log in to the old one"));
+        }
+        Ok(profile.token)
     }
 
     /// The path of the profile.
@@ -231,6 +257,22 @@ mod tests {
         credentials.sources.token_file = Some(file.clone());
         let failure = credentials.profile().unwrap_err();
         assert_eq!((failure.exit, failure.advice()), (Exit::Credentials, format!("chmod 600 {}", file.display()).as_str()));
+    }
+
+    #[test]
+    fn a_renewed_token_is_taken_for_the_same_relay_only() {
+        let (_home, mut credentials) = at_home();
+        saved(&credentials);
+        let join: Join = "https://a.example".parse().unwrap();
+        assert_eq!(credentials.renewed_token(&join).unwrap(), Secret::new("from-profile"));
+        let failure = credentials.renewed_token(&"https://b.example".parse().unwrap()).unwrap_err();
+        assert_eq!((failure.exit, failure.what().contains("another relay")), (Exit::Credentials, true));
+
+        assert!(credentials.has_token_file());
+        credentials.environment.token = Some("word".into());
+        assert!(!credentials.has_token_file(), "a variable does not change");
+        credentials.sources.token_file = Some("token".into());
+        assert!(credentials.has_token_file());
     }
 
     #[test]

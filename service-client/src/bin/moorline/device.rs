@@ -15,7 +15,7 @@ use crate::output::{Output, table};
 /// # Errors
 /// The relay refused the request or cannot be reached, or the key is not valid.
 pub(crate) async fn run(action: DeviceAction, credentials: &Credentials, output: Output) -> Result<(), Failure> {
-    let client = credentials.client()?;
+    let client = credentials.client(&output)?;
     match action {
         DeviceAction::Add { id, key } => {
             let key = parse_key(&read(&key)?)?;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use moorline::timeline::describe;
 use moorline::{Client, DeviceId, LocalSide, ServiceName, Stream, StreamId, Timeline};
+use moorline_proto::timestamp::Timestamp;
 use moorline_transport::descriptors;
 use serde::Serialize;
 use tokio::io::Interest;
@@ -37,6 +38,8 @@ const MAX_CONNECTIONS: usize = 1_024;
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(200);
 /// Accept errors are reported once in this interval.
 const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
+/// How long before a token expires its user is told.
+const EXPIRY_WARNING: Duration = Duration::from_secs(15 * 60);
 /// For open streams to send their resets on shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -47,7 +50,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Output) -> Result<(), Failure> {
     descriptors::raise_limit();
     let mut signals = Signals::catch()?;
-    let client = credentials.client()?;
+    let client = credentials.client(&output)?;
     let mut listeners = Vec::new();
     for pair in forward.pairs {
         listeners.push((listen(&pair).await?, pair.service));
@@ -67,6 +70,7 @@ pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Out
         announce(&shared, local, &service)?;
         shared.tasks.spawn(accept(listener, service, Arc::clone(&shared)));
     }
+    shared.tasks.spawn(announce_expiry(Arc::clone(&shared), credentials.has_token_file()));
 
     signals.next().await;
     shared.stop.cancel();
@@ -115,6 +119,23 @@ fn announce(shared: &Shared, local: SocketAddr, service: &ServiceName) -> Result
     }
     let line = Line { local, device: &shared.device, service };
     shared.output.json(&line).map_err(|error| Failure::new(Exit::Failed, "cannot write to standard output").caused_by(&error))
+}
+
+/// Says for each token that it expires soon, unless another one is in its place by then.
+async fn announce_expiry(shared: Arc<Shared>, has_token_file: bool) {
+    let mut expiry = shared.client.token_expiry(EXPIRY_WARNING);
+    loop {
+        let end = tokio::select! {
+            end = expiry.next() => end,
+            () = shared.stop.cancelled() => return,
+        };
+        let next = match has_token_file {
+            true => "log in with a new one (`moorline login`), or put it into the --token-file: new connections take it",
+            false => "set MOORLINE_TOKEN to a new one and start this again; or use a profile or a --token-file, which are read again",
+        };
+        let what = format!("the token's time ends at {}; connections that are open go on if the relay lets them", Timestamp::from(end));
+        shared.output.failure(&Failure::new(Exit::Credentials, what).next(next));
+    }
 }
 
 /// Only accepts: everything else happens in the connection's own task.
