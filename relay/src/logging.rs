@@ -13,9 +13,7 @@ use tokio::time::Instant;
 use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::limits::{
-    LOG_BUFFER_KEPT_BYTES, LOG_FLUSH_TIMEOUT, LOG_LINES_BURST, LOG_LINES_PER_SECOND, LOG_QUEUE_BYTES, LOG_WRITE_PAUSE,
-};
+use crate::limits::{LOG_BUFFER_KEPT_BYTES, LOG_FLUSH_TIMEOUT, LOG_LINES_BURST, LOG_LINES_PER_SECOND, LOG_QUEUE_BYTES, LOG_WRITE_PAUSE};
 use crate::sync::lock;
 
 /// How log lines look.
