@@ -151,3 +151,23 @@ impl fmt::Display for User {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_told_with_its_owner_or_with_what_the_system_said() {
+        let denied = PrivateFileError::Denied { path: "key".into(), owner: 0, group: 7, mode: 0o400, user: 1_000 };
+        assert_eq!(denied.to_string(), "key belongs to root, group 7, and has mode 0400: user 1000 may not read it");
+        let advice = "as root: chown 1000 key, or leave it to root, and chgrp it to a group of this user and chmod 640 it";
+        assert_eq!(denied.advice(), advice);
+        for (kind, advice) in [
+            (io::ErrorKind::PermissionDenied, "let this user search the folders that lead to key"),
+            (io::ErrorKind::NotFound, "check that the file exists and that its disk can be read"),
+        ] {
+            let error = PrivateFileError::Open { path: "key".into(), source: kind.into() };
+            assert_eq!((error.to_string().as_str(), error.advice().as_str()), ("cannot open key", advice));
+        }
+    }
+}
