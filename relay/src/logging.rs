@@ -115,6 +115,7 @@ impl Write for LogQueue {
 
 impl Shared {
     /// Writes lines for as long as the program runs. After lines were dropped, says so once the output takes bytes again.
+    #[expect(clippy::disallowed_methods, reason = "a thread of its own, whose pause is what bounds the number of writes")]
     fn write_to(&self, mut output: impl Write) {
         let mut reported = 0;
         let mut lines = Vec::new();
