@@ -128,6 +128,7 @@ async fn a_forward_reads_its_token_file_once_for_each_refusal_and_reports_the_se
     let profile = scene.world.path("profile.toml");
     let forward = World::forward_as(client(&[("--profile", &profile), ("--token-file", &path)]), "lamp-1", &["echo"]).await;
     let local = forward.local[0];
+    says(&forward.program, &format!("  next: put a new one into {}", path.display())).await;
     scene.put("renewed", &scene.token(-30)); // another one, and expired too
     is_reset(local).await;
     says(&forward.program, REFUSED).await;

@@ -49,8 +49,19 @@ impl Credentials {
     }
 
     /// Whether the token comes from a file, so that another one can come while the program runs.
-    pub(crate) fn has_token_file(&self) -> bool {
+    fn has_token_file(&self) -> bool {
         self.sources.token_file.is_some() || self.environment.token.is_none()
+    }
+
+    /// How the user of a program that goes on running gives it another token.
+    pub(crate) fn renewal_advice(&self) -> String {
+        match (&self.sources.token_file, &self.environment.token) {
+            (Some(path), _) => format!("put a new one into {}: new connections take it", path.display()),
+            (None, None) => "log in with a new one (`moorline login`): new connections take it".to_owned(),
+            (None, Some(_)) => {
+                "set MOORLINE_TOKEN to a new one and start this again; a profile or a --token-file would be read again".to_owned()
+            }
+        }
     }
 
     /// The selected token as it is now, for the relay of `join`.

@@ -70,7 +70,7 @@ pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Out
         announce(&shared, local, &service)?;
         shared.tasks.spawn(accept(listener, service, Arc::clone(&shared)));
     }
-    shared.tasks.spawn(announce_expiry(Arc::clone(&shared), credentials.has_token_file()));
+    shared.tasks.spawn(announce_expiry(Arc::clone(&shared), credentials.renewal_advice()));
 
     signals.next().await;
     shared.stop.cancel();
@@ -122,19 +122,15 @@ fn announce(shared: &Shared, local: SocketAddr, service: &ServiceName) -> Result
 }
 
 /// Says for each token that it expires soon, unless another one is in its place by then.
-async fn announce_expiry(shared: Arc<Shared>, has_token_file: bool) {
+async fn announce_expiry(shared: Arc<Shared>, next: String) {
     let mut expiry = shared.client.token_expiry(EXPIRY_WARNING);
     loop {
         let end = tokio::select! {
             end = expiry.next() => end,
             () = shared.stop.cancelled() => return,
         };
-        let next = match has_token_file {
-            true => "log in with a new one (`moorline login`), or put it into the --token-file: new connections take it",
-            false => "set MOORLINE_TOKEN to a new one and start this again; or use a profile or a --token-file, which are read again",
-        };
         let what = format!("the token's time ends at {}; connections that are open go on if the relay lets them", Timestamp::from(end));
-        shared.output.failure(&Failure::new(Exit::Credentials, what).next(next));
+        shared.output.failure(&Failure::new(Exit::Credentials, what).next(next.clone()));
     }
 }
 
