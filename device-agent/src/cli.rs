@@ -10,8 +10,10 @@ use clap::{Args, Parser, Subcommand};
 use moorline_proto::failure::{Failure, Style};
 use moorline_proto::id::{DeviceId, ServiceName};
 use moorline_proto::join::{Join, RelayUrlError};
+use moorline_proto::pasted::Form;
 use moorline_transport::descriptors;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
 use crate::agent::Agent;
@@ -27,7 +29,7 @@ Set up a device in three steps:
   moorline device add lamp-1 --key lamp-1.pub        (with the operator's token)
   moorline-agent run --config /etc/moorline/agent.toml
 
-`moorline-relay init` prints the join string. The private key is generated here and never leaves this machine.";
+`moorline-relay join` prints the join string. The private key is generated here and never leaves this machine.";
 
 /// Makes services of this machine reachable through a relay, without an open port.
 #[derive(Debug, Parser)]
@@ -132,8 +134,7 @@ fn print_error(text: &str) {
 }
 
 fn load_config(path: &Path) -> Result<Config, Failure> {
-    Config::load(path)
-        .map_err(|error| Failure::of(&error).next("correct the configuration, then validate it with `moorline-agent check --config FILE`"))
+    Config::load(path).map_err(|error| Failure::of(&error).next(error.advice()))
 }
 
 fn run_init(args: &InitArgs) -> Result<(), Failure> {
@@ -157,9 +158,11 @@ fn read_join(path: &Path) -> Result<Join, Failure> {
     };
     let text = if path.as_os_str() == "-" { read(&mut io::stdin().lock()) } else { File::open(path).and_then(|mut file| read(&mut file)) };
     let text =
-        text.map_err(|error| Failure::of(&error).next("give --join a file with the join string that `moorline-relay init` printed, or -"))?;
+        text.map_err(|error| Failure::of(&error).next("give --join a file with the join string that `moorline-relay join` prints, or -"))?;
+    let what = || Failure::new(format!("{} does not contain a join string", path.display()));
+    Form::JoinString.check(&text).map_err(|error| what().caused_by(&error).next(error.advice()))?;
     text.parse().map_err(|error: RelayUrlError| {
-        Failure::of(&error).next("the join string is one line that starts with https://; `moorline-relay init` prints it")
+        what().caused_by(&error).next("the join string is one line that begins with https://; `moorline-relay join` prints it")
     })
 }
 
@@ -197,13 +200,18 @@ fn serve(config: &Path, log: &Log) -> Result<(), Failure> {
     result.map_err(|error| Failure::of(&error).next("the system refused a signal handler: check its limits"))
 }
 
-/// Runs the agent until SIGTERM or SIGINT, and then until it has closed its connections. A second signal ends it at once.
+/// Runs the agent until SIGTERM or SIGINT, and then until it has closed its connections. A second signal ends it at once. SIGHUP, which by
+/// default would end it without a word, is logged.
 async fn until_signalled(agent: Agent) -> io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hang_up = signal(SignalKind::hangup())?;
     let mut signalled = async || {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                _ = hang_up.recv() => warn!(signal = "SIGHUP", "reloading is not supported; restart the agent to apply changes"),
+            }
         }
     };
     let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -249,7 +257,7 @@ mod tests {
             device.clone().into(),
         ];
         assert_eq!(main(args), ExitCode::FAILURE);
-        assert!(read_join(&join).unwrap_err().what().contains("certificate"));
+        assert!(read_join(&join).unwrap_err().causes()[0].contains("certificate"));
         assert!(!device.exists());
     }
 }

@@ -3,13 +3,17 @@
 use std::fmt;
 use std::str::FromStr;
 
+use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use zeroize::Zeroizing;
 
 use crate::bounds::{EPOCH_MAX_S, ISS_CHARS, JTI_CHARS};
 use crate::clamp::{between, between_if_any};
 use crate::code::codes;
 use crate::id::Subject;
+use crate::secret::Secret;
 use crate::text::{bounded, bounded_if_any};
+use crate::timestamp::Timestamp;
 
 /// The claims of a caller's token (RFC 7519).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +40,18 @@ pub struct CallerClaims {
     /// What a token that the relay minted allows. Everything else is denied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub access: Vec<AccessRule>,
+}
+
+/// When a token says that it expires. Nothing is verified: for messages to whoever holds the token. `None` for a token without a readable `exp`.
+pub fn unverified_expiry(token: &Secret) -> Option<Timestamp> {
+    #[derive(Deserialize)]
+    struct Expiry {
+        exp: u64,
+    }
+    let payload = token.reveal().split('.').nth(1)?; // into memory that is zeroed
+    let payload = Zeroizing::new(BASE64URL_NOPAD.decode(payload.as_bytes()).ok()?);
+    let Expiry { exp } = serde_json::from_slice(&payload).ok()?;
+    Some(Timestamp::from_millis(exp.saturating_mul(1_000)))
 }
 
 /// One name, or a list of them.
@@ -144,5 +160,21 @@ impl Serialize for Pattern {
 impl<'de> Deserialize<'de> for Pattern {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tokens_end_is_read_where_there_is_one() {
+        let token = |payload: &str| Secret::new(format!("eyJ.{}.c2ln", BASE64URL_NOPAD.encode(payload.as_bytes())));
+        assert_eq!(unverified_expiry(&token(r#"{"sub":1,"exp":1790000000}"#)), Some(Timestamp::from_millis(1_790_000_000_000)));
+        assert_eq!(unverified_expiry(&token(&format!(r#"{{"exp":{}}}"#, u64::MAX))), Some(Timestamp::from_millis(u64::MAX)));
+        for none in [token("{}"), token(r#"{"exp":"soon"}"#), token(r#"{"exp":-1}"#), token("x"), Secret::new("word"), Secret::new("a.%.c")]
+        {
+            assert_eq!(unverified_expiry(&none), None);
+        }
     }
 }

@@ -43,6 +43,7 @@ pub mod leg;
 pub mod message;
 pub mod millis;
 pub mod names;
+pub mod pasted;
 pub mod problem;
 pub mod proof;
 pub mod secret;

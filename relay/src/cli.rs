@@ -1,6 +1,6 @@
 //! The command line: arguments, output, exit codes.
 //!
-//! Does not own: the work itself ([`crate::init`], [`crate::serve`], [`crate::token`]).
+//! Does not own: the work itself ([`crate::init`], [`crate::join_string`], [`crate::serve`], [`crate::token`]).
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -14,12 +14,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use moorline_proto::claims::{AccessRule, Action, Pattern};
 use moorline_proto::failure::{Failure, Style};
 use moorline_proto::id::{Issuer, NodeId, Subject};
+use moorline_proto::join::Join;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
 use crate::config::TlsFiles;
 use crate::init::{CreatedRelay, Init, init};
+use crate::join_string::{CA_FILE, join};
 use crate::logging;
 use crate::serve::{Serve, serve};
 use crate::token::{IssuedToken, MAX_LIFETIME, TokenRequest, mint};
@@ -39,7 +41,8 @@ A relay in three steps:
   moorline-relay token new --state /var/lib/moorline --subject alice --device 'lamp-*' --service ssh
 
 `init` prints a join string, which devices and callers need to find the relay (moorline-agent
-init, moorline login), and a token for you, with which you add devices (moorline device add).";
+init, moorline login), and a token for you, with which you add devices (moorline device add).
+`join` prints the join string again, `token new` another token.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -49,6 +52,9 @@ enum Command {
     /// Run the relay until SIGTERM or SIGINT
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(Box<ServeArgs>),
+    /// Print the join string again, which devices and callers need to find the relay
+    #[command(after_help = JOIN_EXAMPLES)]
+    Join(JoinArgs),
     /// Issue tokens to callers
     #[command(subcommand)]
     Token(TokenCommand),
@@ -70,6 +76,15 @@ const SERVE_EXAMPLES: &str = "\
 Examples:
   moorline-relay serve --state /var/lib/moorline
   moorline-relay serve --state /var/lib/moorline --log-format json --log info,moorline_relay=debug";
+
+const JOIN_EXAMPLES: &str = "\
+Examples:
+  moorline-relay join --state /var/lib/moorline > join.txt
+  moorline-relay join --state /var/lib/moorline --json
+
+The join string is no secret and grants no access, but it says whom to trust: hand it over by a way
+that nobody can change. It has the first of `names` in relay.toml, the first of `ports` (or the port
+of the first listener), and the CA in ca.pem if the relay's certificate is its own.";
 
 const TOKEN_EXAMPLES: &str = "\
 Examples:
@@ -135,6 +150,16 @@ enum LogFormat {
     Text,
     /// One JSON object a line
     Json,
+}
+
+#[derive(Debug, Args)]
+struct JoinArgs {
+    /// Folder that `init` created; the relay need not be running
+    #[arg(long, value_name = "DIR")]
+    state: PathBuf,
+    /// Print one JSON object: join, ca_file
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -220,6 +245,10 @@ fn run(command: Command) -> Result<(), Failure> {
             drop(lock); // the runtime has ended: nothing uses the folder any more
             Ok(())
         }
+        Command::Join(args) => {
+            let join = join(&args.state, &clock).map_err(|error| Failure::of(&error).next(error.advice()))?;
+            print(&if args.json { join_json(&args.state, &join) } else { join.to_string() })
+        }
         Command::Token(TokenCommand::New(args)) => {
             let (state, json) = (args.state.clone(), args.json);
             let issued = mint(&state, &args.into(), clock.now()).map_err(|error| Failure::of(&error).next(error.advice()))?;
@@ -285,6 +314,10 @@ fn created_text(state: &Path, created: &CreatedRelay) -> String {
         created.expires_at,
         created.token.reveal(), // for the operator who ran the command
     )
+}
+
+fn join_json(state: &Path, join: &Join) -> String {
+    json!({ "join": join.to_string(), "ca_file": join.ca.as_ref().map(|_| state.join(CA_FILE)) }).to_string()
 }
 
 fn issued_text(issued: &IssuedToken, as_json: bool) -> String {

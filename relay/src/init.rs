@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use moorline_files::{CreateError, create};
 use moorline_proto::id::{Issuer, NodeId};
-use moorline_proto::join::{Join, RelayUrl, RelayUrlError};
+use moorline_proto::join::{Join, RelayUrlError};
 use moorline_proto::secret::Secret;
 use moorline_proto::timestamp::Timestamp;
 
@@ -30,6 +30,7 @@ use crate::clock::Clock;
 use crate::config::check::{FILE_NAME, name};
 use crate::config::file::{File, NewRelay, shipped};
 use crate::config::{Config, ConfigError, TlsFiles};
+use crate::join_string::{CA_FILE, address};
 use crate::net::tls::{TlsFileError, server_config};
 use crate::pki;
 use crate::store::{CallerKey, Registry, SqliteRegistry, StoreError};
@@ -37,7 +38,6 @@ use crate::token::{SIGNING_KEY_FILE, TokenError, TokenRequest, advice_on_private
 
 /// Name of the database in a state folder.
 pub const DATABASE_FILE: &str = "moorline.db";
-const CA_FILE: &str = "ca.pem";
 const CA_KEY_FILE: &str = "ca.key";
 const TLS_FILE: &str = "tls.pem";
 const TLS_KEY_FILE: &str = "tls.key";
@@ -133,8 +133,8 @@ pub enum InitError {
 
 impl InitError {
     /// What to do about it.
-    pub fn advice(&self) -> &'static str {
-        match self {
+    pub fn advice(&self) -> String {
+        let advice = match self {
             Self::AlreadyExists { .. } => {
                 "start it with `moorline-relay serve`, or give --state another folder; nothing is ever overwritten"
             }
@@ -145,11 +145,12 @@ impl InitError {
                 "give --state a folder that this user may write to, on a disk with free space"
             }
             Self::Certificate(_) => "check the names: each must be able to stand in a certificate",
-            Self::Tls(TlsFileError::PrivateKey(error)) => advice_on_private_file(error),
+            Self::Tls(TlsFileError::PrivateKey(error)) => return advice_on_private_file(error),
             Self::Tls(_) => "give --certificate a PEM file with the whole chain, relay first, and --key its private key in PEM",
-            Self::Token(error) => error.advice(),
+            Self::Token(error) => return error.advice(),
             Self::Config(_) | Self::SigningKey(_) => "this is a bug: please report it",
-        }
+        };
+        advice.to_owned()
     }
 }
 
@@ -163,7 +164,7 @@ impl InitError {
 pub async fn init(options: &Init, clock: &Clock) -> Result<CreatedRelay, InitError> {
     let now = clock.now();
     let names = checked(&options.names)?;
-    let url = address(&names, options.listen.port())?;
+    let url = address(&names, options.listen.port()).map_err(InitError::Address)?;
     let mut folder = Unfinished::begin(&options.state)?;
 
     let own = options.own.as_ref().map(absolute).transpose()?;
@@ -196,12 +197,6 @@ fn checked(written: &[String]) -> Result<Vec<String>, InitError> {
         }
     }
     Ok(names)
-}
-
-fn address(names: &[String], port: u16) -> Result<RelayUrl, InitError> {
-    let host = names.first().ok_or_else(|| InitError::Name(String::new()))?;
-    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-    format!("https://{host}:{port}").parse().map_err(InitError::Address)
 }
 
 /// The operator's own files by absolute paths, since the relay may be started in another folder. Symbolic links are kept: certificate

@@ -123,8 +123,8 @@ async fn the_relay_accepts_the_operators_token_and_later_ones() {
     let late = TokenVerifier::new(keys, config.names, later).authenticate(&issued.token);
     assert_eq!(late.map_err(|error| error.problem()), Err(ProblemCode::TokenExpired));
 
-    fs::set_permissions(state.join("signing.key"), Permissions::from_mode(0o640)).unwrap();
-    assert!(matches!(mint(&state, &narrow, clock.now()), Err(TokenError::KeyFile(PrivateFileError::Mode { mode: 0o640, .. }))));
+    fs::set_permissions(state.join("signing.key"), Permissions::from_mode(0o644)).unwrap();
+    assert!(matches!(mint(&state, &narrow, clock.now()), Err(TokenError::KeyFile(PrivateFileError::Mode { mode: 0o644, .. }))));
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ pub mod device_changes;
 pub mod directory;
 pub mod http;
 pub mod init;
+pub mod join_string;
 pub mod lifecycle;
 pub mod limits;
 pub mod logging;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use moorline_files::{PrivateFileError, check_private};
+use moorline_files::{Link, PrivateFileError, check_private};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
@@ -57,15 +57,15 @@ pub enum ServeError {
 
 impl ServeError {
     /// What to do about it.
-    pub fn advice(&self) -> &'static str {
-        match self {
+    pub fn advice(&self) -> String {
+        let advice = match self {
             Self::Config(ConfigError::Read { .. }) | Self::NoRelay(_) => {
                 "give --state the folder that `moorline-relay init` made, as the user that owns it"
             }
             Self::Config(ConfigError::Toml { .. } | ConfigError::Value { .. }) => "correct it in relay.toml and start again",
             Self::Lock(LockError::Held { .. }) => "stop the other relay first, or give --state another folder: two relays cannot share one",
             Self::Lock(LockError::File { .. }) => "run it as the user that owns the state folder, on a disk that supports file locks",
-            Self::PrivateFile(error) | Self::Tls(TlsFileError::PrivateKey(error)) => advice_on_private_file(error),
+            Self::PrivateFile(error) | Self::Tls(TlsFileError::PrivateKey(error)) => return advice_on_private_file(error),
             Self::Tls(_) => {
                 "check [tls] in relay.toml: a PEM file with the whole chain, the relay's certificate first, and its private key"
             }
@@ -78,7 +78,8 @@ impl ServeError {
             Self::Start(StartError::NoCertificate(_)) => "name the certificate and its key in [tls] of relay.toml",
             Self::Start(StartError::Registry(_)) => "the database could be opened but not read: check its disk",
             Self::Signals(_) => "check this user's limits (ulimit -a)",
-        }
+        };
+        advice.to_owned()
     }
 }
 
@@ -130,7 +131,7 @@ impl Running {
 
 /// The relay needs no signing key to run. But where there is one that others can read, anybody may have made themselves a token.
 fn check_signing_key(state: &Path) -> Result<(), ServeError> {
-    match check_private(state.join(SIGNING_KEY_FILE)) {
+    match check_private(state.join(SIGNING_KEY_FILE), Link::Follow) {
         Err(error) if !error.is_not_found() => Err(ServeError::PrivateFile(error)),
         _ => Ok(()),
     }
@@ -139,7 +140,7 @@ fn check_signing_key(state: &Path) -> Result<(), ServeError> {
 /// Opens the database of a state folder. Does not create one.
 async fn open(state: &Path) -> Result<SqliteRegistry, ServeError> {
     let file = state.join(DATABASE_FILE);
-    match check_private(&file) {
+    match check_private(&file, Link::Refuse) {
         Err(error) if error.is_not_found() => Err(ServeError::NoRelay(state.into())),
         Err(error) => Err(ServeError::PrivateFile(error)),
         Ok(()) => SqliteRegistry::open(&file).await.map_err(ServeError::Store),
@@ -159,22 +160,26 @@ fn raise_descriptors(config: &Config) {
     }
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM and SIGINT, which stop the relay, and SIGHUP, which by default would end it without a word.
 struct Signals {
     term: Signal,
     int: Signal,
+    hup: Signal,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())?, hup: signal(SignalKind::hangup())? })
     }
 
-    /// The next one's name. Cancel safe: a signal that was not handed out is handed out next time.
+    /// The name of the next one that stops the relay. Cancel safe: a signal that was not handed out is handed out next time.
     async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.term.recv() => "SIGTERM",
-            _ = self.int.recv() => "SIGINT",
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return "SIGTERM",
+                _ = self.int.recv() => return "SIGINT",
+                _ = self.hup.recv() => warn!(signal = "SIGHUP", "reloading is not supported; restart the relay to apply changes"),
+            }
         }
     }
 }
@@ -227,12 +232,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let options = relay(folder.path()).await;
         for file in ["tls.key", "signing.key", "moorline.db"] {
-            for mode in [0o640, 0o604, 0o660] {
+            for mode in [0o604, 0o644, 0o660] {
                 fs::set_permissions(options.state.join(file), Permissions::from_mode(mode)).unwrap();
                 let error = serve(&options, Clock::system()).await.unwrap_err();
                 let refused = match &error {
-                    ServeError::PrivateFile(PrivateFileError::Mode { path, mode })
-                    | ServeError::Tls(TlsFileError::PrivateKey(PrivateFileError::Mode { path, mode })) => (path.ends_with(file), *mode),
+                    ServeError::PrivateFile(PrivateFileError::Mode { path, mode, .. })
+                    | ServeError::Tls(TlsFileError::PrivateKey(PrivateFileError::Mode { path, mode, .. })) => (path.ends_with(file), *mode),
                     other => panic!("{file}: {other:?}"),
                 };
                 assert_eq!(refused, (true, mode), "{file}");

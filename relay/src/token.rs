@@ -90,17 +90,18 @@ pub enum TokenError {
 
 impl TokenError {
     /// What to do about it.
-    pub fn advice(&self) -> &'static str {
-        match self {
+    pub fn advice(&self) -> String {
+        let advice = match self {
             Self::Config(_) => "give --state the folder that `moorline-relay init` made, as the user that owns it",
-            Self::KeyFile(PrivateFileError::Mode { .. }) => {
-                "chmod 600 it; if others may have read it, make a new relay: every token that it signed is in doubt"
+            Self::KeyFile(error @ PrivateFileError::Mode { .. }) => {
+                return format!("{}; if others may have read it, make a new relay: every token that it signed is in doubt", error.advice());
             }
-            Self::KeyFile(error) => advice_on_private_file(error),
+            Self::KeyFile(error) => return error.advice(),
             Self::Key { .. } => "restore the key from your backup; a new key would invalidate every token",
             Self::Lifetime { .. } => "give another lifetime, like 12h or 30days",
             Self::TooLong { .. } => "name fewer devices and services, or use patterns like lamp-*",
-        }
+        };
+        advice.to_owned()
     }
 }
 
@@ -125,16 +126,10 @@ fn signing_key(file: &Path) -> Result<SigningKey, TokenError> {
 }
 
 /// What to do about a private file that was refused.
-pub(crate) fn advice_on_private_file(error: &PrivateFileError) -> &'static str {
+pub(crate) fn advice_on_private_file(error: &PrivateFileError) -> String {
     match error {
-        PrivateFileError::Mode { .. } => "chmod 600 it, and replace what is in it if others may have read it",
-        PrivateFileError::Owner { .. } => "run this as the user that owns the state folder, or give the file to this user",
-        PrivateFileError::SymbolicLink { .. } | PrivateFileError::NotRegular { .. } | PrivateFileError::TooLarge { .. } => {
-            "put the file itself there, from your backup"
-        }
-        PrivateFileError::Open { .. } | PrivateFileError::Read { .. } => {
-            "give --state the folder that `moorline-relay init` made, as the user that owns it"
-        }
+        PrivateFileError::Mode { .. } => format!("{}; replace what is in it if others may have read it", error.advice()),
+        _ => error.advice(),
     }
 }
 

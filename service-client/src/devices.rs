@@ -6,6 +6,7 @@ use moorline_proto::id::DeviceId;
 use moorline_proto::names::{DEVICES, device_path};
 use moorline_proto::problem::Problem;
 use moorline_proto::proof::PublicKey;
+use moorline_proto::secret::Secret;
 use moorline_transport::dial::{DialError, Response, Step};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -31,6 +32,16 @@ pub enum DeviceError {
     /// The relay's response breaks the protocol.
     #[error("the relay's response breaks the protocol: {0}")]
     Answer(String),
+}
+
+impl DeviceError {
+    /// The relay's problem, if it refused.
+    pub fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Refused(problem) => Some(problem),
+            Self::Unreachable(_) | Self::Answer(_) => None,
+        }
+    }
 }
 
 impl Client {
@@ -88,9 +99,14 @@ impl Client {
 
     async fn request(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<Response, DeviceError> {
         let body = body.map(|body| serde_json::to_string(body).expect("bodies have string keys and no values that JSON lacks"));
+        let body = body.as_deref();
+        self.inner.token.send(DeviceError::problem, |token| self.request_with(token, &method, path, body)).await
+    }
+
+    async fn request_with(&self, token: Option<Secret>, method: &Method, path: &str, body: Option<&str>) -> Result<Response, DeviceError> {
         let (inner, headers, deadline) = (&self.inner, HeaderMap::new(), Instant::now() + RESPONSE_TIMEOUT);
         let response = retry_until(deadline, async || {
-            let request = inner.dialer.request(method.clone(), path, &headers, inner.token.as_ref(), body.clone(), deadline);
+            let request = inner.dialer.request(method.clone(), path, &headers, token.as_ref(), body.map(str::to_owned), deadline);
             request.await.and_then(Response::accepted).map_err(|error| attempt_error(error, unreachable_or_refused))
         });
         response.await.map_err(|error| match error {

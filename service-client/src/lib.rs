@@ -17,6 +17,7 @@
 //! Reading order: [`Client`] (a relay and a token), [`Open`] (requests a stream, and why it fails), [`Stream`] (the bytes, and how they
 //! end), [`devices`] (the registry), [`profile`] (where programs keep their credentials). The program `moorline` is built on this library.
 
+mod caller_token;
 mod client;
 pub mod devices;
 mod open;
@@ -26,6 +27,7 @@ mod retry;
 mod stream;
 mod stream_options;
 pub mod timeline;
+mod token_expiry;
 
 #[cfg(test)]
 mod open_tests;
@@ -33,6 +35,8 @@ mod open_tests;
 mod retry_tests;
 #[cfg(test)]
 mod scripted_relay;
+#[cfg(test)]
+mod token_tests;
 
 pub use client::Client;
 pub use devices::DeviceError;
@@ -51,3 +55,4 @@ pub use open::{JoinTicket, Open, OpenError};
 pub use profile::Profile;
 pub use stream::Stream;
 pub use stream_options::{Key, KeyError};
+pub use token_expiry::TokenExpiry;

@@ -165,6 +165,10 @@ impl Open {
     /// # Cancel safety
     /// Dropping the future may leave a negotiated stream behind, which ends at its deadline. The same key finds it again.
     pub async fn negotiate(self) -> Result<StreamTicket, OpenError> {
+        self.client.inner.token.send(OpenError::problem, |token| self.negotiate_with(token)).await
+    }
+
+    async fn negotiate_with(&self, token: Option<Secret>) -> Result<StreamTicket, OpenError> {
         let key = self.options.key.clone().unwrap_or_else(Key::random);
         let mut headers = HeaderMap::new();
         headers.insert(HeaderName::from_static(IDEMPOTENCY_KEY_HEADER), key.header());
@@ -181,7 +185,7 @@ impl Open {
         let deadline = Instant::now() + waited;
         let response = retry_until(deadline, async || {
             let deadline = deadline.min(Instant::now() + response_time);
-            let response = inner.dialer.request(Method::POST, &path, &headers, inner.token.as_ref(), Some(body.clone()), deadline).await;
+            let response = inner.dialer.request(Method::POST, &path, &headers, token.as_ref(), Some(body.clone()), deadline).await;
             response.and_then(Response::accepted).map_err(request_error)
         });
         let response = response.await.map_err(|error| give_up(error, waited))?;
@@ -189,13 +193,18 @@ impl Open {
     }
 
     async fn open(self) -> Result<Stream, OpenError> {
+        self.client.inner.token.send(OpenError::problem, |token| self.open_with(token)).await
+    }
+
+    /// Without a key of the caller's each token has one of its own: a stream that waited until the first token's end is over.
+    async fn open_with(&self, token: Option<Secret>) -> Result<Stream, OpenError> {
         let key = self.options.key.clone().unwrap_or_else(Key::random);
         let inner = &self.client.inner;
         let leg = LegRequest {
             dialer: inner.dialer.clone(),
             path: connect_path(&self.device, &self.service),
             headers: self.options.headers(&key),
-            bearer: inner.token.clone(),
+            bearer: token,
             is_ticket: false,
         };
         leg.join(self.options.limit()).await

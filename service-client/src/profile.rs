@@ -7,13 +7,14 @@
 //!
 //! Owns: reading and writing that file. Programs choose the file, and what overrides it.
 
-use std::fs::{self, DirBuilder};
+use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use moorline_files::{CreateError, PrivateFileError};
+use moorline_files::{PrivateFileError, ReplaceError};
 use moorline_proto::join::{Join, RelayUrlError};
+use moorline_proto::pasted::{Form, WrongForm};
 use moorline_proto::secret::Secret;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,9 @@ pub enum TokenError {
         /// Its length in bytes.
         got: usize,
     },
+    /// Something else that people paste: a join string, a key.
+    #[error(transparent)]
+    Other(#[from] WrongForm),
     /// Several words or lines, or not visible ASCII.
     #[error("a token is one word of visible ASCII characters")]
     Form,
@@ -59,7 +63,7 @@ pub enum LoadProfileError {
         /// The path.
         path: PathBuf,
     },
-    /// The file cannot be read, or is not private: its mode allows others, it has another owner, or it is not a regular file.
+    /// The file cannot be read, or is not private: see [`moorline_files::read_private`].
     #[error("cannot use the profile")]
     File(#[source] PrivateFileError),
     /// The file is not a valid profile. The error never quotes the file, which contains a token.
@@ -102,24 +106,9 @@ pub enum SaveProfileError {
         #[source]
         source: io::Error,
     },
-    /// The file could not be created.
-    #[error("cannot write the profile {}", path.display())]
-    Create {
-        /// The profile.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: CreateError,
-    },
-    /// The file could not be put in the place of the old one, or has no name.
-    #[error("cannot write the profile {}", path.display())]
-    Write {
-        /// The profile.
-        path: PathBuf,
-        /// The system's error.
-        #[source]
-        source: io::Error,
-    },
+    /// The file could not be written, or is not one of this user.
+    #[error("cannot write the profile")]
+    Write(#[source] ReplaceError),
 }
 
 /// The contents of the file.
@@ -134,7 +123,7 @@ impl Profile {
     /// Reads a profile.
     ///
     /// # Errors
-    /// [`LoadProfileError`], for example [`LoadProfileError::File`] if the group or others have any permission on the file.
+    /// [`LoadProfileError`], for example [`LoadProfileError::File`] if others have any permission on the file.
     pub fn load(path: &Path) -> Result<Self, LoadProfileError> {
         let bytes = moorline_files::read_private(path, PROFILE_BYTES).map_err(|error| match error.is_not_found() {
             true => LoadProfileError::Missing { path: path.to_owned() },
@@ -149,34 +138,24 @@ impl Profile {
         Ok(Self { join, token })
     }
 
-    /// Writes the profile with mode 0600 and atomically: a reader sees the old file or the new one. Missing folders get mode 0700.
+    /// Writes the profile with mode 0600 and atomically: a reader sees the old file or the new one. Missing folders get mode 0700. A symbolic
+    /// link stays, and the file that it leads to is written. Returns the path of the file that was written.
     ///
     /// # Errors
     /// [`SaveProfileError`].
-    pub fn save(&self, path: &Path) -> Result<(), SaveProfileError> {
+    pub fn save(&self, path: &Path) -> Result<PathBuf, SaveProfileError> {
         #[derive(Serialize)]
         struct Out<'a> {
             join: String,
             token: &'a str,
         }
-        let failed = |source| SaveProfileError::Write { path: path.to_owned(), source };
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.map_err(|source| SaveProfileError::Folder { path: folder.to_owned(), source })?;
 
-        let name = path.file_name().ok_or_else(|| failed(io::Error::from(io::ErrorKind::IsADirectory)))?;
         let out = Out { join: self.join.to_string(), token: self.token.reveal() }; // to its owner's own file
-        let text = toml::to_string(&out).map_err(|error| failed(io::Error::other(error)))?;
-        let mut temporary = std::ffi::OsString::from(".");
-        temporary.push(name);
-        temporary.push(format!(".{:016x}", rand::random::<u64>()));
-        let temporary = folder.join(temporary);
-        moorline_files::create(&temporary, PRIVATE, text.as_bytes())
-            .map_err(|source| SaveProfileError::Create { path: path.to_owned(), source })?;
-        fs::rename(&temporary, path).map_err(|source| {
-            drop(fs::remove_file(&temporary)); // the first error matters more
-            failed(source)
-        })
+        let text = Secret::new(toml::to_string(&out).expect("two strings are a table of TOML"));
+        moorline_files::replace(path, PRIVATE, text.reveal().as_bytes()).map_err(SaveProfileError::Write) // to its owner's own file
     }
 }
 
@@ -185,6 +164,7 @@ impl Profile {
 /// # Errors
 /// [`TokenError`].
 pub fn parse_token(text: &str) -> Result<Secret, TokenError> {
+    Form::Token.check(text)?;
     let token = text.trim();
     match token.len() {
         0 => Err(TokenError::Empty),
@@ -196,6 +176,7 @@ pub fn parse_token(text: &str) -> Result<Secret, TokenError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
@@ -256,7 +237,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("profile.toml");
         profile().save(&path).unwrap();
-        for exposed in [0o640, 0o604, 0o620, 0o602, 0o610, 0o777] {
+        for exposed in [0o644, 0o604, 0o620, 0o602, 0o610, 0o777] {
             fs::set_permissions(&path, fs::Permissions::from_mode(exposed)).unwrap();
             let error = Profile::load(&path).unwrap_err();
             assert!(
@@ -269,16 +250,17 @@ mod tests {
     }
 
     #[test]
-    fn a_profile_is_a_regular_file_and_nothing_else() {
+    fn a_profile_is_a_regular_file_or_a_link_to_one() {
         let folder = tempfile::tempdir().unwrap();
         let (file, link) = (folder.path().join("profile.toml"), folder.path().join("link.toml"));
         profile().save(&file).unwrap();
         symlink(&file, &link).unwrap();
-        assert!(matches!(Profile::load(&link), Err(LoadProfileError::File(PrivateFileError::SymbolicLink { .. }))));
+        Profile::load(&link).unwrap();
         assert!(matches!(Profile::load(folder.path()), Err(LoadProfileError::File(_))));
 
-        profile().save(&link).unwrap(); // replaces the link and does not change its target
-        assert!(!fs::symlink_metadata(&link).unwrap().is_symlink());
+        fs::remove_file(&file).unwrap();
+        assert_eq!(profile().save(&link).unwrap(), file, "the link stays, and leads to the profile");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         fs::write(&file, vec![b'#'; PROFILE_BYTES + 1]).unwrap();
         assert!(matches!(Profile::load(&file), Err(LoadProfileError::File(PrivateFileError::TooLarge { .. }))));
     }
@@ -309,6 +291,7 @@ mod tests {
         assert_eq!(parse_token("\n"), Err(TokenError::Empty));
         assert_eq!(parse_token("a b"), Err(TokenError::Form));
         assert_eq!(parse_token("schlüssel"), Err(TokenError::Form));
+        assert_eq!(parse_token(JOIN), Err(TokenError::Other(WrongForm { wanted: Form::Token, found: Form::JoinString })));
         assert_eq!(parse_token(&"x".repeat(8193)), Err(TokenError::TooLong { got: 8193 }));
     }
 }

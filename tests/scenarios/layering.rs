@@ -46,7 +46,7 @@ const RELAY: Layers = &[
     &["device_changes"],
     &["http"],
     &["relay"],
-    &["token"],
+    &["join_string", "token"],
     &["init"],
     &["serve"],
     &["cli"],
@@ -65,8 +65,13 @@ const AGENT: Layers = &[
     &["lib", "main"],
 ];
 
-const CLIENT: Layers =
-    &[&["profile", "retry", "stream", "stream_options", "timeline"], &["client", "refusal"], &["open"], &["devices"], &["lib"]];
+const CLIENT: Layers = &[
+    &["caller_token", "profile", "retry", "stream", "stream_options", "timeline"],
+    &["client", "refusal"],
+    &["open", "token_expiry"],
+    &["devices"],
+    &["lib"],
+];
 
 const CLIENT_PROGRAM: Layers = &[
     &["environment", "exit", "pair", "stdio"],
@@ -86,7 +91,7 @@ const TRANSPORT: Layers = &[
 ];
 
 const PROTO: Layers = &[
-    &["bounds", "causes", "certificate", "clamp", "close", "millis", "secret", "timestamp"],
+    &["bounds", "causes", "certificate", "clamp", "close", "millis", "pasted", "secret", "timestamp"],
     &["frame", "id", "text"],
     &["code", "failure", "join", "message", "names"],
     &["claims", "problem"],
@@ -97,7 +102,7 @@ const PROTO: Layers = &[
     &["lib"],
 ];
 
-const FILES: Layers = &[&["create", "read"], &["lib"]];
+const FILES: Layers = &[&["create", "error", "replace"], &["read"], &["lib"]];
 
 const CRATES: &[Crate] = &[
     Crate { folder: "relay/src", library: Some("moorline_relay"), layers: RELAY, exceptions: &[] },

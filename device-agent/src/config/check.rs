@@ -65,6 +65,16 @@ pub enum ConfigError {
     Key(#[source] IdentityError),
 }
 
+impl ConfigError {
+    /// What to do about it.
+    pub fn advice(&self) -> String {
+        match self {
+            Self::Key(IdentityError::Read(error)) => error.advice(),
+            _ => "correct the configuration, then validate it with `moorline-agent check --config FILE`".to_owned(),
+        }
+    }
+}
+
 fn invalid(key: impl Into<String>, value: &str, why: impl ToString) -> ConfigError {
     ConfigError::Value { key: key.into(), value: value.to_owned(), why: why.to_string() }
 }

@@ -12,7 +12,8 @@ pub struct File {
     pub relay: String,
     /// Id of the device: 1 to 128 characters of `a-z 0-9 - _ .`.
     pub device: String,
-    /// File with the device's private key (PKCS#8 in PEM), mode 0600. Relative to the folder of this file.
+    /// File with the device's private key (PKCS#8 in PEM): of the agent's user with mode 0600 or less, or of root with 0640 or less. Relative
+    /// to the folder of this file.
     pub key_file: String,
     /// File with the CA certificate of the relay in PEM; no other CA is trusted then. Relative to the folder of this file.
     /// Default: the CAs that the machine trusts.

@@ -1,14 +1,18 @@
 //! Creates files, and reads private ones such as keys, tokens and configurations.
 //!
-//! A private file is opened first and then checked through its descriptor, so the file that is checked is the file that is read. A symbolic
-//! link as the last component of a path is never followed.
+//! A private file is opened first and then checked through its descriptor, so the file that is checked is the file that is read. Symbolic
+//! links are followed to read a file, and to replace one; a new file is never created through one.
 //!
 //! Knows nothing of the files' contents and locations.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod create;
+mod error;
 mod read;
+mod replace;
 
 pub use create::{CreateError, create};
-pub use read::{PrivateFileError, check_private, read_private};
+pub use error::PrivateFileError;
+pub use read::{Link, check_private, read_private};
+pub use replace::{ReplaceError, replace};

@@ -72,7 +72,7 @@ table! {
     Tls, String;
     /// PEM: the certificate, then any intermediate certificates.
     certificate = r#""tls.pem""#;
-    /// PEM: its private key. Only its owner may have access to the file (chmod 600).
+    /// PEM: its private key. A file of the relay's user with mode 0600 or less, or of root with 0640 or less.
     key = r#""tls.key""#;
 }
 

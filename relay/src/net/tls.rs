@@ -1,6 +1,5 @@
 //! The relay's side of TLS: certificate and key from files, and what is offered. Reloading is not here yet.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -82,8 +81,6 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
 
 /// Reads the private key. Certificate managers keep a symbolic link to the current key: the file that it leads to is checked and read.
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsFileError> {
-    let target = fs::canonicalize(file);
-    let target = target.map_err(|source| TlsFileError::PrivateKey(PrivateFileError::Open { path: file.into(), source }))?;
-    let pem = read_private(target, MAX_KEY_BYTES).map_err(TlsFileError::PrivateKey)?;
+    let pem = read_private(file, MAX_KEY_BYTES).map_err(TlsFileError::PrivateKey)?;
     PrivateKeyDer::from_pem_slice(&pem).map_err(|source| TlsFileError::Key { file: file.into(), source })
 }

@@ -296,8 +296,8 @@ async fn a_database_that_others_can_read_or_that_is_not_there_is_refused() {
     assert!(SqliteRegistry::open(&file).await.is_err());
     assert!(!file.exists());
     sqlite(&file).await.close().await;
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     let error = SqliteRegistry::open(&file).await.unwrap_err();
     let cause = std::error::Error::source(&error).unwrap().to_string();
-    assert!(cause.contains("mode 0640"), "{cause}");
+    assert!(cause.contains("mode 0644"), "{cause}");
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use moorline_files::check_private;
+use moorline_files::{Link, check_private};
 use moorline_proto::claims::Pattern;
 use moorline_proto::id::DeviceId;
 use moorline_proto::proof::{PublicKey, Thumbprint};
@@ -50,7 +50,7 @@ impl SqliteRegistry {
     /// # Errors
     /// [`StoreError::Backend`]: the file cannot be opened, is open to others, is no database, or is of a later version.
     pub async fn open(file: &Path) -> Result<Self, StoreError> {
-        check_private(file).map_err(StoreError::backend("checking its file"))?;
+        check_private(file, Link::Refuse).map_err(StoreError::backend("checking its file"))?;
         let options = SqliteConnectOptions::new()
             .filename(file)
             .create_if_missing(false)

@@ -39,7 +39,8 @@ Examples:
   moorline login --join join.txt --token-file token.txt
   moorline-relay token new --state /var/lib/moorline --subject alice | moorline login --join join.txt --token-file -
 
-The join string is what `moorline-relay init` printed; it is not secret, but it says whom to trust. Nothing is sent to the relay.";
+The join string is what `moorline-relay join` prints; it is not secret, but it says whom to trust. Nothing is sent to the relay.
+A profile that is a symbolic link stays one: the file that it leads to is written.";
 
 const DEVICE_HELP: &str = "\
 Examples:
@@ -55,7 +56,9 @@ Examples:
   moorline forward lamp-1 0.0.0.0:8080:http          for the whole network; think twice
   moorline forward lamp-1 0:http --json              any free port, reported on standard output
 
-Each local connection becomes a stream of its own. If one is refused, the connection is reset and the reason printed. Ctrl-C stops it.";
+Each local connection becomes a stream of its own. If one is refused, the connection is reset and the reason printed. Ctrl-C stops it.
+A token that expires is announced a quarter of an hour before. The profile (or --token-file) is read again then and when the relay refuses the
+token as expired: after `moorline login` with a new one, new connections work again.";
 
 const CONNECT_HELP: &str = "\
 Examples:
@@ -122,7 +125,7 @@ pub(crate) enum Command {
 /// `moorline login`.
 #[derive(Args, Debug)]
 pub(crate) struct Login {
-    /// A file with the join string that `moorline-relay init` printed, or - for standard input
+    /// A file with the join string that `moorline-relay join` prints, or - for standard input
     #[arg(long, value_name = "FILE|-")]
     pub(crate) join: PathBuf,
 }

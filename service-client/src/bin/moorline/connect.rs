@@ -25,7 +25,7 @@ const HANGUP_GRACE: Duration = Duration::from_secs(2);
 /// The stream could not be opened, or did not end cleanly.
 pub(crate) async fn run(connect: &Connect, credentials: &Credentials, output: Output) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
-    let client = credentials.client()?;
+    let client = credentials.client(&output)?;
     let mut carry = Box::pin(carry(connect, &client, output));
     let signal = tokio::select! {
         result = &mut carry => return result,

@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use moorline::profile::{LoadProfileError, Profile, parse_token};
-use moorline::{Client, Join, Secret};
-use moorline_files::PrivateFileError;
+use moorline::profile::{LoadProfileError, Profile, TokenError, parse_token};
+use moorline::{Client, Join, RelayUrlError, Secret};
+use moorline_proto::pasted::Form;
 
 use crate::cli::Sources;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
+use crate::output::Output;
 
 /// The most bytes of a file with a join string, a token or a key.
 const FILE_BYTES: usize = 64 * 1024;
@@ -25,16 +26,52 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
-    /// A client with the selected credentials.
+    /// A client with the selected credentials. It reads a token that comes from a file again once that has expired.
     ///
     /// # Errors
     /// There are no credentials, or they cannot be used.
-    pub(crate) fn client(&self) -> Result<Client, Failure> {
+    pub(crate) fn client(&self, output: &Output) -> Result<Client, Failure> {
         let profile = self.profile()?;
-        Client::new(&profile.join, Some(profile.token)).map_err(|error| {
+        let client = Client::new(&profile.join, Some(profile.token)).map_err(|error| {
             let failure = Failure::new(Exit::Credentials, "the join string cannot be used").caused_by(&error);
             failure.next("get the join string from the relay's operator again, and log in with it")
-        })
+        })?;
+        if !self.has_token_file() {
+            return Ok(client);
+        }
+        let (this, output, join) = (self.clone(), output.clone(), profile.join);
+        Ok(client.with_token_source(move || {
+            this.renewed_token(&join).map_err(|failure| {
+                output.failure(&failure);
+                "the credentials cannot be used".into()
+            })
+        }))
+    }
+
+    /// Whether the token comes from a file, so that another one can come while the program runs.
+    fn has_token_file(&self) -> bool {
+        self.sources.token_file.is_some() || self.environment.token.is_none()
+    }
+
+    /// How the user of a program that goes on running gives it another token.
+    pub(crate) fn renewal_advice(&self) -> String {
+        match (&self.sources.token_file, &self.environment.token) {
+            (Some(path), _) => format!("put a new one into {}: new connections take it", path.display()),
+            (None, None) => "log in with a new one (`moorline login`): new connections take it".to_owned(),
+            (None, Some(_)) => {
+                "set MOORLINE_TOKEN to a new one and start this again; a profile or a --token-file would be read again".to_owned()
+            }
+        }
+    }
+
+    /// The selected token as it is now, for the relay of `join`.
+    fn renewed_token(&self, join: &Join) -> Result<Secret, Failure> {
+        let profile = self.profile()?;
+        if profile.join != *join {
+            let failure = Failure::new(Exit::Credentials, "the token has expired, and the profile is for another relay now");
+            return Err(failure.next("start this again to use that relay, or log in to the old one"));
+        }
+        Ok(profile.token)
     }
 
     /// The path of the profile.
@@ -55,15 +92,12 @@ impl Credentials {
     pub(crate) fn given_token(&self) -> Result<Option<Secret>, Failure> {
         if let Some(path) = &self.sources.token_file {
             let text = read_secret(path)?;
-            let token =
-                parse_token(&text).map_err(|error| credentials_failure(&format!("{} does not contain a token", path.display()), &error))?;
+            let token = parse_token(&text).map_err(|error| not_a_token(&path.display().to_string(), &error))?;
             return Ok(Some(token));
         }
         let Some(text) = &self.environment.token else { return Ok(None) };
         // Text that is not UTF-8 becomes text that is not a token.
-        parse_token(&text.to_string_lossy())
-            .map(Some)
-            .map_err(|error| credentials_failure("MOORLINE_TOKEN does not contain a token", &error))
+        parse_token(&text.to_string_lossy()).map(Some).map_err(|error| not_a_token("MOORLINE_TOKEN", &error))
     }
 
     fn profile(&self) -> Result<Profile, Failure> {
@@ -75,10 +109,7 @@ impl Credentials {
             let profile = self.load()?;
             return Ok(Profile { token: token.unwrap_or(profile.token), ..profile });
         };
-        let join: Join = join
-            .to_string_lossy()
-            .parse()
-            .map_err(|error: moorline::RelayUrlError| credentials_failure("MOORLINE_JOIN does not contain a join string", &error))?;
+        let join = parse_join("MOORLINE_JOIN", &join.to_string_lossy())?;
         // The profile's token is for the profile's relay and is not sent to another one.
         let token = token.ok_or_else(|| {
             Failure::new(Exit::Credentials, "MOORLINE_JOIN is set, but no token for that relay")
@@ -94,7 +125,7 @@ impl Credentials {
                 LoadProfileError::Missing { .. } => {
                     "write it with `moorline login --join FILE --token-file FILE`, or set MOORLINE_JOIN and MOORLINE_TOKEN".to_owned()
                 }
-                LoadProfileError::File(error) => private_file_advice(error),
+                LoadProfileError::File(error) => error.advice(),
                 LoadProfileError::Form { .. } | LoadProfileError::Join { .. } | LoadProfileError::Token { .. } => {
                     "write it again with `moorline login`".to_owned()
                 }
@@ -108,7 +139,30 @@ fn credentials_failure(what: &str, error: &(dyn std::error::Error + 'static)) ->
     Failure::new(Exit::Credentials, what).caused_by(error)
 }
 
-/// Reads a small file that only its owner may read, or standard input for `-`.
+fn not_a_token(place: &str, error: &TokenError) -> Failure {
+    let next = match error {
+        TokenError::Other(form) => form.advice(),
+        TokenError::Empty | TokenError::TooLong { .. } | TokenError::Form => {
+            "a token is one word in one line; `moorline-relay token new` prints one".to_owned()
+        }
+    };
+    credentials_failure(&format!("{place} does not contain a token"), error).next(next)
+}
+
+/// Parses a join string that somebody has put into a file or a variable.
+///
+/// # Errors
+/// It is something else. The advice says how that is used.
+pub(crate) fn parse_join(place: &str, text: &str) -> Result<Join, Failure> {
+    let what = format!("{place} does not contain a join string");
+    Form::JoinString.check(text).map_err(|error| credentials_failure(&what, &error).next(error.advice()))?;
+    text.parse().map_err(|error: RelayUrlError| {
+        let next = "`moorline-relay join` prints the join string; it is one line that begins with https://";
+        credentials_failure(&what, &error).next(next)
+    })
+}
+
+/// Reads a small private file, or standard input for `-`.
 ///
 /// # Errors
 /// It cannot be read, is open to others, or is not UTF-8.
@@ -117,20 +171,9 @@ fn read_secret(path: &Path) -> Result<String, Failure> {
         return read(path);
     }
     let what = || format!("cannot use {}", path.display());
-    let bytes = moorline_files::read_private(path, FILE_BYTES)
-        .map_err(|error| credentials_failure(&what(), &error).next(private_file_advice(&error)))?;
+    let bytes =
+        moorline_files::read_private(path, FILE_BYTES).map_err(|error| credentials_failure(&what(), &error).next(error.advice()))?;
     String::from_utf8(bytes.to_vec()).map_err(|_| Failure::new(Exit::Credentials, what()).because("it is not UTF-8"))
-}
-
-fn private_file_advice(error: &PrivateFileError) -> String {
-    match error {
-        PrivateFileError::Mode { path, .. } => format!("chmod 600 {}", path.display()),
-        PrivateFileError::Owner { .. } => "make a copy of your own, or run this as the file's owner".to_owned(),
-        PrivateFileError::SymbolicLink { .. } | PrivateFileError::NotRegular { .. } | PrivateFileError::TooLarge { .. } => {
-            "name a regular file with the secret and nothing else".to_owned()
-        }
-        PrivateFileError::Open { .. } | PrivateFileError::Read { .. } => "check that the file exists and that you can read it".to_owned(),
-    }
 }
 
 /// Whether a path names standard input.
@@ -225,6 +268,22 @@ mod tests {
         credentials.sources.token_file = Some(file.clone());
         let failure = credentials.profile().unwrap_err();
         assert_eq!((failure.exit, failure.advice()), (Exit::Credentials, format!("chmod 600 {}", file.display()).as_str()));
+    }
+
+    #[test]
+    fn a_renewed_token_is_taken_for_the_same_relay_only() {
+        let (_home, mut credentials) = at_home();
+        saved(&credentials);
+        let join: Join = "https://a.example".parse().unwrap();
+        assert_eq!(credentials.renewed_token(&join).unwrap(), Secret::new("from-profile"));
+        let failure = credentials.renewed_token(&"https://b.example".parse().unwrap()).unwrap_err();
+        assert_eq!((failure.exit, failure.what().contains("another relay")), (Exit::Credentials, true));
+
+        assert!(credentials.has_token_file());
+        credentials.environment.token = Some("word".into());
+        assert!(!credentials.has_token_file(), "a variable does not change");
+        credentials.sources.token_file = Some("token".into());
+        assert!(credentials.has_token_file());
     }
 
     #[test]

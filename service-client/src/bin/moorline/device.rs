@@ -1,6 +1,9 @@
 //! `moorline device …`: the devices of the registry, as text and as JSON.
 
+use std::error::Error;
+
 use moorline::{Client, Device, DeviceError, DeviceId, PublicKey, PublicKeyError};
+use moorline_proto::pasted::Form;
 
 use crate::cli::DeviceAction;
 use crate::credentials::{Credentials, read};
@@ -12,7 +15,7 @@ use crate::output::{Output, table};
 /// # Errors
 /// The relay refused the request or cannot be reached, or the key is not valid.
 pub(crate) async fn run(action: DeviceAction, credentials: &Credentials, output: Output) -> Result<(), Failure> {
-    let client = credentials.client()?;
+    let client = credentials.client(&output)?;
     match action {
         DeviceAction::Add { id, key } => {
             let key = parse_key(&read(&key)?)?;
@@ -61,8 +64,10 @@ async fn add(client: &Client, id: &DeviceId, key: PublicKey) -> Result<AddOutcom
 }
 
 fn parse_key(text: &str) -> Result<PublicKey, Failure> {
+    let not_a_key = |error: &(dyn Error + 'static)| Failure::new(Exit::Usage, "this is not a device's public key").caused_by(error);
+    Form::PublicKey.check(text).map_err(|error| not_a_key(&error).next(error.advice()))?;
     PublicKey::from_pem(text).map_err(|error| {
-        let failure = Failure::new(Exit::Usage, "this is not a device's public key").caused_by(&error);
+        let failure = not_a_key(&error);
         match error {
             PublicKeyError::Private => failure.next("`moorline-agent key --config FILE` prints the public key, on the device"),
             PublicKeyError::SmallOrder | PublicKeyError::NotCanonical => {

@@ -144,7 +144,9 @@ pub(crate) const fn advice(code: ProblemCode) -> &'static str {
         ProblemCode::TokenInvalid => {
             "check that the token is for this relay; the operator makes one with `moorline-relay token new`, `moorline login` keeps it"
         }
-        ProblemCode::TokenExpired => "ask the relay's operator for a new token (`moorline-relay token new`) and log in with it",
+        ProblemCode::TokenExpired => {
+            "ask the relay's operator for a new token (`moorline-relay token new`) and log in with it; a `moorline forward` that runs takes it"
+        }
         ProblemCode::TokenNotYetValid => "compare the clocks of the relay and of whoever issued the token, or wait until it becomes valid",
         ProblemCode::Forbidden => "ask the relay's operator for a token that allows this action on this device and service",
         ProblemCode::RejectedByDevice => "the rules are in the device's own configuration: ask whoever looks after the device",

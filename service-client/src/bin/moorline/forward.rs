@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use moorline::timeline::describe;
 use moorline::{Client, DeviceId, LocalSide, ServiceName, Stream, StreamId, Timeline};
+use moorline_proto::timestamp::Timestamp;
 use moorline_transport::descriptors;
 use serde::Serialize;
 use tokio::io::Interest;
@@ -37,6 +38,8 @@ const MAX_CONNECTIONS: usize = 1_024;
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(200);
 /// Accept errors are reported once in this interval.
 const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
+/// How long before a token expires its user is told.
+const EXPIRY_WARNING: Duration = Duration::from_secs(15 * 60);
 /// For open streams to send their resets on shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -47,7 +50,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Output) -> Result<(), Failure> {
     descriptors::raise_limit();
     let mut signals = Signals::catch()?;
-    let client = credentials.client()?;
+    let client = credentials.client(&output)?;
     let mut listening = Vec::new();
     for pair in forward.pairs {
         listening.push((listen(pair.local).await?, pair.service));
@@ -69,6 +72,7 @@ pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Out
             shared.tasks.spawn(accept(listener, service.clone(), Arc::clone(&shared)));
         }
     }
+    shared.tasks.spawn(announce_expiry(Arc::clone(&shared), credentials.renewal_advice()));
 
     signals.next().await;
     shared.stop.cancel();
@@ -108,6 +112,19 @@ fn announce(shared: &Shared, addresses: &[SocketAddr], service: &ServiceName) ->
     }
     let line = Line { local: addresses.first(), addresses, device: &shared.device, service };
     shared.output.json(&line).map_err(|error| Failure::new(Exit::Failed, "cannot write to standard output").caused_by(&error))
+}
+
+/// Says for each token that it expires soon, unless another one is in its place by then.
+async fn announce_expiry(shared: Arc<Shared>, next: String) {
+    let mut expiry = shared.client.token_expiry(EXPIRY_WARNING);
+    loop {
+        let end = tokio::select! {
+            end = expiry.next() => end,
+            () = shared.stop.cancelled() => return,
+        };
+        let what = format!("the token's time ends at {}; connections that are open go on if the relay lets them", Timestamp::from(end));
+        shared.output.failure(&Failure::new(Exit::Credentials, what).next(next.clone()));
+    }
 }
 
 /// Only accepts: everything else happens in the connection's own task.

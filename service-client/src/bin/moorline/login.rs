@@ -1,10 +1,9 @@
 //! `moorline login`: writes the profile from a join string and a token, without any network access.
 
-use moorline::profile::Profile;
-use moorline::{Join, RelayUrlError};
+use moorline::profile::{Profile, SaveProfileError};
 
 use crate::cli::Login;
-use crate::credentials::{Credentials, is_stdin, read};
+use crate::credentials::{Credentials, is_stdin, parse_join, read};
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
 
@@ -16,17 +15,21 @@ pub(crate) fn run(login: &Login, credentials: &Credentials, output: &Output) -> 
     if is_stdin(&login.join) && credentials.sources.token_file.as_deref().is_some_and(is_stdin) {
         return Err(Failure::new(Exit::Usage, "only one of --join and --token-file can be standard input"));
     }
-    let join: Join = read(&login.join)?.parse().map_err(|error: RelayUrlError| {
-        let failure = Failure::new(Exit::Credentials, format!("{} does not contain a join string", login.join.display())).caused_by(&error);
-        failure.next("`moorline-relay init` prints the join string; it is one line that begins with https://")
-    })?;
+    let join = parse_join(&login.join.display().to_string(), &read(&login.join)?)?;
     let token = credentials.given_token()?.ok_or_else(|| {
         Failure::new(Exit::Usage, "no token").next("name a file with --token-file, - for standard input, or set MOORLINE_TOKEN")
     })?;
     let path = credentials.path()?;
     let url = join.url.clone();
-    Profile { join, token }.save(&path).map_err(|error| Failure::new(Exit::Failed, "not logged in").caused_by(&error))?;
-    output.note(&format!("logged in to {url}; the profile is {}\ntry it: moorline device list", path.display()));
+    let written = Profile { join, token }.save(&path).map_err(|error| {
+        let failure = Failure::new(Exit::Failed, "not logged in").caused_by(&error);
+        match &error {
+            SaveProfileError::Folder { .. } => failure.next("name a profile in a folder that you may write to, with --profile"),
+            SaveProfileError::Write(error) => failure.next(error.advice()),
+        }
+    })?;
+    let through = if written == path { String::new() } else { format!(", through the symbolic link {}", path.display()) };
+    output.note(&format!("logged in to {url}; the profile is {}{through}\ntry it: moorline device list", written.display()));
     Ok(())
 }
 
