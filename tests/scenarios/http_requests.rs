@@ -234,14 +234,14 @@ async fn headers_and_queries_are_parsed_strictly() {
         assert_eq!(response.status, status, "{header}: {value}\n{}", response.text);
     }
     for (query, status) in [
-        ("most=2&after=AWE", 200), // version 1, a
-        ("most=2&after=a", 400),
-        ("most=2&after=AmE", 400),
-        ("most=2&most=3", 400),
+        ("max=2&after=AWE", 200), // version 1, a
+        ("max=2&after=a", 400),
+        ("max=2&after=AmE", 400),
+        ("max=2&max=3", 400),
         ("after=AWE&after=AWE", 400),
-        ("most=%2B2", 400),
-        ("most=+2", 400),
-        ("most=", 400),
+        ("max=%2B2", 400),
+        ("max=+2", 400),
+        ("max=", 400),
         ("after=", 400),
         ("token=x", 400),
     ] {
@@ -265,11 +265,11 @@ async fn a_listing_shows_and_names_no_device_that_the_token_does_not_read() {
         let head = format!("Host: {HOST}\r\nAuthorization: {}\r\nConnection: close\r\n\r\n", bearer(token));
         send(&world, &format!("GET /v1/devices{query} HTTP/1.1\r\n{head}")).await
     };
-    let whole = list(&reader, "?most=2").await;
+    let whole = list(&reader, "?max=2").await;
     assert!(whole.text.contains("lamp-1") && whole.text.contains("lamp-2") && !whole.text.contains("next"), "{}", whole.text);
-    let first = list(&reader, "?most=1").await;
+    let first = list(&reader, "?max=1").await;
     assert!(first.text.contains("lamp-1") && first.text.contains(r#""next":"AWxhbXAtMQ""#), "the cursor is of lamp-1: {}", first.text);
-    let second = list(&reader, "?most=1&after=AWxhbXAtMQ").await;
+    let second = list(&reader, "?max=1&after=AWxhbXAtMQ").await;
     assert!(second.text.contains("lamp-2") && !second.text.contains("next"), "{}", second.text);
     assert_eq!(list(&opener, "").await.status, 403);
 }

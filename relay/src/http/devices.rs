@@ -25,7 +25,7 @@ use crate::http::problem::Refusal;
 use crate::limits::{DEVICE_PAGE, DEVICE_PAGE_MAX};
 use crate::store::{self, Cursor, DeviceRecord, Page, StoreError};
 
-/// The devices that the caller may see, a page at a time: `?after=CURSOR&most=N`.
+/// The devices that the caller may see, a page at a time: `?after=CURSOR&max=N`.
 #[derive(Debug)]
 pub(super) struct List {
     after: Option<Cursor>,
@@ -59,12 +59,12 @@ fn page(query: &str) -> Result<(Option<Cursor>, usize), Refusal> {
     for (name, value) in query.split('&').filter(|part| !part.is_empty()).map(|part| part.split_once('=').unwrap_or((part, ""))) {
         match name {
             "after" if after.is_none() => after = Some(parse(value)?),
-            "most" if max.is_none() => {
+            "max" if max.is_none() => {
                 let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
                 let number = value.parse().ok().filter(|number| is_number && (1..=DEVICE_PAGE_MAX).contains(number));
-                max = Some(number.ok_or_else(|| malformed(format!("most: a number from 1 to {DEVICE_PAGE_MAX}")))?);
+                max = Some(number.ok_or_else(|| malformed(format!("max: a number from 1 to {DEVICE_PAGE_MAX}")))?);
             }
-            "after" | "most" => return Err(malformed(format!("{name}: stands twice"))),
+            "after" | "max" => return Err(malformed(format!("{name}: stands twice"))),
             other => return Err(malformed(format!("there is no query parameter {other:?}"))),
         }
     }

@@ -30,7 +30,7 @@ async fn pages_and_cursors_say_nothing_about_devices_that_the_caller_may_not_see
     let token = world.token_for("bob", &rules);
     let (mut seen, mut after) = (Vec::new(), String::new());
     for _ in 0..10 {
-        let (status, _, page) = world.request_as(&token, "GET", &format!("/v1/devices?most=1{after}"), &[], None).await;
+        let (status, _, page) = world.request_as(&token, "GET", &format!("/v1/devices?max=1{after}"), &[], None).await;
         assert_eq!(status, 200, "{page}");
         let rows = page["devices"].as_array().expect("a list");
         assert_eq!(rows.len(), 1, "a page has its maximum length: {page}");
