@@ -1,22 +1,15 @@
-//! "Delivered" means that the far end said so: what each side is told, by who ended first, who confirmed, and how the other one went.
+//! The end of a stream by `end`, `delivered` and Close: what each side receives, by who ended first, who confirmed, and how the other one closed.
 
 use std::time::Duration;
 
 use moorline_proto::close::CloseReason;
 use moorline_tests::memory::MemoryWorld;
-use moorline_tests::wire::{LegEvent, WireDevice, WireLeg};
+use moorline_tests::wire::{LegEvent, WireLeg};
 use tokio::io::DuplexStream;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
 type Leg = WireLeg<DuplexStream>;
-
-async fn open() -> (MemoryWorld, WireDevice<DuplexStream>, Leg, Leg) {
-    let world = MemoryWorld::start().await;
-    let mut device = world.device("lamp-1").await;
-    let (caller, leg) = world.stream(&mut device, "lamp-1").await;
-    (world, device, caller, leg)
-}
 
 /// How a leg goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +37,7 @@ impl Goes {
 
 #[tokio::test(start_paused = true)]
 async fn both_sides_get_1000_once_both_have_said_end_and_delivered() {
-    let (_world, _device, mut caller, mut leg) = open().await;
+    let (_world, _device, mut caller, mut leg) = MemoryWorld::with_stream().await;
     caller.end().await;
     assert_eq!(leg.next().await, LegEvent::End);
     leg.end().await;
@@ -66,7 +59,7 @@ async fn both_sides_get_1000_once_both_have_said_end_and_delivered() {
 async fn a_side_that_goes_without_delivered_is_a_reset_or_a_loss_for_the_other() {
     for (goes, told) in [(Goes::Lost, 4002), (Goes::Closes(4001), 4001), (Goes::Closes(3000), 4001)] {
         for confirms in [true, false] {
-            let (_world, _device, mut caller, mut leg) = open().await;
+            let (_world, _device, mut caller, mut leg) = MemoryWorld::with_stream().await;
             caller.send_bytes("upload").await;
             caller.end().await;
             leg.end().await;
@@ -83,7 +76,7 @@ async fn a_side_that_goes_without_delivered_is_a_reset_or_a_loss_for_the_other()
 #[tokio::test(start_paused = true)]
 async fn a_side_that_goes_after_its_end_and_its_delivered_is_no_loss() {
     for goes in [Goes::Lost, Goes::Closes(4001), Goes::Closes(1000)] {
-        let (world, _device, mut caller, mut leg) = open().await;
+        let (world, _device, mut caller, mut leg) = MemoryWorld::with_stream().await;
         caller.end().await;
         assert_eq!(leg.next().await, LegEvent::End);
         leg.send_bytes("answer").await;
@@ -102,7 +95,7 @@ async fn a_side_that_goes_after_its_end_and_its_delivered_is_no_loss() {
 #[tokio::test(start_paused = true)]
 async fn a_simple_close_is_answered_by_what_became_of_the_bytes_before_it() {
     for (goes, told) in [(None, 1000), (Some(Goes::Lost), 4002), (Some(Goes::Closes(4001)), 4001), (Some(Goes::Closes(1000)), 4001)] {
-        let (_world, _device, mut caller, mut leg) = open().await;
+        let (_world, _device, mut caller, mut leg) = MemoryWorld::with_stream().await;
         caller.send_bytes("everything").await;
         caller.close(1000).await;
         assert_eq!(leg.bytes(10).await, b"everything");
@@ -123,7 +116,7 @@ async fn a_simple_close_is_answered_by_what_became_of_the_bytes_before_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_close_1000_behind_the_far_end_is_no_delivered() {
-    let (_world, _device, mut caller, mut leg) = open().await;
+    let (_world, _device, mut caller, mut leg) = MemoryWorld::with_stream().await;
     leg.send_bytes("bytes").await;
     leg.end().await;
     assert_eq!(caller.bytes(5).await, b"bytes");
@@ -137,7 +130,7 @@ async fn a_close_1000_behind_the_far_end_is_no_delivered() {
 
 #[tokio::test(start_paused = true)]
 async fn a_close_without_a_code_from_a_side_is_1000() {
-    let (_world, _device, mut caller, mut leg) = open().await;
+    let (_world, _device, mut caller, mut leg) = MemoryWorld::with_stream().await;
     caller.send(Message::Close(None)).await;
     leg.ended().await;
     assert_eq!((leg.closed().await, caller.closed().await), (1000, 1000));
@@ -146,7 +139,7 @@ async fn a_close_without_a_code_from_a_side_is_1000() {
 #[tokio::test(start_paused = true)]
 async fn delivered_before_the_far_end_and_types_of_the_relay_break_the_protocol() {
     for text in ["delivered", "idle", "offer", "cancel", "ask", "accept", "reject", "opened", "refused"] {
-        let (_world, _device, mut caller, mut leg) = open().await;
+        let (_world, _device, mut caller, mut leg) = MemoryWorld::with_stream().await;
         caller.send(Message::text(format!(r#"{{"type":"{text}"}}"#))).await;
         assert_eq!((caller.closed().await, leg.closed().await), (CloseReason::Protocol.code(), 4001), "{text}");
     }
@@ -154,7 +147,7 @@ async fn delivered_before_the_far_end_and_types_of_the_relay_break_the_protocol(
 
 #[tokio::test(start_paused = true)]
 async fn after_its_end_a_side_says_nothing_but_delivered_and_that_once() {
-    let (_world, _device, mut caller, mut leg) = open().await;
+    let (_world, _device, mut caller, mut leg) = MemoryWorld::with_stream().await;
     caller.end().await;
     caller.end().await;
     caller.send(Message::text(r#"{"type":"resume"}"#)).await;
@@ -173,7 +166,7 @@ const HALF_CLOSED_IDLE: Duration = Duration::from_secs(600);
 
 #[tokio::test(start_paused = true)]
 async fn a_side_that_owes_delivered_and_is_silent_ends_the_stream_and_one_that_sends_pongs_does_not() {
-    let (_world, mut device, mut caller, mut leg) = open().await;
+    let (_world, mut device, mut caller, mut leg) = MemoryWorld::with_stream().await;
     let begun = Instant::now();
     let scenario = async {
         caller.end().await;

@@ -5,19 +5,10 @@ use std::time::Duration;
 use futures_util::SinkExt;
 use moorline_proto::close::CloseReason;
 use moorline_tests::memory::MemoryWorld;
-use moorline_tests::wire::{LegEvent, WireDevice, WireLeg};
+use moorline_tests::wire::{LegEvent, WireDevice};
 use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
-
-type Leg = WireLeg<DuplexStream>;
-
-async fn open() -> (MemoryWorld, WireDevice<DuplexStream>, Leg, Leg) {
-    let world = MemoryWorld::start().await;
-    let mut device = world.device("lamp-1").await;
-    let (caller, leg) = world.stream(&mut device, "lamp-1").await;
-    (world, device, caller, leg)
-}
 
 /// Runs `work` while the device answers on its control channel.
 async fn alongside<T>(device: &mut WireDevice<DuplexStream>, work: impl Future<Output = T>) -> T {
@@ -35,7 +26,7 @@ async fn no_stream_is_left(world: &MemoryWorld) {
 
 #[tokio::test(start_paused = true)]
 pub(crate) async fn each_direction_ends_by_itself_and_both_ends_are_1000() {
-    let (world, _device, mut caller, mut leg) = open().await;
+    let (world, _device, mut caller, mut leg) = MemoryWorld::with_stream().await;
     caller.send_bytes("question").await;
     caller.end().await;
     assert_eq!(leg.bytes(8).await, b"question");
@@ -51,7 +42,7 @@ pub(crate) async fn each_direction_ends_by_itself_and_both_ends_are_1000() {
 
 #[tokio::test(start_paused = true)]
 async fn closing_with_1000_ends_a_stream_cleanly() {
-    let (_world, _device, mut caller, mut leg) = open().await;
+    let (_world, _device, mut caller, mut leg) = MemoryWorld::with_stream().await;
     caller.send_bytes("all there is").await;
     caller.close(1000).await;
     assert_eq!(leg.bytes(12).await, b"all there is");
@@ -62,7 +53,7 @@ async fn closing_with_1000_ends_a_stream_cleanly() {
 #[tokio::test(start_paused = true)]
 async fn any_other_close_resets_the_far_side() {
     for code in [4001, 1001, 1011, 3000] {
-        let (_world, _device, mut caller, mut leg) = open().await;
+        let (_world, _device, mut caller, mut leg) = MemoryWorld::with_stream().await;
         leg.close(code).await;
         assert_eq!(caller.closed().await, 4001, "after {code}");
     }
@@ -70,7 +61,7 @@ async fn any_other_close_resets_the_far_side() {
 
 #[tokio::test(start_paused = true)]
 pub(crate) async fn a_lost_leg_is_peer_lost_for_the_far_side() {
-    let (world, _device, caller, mut leg) = open().await;
+    let (world, _device, caller, mut leg) = MemoryWorld::with_stream().await;
     drop(caller);
     assert_eq!(leg.closed().await, 4002);
     drop(leg);
@@ -89,11 +80,11 @@ pub(crate) async fn a_protocol_violation_closes_with_its_code_and_resets_the_far
         (Message::binary(vec![0; 65_537]), 1009),
     ];
     for (message, code) in broken {
-        let (_world, _device, mut caller, mut leg) = open().await;
+        let (_world, _device, mut caller, mut leg) = MemoryWorld::with_stream().await;
         caller.socket.send(message).await.ok();
         assert_eq!((caller.closed().await, leg.closed().await), (code, 4001));
     }
-    let (_world, _device, mut caller, mut leg) = open().await;
+    let (_world, _device, mut caller, mut leg) = MemoryWorld::with_stream().await;
     caller.end().await;
     caller.send_bytes("more").await;
     assert_eq!(caller.closed().await, 4400, "bytes after end");
@@ -110,7 +101,7 @@ pub(crate) async fn invalid_frames_and_invalid_utf8_have_different_codes() {
         (&[0x81, 0x82, 0, 0, 0, 0, 0xc3, 0x28], CloseReason::BadUtf8),
     ];
     for (frame, reason) in broken {
-        let (_world, _device, mut caller, mut leg) = open().await;
+        let (_world, _device, mut caller, mut leg) = MemoryWorld::with_stream().await;
         caller.socket.get_mut().write_all(frame).await.unwrap();
         assert_eq!((caller.closed().await, leg.closed().await), (reason.code(), CloseReason::Reset.code()), "after {frame:?}");
     }
@@ -118,7 +109,7 @@ pub(crate) async fn invalid_frames_and_invalid_utf8_have_different_codes() {
 
 #[tokio::test(start_paused = true)]
 async fn unknown_text_is_forwarded_unchanged_and_in_order_until_the_end() {
-    let (_world, _device, mut caller, mut leg) = open().await;
+    let (_world, _device, mut caller, mut leg) = MemoryWorld::with_stream().await;
     let text = r#"{ "type":"resume",  "at": 7 }"#;
     caller.send_bytes("before").await;
     caller.send(Message::text(text)).await;
@@ -163,7 +154,7 @@ async fn early_data_is_buffered_up_to_its_limit_and_none_is_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn a_half_closed_silent_stream_ends_after_exactly_ten_minutes() {
-    let (_world, mut device, mut caller, mut leg) = open().await;
+    let (_world, mut device, mut caller, mut leg) = MemoryWorld::with_stream().await;
     caller.end().await;
     leg.ended().await;
     let begun = Instant::now();
@@ -173,7 +164,7 @@ async fn a_half_closed_silent_stream_ends_after_exactly_ten_minutes() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_stream_is_kept_alive_by_pings() {
-    let (_world, mut device, mut caller, mut leg) = open().await;
+    let (_world, mut device, mut caller, mut leg) = MemoryWorld::with_stream().await;
     let begun = Instant::now();
     let silence = async {
         let hour = tokio::time::sleep_until(begun + Duration::from_secs(3600));
@@ -190,7 +181,7 @@ async fn a_silent_stream_is_kept_alive_by_pings() {
 
 #[tokio::test(start_paused = true)]
 async fn a_leg_that_stops_answering_pings_is_lost_after_two_intervals() {
-    let (_world, mut device, mut caller, mut leg) = open().await;
+    let (_world, mut device, mut caller, mut leg) = MemoryWorld::with_stream().await;
     let begun = Instant::now();
     // Both answer for a minute; then the device's leg is not read any more.
     let minute = async {
@@ -209,7 +200,7 @@ async fn a_leg_that_stops_answering_pings_is_lost_after_two_intervals() {
 
 #[tokio::test(start_paused = true)]
 async fn a_paused_reader_is_not_lost_and_loses_nothing() {
-    let (_world, mut device, mut caller, mut leg) = open().await;
+    let (_world, mut device, mut caller, mut leg) = MemoryWorld::with_stream().await;
     let sent = vec![7_u8; 60_000];
     let sending = async {
         for _ in 0..20 {
@@ -231,7 +222,7 @@ async fn a_paused_reader_is_not_lost_and_loses_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn an_operator_ends_a_stream() {
-    let (world, _device, mut caller, mut leg) = open().await;
+    let (world, _device, mut caller, mut leg) = MemoryWorld::with_stream().await;
     let (_, _, list) = world.request("GET", "/v1/streams", &[], None).await;
     assert_eq!((list["streams"][0]["state"].as_str(), list["streams"][0]["device"].as_str()), (Some("opened"), Some("lamp-1")));
     let path = format!("/v1/streams/{}", list["streams"][0]["stream"].as_str().unwrap());
@@ -244,7 +235,7 @@ async fn an_operator_ends_a_stream() {
 
 #[tokio::test(start_paused = true)]
 async fn removing_a_device_closes_its_channel_and_its_streams() {
-    let (world, mut device, mut caller, mut leg) = open().await;
+    let (world, mut device, mut caller, mut leg) = MemoryWorld::with_stream().await;
     assert_eq!(world.request("DELETE", "/v1/devices/lamp-1", &[], None).await.0, 204);
     assert_eq!(device.closed().await.0, 4006);
     assert_eq!((caller.closed().await, leg.closed().await), (4006, 4006));
@@ -253,7 +244,7 @@ async fn removing_a_device_closes_its_channel_and_its_streams() {
 
 #[tokio::test(start_paused = true)]
 async fn a_relay_that_stops_closes_every_connection_with_1012() {
-    let (world, mut device, mut caller, mut leg) = open().await;
+    let (world, mut device, mut caller, mut leg) = MemoryWorld::with_stream().await;
     let stop = world.relay.stop();
     let closing = async {
         assert_eq!((caller.closed().await, leg.closed().await), (1012, 1012));

@@ -105,6 +105,14 @@ impl MemoryWorld {
         })
     }
 
+    /// A relay, the control channel of the device `lamp-1`, and the caller's and the device's leg of an open stream to it.
+    pub async fn with_stream() -> (Self, WireDevice<DuplexStream>, WireLeg<DuplexStream>, WireLeg<DuplexStream>) {
+        let world = Self::start().await;
+        let mut device = world.device("lamp-1").await;
+        let (caller, leg) = world.stream(&mut device, "lamp-1").await;
+        (world, device, caller, leg)
+    }
+
     /// How many connections agents and clients have dialled so far.
     pub fn dialled(&self) -> usize {
         self.dialled.load(Ordering::Relaxed)

@@ -91,7 +91,7 @@ table! {
     heartbeat = r#""25s""#;
     /// The longest interval that a device may announce. At most 1h. Keep it below half of a load balancer's idle timeout.
     heartbeat_max = r#""150s""#;
-    /// A half-closed stream on which nothing was sent for this long is closed.
+    /// A side of a half-closed stream that still owes its end, or the word that it has everything, may be silent for this long.
     half_closed_idle = r#""10m""#;
     /// How long after its end a stream's tokens are still answered with stream_expired.
     closed_stream_retention = r#""5m""#;
