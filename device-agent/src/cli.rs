@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use moorline_files::Blocking;
 use moorline_proto::failure::{Failure, Style};
 use moorline_proto::id::{DeviceId, ServiceName};
 use moorline_proto::join::{Join, RelayUrlError};
@@ -123,14 +124,13 @@ fn error_style() -> Style {
 }
 
 fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let written = Blocking(io::stdout()).write_all(text.as_bytes());
     written.map_err(|error| Failure::of(&error).next("standard output cannot be written: redirect it elsewhere"))
 }
 
 fn print_error(text: &str) {
     // There is nowhere to report that this failed.
-    io::stderr().lock().write_all(text.as_bytes()).ok();
+    Blocking(io::stderr()).write_all(text.as_bytes()).ok();
 }
 
 fn load_config(path: &Path) -> Result<Config, Failure> {
@@ -156,7 +156,8 @@ fn read_join(path: &Path) -> Result<Join, Failure> {
         let mut text = String::new();
         source.take(JOIN_BYTES).read_to_string(&mut text).map(|_| text)
     };
-    let text = if path.as_os_str() == "-" { read(&mut io::stdin().lock()) } else { File::open(path).and_then(|mut file| read(&mut file)) };
+    let text =
+        if path.as_os_str() == "-" { read(&mut Blocking(io::stdin())) } else { File::open(path).and_then(|mut file| read(&mut file)) };
     let text =
         text.map_err(|error| Failure::of(&error).next("give --join a file with the join string that `moorline-relay join` prints, or -"))?;
     let what = || Failure::new(format!("{} does not contain a join string", path.display()));

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use clap::ValueEnum;
+use moorline_files::Blocking;
 use tokio::time::sleep;
 use tracing::warn;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -32,7 +33,7 @@ pub(crate) struct Log {
 impl Log {
     /// Starts the log of this process.
     pub(crate) fn start(format: LogFormat, filter: EnvFilter) -> Self {
-        let (writer, worker) = non_blocking(io::stderr());
+        let (writer, worker) = non_blocking(Blocking(io::stderr()));
         let dropped = writer.error_counter();
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(io::stderr().is_terminal());
         match format {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use moorline_files::Blocking;
 use moorline_proto::claims::{AccessRule, Action, Pattern};
 use moorline_proto::failure::{Failure, Style};
 use moorline_proto::id::{Issuer, NodeId, Subject};
@@ -223,7 +224,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // If this fails, there is nobody left to tell.
-            io::stderr().write_all(failure.render("moorline-relay", error_style()).as_bytes()).ok();
+            Blocking(io::stderr()).write_all(failure.render("moorline-relay", error_style()).as_bytes()).ok();
             ExitCode::FAILURE
         }
     }
@@ -333,8 +334,7 @@ fn error_style() -> Style {
 
 /// Prints the one thing that was asked for.
 fn print(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    let printed = writeln!(out, "{text}").and_then(|()| out.flush());
+    let printed = Blocking(io::stdout()).write_all(format!("{text}\n").as_bytes());
     printed.map_err(|error| Failure::of(&error).next("check where standard output goes: the output is lost"))
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use moorline_files::Blocking;
 use tokio::time::Instant;
 use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
@@ -31,7 +32,7 @@ pub enum LogFormat {
 /// The operating system's, if there is no thread to be had; or another logger is set up already.
 pub fn init(format: LogFormat, filter: EnvFilter) -> io::Result<LogGuard> {
     let is_terminal = io::stderr().is_terminal();
-    let (lines, guard) = LogQueue::start(io::stderr(), LOG_QUEUE_BYTES)?;
+    let (lines, guard) = LogQueue::start(Blocking(io::stderr()), LOG_QUEUE_BYTES)?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || lines.clone()).with_ansi(is_terminal);
     let set = match format {
         LogFormat::Text => builder.try_init(),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use moorline::profile::{LoadProfileError, Profile, TokenError, parse_token};
 use moorline::{Client, Join, RelayUrlError, Secret};
+use moorline_files::Blocking;
 use moorline_proto::pasted::Form;
 
 use crate::cli::Sources;
@@ -189,7 +190,7 @@ pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     let mut text = String::new();
     let limit = FILE_BYTES as u64 + 1;
     let read = if is_stdin(path) {
-        io::stdin().lock().take(limit).read_to_string(&mut text)
+        Blocking(io::stdin()).take(limit).read_to_string(&mut text)
     } else {
         File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text))
     };

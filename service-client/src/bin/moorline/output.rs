@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use moorline_files::Blocking;
 use moorline_proto::failure::Style;
 use moorline_proto::text::printable;
 use serde::Serialize;
@@ -35,7 +36,7 @@ pub(crate) struct Flush {
 impl Output {
     /// Colours only if standard error is a terminal and the user did not disable them.
     pub(crate) fn new(no_color: bool) -> (Self, Flush) {
-        Self::to(io::stderr(), Style::for_output(&io::stderr(), no_color))
+        Self::to(Blocking(io::stderr()), Style::for_output(&io::stderr(), no_color))
     }
 
     fn to(writer: impl Write + Send + 'static, style: Style) -> (Self, Flush) {
@@ -59,9 +60,7 @@ impl Output {
     /// # Errors
     /// The reader has closed the pipe, or the disk is full.
     pub(crate) fn print(&self, text: &str) -> io::Result<()> {
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(text.as_bytes())?;
-        stdout.flush()
+        Blocking(io::stdout()).write_all(text.as_bytes())
     }
 
     /// Writes one line of JSON to standard output.
