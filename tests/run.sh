@@ -29,6 +29,8 @@ need cc gcc
 need ssh openssh-client
 need /usr/sbin/sshd openssh-server
 need rsync rsync
+need git git
+need socat socat
 need curl curl
 need /bin/kill procps # the shell has a kill of its own; the scenarios use the program
 need prlimit util-linux

@@ -74,8 +74,9 @@ const CLIENT: Layers = &[
 ];
 
 const CLIENT_PROGRAM: Layers = &[
-    &["environment", "exit", "pair", "stdio"],
-    &["cli", "listen", "output", "signals"],
+    &["environment", "pair", "signals", "ssh_words", "stdio"],
+    &["exit", "ssh_disconnect"],
+    &["cli", "listen", "output"],
     &["credentials", "log", "open_stream", "ssh"],
     &["connect", "device", "forward", "login"],
     &["main"],
@@ -102,7 +103,7 @@ const PROTO: Layers = &[
     &["lib"],
 ];
 
-const FILES: Layers = &[&["create", "error", "replace"], &["read"], &["lib"]];
+const FILES: Layers = &[&["blocking", "create", "error", "replace"], &["read"], &["lib"]];
 
 const CRATES: &[Crate] = &[
     Crate { folder: "relay/src", library: Some("moorline_relay"), layers: RELAY, exceptions: &[] },

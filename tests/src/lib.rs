@@ -18,6 +18,7 @@ pub mod patterns;
 pub mod programs;
 pub mod sources;
 pub mod sshd;
+pub mod streams;
 pub mod targets;
 pub mod unauthenticated_peer;
 pub mod vectors;

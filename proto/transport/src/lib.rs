@@ -27,6 +27,8 @@ mod tls_sessions;
 mod trust;
 mod unacknowledged;
 
+pub use unacknowledged::unacknowledged;
+
 #[cfg(test)]
 mod bridge_tests;
 #[cfg(test)]

@@ -68,6 +68,25 @@ impl LocalSide for UnixStream {
 impl LocalSide for DuplexStream {}
 impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> LocalSide for Join<R, W> {}
 
+/// Lent to a bridge, which does not drop it.
+impl<L: LocalSide + ?Sized> LocalSide for &mut L {
+    fn reset_on_drop(&self) {
+        (**self).reset_on_drop();
+    }
+
+    fn end_on_drop(&self) {
+        (**self).end_on_drop();
+    }
+
+    fn unacknowledged(&self) -> io::Result<usize> {
+        (**self).unacknowledged()
+    }
+
+    fn is_socket(&self) -> bool {
+        (**self).is_socket()
+    }
+}
+
 impl<L: LocalSide + ?Sized> LocalSide for Box<L> {
     fn reset_on_drop(&self) {
         (**self).reset_on_drop();

@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::AsFd;
 
 use rustix::ioctl::{Getter, Opcode, ioctl};
-use tokio::net::TcpStream;
 
 /// `SIOCOUTQ`, which Linux defines as `TIOCOUTQ` in `asm-generic/ioctls.h`.
 const SIOCOUTQ: Opcode = 0x5411;
@@ -15,13 +14,14 @@ const SIOCOUTQ: Opcode = 0x5411;
 ///
 /// # Errors
 /// The connection failed, for example because the peer reset it.
-pub(crate) fn unacknowledged(tcp: &TcpStream) -> io::Result<usize> {
+pub fn unacknowledged(tcp: impl AsFd) -> io::Result<usize> {
     // A reset empties the send queue, so the error counts first and last.
-    let failed = || socket2::SockRef::from(tcp).take_error()?.map_or(Ok(()), Err);
+    let tcp = tcp.as_fd();
+    let failed = || socket2::SockRef::from(&tcp).take_error()?.map_or(Ok(()), Err);
     failed()?;
     #[expect(unsafe_code, reason = "neither std nor rustix has a safe function for this question to the kernel")]
     // SAFETY: SIOCOUTQ writes one int to its argument (`net/ipv4/tcp.c`, `tcp_ioctl`), which is what `Getter` passes.
-    let queued = unsafe { ioctl(tcp.as_fd(), Getter::<SIOCOUTQ, c_int>::new())? };
+    let queued = unsafe { ioctl(tcp, Getter::<SIOCOUTQ, c_int>::new())? };
     failed()?;
     Ok(usize::try_from(queued).unwrap_or_default())
 }
@@ -29,7 +29,7 @@ pub(crate) fn unacknowledged(tcp: &TcpStream) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use moorline::{DeviceId, Open, ServiceName};
 use moorline_proto::bounds::REASON_CHARS;
 use moorline_proto::text::Text;
 
 use crate::pair::Pair;
+use crate::ssh_words;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -19,7 +19,7 @@ Examples:
   moorline device list
   moorline ssh lamp-1
   moorline forward lamp-1 8080:http
-  ssh -o ProxyCommand='moorline connect %h ssh' lamp-1
+  ssh -o ProxyCommand='moorline connect --for-ssh %h ssh' lamp-1
 
 Credentials come from the profile, which `moorline login` writes, or from the variables MOORLINE_JOIN and MOORLINE_TOKEN.
 They are never given as arguments: every process on the machine can read those.
@@ -31,6 +31,7 @@ Exit codes:
   3  refused by the relay or the device; the advice is printed
   4  the relay cannot be reached
   5  the credentials are missing or invalid
+After a signal, what is carried is reset, and the program ends by that signal.
 
 MOORLINE_LOG=debug prints details on standard error.";
 
@@ -62,7 +63,7 @@ token as expired: after `moorline login` with a new one, new connections work ag
 
 const CONNECT_HELP: &str = "\
 Examples:
-  ssh -o ProxyCommand='moorline connect %h ssh' lamp-1
+  ssh -o ProxyCommand='moorline connect --for-ssh %h ssh' lamp-1
   printf 'GET / HTTP/1.0\\r\\n\\r\\n' | moorline connect lamp-1 http
   moorline connect lamp-1 backup --wait 10m --reason 'nightly backup' < archive.tar
 
@@ -76,7 +77,12 @@ Examples:
   moorline ssh lamp-1 --service ssh-admin --wait 5m
   moorline ssh lamp-1 --timeline true                says how long it took to reach the device
 
-moorline's own options have two dashes and come before ssh's. ssh does the rest: keys, known_hosts (under the device's id) and exit codes.";
+moorline's own options have two dashes. Everything else is ssh's, before the device or behind it, so that other programs can use this as their ssh:
+  rsync -e 'moorline ssh' backup.tar root@lamp-1:
+  GIT_SSH_COMMAND='moorline ssh' git clone lamp-1:project.git
+  scp -S moorline-ssh backup.tar root@lamp-1:        moorline-ssh is a link to moorline: ln -s moorline moorline-ssh
+
+ssh does the rest: keys, known_hosts (under the device's id) and exit codes. A failure is also told to ssh in its own protocol.";
 
 /// Reaches the services of devices behind a Moorline relay, by device id and service name.
 #[derive(Debug, Parser)]
@@ -201,6 +207,9 @@ pub(crate) struct Connect {
     pub(crate) device: DeviceId,
     /// The service's name
     pub(crate) service: ServiceName,
+    /// Tell a failure to ssh in its own protocol too, so that it prints it even where it drops a ProxyCommand's standard error
+    #[arg(long)]
+    pub(crate) for_ssh: bool,
     #[command(flatten)]
     pub(crate) stream_args: StreamArgs,
 }
@@ -213,7 +222,7 @@ pub(crate) struct Ssh {
     pub(crate) service: ServiceName,
     #[command(flatten)]
     pub(crate) stream_args: StreamArgs,
-    /// The device's id, after the user to log in as if that is not you
+    /// The device's id, after the user to log in as if that is not you; ssh's options may stand before it
     #[arg(value_name = "[USER@]DEVICE")]
     pub(crate) login: SshLogin,
     /// Options for ssh, and the command to run there
@@ -246,14 +255,7 @@ impl Cli {
     /// # Errors
     /// clap's errors and help texts, to be printed.
     pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::try_parse_from(args).map_err(|mut error| {
-            let of_ssh = error.get(ContextKind::Usage).is_some_and(|usage| usage.to_string().contains("moorline ssh"));
-            if of_ssh && error.kind() == ErrorKind::UnknownArgument {
-                let hint = "ssh's own options come after the device, as in 'moorline ssh lamp-1 -i KEY'";
-                error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint.into()]));
-            }
-            error
-        })
+        Self::try_parse_from(ssh_words::sorted(&Self::command(), args))
     }
 }
 
@@ -281,7 +283,7 @@ fn reason(text: &str) -> Result<Text<REASON_CHARS>, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::error::ErrorKind;
 
     use super::*;
 
@@ -307,15 +309,6 @@ mod tests {
         let help = Cli::command().render_long_help().to_string();
         assert!(!help.contains("--token "), "{help}");
         parse("device list --token abc").unwrap_err();
-    }
-
-    #[test]
-    fn an_ssh_option_in_the_wrong_place_gets_a_hint() {
-        let error = parse("ssh -i key lamp-1").unwrap_err().to_string();
-        assert!(error.contains("'-i'") && error.contains("tip: ssh's own options come after the device"), "{error}");
-        let error = parse("connect -i key lamp-1 ssh").unwrap_err().to_string();
-        assert!(!error.contains("come after the device"), "{error}");
-        parse("ssh lamp-1 -i key").unwrap();
     }
 
     #[test]
@@ -358,6 +351,7 @@ mod tests {
         };
         let words = |ssh: &Ssh| ssh.args.iter().map(|word| word.to_str().unwrap().to_owned()).collect::<Vec<_>>();
 
+        assert_eq!(words(&ssh("ssh -i key -v lamp-1 uptime")), ["-i", "key", "-v", "uptime"]);
         let plain = ssh("ssh root@lamp-1 -v -L 1:localhost:2 ls --all --service x");
         assert_eq!((plain.login.user.as_deref(), plain.login.device.as_str()), (Some("root"), "lamp-1"));
         assert_eq!(words(&plain), ["-v", "-L", "1:localhost:2", "ls", "--all", "--service", "x"]);

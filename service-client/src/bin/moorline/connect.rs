@@ -1,10 +1,11 @@
 //! `moorline connect`: a stream between standard input and output, for ssh's ProxyCommand and for pipes.
 
+use std::future::pending;
 use std::io;
 use std::time::Duration;
 
-use moorline::Client;
 use moorline::timeline::describe;
+use moorline::{BridgeEnd, Stream};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -14,38 +15,53 @@ use crate::exit::{Exit, Failure};
 use crate::open_stream::{end_failure, open_failure, open_stream};
 use crate::output::Output;
 use crate::signals::{ShutdownSignal, Signals};
-use crate::stdio::Stdio;
+use crate::ssh_disconnect;
+use crate::stdio::{OutputDone, Stdio, has_input_ended};
 
-/// At every ordinary end ssh closes our input and sends SIGHUP at the same time: the last bytes get this long to arrive.
-const HANGUP_GRACE: Duration = Duration::from_secs(2);
+/// Programs that end their side of a stream end this one by a signal at the same time: the last bytes get this long to arrive.
+const LAST_BYTES_GRACE: Duration = Duration::from_secs(2);
 
 /// Connects standard input and output to the stream until both directions have ended.
 ///
 /// # Errors
-/// The stream could not be opened, or did not end cleanly.
+/// The stream could not be opened, or did not end cleanly; or the signal that ended it.
 pub(crate) async fn run(connect: &Connect, credentials: &Credentials, output: Output) -> Result<(), Failure> {
-    let mut signals = Signals::catch()?;
-    let client = credentials.client(&output)?;
-    let mut carry = Box::pin(carry(connect, &client, output));
+    let mut signals = Signals::catch().map_err(|error| Failure::no_signals(&error))?;
+    let mut carry = Box::pin(carry(connect, credentials, output));
     let signal = tokio::select! {
         result = &mut carry => return result,
         signal = signals.next() => signal,
     };
-    // Dropping the future resets the stream.
-    let grace = match signal {
-        ShutdownSignal::HangUp => HANGUP_GRACE,
-        ShutdownSignal::Interrupt | ShutdownSignal::Terminate => return Err(Failure::silent()),
+    let is_ordinary_end = match signal {
+        ShutdownSignal::HangUp => true,                 // ssh's, together with the end of standard input
+        ShutdownSignal::Terminate => has_input_ended(), // socat's, once both of its sides have ended
+        ShutdownSignal::Interrupt => false,
     };
+    if !is_ordinary_end {
+        return Err(Failure::interrupted(signal)); // dropping the future resets the stream
+    }
     let result = tokio::select! {
-        result = timeout(grace, carry) => result,
-        _ = signals.next() => return Err(Failure::silent()),
+        result = timeout(LAST_BYTES_GRACE, carry) => result,
+        signal = signals.next() => return Err(Failure::interrupted(signal)),
     };
     // Nobody is left to read a message.
-    if let Ok(Ok(())) = result { Ok(()) } else { Err(Failure::silent()) }
+    if let Ok(Ok(())) = result { Ok(()) } else { Err(Failure::interrupted(signal)) }
 }
 
-async fn carry(connect: &Connect, client: &Client, output: Output) -> Result<(), Failure> {
-    let to = format!("{}/{}", connect.device, connect.service);
+async fn carry(connect: &Connect, credentials: &Credentials, output: Output) -> Result<(), Failure> {
+    let opened = open(connect, credentials, &output).await;
+    // Nothing is read from standard input before the stream is open: without one, its bytes are the next program's.
+    let stdio = || Stdio::take().map_err(|error| Failure::new(Exit::Failed, "no thread for standard input").caused_by(&error));
+    match opened {
+        Ok(stream) => bridge(connect, stream, stdio()?, &output).await,
+        Err(failure) if connect.for_ssh => Err(tell_ssh(failure, stdio()?.0, &output).await),
+        Err(failure) => Err(failure),
+    }
+}
+
+async fn open(connect: &Connect, credentials: &Credentials, output: &Output) -> Result<Stream, Failure> {
+    let client = credentials.client(output)?;
+    let to = to(connect);
     let stream = open_stream(client.open(&connect.device, &connect.service), &connect.stream_args).await;
     let stream = stream.map_err(|error| open_failure(&format!("no stream to {to}"), &error))?;
     let timeline = describe(stream.timeline());
@@ -53,16 +69,44 @@ async fn carry(connect: &Connect, client: &Client, output: Output) -> Result<(),
     if connect.stream_args.timeline {
         output.note(&format!("{to} through the relay: ok, {timeline}"));
     }
+    Ok(stream)
+}
 
-    let (stdio, written) = Stdio::take().map_err(|error| Failure::new(Exit::Failed, "no thread for standard input").caused_by(&error))?;
-    let bridged = stream.bridge(stdio, std::future::pending()).await;
-    // After a reset too: what came before it is written in order.
-    let written = written.wait().await;
+async fn bridge(connect: &Connect, stream: Stream, stdio: (Stdio, OutputDone), output: &Output) -> Result<(), Failure> {
+    let (mut stdio, written) = stdio;
+    // Kept for what is to be told to ssh; else standard output is closed as soon as the stream is over.
+    let (bridged, kept) = match connect.for_ssh {
+        true => (stream.bridge(&mut stdio, pending()).await, Some(stdio)),
+        false => (stream.bridge(stdio, pending()).await, None),
+    };
     debug!(to_device = bridged.to_leg_bytes, from_device = bridged.from_leg_bytes, ended = bridged.ended.name(), "ended");
-    match written {
-        Ok(()) => end_failure(&format!("the stream to {to}"), &bridged.ended),
+    if let (Some(stdio), BridgeEnd::Leg(_), 0) = (kept, &bridged.ended, bridged.from_leg_bytes)
+        && let Err(failure) = end_failure(&the_stream(connect), &bridged.ended)
+    {
+        return Err(tell_ssh(failure, stdio, output).await);
+    }
+    // After a reset too: what came before it is written in order.
+    match written.wait().await {
+        Ok(()) => end_failure(&the_stream(connect), &bridged.ended),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::silent()),
         // The bridge only saw that its local side had closed.
         Err(error) => Err(Failure::new(Exit::Failed, "cannot write to standard output").caused_by(&error)),
     }
+}
+
+/// Reports a failure, and tells it to ssh too. Returns it without the report.
+async fn tell_ssh(mut failure: Failure, stdio: Stdio, output: &Output) -> Failure {
+    output.failure(&failure);
+    if let Some(report) = failure.report.take() {
+        ssh_disconnect::send(stdio, &report).await;
+    }
+    failure
+}
+
+fn to(connect: &Connect) -> String {
+    format!("{}/{}", connect.device, connect.service)
+}
+
+fn the_stream(connect: &Connect) -> String {
+    format!("the stream to {}", to(connect))
 }

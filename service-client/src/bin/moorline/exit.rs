@@ -1,11 +1,14 @@
 //! The program's exit codes, and for each problem what to do next.
 
 use std::error::Error;
+use std::io;
 use std::process::ExitCode;
 
 use moorline::timeline::describe_steps;
 use moorline::{DialError, Problem, ProblemCode};
 use moorline_proto::failure::Failure as Report;
+
+use crate::signals::ShutdownSignal;
 
 /// The exit codes, as listed by `moorline --help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,16 +23,23 @@ pub(crate) enum Exit {
     Unreachable,
     /// The credentials are missing or invalid.
     Credentials,
+    /// A signal asked for the end.
+    Signal(ShutdownSignal),
 }
 
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Failed => 1,
-            Exit::Usage => 2,
-            Exit::Refused => 3,
-            Exit::Unreachable => 4,
-            Exit::Credentials => 5,
+impl Exit {
+    /// The exit code of the process. For a signal this does not return: the process ends by the signal itself. Nothing may be left to do.
+    pub(crate) fn end(self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Refused => 3,
+            Self::Unreachable => 4,
+            Self::Credentials => 5,
+            Self::Signal(signal) => {
+                signal.end_process();
+                signal.exit_code()
+            }
         })
     }
 }
@@ -53,6 +63,11 @@ impl Failure {
         Self { exit: Exit::Failed, report: None }
     }
 
+    /// The end that a signal asked for.
+    pub(crate) fn interrupted(signal: ShutdownSignal) -> Self {
+        Self { exit: Exit::Signal(signal), report: None }
+    }
+
     /// The relay cannot be reached.
     pub(crate) fn unreachable(what: &str, error: &DialError) -> Self {
         let next = match error {
@@ -73,6 +88,11 @@ impl Failure {
             }
         };
         Self::new(Exit::Unreachable, format!("{what}: the relay cannot be reached")).caused_by(error).next(next)
+    }
+
+    /// The system refused to install the handlers of signals.
+    pub(crate) fn no_signals(error: &io::Error) -> Self {
+        Self::new(Exit::Failed, "cannot catch signals").caused_by(error)
     }
 
     /// Adds a cause in words.

@@ -7,6 +7,7 @@
 //! Owns: the connections of the listeners, and how both end. Does not own: where it listens ([`crate::listen`]), copying the bytes
 //! ([`moorline::Stream::bridge`]).
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,13 +44,13 @@ const EXPIRY_WARNING: Duration = Duration::from_secs(15 * 60);
 /// For open streams to send their resets on shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Forwards until a signal arrives.
+/// Forwards until a signal arrives, and ends by that signal once the streams were reset.
 ///
 /// # Errors
-/// No credentials, or an address that cannot be bound.
-pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Output) -> Result<(), Failure> {
+/// No credentials, or an address that cannot be bound; and the signal.
+pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Output) -> Result<Infallible, Failure> {
     descriptors::raise_limit();
-    let mut signals = Signals::catch()?;
+    let mut signals = Signals::catch().map_err(|error| Failure::no_signals(&error))?;
     let client = credentials.client(&output)?;
     let mut listening = Vec::new();
     for pair in forward.pairs {
@@ -74,14 +75,15 @@ pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Out
     }
     shared.tasks.spawn(announce_expiry(Arc::clone(&shared), credentials.renewal_advice()));
 
-    signals.next().await;
+    let signal = signals.next().await;
     shared.stop.cancel();
     shared.tasks.close();
     tokio::select! {
         // At the timeout the process exits, and the system resets the remaining connections.
-        _ = timeout(SHUTDOWN_TIMEOUT, shared.tasks.wait()) => Ok(()),
-        signal = signals.next() => Err(Failure::new(Exit::Failed, "stopped at once").because(format!("a second signal arrived ({signal:?})"))),
+        _ = timeout(SHUTDOWN_TIMEOUT, shared.tasks.wait()) => {}
+        _ = signals.next() => shared.output.note("moorline: stopped at once, by a second signal"),
     }
+    Err(Failure::interrupted(signal))
 }
 
 /// Shared by all connections.

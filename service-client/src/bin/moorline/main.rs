@@ -19,6 +19,8 @@ mod output;
 mod pair;
 mod signals;
 mod ssh;
+mod ssh_disconnect;
+mod ssh_words;
 mod stdio;
 
 use std::process::ExitCode;
@@ -32,12 +34,13 @@ use crate::output::Output;
 fn main() -> ExitCode {
     let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let environment = Environment::read();
-    let (output, _flush) = Output::new(environment.no_color);
+    let (output, flush) = Output::new(environment.no_color);
     match log::start(&environment, &output).and_then(|()| run(cli, environment, output.clone())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output.failure(&failure);
-            failure.exit.into()
+            drop(flush);
+            failure.exit.end()
         }
     }
 }
@@ -47,7 +50,7 @@ fn run(cli: Cli, environment: Environment, output: Output) -> Result<(), Failure
     match cli.command {
         Command::Login(login) => login::run(&login, &credentials, &output),
         Command::Device { action } => block_on(device::run(action, &credentials, output)),
-        Command::Forward(forward) => block_on(forward::run(forward, &credentials, output)),
+        Command::Forward(forward) => match block_on(forward::run(forward, &credentials, output))? {},
         Command::Connect(connect) => block_on(connect::run(&connect, &credentials, output)),
         Command::Ssh(ssh) => match ssh::run(&ssh, &credentials.sources)? {},
     }

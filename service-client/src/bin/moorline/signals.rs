@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::future::pending;
+use std::io;
 
+use signal_hook::low_level::emulate_default_handler;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-
-use crate::exit::{Exit, Failure};
 
 /// The signal that was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,17 +27,37 @@ pub(crate) struct Signals {
     hang_up: Option<Signal>,
 }
 
+impl ShutdownSignal {
+    /// Ends the process as the signal does where it is not caught: a shell that runs the program in a loop ends the loop after Ctrl-C only then.
+    /// Returns only if that is not possible.
+    pub(crate) fn end_process(self) {
+        emulate_default_handler(self.kind().as_raw_value()).ok();
+    }
+
+    fn kind(self) -> SignalKind {
+        match self {
+            Self::Interrupt => SignalKind::interrupt(),
+            Self::Terminate => SignalKind::terminate(),
+            Self::HangUp => SignalKind::hangup(),
+        }
+    }
+
+    /// The exit code of a shell whose command was ended by the signal.
+    pub(crate) fn exit_code(self) -> u8 {
+        u8::try_from(self.kind().as_raw_value()).map_or(1, |number| 128 + number)
+    }
+}
+
 impl Signals {
     /// Installs the handlers.
     ///
     /// # Errors
     /// A handler could not be installed.
-    pub(crate) fn catch() -> Result<Self, Failure> {
-        let caught = |kind| signal(kind).map_err(|error| Failure::new(Exit::Failed, "cannot catch signals").caused_by(&error));
+    pub(crate) fn catch() -> io::Result<Self> {
         Ok(Self {
-            interrupt: caught(SignalKind::interrupt())?,
-            terminate: caught(SignalKind::terminate())?,
-            hang_up: if is_hang_up_ignored() { None } else { Some(caught(SignalKind::hangup())?) },
+            interrupt: signal(ShutdownSignal::Interrupt.kind())?,
+            terminate: signal(ShutdownSignal::Terminate.kind())?,
+            hang_up: if is_hang_up_ignored() { None } else { Some(signal(ShutdownSignal::HangUp.kind())?) },
         })
     }
 

@@ -46,7 +46,7 @@ fn proxy_command(ssh: &Ssh, sources: &Sources, program: &Path) -> OsString {
             option(name, std::path::absolute(path).unwrap_or_else(|_| path.clone()).into_os_string());
         }
     }
-    words.push("connect".into());
+    words.extend(["connect".into(), "--for-ssh".into()]);
     let mut option = |name: &str, value: OsString| words.extend([name.into(), value]);
     for (name, duration) in [("--wait", ssh.stream_args.wait), ("--deadline", ssh.stream_args.deadline)] {
         if let Some(duration) = duration {
@@ -105,7 +105,15 @@ mod tests {
         ssh_args.args = vec!["-v".into(), "uptime".into()];
         assert_eq!(
             arguments(&ssh_args, &none(), Path::new("/usr/bin/moorline")),
-            ["-o", "ProxyCommand=/usr/bin/moorline connect lamp-1 ssh", "-o", "HostKeyAlias=lamp-1", "root@lamp-1", "-v", "uptime"]
+            [
+                "-o",
+                "ProxyCommand=/usr/bin/moorline connect --for-ssh lamp-1 ssh",
+                "-o",
+                "HostKeyAlias=lamp-1",
+                "root@lamp-1",
+                "-v",
+                "uptime"
+            ]
         );
     }
 
@@ -121,7 +129,7 @@ mod tests {
         let sources = Sources { profile: Some("/etc/my profile".into()), token_file: Some("/run/token".into()) };
         assert_eq!(
             proxy_command(&ssh_args, &sources, Path::new("/opt/m")),
-            r"/opt/m --profile '/etc/my profile' --token-file /run/token connect --wait 600s --deadline 5s '--reason=Bob'\''s 50%% job' --timeline lamp-1 ssh"
+            r"/opt/m --profile '/etc/my profile' --token-file /run/token connect --for-ssh --wait 600s --deadline 5s '--reason=Bob'\''s 50%% job' --timeline lamp-1 ssh"
         );
     }
 
