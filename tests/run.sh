@@ -31,6 +31,7 @@ need /usr/sbin/sshd openssh-server
 need rsync rsync
 need git git
 need socat socat
+need faketime faketime
 need curl curl
 need /bin/kill procps # the shell has a kill of its own; the scenarios use the program
 need prlimit util-linux

@@ -186,8 +186,7 @@ fn run_agent(args: &RunArgs) -> Result<(), Failure> {
 fn serve(config: &Path, log: &Log) -> Result<(), Failure> {
     descriptors::raise_limit();
     let config = load_config(config)?;
-    let agent =
-        Agent::new(config.settings, config.policy).map_err(|error| Failure::of(&error).next("check ca_file in the configuration"))?;
+    let agent = Agent::new(config.settings, config.policy).map_err(|error| Failure::of(&error).next(error.advice()))?;
     // One thread carries a gigabyte per second, without handing work to another one. The device needs its other cores.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::of(&error).next("the system refused a resource: check its limits"))?;

@@ -83,7 +83,8 @@ const CLIENT_PROGRAM: Layers = &[
 ];
 
 const TRANSPORT: Layers = &[
-    &["buffered_tcp", "descriptors", "error", "lock", "unacknowledged"],
+    &["buffered_tcp", "descriptors", "lock", "tls_fault", "unacknowledged"],
+    &["error"],
     &["connection", "local_side", "race", "resolver", "tls_sessions"],
     &["tcp"],
     &["exchange", "leg", "trust"],

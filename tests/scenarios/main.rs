@@ -1,5 +1,6 @@
 //! The scenarios: required behaviour, as it can be observed from outside.
 
+mod advice;
 mod agent;
 mod completeness;
 mod connection_limits;

@@ -29,6 +29,7 @@ pub use crate::exchange::Response;
 use crate::exchange::{RequestParts, Subprotocol, control_config, exchange, upgrade};
 use crate::leg::Leg;
 use crate::tcp::{AddressSource, ConnectError, TcpConnector};
+pub use crate::tls_fault::TlsFault;
 use crate::trust::client_config;
 pub use crate::trust::{TrustError, provider};
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use moorline_proto::problem::Problem;
 
+use crate::tls_fault::TlsFault;
+
 /// The addresses that a dial has tried, in that order, and how the attempts ended. The dial bounds their number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attempts(Vec<(SocketAddr, Option<io::ErrorKind>)>);
@@ -185,6 +187,11 @@ impl DialError {
     /// The relay's refusal, if this is one.
     pub fn refusal(&self) -> Option<&Refusal> {
         if let Self::Refused(refusal) = self { Some(refusal) } else { None }
+    }
+
+    /// What is wrong with the relay's TLS, if that is why the dial failed and it is known what to do about it.
+    pub fn tls_fault(&self) -> Option<TlsFault> {
+        if let Self::Tls { source, .. } = self { TlsFault::of(source) } else { None }
     }
 
     /// Whether the connection to the relay was lost once it was trusted and before the response was there: the request may have arrived. A

@@ -23,6 +23,7 @@ mod lock;
 mod race;
 mod resolver;
 pub mod tcp;
+mod tls_fault;
 mod tls_sessions;
 mod trust;
 mod unacknowledged;

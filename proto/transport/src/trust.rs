@@ -24,6 +24,19 @@ pub enum TrustError {
     Tls(#[source] rustls::Error),
 }
 
+impl TrustError {
+    /// What to do next.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::NoRoots => {
+                "install this machine's CA certificates (Debian's package ca-certificates), or use a join string with the relay's own CA, as `moorline-relay join` prints it"
+            }
+            Self::NotACertificate(_) => "get the join string again (`moorline-relay join` prints it), and use its CA",
+            Self::Tls(_) => "report this with the versions of this program and of its system",
+        }
+    }
+}
+
 /// Builds one configuration for all connections of a dialer, so that they share TLS sessions.
 ///
 /// # Errors

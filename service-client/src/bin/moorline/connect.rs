@@ -54,7 +54,7 @@ async fn carry(connect: &Connect, credentials: &Credentials, output: Output) -> 
     let stdio = || Stdio::take().map_err(|error| Failure::new(Exit::Failed, "no thread for standard input").caused_by(&error));
     match opened {
         Ok(stream) => bridge(connect, stream, stdio()?, &output).await,
-        Err(failure) if connect.for_ssh => Err(tell_ssh(failure, stdio()?.0, &output).await),
+        Err(failure) if connect.for_ssh => Err(tell_ssh(credentials.explain(failure), stdio()?.0, &output).await),
         Err(failure) => Err(failure),
     }
 }

@@ -35,7 +35,7 @@ impl Credentials {
         let profile = self.profile()?;
         let client = Client::new(&profile.join, Some(profile.token)).map_err(|error| {
             let failure = Failure::new(Exit::Credentials, "the join string cannot be used").caused_by(&error);
-            failure.next("get the join string from the relay's operator again, and log in with it")
+            failure.next(error.advice())
         })?;
         if !self.has_token_file() {
             return Ok(client);
@@ -63,6 +63,17 @@ impl Credentials {
                 "set MOORLINE_TOKEN to a new one and start this again; a profile or a --token-file would be read again".to_owned()
             }
         }
+    }
+
+    /// Says where to put another token than the one that was refused, if `moorline login` would change nothing.
+    pub(crate) fn explain(&self, failure: Failure) -> Failure {
+        let place = match (&self.sources.token_file, &self.environment.token) {
+            _ if !failure.is_token_refused => return failure,
+            (Some(path), _) => format!("put it into {}", path.display()),
+            (None, Some(_)) => "set MOORLINE_TOKEN to it, or unset that: it comes before the profile".to_owned(),
+            (None, None) => return failure,
+        };
+        failure.next(format!("get another token from the relay's operator (`moorline-relay token new`), and {place}"))
     }
 
     /// The selected token as it is now, for the relay of `join`.

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use moorline::timeline::describe_steps;
 use moorline::{DialError, Problem, ProblemCode};
 use moorline_proto::failure::Failure as Report;
+use moorline_transport::dial::TlsFault;
 
 use crate::signals::ShutdownSignal;
 
@@ -51,21 +52,23 @@ pub(crate) struct Failure {
     pub(crate) exit: Exit,
     /// Nothing is printed without it.
     pub(crate) report: Option<Report>,
+    /// Whether the relay refused the token (401).
+    pub(crate) is_token_refused: bool,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self { exit, report: Some(Report::new(what)) }
+        Self { exit, report: Some(Report::new(what)), is_token_refused: false }
     }
 
     /// A failure that needs no message.
     pub(crate) fn silent() -> Self {
-        Self { exit: Exit::Failed, report: None }
+        Self { exit: Exit::Failed, report: None, is_token_refused: false }
     }
 
     /// The end that a signal asked for.
     pub(crate) fn interrupted(signal: ShutdownSignal) -> Self {
-        Self { exit: Exit::Signal(signal), report: None }
+        Self { exit: Exit::Signal(signal), ..Self::silent() }
     }
 
     /// The relay cannot be reached.
@@ -76,7 +79,8 @@ impl Failure {
                 "check that the relay is running and that no firewall blocks its port"
             }
             DialError::Tls { .. } => {
-                "if the relay was set up again, log in with its new join string; otherwise another server may be answering in its place"
+                let failure = Self::new(Exit::Unreachable, format!("{what}: the relay cannot be reached")).caused_by(error);
+                return failure.next(tls_advice(error.tls_fault()));
             }
             DialError::Http(_) | DialError::Body(_) | DialError::Upgrade(_) | DialError::Refused(_) => {
                 "check that the address in the profile is a Moorline relay, and any proxy in front of it"
@@ -131,6 +135,7 @@ impl Failure {
         let exit = if problem.status == 401 { Exit::Credentials } else { Exit::Refused };
         let title = known.map_or(problem.title.as_str(), |code| code.title());
         let mut failure = Self::new(exit, format!("{what}: {title} ({})", problem.code));
+        failure.is_token_refused = problem.status == 401;
         if !problem.detail.is_empty() && problem.detail != title {
             failure = failure.because(problem.detail.clone());
         }
@@ -153,6 +158,26 @@ impl Failure {
             (None, Some(again)) => failure.next(again),
             (None, None) => failure.next("this version of moorline does not know the code; a newer one may"),
         }
+    }
+}
+
+/// What to do about a relay's TLS.
+fn tls_advice(fault: Option<TlsFault>) -> String {
+    match fault {
+        Some(TlsFault::NotYetValid { clock, not_before }) => {
+            format!("set this machine's clock: it says {clock}, and the relay's certificate begins at {not_before}")
+        }
+        Some(TlsFault::Expired { clock, not_after }) => format!(
+            "set this machine's clock if it is not {clock}; otherwise the relay's certificate has ended at {not_after}, and its operator has to renew it"
+        ),
+        Some(TlsFault::UnknownIssuer) => {
+            "log in with the join string that `moorline-relay join` prints now; if it is the same, another server answers in the relay's place".to_owned()
+        }
+        Some(TlsFault::OtherName) => {
+            "log in with a join string that has one of the certificate's names: `moorline-relay join` prints one".to_owned()
+        }
+        Some(TlsFault::NoTls) => "check the port in the join string: what answers there does not speak TLS".to_owned(),
+        None => "check any proxy or firewall between here and the relay, and the relay's log".to_owned(),
     }
 }
 

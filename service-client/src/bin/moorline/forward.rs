@@ -58,6 +58,7 @@ pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Out
     }
     let shared = Arc::new(Shared {
         client,
+        credentials: credentials.clone(),
         device: forward.device,
         stream_args: forward.stream_args,
         json: forward.json,
@@ -89,6 +90,7 @@ pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Out
 /// Shared by all connections.
 struct Shared {
     client: Client,
+    credentials: Credentials,
     device: DeviceId,
     stream_args: StreamArgs,
     json: bool,
@@ -180,7 +182,8 @@ async fn carry(local: TcpStream, from: SocketAddr, service: ServiceName, _permit
     let stream = match opened {
         Ok(stream) => stream,
         Err(error) => {
-            return shared.output.failure(&open_failure(&format!("{from} was reset, no stream to {to}"), &error));
+            let failure = open_failure(&format!("{from} was reset, no stream to {to}"), &error);
+            return shared.output.failure(&shared.credentials.explain(failure));
         }
     };
     debug!(%from, %to, stream = %stream.id(), timeline = describe(stream.timeline()), "opened");

@@ -47,11 +47,15 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli, environment: Environment, output: Output) -> Result<(), Failure> {
     let credentials = Credentials { sources: cli.sources, environment };
-    match cli.command {
-        Command::Login(login) => login::run(&login, &credentials, &output),
-        Command::Device { action } => block_on(device::run(action, &credentials, output)),
-        Command::Forward(forward) => match block_on(forward::run(forward, &credentials, output))? {},
-        Command::Connect(connect) => block_on(connect::run(&connect, &credentials, output)),
+    execute(cli.command, &credentials, output).map_err(|failure| credentials.explain(failure))
+}
+
+fn execute(command: Command, credentials: &Credentials, output: Output) -> Result<(), Failure> {
+    match command {
+        Command::Login(login) => login::run(&login, credentials, &output),
+        Command::Device { action } => block_on(device::run(action, credentials, output)),
+        Command::Forward(forward) => match block_on(forward::run(forward, credentials, output))? {},
+        Command::Connect(connect) => block_on(connect::run(&connect, credentials, output)),
         Command::Ssh(ssh) => match ssh::run(&ssh, &credentials.sources)? {},
     }
 }

@@ -27,6 +27,9 @@ impl FromStr for Pair {
     fn from_str(text: &str) -> Result<Self, String> {
         let (local, service) = text.rsplit_once(':').ok_or("expected [ADDRESS:]PORT:SERVICE, like 8080:http")?;
         let service = service.parse::<ServiceName>().map_err(|error| error.to_string())?;
+        if is_of_ssh(local, service.as_str()) {
+            return Err(format!("this is ssh's form, but a service has a name and no address: PORT:SERVICE, like {}", suggestion(local)));
+        }
         let (address, port) = match local.rsplit_once(':') {
             None => (None, local),
             Some(("localhost", port)) => (None, port),
@@ -36,6 +39,19 @@ impl FromStr for Pair {
         let local = address.map_or(ListenAddress::Localhost(port), |ip| ListenAddress::Address(SocketAddr::new(ip, port)));
         Ok(Self { local, service })
     }
+}
+
+/// Whether the text has the form of ssh's `-L`, `[ADDRESS:]PORT:HOST:PORT`.
+fn is_of_ssh(local: &str, last: &str) -> bool {
+    let is_port = |text: &str| text.parse::<u16>().is_ok();
+    let Some((front, host)) = local.rsplit_once(':') else { return false };
+    is_port(last) && !is_port(host) && is_port(front.rsplit(':').next().unwrap_or(front))
+}
+
+/// What was probably meant: the same local port, and a service.
+fn suggestion(local: &str) -> String {
+    let front = local.rsplit_once(':').map_or(local, |(front, _)| front);
+    format!("{front}:ssh; `moorline device show DEVICE` lists the services")
 }
 
 fn ip_address(text: &str) -> Result<IpAddr, String> {
@@ -50,6 +66,16 @@ fn ip_address(text: &str) -> Result<IpAddr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_form_of_ssh_is_answered_with_the_form_of_a_service() {
+        for (text, meant) in
+            [("2222:localhost:22", "2222:ssh"), ("8080:10.0.0.5:80", "8080:ssh"), ("127.0.0.1:2222:localhost:22", "127.0.0.1:2222:ssh")]
+        {
+            let error = text.parse::<Pair>().unwrap_err();
+            assert!(error.contains("a service has a name") && error.contains(&format!("like {meant}; `moorline device show")), "{error}");
+        }
+    }
 
     #[test]
     fn pairs_listen_on_localhost_unless_told_otherwise() {
