@@ -6,7 +6,6 @@ use crate::bounds::{
     ABOUT_ENTRIES, CURSOR_CHARS, DEADLINE_MAX_S, DEVICE_KEYS, DEVICES_PER_PAGE, FEATURES, INFO_CHARS, MAX_STREAMS, REASON_CHARS, SERVICES,
     SHORT_NAME_CHARS, SUBJECT_CHARS, URL_CHARS, WAIT_MAX_S,
 };
-use crate::clamp::{between, between_if_any, count};
 use crate::code::codes;
 use crate::control::Service;
 use crate::id::{DeviceId, Feature, NodeId, ServiceName, StreamId};
@@ -14,6 +13,7 @@ use crate::proof::{Jwk, KeyAlgorithm, PublicKey, Thumbprint};
 use crate::secret::Secret;
 use crate::text::{Data, Text, bounded, list_of_at_most, printable_text};
 use crate::timestamp::Timestamp;
+use crate::whole::{between, between_if_any, count, whole};
 
 /// Response to `GET /v1/about`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,6 +214,7 @@ pub struct Online {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub os: Option<Text<INFO_CHARS>>,
     /// Streams, open and undecided.
+    #[serde(deserialize_with = "count::<_, 0, { u32::MAX }>")]
     pub streams: u32,
 }
 
@@ -267,8 +268,10 @@ pub struct LiveStream {
     /// When it was requested.
     pub since: Timestamp,
     /// Bytes sent to the device.
+    #[serde(deserialize_with = "whole")]
     pub to_device_bytes: u64,
     /// Bytes sent to the caller.
+    #[serde(deserialize_with = "whole")]
     pub to_caller_bytes: u64,
 }
 

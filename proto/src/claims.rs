@@ -8,12 +8,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use zeroize::Zeroizing;
 
 use crate::bounds::{EPOCH_MAX_S, ISS_CHARS, JTI_CHARS};
-use crate::clamp::{between, between_if_any};
 use crate::code::codes;
 use crate::id::Subject;
 use crate::secret::Secret;
 use crate::text::{bounded, bounded_if_any};
 use crate::timestamp::Timestamp;
+use crate::whole::{between, between_if_any};
 
 /// The claims of a caller's token (RFC 7519).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +56,7 @@ pub fn unverified_expiry(token: &Secret) -> Option<Timestamp> {
 
 /// One name, or a list of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "neither a text nor a list of texts")]
 pub enum Audience {
     /// One.
     One(String),

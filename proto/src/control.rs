@@ -10,7 +10,6 @@ use crate::bounds::{
     ANNOUNCED_MS, CONTROL_MESSAGE_BYTES, DESCRIPTION_CHARS, DETAIL_CHARS, EXPIRES_IN_MAX_MS, FEATURES, GROUP_CHARS, GROUPS, INFO_CHARS,
     MAX_STREAMS, PING_MS, PROOF_CHARS, REASON_CHARS, RECONNECT_IN_MS, SERVICES, URL_CHARS,
 };
-use crate::clamp::{between, count};
 use crate::code::codes;
 use crate::id::{CallerId, DeviceId, Feature, Instance, Issuer, NodeId, ServiceName, StreamId, Subject};
 use crate::message::messages;
@@ -19,6 +18,7 @@ use crate::problem::ProblemCode;
 use crate::secret::Secret;
 use crate::text::{Data, Text, list_of_at_most};
 use crate::timestamp::Timestamp;
+use crate::whole::{Whole, between, count};
 
 messages! {
     /// A message from the relay to a device.
@@ -157,7 +157,9 @@ impl From<NonZeroU32> for Attempt {
 impl<'de> Deserialize<'de> for Attempt {
     /// `null` is the same as a field that is left out.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Option::<NonZeroU32>::deserialize(deserializer)?.map(Self).unwrap_or_default())
+        let Some(number) = Option::<Whole>::deserialize(deserializer)? else { return Ok(Self::default()) };
+        let attempt = u32::try_from(number.get()).ok().and_then(NonZeroU32::new);
+        attempt.map(Self).ok_or_else(|| D::Error::custom("not a whole number from 1 to 2^32 - 1"))
     }
 }
 

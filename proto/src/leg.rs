@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bounds::{FEATURES, LEG_TEXT_FROM_RELAY_BYTES, PING_MS};
-use crate::clamp::between;
 use crate::control::CallerInfo;
 use crate::id::{DeviceId, Feature, ServiceName, StreamId};
 use crate::message::messages;
 use crate::problem::{Problem, Timeline};
 use crate::text::{Data, list_of_at_most};
+use crate::whole::between;
 
 messages! {
     /// A text message on a leg.
@@ -50,7 +50,7 @@ pub struct Opened {
 
 /// The other end of a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "neither a device nor a caller")]
 pub enum Peer {
     /// As shown to the caller.
     Device {

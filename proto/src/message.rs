@@ -95,65 +95,84 @@ pub(crate) fn fields<T: DeserializeOwned>(kind: &'static str, text: &str) -> Res
 /// # Errors
 /// [`FieldError`], with the path of the field that is missing or invalid.
 pub fn decode_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FieldError> {
-    let whole = |detail: &str| FieldError { field: ".".to_owned(), detail: detail.to_owned() };
     // serde reads an array as a struct, field by field.
     if !bytes.trim_ascii_start().starts_with(b"{") {
-        return Err(whole("not a JSON object"));
+        return Err(FieldError::of_the_whole("not a JSON object"));
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let body = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().to_string();
-        field_error(field, &error.into_inner().to_string())
+        FieldError::new(field, &error.into_inner())
     })?;
-    json.end().map_err(|_| whole("more than one JSON object"))?;
+    json.end().map_err(|_| FieldError::of_the_whole("more than one JSON object"))?;
     Ok(body)
 }
 
-/// Converts serde's error. Drops the line and column, which mean nothing for a message, and bounds what is quoted of the peer's text.
-fn field_error(mut field: String, detail: &str) -> FieldError {
-    let detail = detail.rsplit_once(" at line ").map_or(detail, |(detail, _)| detail);
-    match (field.as_str(), missing_field(detail)) {
-        (_, None) => {}
-        (".", Some(missing)) => field = missing.to_owned(),
-        (_, Some(missing)) => field = format!("{field}.{missing}"),
+impl From<&serde_json::Error> for FieldError {
+    /// The error of a parser that tells no path.
+    fn from(error: &serde_json::Error) -> Self {
+        Self::new(".".to_owned(), error)
     }
-    FieldError { field: printable(&field, QUOTED_CHARS), detail: shortened(&without_name(detail)) }
 }
 
-/// Drops the name of an unknown field: it is the peer's text, and the path has it already.
-fn without_name(detail: &str) -> Cow<'_, str> {
-    if !detail.starts_with("unknown field `") {
-        return Cow::Borrowed(detail);
+impl FieldError {
+    fn of_the_whole(detail: &str) -> Self {
+        Self { field: ".".to_owned(), detail: detail.to_owned() }
     }
-    let expected = detail.rfind("`, expected ").map_or("", |at| &detail[at + 1..]);
-    Cow::Owned(format!("unknown field{expected}"))
-}
 
-fn missing_field(detail: &str) -> Option<&str> {
-    detail.strip_prefix("missing field `")?.strip_suffix('`')
-}
-
-/// Limit for the text around a quotation, such as serde's list of expected fields.
-const AROUND_QUOTED_CHARS: usize = 128;
-
-/// serde quotes the whole value that it found: `invalid type: string "…", expected u64`. Everything between the first quotation mark and
-/// the last one before `expected` is taken as the peer's text and truncated.
-fn shortened(detail: &str) -> String {
-    let (found, expected) = detail.rsplit_once(", expected ").map_or((detail, None), |(found, expected)| (found, Some(expected)));
-    let quoted = found.find(['"', '`']).map(|at| (at + 1, found.rfind(['"', '`']).unwrap_or(at)));
-    let mut text = match quoted {
-        Some((from, to)) if from <= to => {
-            let (before, inside, after) = (&found[..from], &found[from..to], &found[to..]);
-            let cut = if inside.chars().nth(QUOTED_CHARS).is_some() { "…" } else { "" };
-            format!("{}{}{cut}{}", printable(before, AROUND_QUOTED_CHARS), printable(inside, QUOTED_CHARS), printable(after, 1))
+    /// Converts the parser's error: the words of the protocol take the place of the parser's own.
+    fn new(field: String, error: &serde_json::Error) -> Self {
+        let detail = error.to_string();
+        // Line and column mean nothing for a message.
+        let detail = detail.rsplit_once(" at line ").map_or(detail.as_str(), |(detail, _)| detail);
+        if !error.is_data() && detail != OUT_OF_RANGE {
+            return Self::of_the_whole("not a JSON object");
         }
-        _ => printable(found, AROUND_QUOTED_CHARS),
-    };
-    if let Some(expected) = expected {
-        text.push_str(", expected ");
-        text.push_str(&printable(expected, AROUND_QUOTED_CHARS));
+        let named = |begins: &str| detail.strip_prefix(begins)?.strip_suffix('`');
+        let (inside, detail) = match (named("missing field `"), named("duplicate field `")) {
+            (Some(missing), _) => (Some(missing), "is missing".into()),
+            (None, Some(repeated)) => (Some(repeated), "stands twice".into()),
+            (None, None) => (None, in_words(detail)),
+        };
+        let field = match (field.as_str(), inside) {
+            (_, None) => field,
+            (".", Some(inside)) => inside.to_owned(),
+            (_, Some(inside)) => format!("{field}.{inside}"),
+        };
+        Self { field: printable(&field, QUOTED_CHARS), detail: printable(&detail, DETAIL_CHARS) }
     }
-    text
+}
+
+/// Characters of what an error says about a field.
+const DETAIL_CHARS: usize = 160;
+
+/// serde_json's error for a number that no `f64` holds: the only one about a value that it does not count as an error of data.
+const OUT_OF_RANGE: &str = "number out of range";
+
+/// What is wrong with a field. serde quotes what it found and names types of this program; both are left out. Errors of this crate's own
+/// types say what is wrong in the protocol's words, and stay as they are.
+fn in_words(detail: &str) -> Cow<'_, str> {
+    if detail.starts_with("unknown field `") {
+        return "is not known".into();
+    }
+    let is_mismatch = ["invalid type: ", "invalid value: ", "invalid length "].iter().any(|begins| detail.starts_with(begins));
+    match detail.rsplit_once(", expected ") {
+        Some((_, expected)) if is_mismatch => format!("not {}", form(expected)).into(),
+        _ => detail.into(),
+    }
+}
+
+/// serde's name for a form, as docs/PROTOCOL.md calls it.
+fn form(expected: &str) -> &str {
+    match expected {
+        "a string" | "string" | "str" | "a borrowed string" => "a text",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        "i8" | "i16" | "i32" | "i64" | "u8" | "u16" | "u32" | "u64" => "a whole number",
+        "f32" | "f64" => "a number",
+        other if other.starts_with("struct ") || other.contains("tagged enum ") => "an object",
+        other => other,
+    }
 }
 
 pub(crate) fn unknown<T>(kind: &str) -> Decoded<T> {

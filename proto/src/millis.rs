@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::whole::Whole;
+
 /// A duration in whole microseconds, from zero to 24 hours; written in milliseconds: `12`, `1.4`, `0.08`.
 ///
 /// Longer durations are clamped to 24 hours, also when they are decoded.
@@ -13,8 +15,9 @@ pub struct Millis {
     micros: u64,
 }
 
-/// The largest number that is accepted: the last whole number that every JSON library represents exactly.
-const LAST_READ: f64 = 9_007_199_254_740_991.0;
+/// The largest number that is accepted, which is [`Whole::MAX`].
+#[expect(clippy::cast_precision_loss, reason = "2^53 - 1 is an f64")]
+const LAST_READ: f64 = Whole::MAX.get() as f64;
 
 impl Millis {
     /// 24 hours.
@@ -81,7 +84,8 @@ impl de::Visitor<'_> for MillisVisitor {
     }
 
     fn visit_u64<E: de::Error>(self, ms: u64) -> Result<Millis, E> {
-        if ms > (1 << 53) - 1 { Err(E::invalid_value(de::Unexpected::Unsigned(ms), &self)) } else { Ok(Millis::from_millis(ms)) }
+        let whole = Whole::new(ms).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(ms), &self))?;
+        Ok(Millis::from_millis(whole.get()))
     }
 
     fn visit_i64<E: de::Error>(self, ms: i64) -> Result<Millis, E> {

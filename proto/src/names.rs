@@ -32,6 +32,26 @@ pub const DATA_HEADER: &str = "moorline-data";
 pub const FEATURES_HEADER: &str = "moorline-features";
 /// Key of a request, so that a retry does not open a second stream.
 pub const IDEMPOTENCY_KEY_HEADER: &str = "idempotency-key";
+/// Headers of a request that stand once at most, by name. Others that the protocol names are lists, or not allowed at all.
+pub const SINGLE_HEADERS: [&str; 15] = [
+    "host",
+    "authorization",
+    "content-length",
+    "content-type",
+    "transfer-encoding",
+    "expect",
+    "origin",
+    "sec-websocket-key",
+    "sec-websocket-version",
+    DEADLINE_HEADER,
+    WAIT_HEADER,
+    REASON_HEADER,
+    DATA_HEADER,
+    FEATURES_HEADER,
+    IDEMPOTENCY_KEY_HEADER,
+];
+/// Media type of the body of a request.
+pub const BODY_MEDIA_TYPE: &str = "application/json";
 /// Media type of a problem (RFC 9457).
 pub const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
 /// `typ` in the header of a device's proof.

@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bounds::{PROBLEM_TEXT_CHARS, PROBLEM_WORD_CHARS, RETRY_AFTER_MAX_S};
-use crate::clamp::between_if_any;
 use crate::code::codes;
 use crate::id::StreamId;
 use crate::millis::Millis;
 use crate::text::{printable, printable_text, printable_text_if_any};
 use crate::timestamp::Timestamp;
+use crate::whole::between_if_any;
 
 codes! {
     /// Why a request was refused, or a stream was not opened.

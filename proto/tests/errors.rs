@@ -1,6 +1,6 @@
 //! Error messages of decoders: they quote little of what the peer sent, and no control characters that a log or a terminal would interpret.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 mod support;
 
@@ -8,11 +8,12 @@ use std::fmt::Display;
 
 use moorline_proto::api::{About, Device, DeviceList, OpenStream, PutDevice, StreamList, StreamTicket};
 use moorline_proto::claims::{Action, CallerClaims, Pattern};
+use moorline_proto::close::CloseReason;
 use moorline_proto::control::{FromDevice, ToDevice};
 use moorline_proto::id::{DeviceId, Feature, Instance, ServiceName, StreamId, Subject};
 use moorline_proto::join::{Join, RelayUrl};
 use moorline_proto::leg::LegText;
-use moorline_proto::message::{Decoded, decode_body};
+use moorline_proto::message::{Decoded, MessageError, decode_body};
 use moorline_proto::problem::{Problem, ProblemCode};
 use moorline_proto::proof::{ProofClaims, PublicKey, Thumbprint};
 use moorline_proto::text::{Data, QUOTED_CHARS, is_replaced};
@@ -158,16 +159,80 @@ proptest! {
 #[test]
 fn errors_describe_what_is_wrong() {
     let error = |text: &str| FromDevice::decode(text).unwrap_err().to_string();
-    assert_eq!(error(r#"{"type":"heartbeat"}"#), "heartbeat: interval_ms: missing field `interval_ms`");
-    assert_eq!(
-        error(r#"{"type":"heartbeat","interval_ms":"often"}"#),
-        r#"heartbeat: interval_ms: invalid type: string "often", expected u64"#
-    );
-    let long = format!(r#"{{"type":"heartbeat","interval_ms":"{}"}}"#, "x".repeat(60_000));
-    let cut = format!("heartbeat: interval_ms: invalid type: string \"{}…\", expected u64", "x".repeat(QUOTED_CHARS));
-    assert_eq!(error(&long), cut);
-    let unknown = decode_body::<PutDevice>(br#"{"keys":[],"tags":[]}"#).unwrap_err();
-    assert_eq!(unknown.to_string(), "tags: unknown field, expected `keys`");
-    assert_eq!(decode_body::<PutDevice>(b"[[]]").unwrap_err().to_string(), "not a JSON object");
-    assert_eq!(decode_body::<PutDevice>(br#"{"keys":[]} {}"#).unwrap_err().to_string(), "more than one JSON object");
+    assert_eq!(error(r#"{"type":"heartbeat"}"#), "heartbeat: interval_ms: is missing");
+    let not_whole = "heartbeat: interval_ms: not a whole number from 0 to 2^53 - 1";
+    for value in [r#""often""#, "1.5", "-1", "9007199254740992", "1e9", "null", "{}"] {
+        assert_eq!(error(&format!(r#"{{"type":"heartbeat","interval_ms":{value}}}"#)), not_whole);
+    }
+    assert_eq!(error(&format!(r#"{{"type":"heartbeat","interval_ms":"{}"}}"#, "x".repeat(60_000))), not_whole);
+    assert_eq!(error(r#"{"type":"heartbeat","interval_ms":9,"interval_ms":9}"#), "heartbeat: interval_ms: stands twice");
+    assert_eq!(error(r#"{"type":"accept","stream":7}"#), "accept: stream: not a text");
+    assert_eq!(error(r#"{"type":"services","services":["ssh"]}"#), "services: services[0]: not an object");
+    assert_eq!(error(r#"{"type":"services","services":"ssh"}"#), "services: services: not a list of at most 64 items");
+    let body = |text: &[u8]| decode_body::<PutDevice>(text).unwrap_err().to_string();
+    assert_eq!(body(br#"{"keys":[],"tags":[]}"#), "tags: is not known");
+    assert_eq!(body(b"[[]]"), "not a JSON object");
+    assert_eq!(body(br#"{"keys":["#), "not a JSON object");
+    assert_eq!(body(br#"{"keys":[]} {}"#), "more than one JSON object");
+}
+
+/// Words of the parser and of this program's types, which mean nothing to whoever reads the reason of a Close.
+const INTERNAL_WORDS: [&str; 15] = [
+    "invalid type",
+    "invalid value",
+    "invalid length",
+    "expected",
+    "struct",
+    "enum",
+    "variant",
+    "missing field",
+    "duplicate field",
+    "line ",
+    "column",
+    "EOF",
+    "u64",
+    "u32",
+    "`",
+];
+
+/// The reason of a Close says what is wrong in the words of the protocol, and names the field within its 123 bytes.
+#[test]
+fn reasons_of_a_close_are_in_the_words_of_the_protocol() {
+    fn check_reasons<T: std::fmt::Debug>(file: &str, decode: fn(&str) -> Result<Decoded<T>, MessageError>) {
+        let file: Messages = vectors(file);
+        assert!(file.invalid.len() > 20);
+        for vector in file.invalid {
+            let error = decode(&vector.text.to_string()).unwrap_err().to_string();
+            let reason = CloseReason::Protocol.text(&error);
+            let field = vector.error.strip_prefix("field ").unwrap_or_default();
+            assert!(reason.len() <= 123 && reason.contains(field), "{}: {reason}", vector.name);
+            for word in INTERNAL_WORDS {
+                assert!(!error.contains(word), "{}: {word:?} in {error:?}", vector.name);
+            }
+        }
+    }
+    check_reasons("control_from_device.json", FromDevice::decode);
+    check_reasons("control_to_device.json", ToDevice::decode);
+    check_reasons("leg.json", LegText::decode);
+    for vector in vectors::<Bodies>("bodies.json").invalid {
+        let error = read_error(&vector.body, &vector.text.to_string());
+        for word in INTERNAL_WORDS {
+            assert!(!error.contains(word), "{}: {word:?} in {error:?}", vector.name);
+        }
+    }
+}
+
+fn read_error(body: &str, text: &str) -> String {
+    fn error<T: DeserializeOwned + std::fmt::Debug>(text: &str) -> String {
+        decode_body::<T>(text.as_bytes()).unwrap_err().to_string()
+    }
+    match body {
+        "about" => error::<About>(text),
+        "open_stream" => error::<OpenStream>(text),
+        "put_device" => error::<PutDevice>(text),
+        "device_list" => error::<DeviceList>(text),
+        "problem" => error::<Problem>(text),
+        "caller_claims" => error::<CallerClaims>(text),
+        other => panic!("there is no body {other:?}"),
+    }
 }

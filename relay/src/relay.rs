@@ -17,7 +17,7 @@ use crate::config::{Config, Listener, Transport};
 use crate::core::{Core, Revision};
 use crate::device_changes;
 use crate::directory::Directory;
-use crate::http::request_form::HttpService;
+use crate::http::requests::HttpService;
 use crate::http::routes::routes;
 use crate::http::server::ConnectionServer;
 use crate::lifecycle::Lifecycle;

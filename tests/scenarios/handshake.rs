@@ -298,3 +298,24 @@ async fn an_idempotency_key_names_one_stream_until_it_opens() {
     let late = world.connect("lamp-1", "ssh", &key).await.unwrap_err();
     assert_eq!((late.status, late.problem.unwrap().known_code()), (409, Some(ProblemCode::TokenUsed)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_device_leg_that_closes_before_opened_is_gone_or_has_rejected_by_its_code() {
+    for code in [1000, 1001, 4001, 4006, 4999] {
+        let world = MemoryWorld::start().await;
+        let mut device = world.device("lamp-1").await;
+        let mut caller = world.connect("lamp-1", "ssh", &[]).await.unwrap();
+        let offer = device.offer().await;
+        let mut leg = world.join(offer.url.as_str(), &offer.token).await.unwrap();
+        leg.close(code).await;
+        leg.closed().await;
+        if code == 1000 {
+            let mut again = world.join(offer.url.as_str(), &offer.token).await.unwrap();
+            device.accept(offer.stream).await;
+            again.opened().await;
+            caller.opened().await;
+        } else {
+            assert_eq!(caller.refused().await.code, "device_failed", "{code}");
+        }
+    }
+}

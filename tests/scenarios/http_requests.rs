@@ -118,9 +118,10 @@ async fn invalid_requests_are_refused_and_the_connection_is_closed() {
         (format!("CONNECT lamp-1:22 HTTP/1.1\r\n{host}{close}\r\n"), &[400, 404, 405]),
         (format!("GET http://{HOST}/v1/devices HTTP/1.1\r\n{host}{close}\r\n"), &[401]),
         (format!("GET https://evil.example/v1/devices/%61 HTTP/1.1\r\n{host}{close}\r\n"), &[400]),
-        (format!("GET http://evil.example HTTP/1.1\r\n{host}{close}\r\n"), &[404]),
+        (format!("GET http://evil.example HTTP/1.1\r\n{host}{close}\r\n"), &[400]),
+        (format!("GET http://{HOST} HTTP/1.1\r\n{host}{close}\r\n"), &[404]),
         (format!("GET v1/about HTTP/1.1\r\n{host}{close}\r\n"), &[400, 404]),
-        (format!("GET /v1/about#x HTTP/1.1\r\n{host}{close}\r\n"), &[200, 400]),
+        (format!("GET /v1/about#x HTTP/1.1\r\n{host}{close}\r\n"), &[400]),
         (format!("GET /v1/about HTTP/1.1\r\nHost: {HOST}, evil.example\r\nHost: x\r\n{close}\r\n"), &[400]),
         (format!("GET /v1/about HTTP/1.1\r\nHost : {HOST}\r\n\r\n"), &[400]),
         (format!("GET /v1/about HTTP/1.1\r\n{host}X: a\r\n b\r\n\r\n"), &[400]),
@@ -134,10 +135,11 @@ async fn invalid_requests_are_refused_and_the_connection_is_closed() {
         (format!("POST /v1/devices/lamp-1/streams HTTP/1.1\r\n{host}Content-Length: -1\r\n\r\n"), &[400]),
         (format!("POST /v1/devices/lamp-1/streams HTTP/1.1\r\n{host}Content-Length: 1, 1\r\n\r\nx"), &[400, 401]),
         (format!("POST /v1/devices/lamp-1/streams HTTP/1.1\r\n{host}Transfer-Encoding: gzip\r\n\r\nx"), &[400]),
-        // The end of a body must be unambiguous, also on routes that ignore the body.
-        (format!("GET /v1/about HTTP/1.1\r\n{host}{close}Content-Length: 1\r\n\r\nx"), &[200]),
+        // No body where none is described, and no doubt about where one ends.
+        (format!("GET /v1/about HTTP/1.1\r\n{host}{close}Content-Length: 0\r\n\r\n"), &[200]),
+        (format!("GET /v1/about HTTP/1.1\r\n{host}{close}Content-Length: 1\r\n\r\nx"), &[400]),
         (format!("GET /v1/about HTTP/1.1\r\n{host}{close}Content-Length: 1\r\nContent-Length: 2\r\n\r\nxx"), &[400]),
-        (format!("GET /v1/about HTTP/1.1\r\n{host}{close}Transfer-Encoding: Chunked\r\n\r\n{chunks}"), &[200]),
+        (format!("GET /v1/about HTTP/1.1\r\n{host}{close}Transfer-Encoding: Chunked\r\n\r\n{chunks}"), &[400]),
         (format!("GET /v1/about HTTP/1.1\r\n{host}{close}Transfer-Encoding: gzip, chunked\r\n\r\n{chunks}"), &[400]),
         (format!("GET /v1/about HTTP/1.1\r\n{host}{close}{}\r\n{chunks}", "Transfer-Encoding: chunked\r\n".repeat(2)), &[400]),
     ] {
@@ -155,7 +157,9 @@ async fn a_slow_head_has_ten_seconds_and_a_slow_body_ten_more() {
     let world = MemoryWorld::start().await;
     let head = upgrade_request(HOST, "/v1/control", "moorline.control.v1", "");
     let token = bearer(&world.token());
-    let post = format!("POST /v1/devices/lamp-1/streams HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: {token}\r\nContent-Length: 40\r\n\r\n");
+    let post = format!(
+        "POST /v1/devices/lamp-1/streams HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: {token}\r\nContent-Type: application/json\r\nContent-Length: 40\r\n\r\n"
+    );
     for (at_once, slowly, status) in [("", head.as_str(), 0), (&post, r#"{"service":"ssh","reason":"very, very slow"}"#, 400)] {
         let (mut reads, mut writes) = tokio::io::split(world.dial());
         writes.write_all(at_once.as_bytes()).await.unwrap();
@@ -186,6 +190,7 @@ async fn a_body_is_one_json_object_of_bounded_size() {
     let world = MemoryWorld::start().await;
     let _device = world.device("lamp-1").await;
     let begins = format!("POST /v1/devices/lamp-1/streams HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: {}\r\n", bearer(&world.token()));
+    let begins = format!("{begins}Content-Type: application/json\r\n");
     for (body, status) in [
         (r#" {"service":"ssh","deadline_s":1} "#, 202),
         (r#"{"service":"ssh"} {"service":"ssh"}"#, 400),
@@ -216,11 +221,15 @@ async fn headers_and_queries_are_parsed_strictly() {
     // The form of a request is checked first; an unknown device is 404.
     for (header, value, status) in [
         ("Moorline-Deadline", "60", 404),
-        ("Moorline-Deadline", "99999999999999999999999", 404),
+        ("Moorline-Deadline", "9007199254740991", 404),
+        ("Moorline-Deadline", "9007199254740992", 400),
+        ("Moorline-Deadline", "99999999999999999999999", 400),
         ("Moorline-Deadline", "+60", 400),
         ("Moorline-Deadline", "1e1", 400),
         ("Moorline-Deadline", "0", 400),
-        ("Moorline-Wait", "99999999999999999999999", 404),
+        ("Moorline-Wait", "9007199254740991", 404),
+        ("Moorline-Wait", "9007199254740992", 400),
+        ("Moorline-Wait", "18446744073709551616", 400),
         ("Moorline-Wait", "-0", 400),
         ("Moorline-Reason", "100%25 sure", 404),
         ("Moorline-Reason", "100% sure", 400),
@@ -238,6 +247,10 @@ async fn headers_and_queries_are_parsed_strictly() {
         ("max=2&after=a", 400),
         ("max=2&after=AmE", 400),
         ("max=2&max=3", 400),
+        ("max=0", 200),
+        ("max=501", 200),
+        ("max=9007199254740991", 200),
+        ("max=9007199254740992", 400),
         ("after=AWE&after=AWE", 400),
         ("max=%2B2", 400),
         ("max=+2", 400),

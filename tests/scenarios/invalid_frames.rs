@@ -84,7 +84,7 @@ fn cases() -> Vec<Case> {
     case("JSON without a type", protocol, frame(FIN | TEXT, b"[]"));
     case("a Close of one byte", framing, frame(FIN | CLOSE, &[3]));
     // The WebSocket library answers these by itself.
-    for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000] {
+    for code in [0, 999, 1004, 1005, 1006, 1014, 1015, 1016, 2999, 5000] {
         cases.push(Case { what: "a Close with a code that none may have", sends: close_frame(code), on_leg: framing, on_control: framing });
     }
     cases

@@ -93,8 +93,8 @@ const TRANSPORT: Layers = &[
 ];
 
 const PROTO: Layers = &[
-    &["bounds", "causes", "certificate", "clamp", "close", "millis", "pasted", "secret", "timestamp"],
-    &["frame", "id", "text"],
+    &["bounds", "causes", "certificate", "close", "pasted", "secret", "timestamp", "whole"],
+    &["frame", "id", "millis", "text"],
     &["code", "failure", "join", "message", "names"],
     &["claims", "problem"],
     &["control"],

@@ -34,6 +34,7 @@ mod reconnecting;
 mod refusals;
 mod renewed_tokens;
 mod repository;
+mod request_form;
 mod splicing;
 mod ssh;
 mod ssh_programs;

@@ -117,6 +117,20 @@ async fn an_invalid_body_is_refused_by_the_name_of_its_field() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_key_stands_once_in_a_device_however_it_is_written() {
+    let world = MemoryWorld::start().await;
+    let (key, other) = (world.key(&"lamp-1".parse().unwrap()).await, world.key(&"lamp-2".parse().unwrap()).await);
+    let (pem, other) = (json!(key.public().to_pem()), json!(other.public().to_pem()));
+    let jwk = serde_json::to_value(key.public().to_jwk()).expect("a JWK is JSON");
+    for (keys, second) in [(json!([pem, pem]), 1), (json!([pem, jwk]), 1), (json!([jwk, other, pem]), 2)] {
+        let put = world.request("PUT", "/v1/devices/lamp-1", &[], Some(json!({"keys": keys}))).await;
+        let detail = format!("keys[{second}]: the same key as keys[0]; send it once");
+        assert_eq!((put.0, &put.2["code"], &put.2["detail"]), (400, &json!("malformed"), &json!(detail)));
+    }
+    assert_eq!(world.request("PUT", "/v1/devices/lamp-1", &[], Some(json!({"keys": [pem]}))).await.0, 200);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_key_belongs_to_one_device() {
     let world = MemoryWorld::start().await;
     let key = world.key(&"lamp-1".parse().unwrap()).await;

@@ -163,6 +163,29 @@ async fn a_half_closed_silent_stream_ends_after_exactly_ten_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn texts_of_any_type_keep_a_half_closed_stream_alive() {
+    let (_world, mut device, mut caller, mut leg) = MemoryWorld::with_stream().await;
+    caller.end().await;
+    leg.ended().await;
+    assert_eq!(caller.next().await, LegEvent::Delivered);
+    let begun = Instant::now();
+    let speaking = async {
+        for _ in 0..3 {
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(300)) => {}
+                event = caller.next() => panic!("{event:?} on a silent stream"),
+                event = leg.next() => panic!("{event:?} on a silent stream"),
+            }
+            leg.send(Message::text(r#"{"type":"x.note"}"#)).await;
+            assert!(matches!(caller.next().await, LegEvent::Text(_)), "it is passed on");
+        }
+        tokio::join!(caller.closed(), leg.closed())
+    };
+    let codes = alongside(&mut device, speaking).await;
+    assert_eq!((codes, begun.elapsed()), ((4003, 4003), Duration::from_secs(1_500)), "ten minutes from the last text");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_stream_is_kept_alive_by_pings() {
     let (_world, mut device, mut caller, mut leg) = MemoryWorld::with_stream().await;
     let begun = Instant::now();

@@ -128,6 +128,30 @@ async fn repeating_a_request_issues_a_new_token_and_voids_the_old_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_left_out_of_a_question_asks_for_the_default() {
+    let world = MemoryWorld::start().await;
+    let mut device = world.device("lamp-1").await;
+    let (first, _offer) = negotiated(&world, &mut device, "k").await;
+    let ask = async |question| {
+        world.request("POST", "/v1/devices/lamp-1/streams", &[("idempotency-key", "k"), ("prefer", "wait=0")], Some(question)).await
+    };
+    for same in [
+        json!({"service": "ssh", "deadline_s": 60}),
+        json!({"service": "ssh", "wait_s": 0, "features": []}),
+        json!({"service": "ssh", "reason": null}),
+    ] {
+        let (status, _, answer) = ask(same.clone()).await;
+        assert_eq!((status / 100, &answer["stream"]), (2, &json!(first.stream)), "{same}: {answer}");
+    }
+    for other in
+        [json!({"service": "ssh", "deadline_s": 61}), json!({"service": "ssh", "wait_s": 1}), json!({"service": "ssh", "data": "aGVsbG8="})]
+    {
+        let (status, _, answer) = ask(other.clone()).await;
+        assert_eq!((status, &answer["code"]), (409, &json!("conflict")), "{other}: {answer}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_subprotocol_carries_a_leg_token_only_and_is_not_echoed() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
@@ -151,9 +175,13 @@ async fn a_subprotocol_carries_a_leg_token_only_and_is_not_echoed() {
     assert_eq!(joined.status, 101);
     let head = joined.text.to_ascii_lowercase();
     assert!(head.contains("sec-websocket-protocol: moorline.stream.v1\r\n") && !head.contains("mrl_leg"), "{head}");
-    // If both are given, the header is used.
-    let subprotocol = [("sec-websocket-protocol", "moorline.token.mrl_leg_forged"), ("authorization", &*bearer(&ticket.token))];
-    let mut caller = WireLeg::join(world.dial(), HOST, &ticket.url, &subprotocol).await.unwrap();
+    for second in ["mrl_leg_forged", &token] {
+        let subprotocol = format!("moorline.token.{second}");
+        let both = [("sec-websocket-protocol", &*subprotocol), ("authorization", &*bearer(&ticket.token))];
+        let refusal = WireLeg::join(world.dial(), HOST, &ticket.url, &both).await.expect_err("a token stands once");
+        assert_eq!(code(refusal), ProblemCode::Malformed);
+    }
+    let mut caller = world.join(&ticket.url, &ticket.token).await.unwrap();
     let mut device_leg = world.join(offer.url.as_str(), &offer.token).await.unwrap();
     caller.opened().await;
     device_leg.opened().await;

@@ -259,6 +259,9 @@ impl MemoryWorld {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
+        if body.is_some() {
+            request = request.header("content-type", "application/json");
+        }
         let body = body.map_or_else(Full::default, |body| Full::new(Bytes::from(body.to_string())));
         let request = request.body(body).expect("the request of a scenario is valid");
         let exchange = async {

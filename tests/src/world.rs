@@ -295,7 +295,8 @@ impl World {
         let mut connection = self.dial().await;
         let (authorization, length) = (bearer(&self.token()), body.len());
         let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {authorization}\r\nConnection: close");
-        let request = format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}");
+        let form = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
+        let request = format!("{head}\r\n{form}Content-Length: {length}\r\n\r\n{body}");
         connection.write_all(request.as_bytes()).await.expect("the relay accepts bytes");
         let received = String::from_utf8(read_until_closed(&mut connection, SOON).await).expect("the answer is text");
         let status = received.get(9..12).and_then(|status| status.parse().ok()).expect("a status");

@@ -69,7 +69,7 @@ fn a_close_has_no_payload_a_code_or_a_code_and_a_reason() {
         events,
         ["Close(None)", r#"Close(Some(Close { code: 1000, reason: "" }))"#, r#"Close(Some(Close { code: 4001, reason: "bye" }))"#]
     );
-    for code in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535] {
+    for code in [0_u16, 999, 1004, 1005, 1006, 1014, 1015, 1016, 2999, 5000, 65_535] {
         assert_eq!(error(&frame(0x88, &code.to_be_bytes())), FrameError::CloseCode(code));
     }
     assert_eq!(error(&frame(0x88, &[3])), FrameError::TruncatedCode);

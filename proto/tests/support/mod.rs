@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use moorline_proto::message::decode_body;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -111,16 +112,7 @@ pub(crate) fn vectors<T: DeserializeOwned>(name: &str) -> T {
 /// # Errors
 /// `field` and the path of the field that is wrong or missing, as `MessageError::kind` has it.
 pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    let mut json = serde_json::Deserializer::from_str(text);
-    serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let (path, detail) = (error.path().to_string(), error.inner().to_string());
-        let missing = detail.strip_prefix("missing field `").and_then(|rest| rest.split_once('`')).map(|(field, _)| field);
-        match (path.as_str(), missing) {
-            (_, None) => format!("field {path}"),
-            (".", Some(missing)) => format!("field {missing}"),
-            (_, Some(missing)) => format!("field {path}.{missing}"),
-        }
-    })
+    decode_body(text.as_bytes()).map_err(|error| format!("field {}", error.field))
 }
 
 /// The rows below the first table under `heading` whose first column is called `first`. Cells are plain text without code marks.

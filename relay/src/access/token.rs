@@ -9,6 +9,7 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Validation, decode, decode_header};
 use moorline_proto::claims::{AccessRule, Audience, CallerClaims};
 use moorline_proto::id::CallerId;
+use moorline_proto::message::FieldError;
 use moorline_proto::problem::ProblemCode;
 use moorline_proto::proof::Thumbprint;
 use moorline_proto::secret::Secret;
@@ -178,7 +179,7 @@ fn verified_claims(token: &str, key: &CallerKey) -> Result<CallerClaims, Invalid
     only_signature.validate_aud = false;
     let data = decode::<CallerClaims>(token, &decoding_key(&key.key), &only_signature);
     data.map(|data| data.claims).map_err(|error| match error.kind() {
-        ErrorKind::Json(json) => InvalidToken::Claims(json.to_string()),
+        ErrorKind::Json(json) => InvalidToken::Claims(FieldError::from(&**json).to_string()),
         _ => InvalidToken::Signature,
     })
 }

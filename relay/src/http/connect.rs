@@ -17,7 +17,7 @@ use crate::core::Core;
 use crate::http::operation::{Authorized, Operation, Params};
 use crate::http::problem::Refusal;
 use crate::http::stream_request::{self, StreamForm};
-use crate::http::upgrade::{Upgrade, upgrade};
+use crate::http::upgrade::Upgrade;
 use crate::splice::Leg;
 use crate::stream::join::LegOf;
 use crate::stream::leg_close::deliver;
@@ -33,12 +33,12 @@ pub(super) struct Connect {
 impl Operation for Connect {
     type Permit = StreamPermit;
 
-    async fn read(core: &Core, params: &Params, request: &mut Request) -> Result<Self, Refusal> {
+    async fn read(_core: &Core, params: &Params, request: &mut Request) -> Result<Self, Refusal> {
         let since = Instant::now();
         let (device, service) = (params.parse("device")?, params.parse("service")?);
-        let upgrade = upgrade(request, STREAM_SUBPROTOCOL, &core.origins)?;
         let open = stream_request::from_headers(request.headers(), service)?;
         let key = stream_request::key(request.headers())?;
+        let upgrade = Upgrade::new(request, STREAM_SUBPROTOCOL)?;
         Ok(Self { form: StreamForm { device, open, key, since }, upgrade })
     }
 

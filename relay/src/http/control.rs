@@ -22,7 +22,7 @@ use crate::control::session::{Answer, Session};
 use crate::core::Core;
 use crate::http::operation::peer;
 use crate::http::problem::Refusal;
-use crate::http::upgrade::{Upgrading, upgrade};
+use crate::http::upgrade::{Upgrade, Upgrading};
 use crate::logging::warn_limited;
 use crate::net::admission::Peer;
 use crate::random;
@@ -31,14 +31,13 @@ use crate::stream::Event;
 /// Opens a control channel.
 ///
 /// # Errors
-/// What an upgrade must have; `draining`.
+/// `draining`.
 pub(super) async fn control(core: Arc<Core>, mut request: Request) -> Result<Response, Refusal> {
-    let upgrade = upgrade(&mut request, CONTROL_SUBPROTOCOL, &core.origins)?;
     if !core.lifecycle.is_running() {
         return Err(Refusal::new(ProblemCode::Draining, "the relay is leaving; connect to another node, or later"));
     }
     let peer = peer(&request)?;
-    let (answer, upgrading) = upgrade.accept();
+    let (answer, upgrading) = Upgrade::new(&mut request, CONTROL_SUBPROTOCOL)?.accept();
     let tasks = core.tasks.clone();
     tasks.spawn("control", channel(core, upgrading, peer));
     Ok(answer)

@@ -12,6 +12,7 @@ use moorline_proto::claims::Action;
 use moorline_proto::id::DeviceId;
 use moorline_proto::problem::ProblemCode;
 use moorline_proto::proof::PublicKey;
+use moorline_proto::whole::Whole;
 
 use crate::access::is_usable;
 use crate::access::permit::AdminPermit;
@@ -53,22 +54,20 @@ impl Operation for List {
     }
 }
 
+/// The parameters of a query whose form is good: each of them stands once, if at all.
 fn page(query: &str) -> Result<(Option<Cursor>, usize), Refusal> {
-    let malformed = |detail: String| Refusal::new(ProblemCode::Malformed, detail);
-    let (mut after, mut max) = (None, None);
-    for (name, value) in query.split('&').filter(|part| !part.is_empty()).map(|part| part.split_once('=').unwrap_or((part, ""))) {
+    let (mut after, mut max) = (None, DEVICE_PAGE);
+    for (name, value) in query.split('&').filter_map(|part| part.split_once('=').or(Some((part, "")))) {
         match name {
-            "after" if after.is_none() => after = Some(parse(value)?),
-            "max" if max.is_none() => {
-                let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
-                let number = value.parse().ok().filter(|number| is_number && (1..=DEVICE_PAGE_MAX).contains(number));
-                max = Some(number.ok_or_else(|| malformed(format!("max: a number from 1 to {DEVICE_PAGE_MAX}")))?);
+            "after" => after = Some(parse(value)?),
+            "max" => {
+                let number: Whole = value.parse().map_err(|error| Refusal::new(ProblemCode::Malformed, format!("max: {error}")))?;
+                max = usize::try_from(number.get()).unwrap_or(DEVICE_PAGE_MAX).clamp(1, DEVICE_PAGE_MAX);
             }
-            "after" | "max" => return Err(malformed(format!("{name}: stands twice"))),
-            other => return Err(malformed(format!("there is no query parameter {other:?}"))),
+            _ => {}
         }
     }
-    Ok((after, max.unwrap_or(DEVICE_PAGE)))
+    Ok((after, max))
 }
 
 fn row(core: &Core, record: &DeviceRecord) -> Device {
@@ -164,6 +163,10 @@ impl Operation for Put {
         }
         if let Some(useless) = keys.iter().position(|key| !is_usable(key)) {
             return Err(malformed(format!("keys[{useless}]: no point of its curve, so nobody has its private key")));
+        }
+        let repeated = (1..keys.len()).find_map(|at| Some((keys[..at].iter().position(|key| *key == keys[at])?, at)));
+        if let Some((first, second)) = repeated {
+            return Err(malformed(format!("keys[{second}]: the same key as keys[{first}]; send it once")));
         }
         Ok(Self { device, keys })
     }

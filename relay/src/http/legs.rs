@@ -4,18 +4,16 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use axum::response::Response;
-use http::HeaderMap;
 use moorline_proto::id::{NodeId, StreamId};
-use moorline_proto::names::{STREAM_SUBPROTOCOL, TOKEN_SUBPROTOCOL_PREFIX};
+use moorline_proto::names::STREAM_SUBPROTOCOL;
 use moorline_proto::problem::{Problem, ProblemCode};
-use moorline_proto::secret::Secret;
 use tracing::debug;
 
 use crate::core::Core;
 use crate::http::bearer;
 use crate::http::operation::{Params, peer};
 use crate::http::problem::Refusal;
-use crate::http::upgrade::{subprotocols, upgrade};
+use crate::http::upgrade::Upgrade;
 use crate::splice::Leg;
 use crate::stream::Claim;
 use crate::stream::join::ClaimError;
@@ -24,12 +22,11 @@ use crate::stream::leg_close::{deliver, refuse};
 /// Joins a leg.
 ///
 /// # Errors
-/// `token_missing`, `stream_unknown`, `token_used`, `stream_expired`, and what an upgrade must have.
+/// `token_missing`, `stream_unknown`, `token_used`, `stream_expired`.
 pub(super) async fn join(core: Arc<Core>, mut request: Request) -> Result<Response, Refusal> {
     let params = Params::of(&mut request).await?;
     let (node, stream): (NodeId, StreamId) = (params.parse("node")?, params.parse("stream")?);
-    let upgrade = upgrade(&mut request, STREAM_SUBPROTOCOL, &core.origins)?;
-    let token = token(request.headers())?;
+    let token = bearer::leg_token(request.headers())?;
     if node != core.node {
         return Err(Refusal::new(ProblemCode::StreamUnknown, format!("there is no node {node}")));
     }
@@ -37,7 +34,7 @@ pub(super) async fn join(core: Arc<Core>, mut request: Request) -> Result<Respon
     let peer = peer(&request)?;
     peer.permit.authenticated();
 
-    let (answer, upgrading) = upgrade.accept();
+    let (answer, upgrading) = Upgrade::new(&mut request, STREAM_SUBPROTOCOL)?.accept();
     let (tasks, ping) = (core.tasks.clone(), core.ping_interval());
     tasks.spawn("joining", async move {
         let leg = match upgrading.socket().await {
@@ -50,15 +47,6 @@ pub(super) async fn join(core: Arc<Core>, mut request: Request) -> Result<Respon
         }
     });
     Ok(answer)
-}
-
-/// From `Authorization`, or, for browsers, from a second subprotocol.
-fn token(headers: &HeaderMap) -> Result<Secret, Refusal> {
-    if let Some(token) = bearer::find(headers)? {
-        return Ok(token);
-    }
-    let token = subprotocols(headers).find_map(|offered| offered.strip_prefix(TOKEN_SUBPROTOCOL_PREFIX));
-    token.map(Secret::new).ok_or_else(|| Refusal::new(ProblemCode::TokenMissing, "send the leg's token as `Authorization: Bearer …`"))
 }
 
 fn refusal(error: &ClaimError, stream: StreamId) -> Refusal {

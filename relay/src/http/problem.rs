@@ -15,7 +15,7 @@ use crate::limits::RETRY_AFTER_S;
 pub struct Refusal {
     problem: Box<Problem>,
     supported: Option<&'static str>,
-    allow: Option<&'static str>,
+    allow: Option<HeaderValue>,
 }
 
 impl Refusal {
@@ -31,8 +31,8 @@ impl Refusal {
     }
 
     /// Names the methods that the address allows, in the `Allow` header.
-    pub fn allowing(mut self, methods: &'static str) -> Self {
-        self.allow = Some(methods);
+    pub fn allowing(mut self, methods: String) -> Self {
+        self.allow = HeaderValue::try_from(methods).ok();
         self
     }
 
@@ -78,7 +78,7 @@ impl IntoResponse for Refusal {
             _ => {}
         }
         if let Some(methods) = self.allow {
-            put(ALLOW, methods);
+            answer.headers_mut().insert(ALLOW, methods);
         }
         if let Some(seconds) = self.problem.retry_after_s {
             answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -1,110 +1,133 @@
-//! The form that every request must have, checked before anything else; and the service that hyper calls for each request.
+//! The form of requests: that of all of them, and [`Form`], that of one route's. Checked here, before a handler is reached.
 
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use axum::Router;
-use axum::body::Body;
-use axum::response::{IntoResponse, Response};
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
-use hyper::body::Incoming;
+use axum::body::HttpBody;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Request, Uri, Version};
+use moorline_proto::join::RelayUrl;
+use moorline_proto::names::{BODY_MEDIA_TYPE, SINGLE_HEADERS};
 use moorline_proto::problem::ProblemCode;
-use tower_service::Service;
+use moorline_proto::text::{QUOTED_CHARS, printable};
 
+use crate::http::bearer;
+use crate::http::head_watch::HeadFault;
 use crate::http::problem::Refusal;
-use crate::limits::{HTTP_HEADER_BYTES, HTTP_HEADER_LINES, HTTP_TARGET_BYTES, UNAUTHENTICATED_REQUESTS};
-use crate::net::admission::Peer;
-use crate::net::client_address::TrustedProxies;
+use crate::http::upgrade;
+use crate::limits::{HTTP_HEADER_BYTES, HTTP_HEADER_LINES, HTTP_TARGET_BYTES};
 
-/// The router, behind the check of form. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct HttpService {
-    router: Router,
+/// The form of one route's requests.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    /// Its body.
+    pub body: BodyForm,
+    /// The parameters that its query may have, each of them once.
+    pub query: &'static [&'static str],
+    /// The subprotocol of the WebSocket to which it is upgraded.
+    pub subprotocol: Option<&'static str>,
+    /// Its token.
+    pub token: TokenForm,
 }
 
-impl HttpService {
-    /// Puts the check in front of a router.
-    pub fn new(router: Router) -> Self {
-        Self { router }
+/// The body of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyForm {
+    /// There is none.
+    Empty,
+    /// One JSON object.
+    Json,
+}
+
+/// The token of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenForm {
+    /// It needs none, and one that is there is not looked at.
+    Open,
+    /// A caller's, in `Authorization`.
+    Caller,
+    /// A leg's, in `Authorization` or, for browsers, in a subprotocol.
+    Leg,
+}
+
+impl Form {
+    /// A request without body and query that needs no token.
+    pub(super) const OPEN: Self = Self { body: BodyForm::Empty, query: &[], subprotocol: None, token: TokenForm::Open };
+    /// The same with a caller's token.
+    pub(super) const CALLER: Self = Self { token: TokenForm::Caller, ..Self::OPEN };
+    /// The same with a leg's token.
+    pub(super) const LEG: Self = Self { token: TokenForm::Leg, ..Self::OPEN };
+
+    /// With one JSON object as its body.
+    pub(super) const fn with_body(self) -> Self {
+        Self { body: BodyForm::Json, ..self }
     }
 
-    /// The service of one connection. If its peer is one of `trusted_proxies`, each request names its client.
-    pub(crate) fn service(&self, peer: Peer, trusted_proxies: TrustedProxies) -> Requests {
-        Requests { router: self.router.clone(), peer, trusted_proxies, requests: AtomicUsize::new(0) }
+    /// With a query that may have these parameters.
+    pub(super) const fn with_query(self, query: &'static [&'static str]) -> Self {
+        Self { query, ..self }
     }
-}
 
-/// Answers the requests of one connection.
-#[derive(Debug)]
-pub(crate) struct Requests {
-    router: Router,
-    peer: Peer,
-    trusted_proxies: TrustedProxies,
-    requests: AtomicUsize,
-}
-
-impl Requests {
-    /// Counts a request. Whether its answer closes the connection.
-    fn is_last(&self) -> bool {
-        self.requests.fetch_add(1, Ordering::Relaxed) + 1 >= UNAUTHENTICATED_REQUESTS && self.peer.permit.is_unauthenticated()
+    /// An upgrade to this subprotocol.
+    pub(super) const fn upgraded_to(self, subprotocol: &'static str) -> Self {
+        Self { subprotocol: Some(subprotocol), ..self }
     }
-}
 
-impl hyper::service::Service<Request<Incoming>> for Requests {
-    type Response = Response;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let is_last = self.is_last();
-        if let Err(refusal) = check(&request) {
-            return Box::pin(std::future::ready(Ok(ending(refusal.into_response(), is_last))));
+    /// Checks a request of the route.
+    ///
+    /// # Errors
+    /// `malformed`, `too_large`, `upgrade_required`, `origin_not_allowed`.
+    pub(super) fn check<B: HttpBody>(&self, request: &Request<B>, origins: &[String]) -> Result<(), Refusal> {
+        check_query(request.uri().query(), self.query)?;
+        let headers = request.headers();
+        match self.body {
+            BodyForm::Empty if !request.body().is_end_stream() => return Err(malformed("this request has no body; send none")),
+            BodyForm::Empty => {}
+            BodyForm::Json => check_json(headers, request.body().is_end_stream())?,
         }
-        let mut request = request.map(Body::new);
-        let address = self.trusted_proxies.forwarded(self.peer.address, request.headers());
-        if self.trusted_proxies.contains(self.peer.address)
-            && let Some(prefix) = self.trusted_proxies.prefix_of(address)
-            && let Err(full) = self.peer.permit.set_address(Some(prefix))
-        {
-            let refusal = Refusal::new(ProblemCode::Overloaded, full.to_string());
-            return Box::pin(std::future::ready(Ok(refusal.into_response())));
+        if let Some(subprotocol) = self.subprotocol {
+            upgrade::check(headers, subprotocol, origins)?;
         }
-        request.extensions_mut().insert(Peer { address, ..self.peer.clone() });
-        let answer = self.router.clone().call(request);
-        if is_last { Box::pin(async { answer.await.map(|answer| ending(answer, true)) }) } else { Box::pin(answer) }
+        match self.token {
+            TokenForm::Open => Ok(()),
+            TokenForm::Caller => bearer::find(headers).map(drop),
+            TokenForm::Leg => bearer::find_leg_token(headers).map(drop),
+        }
     }
 }
 
-fn ending(mut answer: Response, is_last: bool) -> Response {
-    if is_last && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    answer
+fn malformed(detail: impl Into<String>) -> Refusal {
+    Refusal::new(ProblemCode::Malformed, detail)
 }
 
-fn check(request: &Request<Incoming>) -> Result<(), Refusal> {
-    let malformed = |detail: &str| Err(Refusal::new(ProblemCode::Malformed, detail));
+/// Checks what holds for every request. `fault` is what hyper has left out of its head.
+///
+/// # Errors
+/// `malformed`, `too_large`.
+pub(super) fn check<B>(request: &Request<B>, fault: Option<HeadFault>) -> Result<(), Refusal> {
+    let headers = request.headers();
     if request.version() != Version::HTTP_11 {
-        return malformed("the relay speaks HTTP/1.1");
+        return Err(malformed("the relay speaks HTTP/1.1"));
     }
-    check_sizes(request.uri().path_and_query().map_or(0, |target| target.as_str().len()), request.headers())?;
-    if request.headers().get_all(HOST).iter().count() != 1 {
-        return malformed("exactly one Host is required");
+    check_sizes(request.uri().path_and_query().map_or(0, |target| target.as_str().len()), headers)?;
+    match fault {
+        None => {}
+        Some(HeadFault::Fragment) => return Err(malformed("a request's target has no #; leave the fragment out")),
+        Some(HeadFault::RepeatedLength) => return Err(stands_twice("Content-Length")),
     }
-    if !has_known_coding(request.headers()) {
-        return malformed("Transfer-Encoding is chunked, once, and nothing else");
+    if let Some(repeated) = SINGLE_HEADERS.iter().find(|name| headers.get_all(**name).iter().nth(1).is_some()) {
+        return Err(stands_twice(repeated));
+    }
+    check_host(request.uri(), headers.get(HOST))?;
+    if !headers.get(TRANSFER_ENCODING).is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Err(malformed("Transfer-Encoding is chunked, once, and nothing else"));
     }
     let path = request.uri().path();
     if !path.starts_with('/') || path.contains(['%', '\\']) || path.contains("//") || path.contains("..") {
-        return malformed("a path has no %, no \\, no // and no .. in it");
-    }
-    let has_query = request.uri().query().is_some();
-    if has_query && !takes_query(request.method(), path) {
-        return malformed("this address takes no query");
+        return Err(malformed("a path has no %, no \\, no // and no .. in it"));
     }
     Ok(())
+}
+
+fn stands_twice(header: &str) -> Refusal {
+    malformed(format!("{header} stands twice; send it once"))
 }
 
 fn check_sizes(target: usize, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -120,20 +143,53 @@ fn check_sizes(target: usize, headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-fn takes_query(method: &Method, path: &str) -> bool {
-    method == Method::GET && path == moorline_proto::names::DEVICES
+/// `Host` is a host and perhaps a port, and the same as in the target where that is absolute.
+fn check_host(target: &Uri, header: Option<&HeaderValue>) -> Result<(), Refusal> {
+    let header = header.ok_or_else(|| malformed("Host is missing; send the relay's name"))?;
+    let host = header.to_str().ok().and_then(authority);
+    let host = host.ok_or_else(|| malformed("Host is a name or an address and, if any, a port: relay.example.com:8443"))?;
+    match target.authority() {
+        Some(named) if authority(named.as_str()).is_none_or(|named| named != host) => {
+            Err(malformed("the request's target names another host than Host does"))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
-/// Whether the body has no transfer coding but `chunked`. hyper itself refuses lengths that differ and codings behind `chunked`; if there
-/// are both a length and `chunked`, it ignores the length and closes the connection.
-fn has_known_coding(headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let is_chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
-    codings.next().is_none_or(is_chunked) && codings.next().is_none()
+fn authority(text: &str) -> Option<RelayUrl> {
+    if text.ends_with('/') { None } else { format!("https://{text}").parse().ok() }
 }
 
-/// Whether a request announces a body.
-pub(crate) fn announces_body(headers: &HeaderMap) -> bool {
-    let length = headers.get(CONTENT_LENGTH);
-    headers.contains_key(TRANSFER_ENCODING) || length.is_some_and(|length| length.as_bytes() != b"0")
+fn check_query(query: Option<&str>, known: &[&str]) -> Result<(), Refusal> {
+    let Some(query) = query else { return Ok(()) };
+    if known.is_empty() {
+        return Err(malformed("this address takes no query"));
+    }
+    let mut seen = Vec::new();
+    for name in query.split('&').filter(|part| !part.is_empty()).map(|part| part.split_once('=').map_or(part, |(name, _)| name)) {
+        if !known.contains(&name) {
+            return Err(malformed(format!("there is no query parameter \"{}\" here", printable(name, QUOTED_CHARS))));
+        }
+        if seen.contains(&name) {
+            return Err(malformed(format!("{name}: stands twice")));
+        }
+        seen.push(name);
+    }
+    Ok(())
+}
+
+fn check_json(headers: &HeaderMap, is_empty: bool) -> Result<(), Refusal> {
+    if is_empty {
+        return Err(malformed("the body: not a JSON object; there is none"));
+    }
+    if headers.contains_key(CONTENT_ENCODING) {
+        return Err(malformed("a body has no Content-Encoding; send it as it is"));
+    }
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    // What follows a semicolon are parameters, such as `charset=utf-8`.
+    let media_type = media_type.map(|value| value.split(';').next().unwrap_or_default().trim());
+    if !media_type.is_some_and(|name| name.eq_ignore_ascii_case(BODY_MEDIA_TYPE)) {
+        return Err(malformed(format!("Content-Type of a body is {BODY_MEDIA_TYPE}")));
+    }
+    Ok(())
 }

@@ -11,7 +11,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
-use crate::http::request_form::HttpService;
+use crate::http::head_watch::{HeadFaults, HeadWatch};
+use crate::http::requests::HttpService;
 use crate::http::write_timeout::WriteTimeout;
 use crate::lifecycle::Lifecycle;
 use crate::limits::{FIRST_BYTE_TIMEOUT, HTTP_BUFFER_BYTES, HTTP_HEAD_TIMEOUT, HTTP_PARSED_HEADER_LINES, Times};
@@ -116,14 +117,15 @@ impl ConnectionServer {
             ClientAddressSource::ForwardedFor => self.trusted_proxies,
             ClientAddressSource::ProxyProtocol => TrustedProxies::default(),
         };
-        let socket = WriteTimeout::new(socket, self.http_write_timeout);
+        let faults = HeadFaults::default();
+        let socket = HeadWatch::new(WriteTimeout::new(socket, self.http_write_timeout), faults.clone());
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HTTP_HEAD_TIMEOUT)
             .max_buf_size(HTTP_BUFFER_BYTES)
             .max_headers(HTTP_PARSED_HEADER_LINES)
             .half_close(false)
-            .serve_connection(TokioIo::new(socket), self.service.service(peer, trusted_proxies))
+            .serve_connection(TokioIo::new(socket), self.service.service(peer, trusted_proxies, faults))
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {

@@ -3,13 +3,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderValue};
 use moorline_proto::api::OpenStream;
 use moorline_proto::bounds::{FEATURES, IDEMPOTENCY_KEY_CHARS};
 use moorline_proto::id::{DeviceId, Feature, ServiceName};
 use moorline_proto::names::{DATA_HEADER, DEADLINE_HEADER, FEATURES_HEADER, IDEMPOTENCY_KEY_HEADER, REASON_HEADER, WAIT_HEADER};
 use moorline_proto::problem::{ProblemCode, Timeline};
 use moorline_proto::text::{Data, Text};
+use moorline_proto::whole::Whole;
 use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 
@@ -26,25 +27,16 @@ fn malformed(name: &'static str, detail: impl std::fmt::Display) -> Refusal {
     Refusal::new(ProblemCode::Malformed, format!("{name}: {detail}"))
 }
 
-/// A header that may stand once.
+/// A header, which stands once.
 fn header<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Refusal> {
-    let mut all = headers.get_all(HeaderName::from_static(name)).iter();
-    let Some(value) = all.next() else { return Ok(None) };
-    if all.next().is_some() {
-        return Err(malformed(name, "stands twice"));
-    }
-    value.to_str().map(Some).map_err(|_| malformed(name, "visible ASCII characters only"))
+    let value = headers.get(name).map(HeaderValue::to_str).transpose();
+    value.map_err(|_| malformed(name, "visible ASCII characters only"))
 }
 
 fn seconds(headers: &HeaderMap, name: &'static str) -> Result<Option<u64>, Refusal> {
     let text = header(headers, name)?;
-    text.map(|text| whole_number(text).ok_or_else(|| malformed(name, "a whole number of seconds"))).transpose()
-}
-
-/// Digits and nothing else. What is more than can be counted is more than anybody may ask for, and is cut to that.
-fn whole_number(text: &str) -> Option<u64> {
-    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    is_number.then(|| text.parse().unwrap_or(u64::MAX))
+    let seconds = text.map(str::parse::<Whole>).transpose().map_err(|error| malformed(name, format_args!("{error} of seconds")))?;
+    Ok(seconds.map(Whole::get))
 }
 
 /// Whether every `%` has two hexadecimal digits behind it.

@@ -1,11 +1,11 @@
-//! Upgrading a request to a WebSocket: what the request must have, the 101, and the connection behind it.
+//! Upgrading a request to a WebSocket: what its headers must say, the 101, and the connection behind it.
 
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use data_encoding::BASE64;
 use http::header::{CONNECTION, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use moorline_proto::problem::ProblemCode;
@@ -13,9 +13,9 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
+use crate::http::head_watch::HeadWatch;
 use crate::http::problem::Refusal;
-use crate::http::request_form::announces_body;
-use crate::http::write_timeout::WriteTimeout;
+
 use crate::net::connection::{MessagesFrom, Socket};
 
 /// A request that passed the checks for an upgrade.
@@ -37,43 +37,32 @@ fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
     values.flat_map(|text| text.split(',')).any(|word| word.trim().eq_ignore_ascii_case(token))
 }
 
-/// Checks a request for an upgrade to `subprotocol`, and takes hyper's upgrade out of it.
+/// Checks the headers of a request for an upgrade to `subprotocol`.
 ///
 /// # Errors
 /// `upgrade_required`, `malformed`, `origin_not_allowed`.
-pub fn upgrade(request: &mut Request, subprotocol: &'static str, origins: &[String]) -> Result<Upgrade, Refusal> {
-    let headers = request.headers();
-    let malformed = |detail: &str| Refusal::new(ProblemCode::Malformed, detail);
-    if request.method() != Method::GET {
-        return Err(Refusal::new(ProblemCode::MethodNotAllowed, "an upgrade is a GET").allowing("GET"));
-    }
+pub(super) fn check(headers: &HeaderMap, subprotocol: &'static str, origins: &[String]) -> Result<(), Refusal> {
     if !has_token(headers, CONNECTION, "upgrade") || !has_token(headers, UPGRADE, "websocket") {
         return Err(Refusal::new(ProblemCode::UpgradeRequired, "this address is a WebSocket: Connection: Upgrade, Upgrade: websocket"));
-    }
-    for once in [SEC_WEBSOCKET_VERSION, SEC_WEBSOCKET_KEY] {
-        if headers.get_all(&once).iter().count() > 1 {
-            return Err(malformed(&format!("{once} stands twice")));
-        }
     }
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
         return Err(Refusal::new(ProblemCode::UpgradeRequired, "Sec-WebSocket-Version must be 13"));
     }
-    if announces_body(headers) {
-        return Err(malformed("an upgrade has no body"));
+    if !headers.get(SEC_WEBSOCKET_KEY).is_some_and(|key| BASE64.decode(key.as_bytes()).is_ok_and(|bits| bits.len() == 16)) {
+        return Err(malformed("Sec-WebSocket-Key must be 16 bytes in base64"));
     }
-    let key = headers.get(SEC_WEBSOCKET_KEY).filter(|key| BASE64.decode(key.as_bytes()).is_ok_and(|bits| bits.len() == 16));
-    let accept = derive_accept_key(key.ok_or_else(|| malformed("Sec-WebSocket-Key must be 16 bytes in base64"))?.as_bytes());
     if !subprotocols(headers).any(|offered| offered == subprotocol) {
         return Err(malformed("Sec-WebSocket-Protocol does not name the subprotocol of this address").supporting(subprotocol));
     }
-    if let Some(origin) = headers.get(ORIGIN) {
-        let listed = origin.to_str().is_ok_and(|origin| origins.iter().any(|listed| listed.eq_ignore_ascii_case(origin)));
-        if !listed {
-            return Err(Refusal::new(ProblemCode::OriginNotAllowed, "the operator has not listed this Origin"));
-        }
+    let is_listed = |origin: &HeaderValue| origin.to_str().is_ok_and(|origin| origins.iter().any(|own| own.eq_ignore_ascii_case(origin)));
+    if !headers.get(ORIGIN).is_none_or(is_listed) {
+        return Err(Refusal::new(ProblemCode::OriginNotAllowed, "the operator has not listed this Origin"));
     }
-    let on = request.extensions_mut().remove::<OnUpgrade>().ok_or_else(|| malformed("this connection cannot be upgraded"))?;
-    Ok(Upgrade { on, accept, subprotocol })
+    Ok(())
+}
+
+fn malformed(detail: &str) -> Refusal {
+    Refusal::new(ProblemCode::Malformed, detail)
 }
 
 /// The connection ended between the 101 and the first frame.
@@ -89,6 +78,16 @@ pub struct Upgrading {
 }
 
 impl Upgrade {
+    /// Takes hyper's upgrade out of a request that passed [`check`].
+    ///
+    /// # Errors
+    /// `malformed` where there is none.
+    pub(super) fn new(request: &mut Request, subprotocol: &'static str) -> Result<Self, Refusal> {
+        let on = request.extensions_mut().remove::<OnUpgrade>().ok_or_else(|| malformed("this connection cannot be upgraded"))?;
+        let key = request.headers().get(SEC_WEBSOCKET_KEY).map_or(&[][..], HeaderValue::as_bytes);
+        Ok(Self { on, accept: derive_accept_key(key), subprotocol })
+    }
+
     /// The 101, and the connection behind it.
     pub fn accept(self) -> (Response, Upgrading) {
         let mut answer = Response::new(Body::empty());
@@ -126,7 +125,7 @@ impl Upgrading {
     /// The connection, and the bytes that hyper read beyond the request.
     async fn parts(self) -> Result<(Socket, Vec<u8>), NotUpgraded> {
         let upgraded = self.on.await.map_err(|error| NotUpgraded(Some(error)))?;
-        let parts = upgraded.downcast::<TokioIo<WriteTimeout>>().map_err(|_| NotUpgraded(None))?;
+        let parts = upgraded.downcast::<TokioIo<HeadWatch>>().map_err(|_| NotUpgraded(None))?;
         // A view of hyper's buffer: copied, so that the buffer is freed.
         Ok((parts.io.into_inner().into_inner(), parts.read_buf.to_vec()))
     }

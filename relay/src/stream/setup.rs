@@ -69,7 +69,10 @@ async fn set_up(core: &Arc<Core>, request: StreamRequest, facts: Facts, steps: S
 
 async fn reserve(core: &Core, request: &StreamRequest) -> Result<Option<Named>, Refusal> {
     let Some(text) = &request.key else { return Ok(None) };
-    let keyed = KeyedRequest::new(text, &request.permit.basis().caller, request.permit.device(), &request.open);
+    // What is left out asks for the default, and what is beyond the operator's most for that: it is the same question.
+    let (deadline_s, wait_s) = (core.deadline(&request.open).as_secs(), core.wait(&request.open).as_secs());
+    let question = OpenStream { deadline_s: Some(deadline_s), wait_s: Some(wait_s), ..request.open.clone() };
+    let keyed = KeyedRequest::new(text, &request.permit.basis().caller, request.permit.device(), &question);
     core.streams.keys.reserve(keyed).await.map(Some)
 }
 
