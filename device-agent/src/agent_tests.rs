@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use moorline_proto::control::{Attempt, Cancel, CancelCode, FromDevice, GoAway, Offer, Reject, RejectCode, Welcome};
 use moorline_proto::text::Text;
+use moorline_proto::whole::Whole;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
@@ -166,17 +167,17 @@ async fn absurd_times_of_a_relay_are_clamped() {
     let (agent, mut relay) = agent(settings(), handler);
     alongside(agent, async {
         let mut disconnected_at: Option<Instant> = None;
-        for ms in [u64::MAX, 0] {
+        for ms in [Whole::MAX.get(), 0] {
             let features = vec!["heartbeat".parse().unwrap()];
             let welcome = Welcome { heartbeat_ms: ms, heartbeat_max_ms: ms, features, ..welcome() };
             let (mut control, _) = relay.admit(welcome).await;
             assert_returned_after_five_minutes(disconnected_at);
-            control.send(Offer { expires_in_ms: u64::MAX, ..offer(1) }).await;
+            control.send(Offer { expires_in_ms: Whole::MAX.get(), ..offer(1) }).await;
             let call = calls.recv().await.unwrap();
             let _leg_ahead = relay.accept_connection().await;
             call.decide.send(Decision::reject(RejectCode::Policy, "no")).unwrap();
             assert_eq!(rejected(&mut control).await.code, RejectCode::Policy);
-            control.send(GoAway { reconnect_in_ms: 1 << 53, reason: Text::truncated("bye") }).await;
+            control.send(GoAway { reconnect_in_ms: Whole::MAX.get(), reason: Text::truncated("bye") }).await;
             control.close(1012, "relay_draining").await;
             drop(control);
             disconnected_at = Some(Instant::now());

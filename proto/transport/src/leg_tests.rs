@@ -7,6 +7,7 @@ use futures_util::SinkExt;
 use moorline_proto::close::CloseReason;
 use moorline_proto::leg::{DELIVERED_TEXT, END_TEXT, LegText, Opened, Refused};
 use moorline_proto::problem::{Problem, ProblemCode};
+use moorline_proto::whole::Whole;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::select;
 use tokio::time::{Instant, advance, sleep};
@@ -274,7 +275,7 @@ async fn the_reason_of_a_close_is_made_printable() {
 
 #[tokio::test(start_paused = true)]
 async fn absurd_ping_intervals_are_clamped() {
-    for (ping_ms, dead_after) in [(0, Duration::from_millis(125)), (u64::MAX, Duration::from_secs(9_000))] {
+    for (ping_ms, dead_after) in [(0, Duration::from_millis(125)), (Whole::MAX.get(), Duration::from_secs(9_000))] {
         let (mut leg, mut relay) = joined(LARGE_PIPE).await;
         let (verdict, ()) = tokio::join!(leg.opened(), relay.open_with(Opened { ping_ms, ..opened() }));
         verdict.unwrap();
