@@ -1,6 +1,7 @@
 //! The scenarios: required behaviour, as it can be observed from outside.
 
 mod advice;
+mod advice_operators;
 mod agent;
 mod completeness;
 mod connection_limits;
