@@ -24,6 +24,7 @@ mod integrity;
 mod invalid_frames;
 mod layering;
 mod load_balancers;
+mod lost_callers;
 mod opening;
 mod pasted;
 mod private_files;
