@@ -20,12 +20,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
-use crate::backoff::{Backoff, DisconnectCause, RetryReason};
 use crate::control_sender::ControlSender;
 use crate::handle::AgentHandle;
 use crate::handler::Handler;
 use crate::limits::{PEER_TEXT_CHARS, RETIRED_SESSION_TIMEOUT, STOP_TIMEOUT, streams_for_descriptors};
 use crate::offer::{OfferContext, serve_offer};
+use crate::reconnect::{DisconnectCause, Reconnection, RetryReason};
 use crate::session::{ConnectError, Session, SessionEnd, SessionEvent};
 use crate::settings::Settings;
 use crate::streams::{NotAdmitted, Streams};
@@ -142,12 +142,6 @@ enum Migrated {
     Retired,
 }
 
-/// Why a device is offline, and for how long it was online.
-struct Disconnected {
-    cause: DisconnectCause,
-    online_for: Duration,
-}
-
 impl Inner {
     pub(crate) fn describe(&self, name: &str, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{name}({}, {})", self.settings.borrow().device, self.dialer.url())
@@ -155,17 +149,16 @@ impl Inner {
 
     /// Connects again and again, until the agent is retired.
     async fn stay_connected(self: &Arc<Self>) {
-        let mut backoff = Backoff::default();
+        let mut reconnection = Reconnection::default();
         while let Some(connected) = self.retire.run_until_cancelled(self.connect()).await {
             let cause = match connected {
                 Ok(session) => {
-                    let Some(disconnected) = self.serve(session).await else { return };
-                    backoff.was_online(disconnected.online_for);
-                    disconnected.cause
+                    let Some(cause) = self.serve(session, &mut reconnection).await else { return };
+                    cause
                 }
                 Err(error) => error.disconnect_cause(),
             };
-            let delay = self.delay(&mut backoff, &cause);
+            let delay = self.delay(&mut reconnection, &cause);
             if self.retire.run_until_cancelled(sleep(delay)).await.is_none() {
                 return;
             }
@@ -180,8 +173,8 @@ impl Inner {
         connected
     }
 
-    fn delay(&self, backoff: &mut Backoff, cause: &DisconnectCause) -> Duration {
-        let retry = backoff.next(cause, Instant::now(), &mut rand::rng());
+    fn delay(&self, reconnection: &mut Reconnection, cause: &DisconnectCause) -> Duration {
+        let retry = reconnection.next(cause, Instant::now(), &mut rand::rng());
         let (device, wait_s) = (&self.settings.borrow().device, retry.after.as_secs());
         match retry.reason {
             RetryReason::Transient => info!(wait_ms = retry.after.as_millis(), "reconnecting after a delay"),
@@ -195,35 +188,28 @@ impl Inner {
         retry.after
     }
 
-    /// Serves a session, and those that replace it without a gap, until the device is offline. Returns nothing if the agent is retired.
-    async fn serve(self: &Arc<Self>, mut session: Session) -> Option<Disconnected> {
-        let online_since = session.online_since;
-        let disconnected = |cause| Some(Disconnected { cause, online_for: online_since.elapsed() });
+    /// Serves a session, and those that replace it without a gap, until the device is offline, and returns why. Returns nothing if the agent
+    /// is retired.
+    async fn serve(self: &Arc<Self>, mut session: Session, reconnection: &mut Reconnection) -> Option<DisconnectCause> {
         self.on_connected(&session);
         loop {
-            let after = match self.serve_until_go_away(&mut session).await {
-                Served::GoAway(after) => after,
+            let asked = match self.serve_until_go_away(&mut session).await {
+                Served::GoAway(asked) => asked,
                 Served::Ended(end) => {
+                    reconnection.was_online(session.online_since.elapsed());
                     if let SessionEnd::ProtocolViolation(detail) = &end {
                         session.close(CloseReason::Protocol, detail).await;
                     }
-                    return disconnected(self.on_session_end(&end));
+                    return Some(self.on_session_end(&end));
                 }
                 Served::Retired => {
                     self.retire_session(session).await;
                     return None;
                 }
             };
-            let newer = match self.migrate(&mut session, after).await {
+            let newer = match self.migrate(&mut session, asked, reconnection).await {
                 Migrated::To(newer) => *newer,
-                Migrated::Ended(end) => {
-                    self.on_session_end(&end);
-                    // The session was about to end: there is no reason to back off.
-                    match self.retire.run_until_cancelled(self.connect()).await? {
-                        Ok(newer) => newer,
-                        Err(error) => return disconnected(error.disconnect_cause()),
-                    }
-                }
+                Migrated::Ended(end) => return Some(self.on_session_end(&end)),
                 Migrated::Retired => {
                     self.retire_session(session).await;
                     return None;
@@ -259,17 +245,17 @@ impl Inner {
     }
 
     /// Opens a new session while the old one goes on. The old one is kept until the new one is open, however often that fails.
-    async fn migrate(self: &Arc<Self>, old: &mut Session, after: Duration) -> Migrated {
+    async fn migrate(self: &Arc<Self>, old: &mut Session, asked: Duration, reconnection: &mut Reconnection) -> Migrated {
+        let after = reconnection.after_go_away(asked, old.online_since.elapsed(), &mut rand::rng());
         info!(after_ms = after.as_millis(), "the relay node is leaving: connecting anew");
         let connect = async {
             sleep(after).await;
-            let mut backoff = Backoff::default();
             loop {
                 match self.connect().await {
                     Ok(session) => return session,
                     Err(error) => {
                         // In a statement of its own: the source of randomness must not be held across an await.
-                        let retry = backoff.next(&error.disconnect_cause(), Instant::now(), &mut rand::rng());
+                        let retry = reconnection.next(&error.disconnect_cause(), Instant::now(), &mut rand::rng());
                         sleep(retry.after).await;
                     }
                 }

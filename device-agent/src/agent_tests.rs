@@ -238,6 +238,34 @@ async fn a_retired_agent_keeps_its_streams_rejects_offers_and_does_not_connect_a
     timeout(Duration::from_secs(60), running).await.unwrap();
 }
 
+/// How long the agent stays away after each of two channels that were superseded, by itself or by another process.
+async fn superseded_twice(by_itself: bool) -> [Duration; 2] {
+    let (handler, _calls) = handler();
+    let (agent, mut relay) = agent(settings(), handler);
+    let mut away = [Duration::ZERO; 2];
+    alongside(agent, async {
+        for away in &mut away {
+            let (mut control, hello) = relay.admit(welcome()).await;
+            let newer = if by_itself { hello.instance.as_str().to_owned() } else { "f".repeat(32) };
+            control.close(4007, &format!("superseded {newer}")).await;
+            let closed_at = Instant::now();
+            let next = relay.accept_connection().await;
+            *away = closed_at.elapsed();
+            drop(next); // one more failed attempt, and then the next channel
+        }
+    })
+    .await;
+    away
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_processes_with_one_identity_stop_superseding_each_other_and_one_that_supersedes_itself_goes_on() {
+    let [first, second] = superseded_twice(false).await;
+    assert!(first <= Duration::from_secs(1) && second == Duration::from_secs(60), "{first:?}, {second:?}");
+    let [first, second] = superseded_twice(true).await;
+    assert!(first <= Duration::from_secs(1) && second < Duration::from_secs(5), "{first:?}, {second:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_stops_closes_its_channel_and_resets_its_streams() {
     let (handler, mut calls) = handler();

@@ -25,10 +25,9 @@
 //! ```
 //!
 //! Reading order: [`agent`] (connect, serve, wait, reconnect), [`session`] (one control channel), `offer` (one stream),
-//! [`policy`] and [`backoff`] (pure decisions).
+//! [`policy`] and [`reconnect`] (pure decisions).
 
 pub mod agent;
-pub mod backoff;
 pub mod cli;
 pub mod config;
 mod control_sender;
@@ -40,6 +39,7 @@ pub mod limits;
 mod logging;
 mod offer;
 pub mod policy;
+pub mod reconnect;
 pub mod session;
 pub mod settings;
 mod streams;
@@ -47,6 +47,8 @@ pub mod target;
 
 #[cfg(test)]
 mod agent_tests;
+#[cfg(test)]
+mod retry_tests;
 #[cfg(test)]
 mod scripted;
 

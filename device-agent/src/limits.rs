@@ -1,4 +1,5 @@
-//! Every bound of the agent. Durations and sizes that the protocol fixes are in `moorline_proto::bounds`.
+//! Every bound of the agent. Durations and sizes that the protocol fixes are in `moorline_proto::bounds`, pauses before a retry in
+//! `moorline_transport::backoff`.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -46,8 +47,6 @@ pub(crate) const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const RETIRED_SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the stop signal until the agent gives up waiting for Close frames. More than the 5 s that a Close may take.
 pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(6);
-/// Delay between two attempts to join a leg.
-pub(crate) const JOIN_RETRY_INTERVAL: Duration = Duration::from_millis(300);
 /// The relay closes a leg at the offer's deadline. The device stops waiting for that Close after this time.
 pub(crate) const OPENED_GRACE: Duration = Duration::from_secs(5);
 

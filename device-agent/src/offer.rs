@@ -19,18 +19,19 @@ use moorline_proto::causes::Causes;
 use moorline_proto::control::{Accept, Offer, Reject, RejectCode};
 use moorline_proto::millis::Millis;
 use moorline_proto::text::{Text, printable};
+use moorline_transport::backoff::{Backoff, Pauses};
 use moorline_transport::bridge::{LocalSide, bridge};
 use moorline_transport::connection::Connection;
 use moorline_transport::dial::{DialError, Dialer};
 use moorline_transport::leg::{EndReason, Leg, OpenError};
 use tokio::io::AsyncWriteExt;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::control_sender::ControlSender;
 use crate::handler::{Accepted, Decision, Handler, OfferInfo};
-use crate::limits::{JOIN_RETRY_INTERVAL, OPENED_GRACE, PEER_TEXT_CHARS};
+use crate::limits::{OPENED_GRACE, PEER_TEXT_CHARS};
 use crate::streams::StreamGuard;
 
 /// The result of an offer whose leg could not be connected for lack of file descriptors.
@@ -87,8 +88,9 @@ impl Opening<'_> {
     /// From the offer to `opened`. An error is the result for the log; the relay has its answer then.
     async fn open(&self) -> Result<(impl LocalSide + use<>, Leg), &'static str> {
         let endpoint = self.endpoint().await?;
-        let (local, mut leg) = self.decide_and_join(&endpoint).await?;
-        self.wait_opened(&endpoint, &mut leg).await?;
+        let mut backoff = Backoff::new(Pauses::REQUEST);
+        let (local, mut leg) = self.decide_and_join(&endpoint, &mut backoff).await?;
+        self.wait_opened(&endpoint, &mut leg, &mut backoff).await?;
         Ok((local, leg))
     }
 
@@ -106,7 +108,7 @@ impl Opening<'_> {
     }
 
     /// Asks the handler, answers the offer, and joins the leg.
-    async fn decide_and_join(&self, endpoint: &LegEndpoint) -> Result<(impl LocalSide + use<>, Leg), &'static str> {
+    async fn decide_and_join(&self, endpoint: &LegEndpoint, backoff: &mut Backoff) -> Result<(impl LocalSide + use<>, Leg), &'static str> {
         let started = Instant::now();
         let reject_on_panic = RejectOnPanic(Some(self));
         let mut deciding = pin!(timeout_at(self.deadline, self.context.handler.decide(self.info(started))));
@@ -129,7 +131,7 @@ impl Opening<'_> {
                     Some(connected) => connected,
                     None => connecting.await,
                 };
-                Ok((local, self.join(endpoint, Some(connected)).await?))
+                Ok((local, self.or_reject(self.join(endpoint, Some(connected), backoff).await).await?))
             }
             Ok(Decision::Reject { code, detail }) => {
                 self.reject(code, &detail).await;
@@ -162,9 +164,8 @@ impl Opening<'_> {
         self.context.control.send(self.rejection(code, Some(detail))).await;
     }
 
-    /// Joins the leg. If that fails for good, tells the relay, so that the caller need not wait until the deadline.
-    async fn join(&self, endpoint: &LegEndpoint, ahead: Option<Result<Connection, DialError>>) -> Result<Leg, &'static str> {
-        let joined = self.try_join(endpoint, ahead).await;
+    /// Tells the relay that the leg could not be joined, so that the caller need not wait until the deadline.
+    async fn or_reject(&self, joined: Result<Leg, &'static str>) -> Result<Leg, &'static str> {
         if let Err(result) = joined {
             if result == NO_DESCRIPTORS {
                 warn!(stream = %self.offer.stream, "no file descriptors left: raise the limit (LimitNOFILE=)");
@@ -176,7 +177,12 @@ impl Opening<'_> {
 
     /// Joins the leg over the connection that was made ahead, then over new ones until the deadline: one lost connection must not cost
     /// the stream.
-    async fn try_join(&self, endpoint: &LegEndpoint, mut ahead: Option<Result<Connection, DialError>>) -> Result<Leg, &'static str> {
+    async fn join(
+        &self,
+        endpoint: &LegEndpoint,
+        mut ahead: Option<Result<Connection, DialError>>,
+        backoff: &mut Backoff,
+    ) -> Result<Leg, &'static str> {
         let (stream, token) = (self.offer.stream, &self.offer.token);
         loop {
             let joined = match ahead.take() {
@@ -192,24 +198,36 @@ impl Opening<'_> {
                 }
                 // Another attempt would take what other streams need.
                 Err(DialError::NoDescriptors) => return Err(NO_DESCRIPTORS),
-                Err(error) if Instant::now() + JOIN_RETRY_INTERVAL >= self.deadline => {
-                    debug!(%stream, error = loggable(&error), "no leg before the deadline");
-                    return Err("leg_timeout");
-                }
                 Err(error) => {
-                    debug!(%stream, error = loggable(&error), "joining the leg again");
-                    sleep(JOIN_RETRY_INTERVAL).await;
+                    debug!(%stream, error = loggable(&error), "the leg was not joined");
+                    self.pause(backoff).await?;
                 }
             }
         }
     }
 
+    /// Waits before the leg is joined again. Fails at once if that would be after the deadline.
+    async fn pause(&self, backoff: &mut Backoff) -> Result<(), &'static str> {
+        let again = Instant::now() + backoff.pause(&mut rand::rng());
+        if again >= self.deadline {
+            return Err("leg_timeout");
+        }
+        sleep_until(again).await;
+        Ok(())
+    }
+
     /// Waits for `opened`. A leg that is lost before is joined again.
-    async fn wait_opened(&self, endpoint: &LegEndpoint, leg: &mut Leg) -> Result<(), &'static str> {
+    async fn wait_opened(&self, endpoint: &LegEndpoint, leg: &mut Leg, backoff: &mut Backoff) -> Result<(), &'static str> {
         loop {
             match timeout_at(self.deadline + OPENED_GRACE, leg.opened()).await {
                 Ok(Ok(_)) => return Ok(()),
-                Ok(Err(OpenError::Ended(EndReason::Lost(_)))) => *leg = self.join(endpoint, None).await?,
+                Ok(Err(OpenError::Ended(EndReason::Lost(_)))) => {
+                    let joined = match self.pause(backoff).await {
+                        Ok(()) => self.join(endpoint, None, backoff).await,
+                        Err(result) => Err(result),
+                    };
+                    *leg = self.or_reject(joined).await?;
+                }
                 Ok(Err(error)) => {
                     debug!(stream = %self.offer.stream, error = loggable(&error), "the relay did not open the stream");
                     return Err("refused");

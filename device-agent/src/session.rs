@@ -10,7 +10,7 @@
 //!     │── accept, reject, services ──▶│
 //! ```
 //!
-//! Does not own: what happens to an offer (`offer`), when to connect again ([`crate::backoff`]).
+//! Does not own: what happens to an offer (`offer`), when to connect again ([`crate::reconnect`]).
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -32,9 +32,9 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tracing::debug;
 
-use crate::backoff::DisconnectCause;
 use crate::identity::IdentityError;
 use crate::limits::{CONNECT_TIMEOUT, OUTGOING_QUEUE, PEER_TEXT_CHARS, WRITE_TIMEOUT};
+use crate::reconnect::DisconnectCause;
 use crate::settings::Settings;
 
 /// A control channel on which the relay has sent `welcome`.

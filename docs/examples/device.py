@@ -5,7 +5,7 @@
     device.py --join join.txt --device lamp-1 --key device.key ssh=127.0.0.1:22 http=127.0.0.1:8080
 
 Needs Debian's python3-websockets and python3-cryptography."""
-import argparse, asyncio, base64, fcntl, hashlib, json, os, random, secrets, socket, ssl, struct, sys, termios, time
+import argparse, asyncio, base64, fcntl, hashlib, itertools, json, os, random, secrets, socket, ssl, struct, sys, termios, time
 from urllib.parse import urlsplit
 
 import websockets
@@ -198,7 +198,7 @@ class Device:
 
     async def joined(self, url, token):
         """The opened leg; none if the stream did not come about. A leg that is lost before is joined again (8.1)."""
-        while True:
+        for attempt in itertools.count():
             try:
                 leg = await self.dial(url, "moorline.stream.v1", token)
             except websockets.InvalidStatusCode as error:
@@ -216,7 +216,7 @@ class Device:
                 except asyncio.CancelledError:
                     leg.transport.abort()
                     raise
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(random.uniform(0.3, min(5, 0.6 * 2**min(attempt, 4))))
 
     async def channel(self, away):
         """One control channel to its end (6.1); `away` gets what go_away says."""
@@ -265,14 +265,16 @@ class Device:
         """Comes back, for ever (6.6)."""
         failures = superseded = 0
         while True:
-            away = asyncio.get_running_loop().create_future()
+            since, away = time.monotonic(), asyncio.get_running_loop().create_future()
             channel = self.spawn(self.channel(away))
             await asyncio.wait([channel, away], return_when=asyncio.FIRST_COMPLETED)
-            if away.done():  # the old channel stays until the new one takes over (6.7)
-                await asyncio.sleep(away.result())
-                continue
-            pause = random.uniform(0, min(60, 2**failures))
+            pause = random.uniform(0.1, min(60, 2**failures))
             failures = min(failures + 1, 6)
+            if away.done():  # the old channel stays until the new one takes over (6.7)
+                stable = time.monotonic() - since >= 60
+                failures = 0 if stable else failures
+                await asyncio.sleep(away.result() if stable else max(away.result(), pause))
+                continue
             try:
                 code, reason, lasted = channel.result()
                 failures = 0 if lasted >= 60 else failures
@@ -287,7 +289,7 @@ class Device:
                 why = f"{code} {reason}"
             except websockets.InvalidStatusCode as error:
                 retry = error.headers.get("Retry-After", "") if error.status_code in (429, 503) else ""
-                pause = float(retry) * random.uniform(1, 1.5) if retry.isdigit() else 60 if error.status_code < 500 else pause
+                pause = max(pause, float(retry) * random.uniform(1, 1.5)) if retry.isdigit() else 60 if error.status_code < 500 else pause
                 why = error
             except Exception as error:  # every failure is worth another attempt
                 why = repr(error)

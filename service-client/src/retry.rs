@@ -3,12 +3,8 @@
 
 use std::time::Duration;
 
+use moorline_transport::backoff::{Backoff, Pauses};
 use tokio::time::{Instant, sleep_until, timeout_at};
-
-/// The pause before the first retry. It doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The longest pause before the retry of a temporary refusal. If the relay asks for more, the refusal is returned at once.
 const LONGEST_DEFERRAL: Duration = Duration::from_secs(60);
@@ -57,27 +53,28 @@ where
     F: Future<Output = Result<T, AttemptError<E>>>,
 {
     let (mut was_lost, mut was_deferred, mut lost_exchanges) = (false, false, 0);
-    let mut last = None;
-    for retry in 0.. {
+    let (mut last, mut backoff) = (None, Backoff::new(Pauses::REQUEST));
+    loop {
         let Ok(attempted) = timeout_at(deadline, attempt()).await else { break };
+        let usual = backoff.pause(&mut rand::rng());
         let (error, pause) = match attempted {
             Ok(value) => return Ok(value),
             Err(AttemptError::Lost(error)) => {
                 was_lost = true;
-                (error, backoff(retry))
+                (error, usual)
             }
-            Err(AttemptError::Unreachable(error) | AttemptError::LostExchange(error)) if was_lost => (error, backoff(retry)),
+            Err(AttemptError::Unreachable(error) | AttemptError::LostExchange(error)) if was_lost => (error, usual),
             // A node that drained is gone by now: what it said explains that.
             Err(AttemptError::Unreachable(error) | AttemptError::LostExchange(error)) if was_deferred => {
                 return Err(RetryError::Attempt(last.unwrap_or(error)));
             }
             Err(AttemptError::LostExchange(error)) if lost_exchanges < MAX_LOST_EXCHANGES => {
                 lost_exchanges += 1;
-                (error, backoff(retry))
+                (error, usual)
             }
             Err(AttemptError::Later { error, after }) if was_lost || !was_deferred => {
                 was_deferred = true;
-                let pause = deferral(after);
+                let pause = deferral(after).max(usual);
                 if after > LONGEST_DEFERRAL || Instant::now() + pause >= deadline {
                     return Err(RetryError::Attempt(error));
                 }
@@ -102,13 +99,7 @@ where
 
 /// The pause that the relay asks for, and up to a quarter more at random, so that the refused callers do not return at the same time.
 fn deferral(after: Duration) -> Duration {
-    after.clamp(FIRST_PAUSE, LONGEST_DEFERRAL).mul_f64(rand::random_range(1.0..=1.25))
-}
-
-/// Half to all of an exponential backoff, at random, so that many callers of a restarted relay do not return at once.
-fn backoff(retry: u32) -> Duration {
-    let ceiling = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(retry)).min(LONGEST_PAUSE);
-    ceiling.mul_f64(rand::random_range(0.5..=1.0))
+    after.min(LONGEST_DEFERRAL).mul_f64(rand::random_range(1.0..=1.25))
 }
 
 #[cfg(test)]
@@ -188,9 +179,9 @@ mod tests {
         let always = retry_until::<(), _, _>(begun + MINUTE, attempt).await;
         assert_eq!(always, Err(RetryError::TimedOut(Some("cut"))));
         // A pause that would exceed the deadline is not waited for.
-        assert!((MINUTE - LONGEST_PAUSE..=MINUTE).contains(&begun.elapsed()), "{:?}", begun.elapsed());
-        // Five pauses up to 4 s, and then one of 2.5 to 5 s each.
-        assert!((15..=28).contains(&attempts), "{attempts}");
+        assert!((MINUTE - Pauses::REQUEST.longest()..=MINUTE).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        // Four pauses up to 4.8 s, and then one of 0.3 to 5 s each.
+        assert!((12..=50).contains(&attempts), "{attempts}");
     }
 
     fn later(after: u64) -> AttemptError<&'static str> {
@@ -222,20 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_a_bound() {
-        for retry in [0, 1, 2, 3, 4, 5, 40, u32::MAX] {
-            let ceiling = LONGEST_PAUSE.min(FIRST_PAUSE.saturating_mul(1 << retry.min(10)));
-            let pauses: Vec<_> = (0..200).map(|_| backoff(retry)).collect();
-            let (shortest, longest) = (*pauses.iter().min().unwrap(), *pauses.iter().max().unwrap());
-            assert!((ceiling / 2..ceiling * 6 / 10).contains(&shortest), "{retry}: {shortest:?}");
-            assert!(longest > ceiling * 9 / 10 && longest <= ceiling, "{retry}: {longest:?}");
-        }
-    }
-
-    #[test]
     fn no_pause_of_a_peer_overflows() {
-        for after in [Duration::ZERO, Duration::MAX] {
-            assert!((FIRST_PAUSE..=LONGEST_DEFERRAL * 5 / 4).contains(&deferral(after)));
-        }
+        assert!(deferral(Duration::MAX) <= LONGEST_DEFERRAL * 5 / 4);
     }
 }

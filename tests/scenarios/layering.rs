@@ -54,7 +54,7 @@ const RELAY: Layers = &[
 ];
 
 const AGENT: Layers = &[
-    &["backoff", "limits", "streams"],
+    &["limits", "reconnect", "streams"],
     &["control_sender", "identity", "logging", "target"],
     &["init", "policy", "settings"],
     &["config", "handler", "session"],
@@ -83,7 +83,7 @@ const CLIENT_PROGRAM: Layers = &[
 ];
 
 const TRANSPORT: Layers = &[
-    &["buffered_tcp", "descriptors", "lock", "tls_fault", "unacknowledged"],
+    &["backoff", "buffered_tcp", "descriptors", "lock", "tls_fault", "unacknowledged"],
     &["error"],
     &["connection", "local_side", "race", "resolver", "tls_sessions"],
     &["tcp"],

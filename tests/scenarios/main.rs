@@ -27,6 +27,7 @@ mod interrupts;
 mod invalid_frames;
 mod layering;
 mod load_balancers;
+mod lost_callers;
 mod opening;
 mod pasted;
 mod private_files;

@@ -179,6 +179,12 @@ mod tests {
             (VALID.replace("device = 'lamp-1'\n", ""), ["device", "missing field"]),
             (format!("{VALID}ca_file = 'none.pem'"), ["none.pem", "cannot read"]),
             (VALID.replace("device.key", "other.key"), ["key_file", "other.key"]),
+            (format!("{VALID}ca_file = 'agent.toml'"), ["ca_file", "no certificate in PEM"]),
+            (format!("{VALID}[services.ssh]\ntarget = '127.0.0.1:22'\ndescription = '{}'", "x".repeat(201)), ["description", "200"]),
+            (
+                format!("{VALID}{}", (0..65).map(|n| format!("[services.s{n}]\ntarget = '127.0.0.1:22'\n")).collect::<String>()),
+                ["services", "at most 64"],
+            ),
             (format!("max_streams = 0\n{VALID}"), ["max_streams", "1 to 10000"]),
             (format!("max_streams = 10001\n{VALID}"), ["max_streams", "10001"]),
         ] {

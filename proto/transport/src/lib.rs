@@ -7,9 +7,10 @@
 //! ```
 //!
 //! Reading order: [`tcp`] (from a name to a connection), [`dial`] (reaching the relay), [`leg`] (a leg as a byte stream, and why it ended),
-//! [`bridge`](mod@bridge) (copies between a leg and a local socket). The messages are in `moorline_proto`; the logic of devices and callers is
+//! [`bridge`](mod@bridge) (copies between a leg and a local socket); [`backoff`] (every pause before a retry). The messages are in `moorline_proto`; the logic of devices and callers is
 //! in their own crates.
 
+pub mod backoff;
 pub mod bridge;
 mod buffered_tcp;
 pub mod connection;

@@ -19,6 +19,14 @@ use crate::net::held_head::HeldHead;
 use crate::net::message_limit::MessageLimit;
 pub use crate::net::message_limit::{MessageTooLong, MessagesFrom};
 
+/// The readiness of a connection whose peer has closed it (EPOLLRDHUP, EPOLLHUP), and of no other: urgent data, which this is made for, is not
+/// asked for where the socket is registered. Readiness to read would return at once while bytes are left unread.
+#[cfg(target_os = "linux")]
+const PEER_CLOSED: Interest = Interest::PRIORITY;
+/// Elsewhere only a reset is seen.
+#[cfg(not(target_os = "linux"))]
+const PEER_CLOSED: Interest = Interest::ERROR;
+
 /// A connection that was accepted.
 #[derive(Debug)]
 pub struct Socket {
@@ -121,14 +129,15 @@ impl Socket {
         Poll::Ready(Ok(read.filled().len()))
     }
 
-    /// Waits until the peer has reset the connection, without reading from it. Never returns for a pipe within the process.
+    /// Waits until the peer has ended its direction or has reset the connection, without reading from it: also behind bytes that are left
+    /// unread. Never returns for a pipe within the process.
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn was_reset(&self) {
+    pub async fn was_closed(&self) {
         match self.carrier.tcp() {
             // An error of the wait itself means the same.
-            Some(tcp) => drop(tcp.ready(Interest::ERROR).await),
+            Some(tcp) => drop(tcp.ready(PEER_CLOSED).await),
             None => pending().await,
         }
     }

@@ -74,8 +74,8 @@ impl Leg {
             if let Some(end) = poll_fn(|cx| self.poll_ahead(cx)).await {
                 return end;
             }
-            // Nothing is read any more, so of its end only a reset is seen; anything else by the keepalive.
-            self.socket.was_reset().await;
+            // Nothing is read any more: the connection's end is seen by itself, a Close behind the unread bytes is not.
+            self.socket.was_closed().await;
             self.end.get_or_insert(LegEnd::Lost);
         }
     }

@@ -344,6 +344,14 @@ mod tests {
     }
 
     #[test]
+    fn a_reason_has_at_most_256_characters() {
+        assert_eq!(reason(&"x".repeat(REASON_CHARS)).unwrap().as_str().len(), REASON_CHARS);
+        let too_long = "x".repeat(REASON_CHARS + 1);
+        let args = ["moorline", "connect", "lamp-1", "ssh", "--reason", &too_long].map(OsString::from);
+        assert_eq!(Cli::read(args).unwrap_err().kind(), ErrorKind::ValueValidation);
+    }
+
+    #[test]
     fn arguments_after_the_device_are_passed_to_ssh() {
         let ssh = |line: &str| match parse(line).unwrap().command {
             Command::Ssh(ssh) => ssh,

@@ -126,6 +126,8 @@ mod tests {
     fn a_table_is_aligned() {
         let rows = [["lamp-1".to_owned(), "online".to_owned(), "ssh".to_owned()], ["x".to_owned(), "offline".to_owned(), String::new()]];
         assert_eq!(table(["DEVICE", "STATE", "SERVICES"], &rows), "DEVICE  STATE    SERVICES\nlamp-1  online   ssh\nx       offline\n");
+        let rows = [["größe".to_owned(), "a".to_owned()], ["x".to_owned(), "b".to_owned()]];
+        assert_eq!(table(["ID", "S"], &rows), "ID     S\ngröße  a\nx      b\n", "by characters, not bytes");
     }
 
     #[test]
