@@ -213,9 +213,11 @@ async fn a_retired_agent_keeps_its_streams_rejects_offers_and_does_not_connect_a
         let (mut control, _) = relay.admit(welcome()).await;
         let (mut program, mut leg) = open(&mut relay, &mut control, &mut calls).await;
         handle.retire();
-        control.send(offer(2)).await;
-        let reject = rejected(&mut control).await;
-        assert_eq!((reject.stream, reject.code), (offer(2).stream, RejectCode::Busy));
+        for number in [2, 3] {
+            control.send(offer(number)).await;
+            let reject = rejected(&mut control).await;
+            assert_eq!((reject.stream, reject.code), (offer(number).stream, RejectCode::Busy));
+        }
         let begun = Instant::now();
         assert_eq!(control.closed().await, Some(1000));
         assert_eq!(begun.elapsed(), Duration::from_secs(10), "meanwhile another agent may have taken over");
