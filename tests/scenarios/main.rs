@@ -11,6 +11,7 @@ mod delivered;
 mod descriptors;
 mod draining;
 mod early_closes;
+mod end_matrix;
 mod error_messages;
 mod faults;
 mod faulty_networks;

@@ -14,6 +14,7 @@ mod load;
 mod open;
 mod plain;
 mod process;
+mod remembered;
 mod splice;
 mod table;
 mod trip;
@@ -53,6 +54,9 @@ async fn measure(parts: &[String]) {
     }
     if wanted("ends") {
         ends::measure(&mut table).await;
+    }
+    if wanted("remembered") {
+        remembered::measure(&mut table).await;
     }
     table.print(begun.elapsed());
 }
