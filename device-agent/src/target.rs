@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use moorline_proto::control::RejectCode;
-use moorline_transport::bridge::LocalSide;
+use moorline_transport::bridge::{Failure, LocalSide};
 use moorline_transport::descriptors;
 use moorline_transport::tcp::AddressSource;
 pub use moorline_transport::tcp::{ConnectError, TcpConnector};
@@ -233,6 +233,10 @@ impl LocalSide for LocalStream {
             Self::Unix(unix) => unix.unacknowledged(),
             Self::Any(_) => Ok(0),
         }
+    }
+
+    fn failure(&self) -> Option<Failure> {
+        if let Self::Tcp(tcp) = self { tcp.failure() } else { None }
     }
 
     fn is_socket(&self) -> bool {

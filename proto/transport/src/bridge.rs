@@ -24,7 +24,7 @@ use tokio::select;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::leg::{EndReason, Leg, LegEvent, SendError};
-pub use crate::local_side::{LocalSide, Plain};
+pub use crate::local_side::{Failure, LocalSide, Plain};
 
 /// The first pause before the kernel is asked again whether the local program's has everything. It doubles with each further one; there is
 /// no event for it.
@@ -110,6 +110,7 @@ pub async fn bridge<L: LocalSide>(mut local: L, mut leg: Leg, stop: impl Future<
         let mut confirmation = Confirmation::new();
         poll_fn(|cx| confirmation.poll(&mut local, cx)).await.ok();
     }
+    copier.failure = None; // it holds a descriptor of the local side
     drop(local); // the local program does not wait for the relay
     match &ended {
         BridgeEnd::Leg(EndReason::Silent(_)) | BridgeEnd::Local(_) | BridgeEnd::Stopped => leg.reset().await,
@@ -182,6 +183,8 @@ struct Copier {
     to_leg: ToLeg,
     to_local: ToLocal,
     local_unflushed: bool,
+    /// Watches the local side once it has ended, since nothing is read from it any more.
+    failure: Option<Failure>,
     /// Runs while the local side takes nothing, because the leg is not read then.
     pong_timer: Option<Pin<Box<Sleep>>>,
     to_leg_bytes: u64,
@@ -194,6 +197,7 @@ impl Default for Copier {
             to_leg: ToLeg::Copying,
             to_local: ToLocal::Copying,
             local_unflushed: false,
+            failure: None,
             pong_timer: None,
             to_leg_bytes: 0,
             from_leg_bytes: 0,
@@ -208,11 +212,14 @@ impl Copier {
             && local.is_socket()
         {
             let error = std::mem::replace(error, io::ErrorKind::Other.into());
-            let timer = Box::pin(sleep(LAST_WORDS_TIMEOUT));
-            self.to_local = ToLocal::Failed(FailedWrite { error, to_leg_bytes: self.to_leg_bytes, timer });
+            self.fail(error);
             written = self.poll_to_local(local, leg, cx);
         }
         let mut moved = written.and_then(|()| self.poll_to_leg(local, leg, cx));
+        if let Some(Poll::Ready(error)) = self.failure.as_mut().map(|failure| failure.as_mut().poll(cx)) {
+            self.fail(error);
+            moved = moved.and_then(|()| self.poll_to_local(local, leg, cx));
+        }
         if let Poll::Ready(error) = self.poll_failed(leg, cx) {
             moved = Err(error);
         }
@@ -263,7 +270,12 @@ impl Copier {
                     }
                 }
                 ToLeg::Ending => match Pin::new(&mut *leg).poll_shutdown(cx) {
-                    Poll::Ready(Ok(())) => self.to_leg = ToLeg::Ended,
+                    Poll::Ready(Ok(())) => {
+                        self.to_leg = ToLeg::Ended;
+                        if matches!(self.to_local, ToLocal::Copying) {
+                            self.failure = local.failure();
+                        }
+                    }
                     Poll::Ready(Err(_)) => self.to_leg = ToLeg::Cut,
                     Poll::Pending => return Ok(()),
                 },
@@ -293,7 +305,10 @@ impl Copier {
                 },
                 ToLocal::Copying => match leg.poll_event(cx) {
                     Poll::Ready(LegEvent::Bytes) => {}
-                    Poll::Ready(LegEvent::End | LegEvent::Over) => self.to_local = ToLocal::Ending,
+                    Poll::Ready(LegEvent::End | LegEvent::Over) => {
+                        self.failure = None; // what follows shows it
+                        self.to_local = ToLocal::Ending;
+                    }
                     Poll::Pending => return self.poll_local_flush(local, cx),
                 },
                 ToLocal::Ending if leg.end_reason().is_some_and(|end| !end.is_clean()) => return Ok(()),
@@ -324,6 +339,13 @@ impl Copier {
                 }
             }
         }
+    }
+
+    /// The local side takes no more bytes.
+    fn fail(&mut self, error: io::Error) {
+        self.failure = None;
+        let timer = Box::pin(sleep(LAST_WORDS_TIMEOUT));
+        self.to_local = ToLocal::Failed(FailedWrite { error, to_leg_bytes: self.to_leg_bytes, timer });
     }
 
     /// Whether the local side was reset before it had ended its direction.

@@ -1,13 +1,17 @@
 //! The local end of a bridge: what it needs beyond reading and writing.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Join};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Interest, Join};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::unacknowledged::unacknowledged;
+
+/// Completes with the error of a connection.
+pub type Failure = Pin<Box<dyn Future<Output = io::Error> + Send>>;
 
 /// The local end of a bridge.
 pub trait LocalSide: AsyncRead + AsyncWrite + Unpin + Send {
@@ -23,6 +27,12 @@ pub trait LocalSide: AsyncRead + AsyncWrite + Unpin + Send {
     /// The connection failed.
     fn unacknowledged(&self) -> io::Result<usize> {
         Ok(0)
+    }
+
+    /// Watches for a failure of the connection that no read and no write would show, as a reset behind the program's end while nothing is to be
+    /// written. `None` where there is no such thing. Drop it before the connection: it holds a descriptor of it.
+    fn failure(&self) -> Option<Failure> {
+        None
     }
 
     /// Whether what the local program sent can still be read after it stopped reading, as from a socket.
@@ -46,6 +56,15 @@ impl LocalSide for TcpStream {
 
     fn unacknowledged(&self) -> io::Result<usize> {
         unacknowledged(self)
+    }
+
+    /// It has a registration of its own, because the stream's stays ready for reading behind the end.
+    fn failure(&self) -> Option<Failure> {
+        let watched = Self::from_std(self.as_fd().try_clone_to_owned().ok()?.into()).ok()?;
+        Some(Box::pin(async move {
+            let failed = watched.ready(Interest::ERROR).await.and_then(|_| watched.take_error());
+            failed.map_or_else(|error| error, |error| error.unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()))
+        }))
     }
 
     fn is_socket(&self) -> bool {
@@ -82,6 +101,10 @@ impl<L: LocalSide + ?Sized> LocalSide for &mut L {
         (**self).unacknowledged()
     }
 
+    fn failure(&self) -> Option<Failure> {
+        (**self).failure()
+    }
+
     fn is_socket(&self) -> bool {
         (**self).is_socket()
     }
@@ -98,6 +121,10 @@ impl<L: LocalSide + ?Sized> LocalSide for Box<L> {
 
     fn unacknowledged(&self) -> io::Result<usize> {
         (**self).unacknowledged()
+    }
+
+    fn failure(&self) -> Option<Failure> {
+        (**self).failure()
     }
 
     fn is_socket(&self) -> bool {
