@@ -13,7 +13,7 @@ use crate::limits::AUTHORIZATION_BYTES;
 /// The caller's token of the request.
 ///
 /// # Errors
-/// `token_missing`, and as [`find`].
+/// `token_missing`; `too_large`, or `malformed` for another scheme or no token behind it.
 pub fn bearer(headers: &HeaderMap) -> Result<Secret, Refusal> {
     find(headers)?.ok_or_else(|| Refusal::new(ProblemCode::TokenMissing, "send it as `Authorization: Bearer …`"))
 }
@@ -21,7 +21,7 @@ pub fn bearer(headers: &HeaderMap) -> Result<Secret, Refusal> {
 /// The leg's token of the request.
 ///
 /// # Errors
-/// `token_missing`, and as [`find_leg_token`].
+/// `token_missing`; `too_large`, or `malformed` for another scheme, no token behind it, or two tokens.
 pub fn leg_token(headers: &HeaderMap) -> Result<Secret, Refusal> {
     find_leg_token(headers)?.ok_or_else(|| Refusal::new(ProblemCode::TokenMissing, "send the leg's token as `Authorization: Bearer …`"))
 }
