@@ -82,6 +82,8 @@ fn non_blocking(writer: impl Write + Send + 'static) -> (NonBlocking, WorkerGuar
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
 
     /// Accepts nothing before the sender is dropped.
@@ -109,5 +111,25 @@ mod tests {
         assert!((99..=100).contains(&writer.error_counter().dropped_lines()));
         drop(release);
         drop(worker);
+    }
+
+    #[test]
+    fn dropped_lines_are_reported_once() {
+        let (release, stuck) = mpsc::sync_channel(1);
+        let (mut writer, worker) = non_blocking(Stuck(stuck));
+        for _ in 0..LOG_QUEUE_LINES + 100 {
+            writer.write_all(b"a line").unwrap();
+        }
+        let log = Log { worker, dropped: writer.error_counter() };
+        let (mut printed, output) = io::pipe().unwrap();
+        let subscriber = tracing_subscriber::fmt().with_writer(std::sync::Mutex::new(output)).with_ansi(false).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let reported = log.report_since(0);
+            assert_eq!(log.report_since(reported), reported);
+        });
+        let mut text = String::new();
+        printed.read_to_string(&mut text).unwrap();
+        assert_eq!(text.matches("log lines were dropped").count(), 1, "{text}");
+        drop((release, log));
     }
 }
