@@ -100,13 +100,19 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_blocked_reader_loses_log_lines_and_delays_nothing() {
+    /// A queue whose reader is blocked until the sender is dropped, and a hundred lines more than it holds.
+    fn overfilled() -> (mpsc::SyncSender<()>, NonBlocking, WorkerGuard) {
         let (release, stuck) = mpsc::sync_channel(1);
         let (mut writer, worker) = non_blocking(Stuck(stuck));
         for _ in 0..LOG_QUEUE_LINES + 100 {
             writer.write_all(b"a line").unwrap();
         }
+        (release, writer, worker)
+    }
+
+    #[test]
+    fn a_blocked_reader_loses_log_lines_and_delays_nothing() {
+        let (release, writer, worker) = overfilled();
         // The worker holds one line.
         assert!((99..=100).contains(&writer.error_counter().dropped_lines()));
         drop(release);
@@ -115,11 +121,7 @@ mod tests {
 
     #[test]
     fn dropped_lines_are_reported_once() {
-        let (release, stuck) = mpsc::sync_channel(1);
-        let (mut writer, worker) = non_blocking(Stuck(stuck));
-        for _ in 0..LOG_QUEUE_LINES + 100 {
-            writer.write_all(b"a line").unwrap();
-        }
+        let (release, writer, worker) = overfilled();
         let log = Log { worker, dropped: writer.error_counter() };
         let (mut printed, output) = io::pipe().unwrap();
         let subscriber = tracing_subscriber::fmt().with_writer(std::sync::Mutex::new(output)).with_ansi(false).finish();

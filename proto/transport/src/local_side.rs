@@ -87,50 +87,34 @@ impl LocalSide for UnixStream {
 impl LocalSide for DuplexStream {}
 impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> LocalSide for Join<R, W> {}
 
-/// Lent to a bridge, which does not drop it.
-impl<L: LocalSide + ?Sized> LocalSide for &mut L {
-    fn reset_on_drop(&self) {
-        (**self).reset_on_drop();
-    }
+macro_rules! forward_local_side {
+    ($($pointer:ty),+) => {$(
+        impl<L: LocalSide + ?Sized> LocalSide for $pointer {
+            fn reset_on_drop(&self) {
+                (**self).reset_on_drop();
+            }
 
-    fn end_on_drop(&self) {
-        (**self).end_on_drop();
-    }
+            fn end_on_drop(&self) {
+                (**self).end_on_drop();
+            }
 
-    fn unacknowledged(&self) -> io::Result<usize> {
-        (**self).unacknowledged()
-    }
+            fn unacknowledged(&self) -> io::Result<usize> {
+                (**self).unacknowledged()
+            }
 
-    fn failure(&self) -> Option<Failure> {
-        (**self).failure()
-    }
+            fn failure(&self) -> Option<Failure> {
+                (**self).failure()
+            }
 
-    fn is_socket(&self) -> bool {
-        (**self).is_socket()
-    }
+            fn is_socket(&self) -> bool {
+                (**self).is_socket()
+            }
+        }
+    )+};
 }
 
-impl<L: LocalSide + ?Sized> LocalSide for Box<L> {
-    fn reset_on_drop(&self) {
-        (**self).reset_on_drop();
-    }
-
-    fn end_on_drop(&self) {
-        (**self).end_on_drop();
-    }
-
-    fn unacknowledged(&self) -> io::Result<usize> {
-        (**self).unacknowledged()
-    }
-
-    fn failure(&self) -> Option<Failure> {
-        (**self).failure()
-    }
-
-    fn is_socket(&self) -> bool {
-        (**self).is_socket()
-    }
-}
+// A side that is lent to a bridge is not dropped by it.
+forward_local_side!(&mut L, Box<L>);
 
 /// Any byte stream as a local side, without resets.
 #[derive(Debug)]
