@@ -168,7 +168,8 @@ impl Inner {
     async fn connect(&self) -> Result<Session, ConnectError> {
         let connected = Box::pin(Session::connect(&self.dialer, self.settings.subscribe(), &self.instance)).await;
         if let Err(error) = &connected {
-            warn!(relay = %self.dialer.url(), error = printable(&Causes(error).to_string(), PEER_TEXT_CHARS), "connecting failed");
+            let (relay, next) = (self.dialer.url(), error.advice());
+            warn!(%relay, error = printable(&Causes(error).to_string(), PEER_TEXT_CHARS), next, "connecting failed");
         }
         connected
     }

@@ -67,6 +67,7 @@ pub(crate) async fn serve_offer(
     end_streams: CancellationToken,
 ) {
     let (stream, service, caller) = (offer.stream, &offer.service, offer.caller.id());
+    let reason = offer.caller.reason.as_ref().map(Text::as_str);
     let started = Instant::now();
     let expires_in = Duration::from_millis(offer.expires_in_ms);
     let opening = Opening { context: &context, offer: &offer, deadline: started + expires_in };
@@ -74,14 +75,15 @@ pub(crate) async fn serve_offer(
     let opened = cancel.run_until_cancelled(Box::pin(opening.open())).await.unwrap_or(Err("cancelled"));
     let (local, leg) = match opened {
         Ok(opened) if guard.opened() => opened,
-        Ok(_) => return info!(%stream, %service, %caller, result = "cancelled", "stream not opened"),
-        Err(result) => return info!(%stream, %service, %caller, result, "stream not opened"),
+        Ok(_) => return info!(%stream, %service, %caller, reason, result = "cancelled", "stream not opened"),
+        Err(result) => return info!(%stream, %service, %caller, reason, result, "stream not opened"),
     };
     debug!(%stream, %service, %caller, "stream opened");
     let bridged = bridge(local, leg, end_streams.cancelled()).await;
     let lasted_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let (to_caller_bytes, to_target_bytes) = (bridged.to_leg_bytes, bridged.from_leg_bytes);
-    info!(%stream, %service, %caller, result = bridged.ended.name(), to_target_bytes, to_caller_bytes, lasted_ms, "stream ended");
+    let result = bridged.ended.name();
+    info!(%stream, %service, %caller, reason, result, to_target_bytes, to_caller_bytes, lasted_ms, "stream ended");
 }
 
 impl Opening<'_> {

@@ -87,6 +87,11 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// What to do about it, where that is known.
+    pub(crate) fn advice(&self) -> Option<String> {
+        if let Self::Dial(error) = self { Some(error.tls_fault()?.advice()) } else { None }
+    }
+
     /// What the error means for the next attempt.
     pub fn disconnect_cause(&self) -> DisconnectCause {
         match self {

@@ -1,5 +1,6 @@
 //! What the programs advise, followed: each scenario gets into trouble, does what the line `next:` says, and is out of it.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
@@ -99,10 +100,18 @@ fn text(path: std::path::PathBuf) -> String {
     path.display().to_string()
 }
 
-/// A machine whose clock says this.
+/// Runs a program on a machine whose clock says this.
+fn faked(time: &str, program: &OsStr) -> Command {
+    let mut faked = command("faketime");
+    faked.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").arg(time).arg(program);
+    faked
+}
+
+/// `moorline` on a machine whose clock says this.
 fn at(world: &World, time: &str) -> Command {
-    let (client, mut faked) = (world.client(), command("faketime"));
-    faked.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").arg(time).arg(client.as_std().get_program()).args(client.as_std().get_args());
+    let client = world.client();
+    let mut faked = faked(time, client.as_std().get_program());
+    faked.args(client.as_std().get_args());
     faked
 }
 
@@ -114,6 +123,15 @@ async fn a_wrong_clock_is_named_and_set() {
     let ahead = run(at(&world, "2095-01-01 00:00:00").args(["device", "list"]), WITHIN).await;
     advises(&ahead, "set this machine's clock if it is not 2095-01-01T");
     world.moorline(&["device", "list"]).await.success();
+
+    // The agent of a machine whose clock is behind says it in its log, and is online once the clock is right.
+    let folder = world.device("lamp-1", &[("ssh", world.address)]).await.folder;
+    let mut agent = faked("1970-01-02 00:00:00", binaries().agent.as_os_str());
+    agent.args(["run", "--log-format", "json", "--config"]).arg(folder.join("agent.toml"));
+    let behind = Program::start("an agent of 1970", &mut agent).event("connecting failed").await;
+    let next = behind["next"].as_str().expect("what to do next");
+    assert!(next.starts_with("set this machine's clock: it says 1970-01-02T"), "{next}");
+    world.agent(&folder).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,7 +169,7 @@ async fn a_relay_that_was_set_up_again_needs_its_new_join_string() {
     let port = |address: SocketAddr| address.port().to_string();
     std::fs::write(&stale, format!("{}#{ca}", front.replace(&port(old.address), &port(new.address)))).expect("a file is written");
     log_in(&old, &text(stale), &text(new.token_file())).await;
-    advises(&old.moorline(&["device", "list"]).await, "log in with the join string that `moorline-relay join` prints now");
+    advises(&old.moorline(&["device", "list"]).await, "use the join string that `moorline-relay join` prints now");
     log_in(&old, &text(new.join_file()), &text(new.token_file())).await;
     old.moorline(&["device", "list"]).await.success();
 }

@@ -7,7 +7,7 @@ use moorline_proto::control::{Cancel, CancelCode, RejectCode, ToDevice};
 use moorline_proto::millis::Millis;
 use moorline_proto::problem::ProblemCode;
 use moorline_tests::memory::{INSTANCE, MemoryWorld};
-use moorline_tests::wire::{ChannelClosed, LegEvent};
+use moorline_tests::wire::{ChannelClosed, LegEvent, WireDevice};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -141,12 +141,30 @@ async fn a_negotiated_stream_is_joined_over_other_connections() {
 async fn an_undecided_negotiation_is_answered_after_prefer_wait() {
     let world = MemoryWorld::start().await;
     let mut device = world.device("lamp-1").await;
-    let begun = Instant::now();
-    let (answer, offer) = tokio::join!(
-        world.request("POST", "/v1/devices/lamp-1/streams", &[("prefer", "wait=3")], Some(json!({"service": "ssh"}))),
-        device.offer()
-    );
-    assert_eq!((answer.0, begun.elapsed()), (202, Duration::from_secs(3)));
+    let negotiate = async |device: &mut WireDevice<_>, headers: &[(&str, &str)]| {
+        let begun = Instant::now();
+        let mut offered = None;
+        let answer = tokio::select! {
+            answer = world.request("POST", "/v1/devices/lamp-1/streams", headers, Some(json!({"service": "ssh"}))) => answer,
+            () = async { loop { offered = Some(device.offer().await); } } => unreachable!("a device serves for ever"),
+        };
+        assert_eq!(answer.0, 202, "{headers:?}: {}", answer.2);
+        let offer = offered.expect("the device was asked");
+        (begun.elapsed().as_secs(), answer, offer)
+    };
+    for (headers, seconds) in [
+        (&[][..], 20),
+        (&[("prefer", "wait=21")], 20),
+        (&[("prefer", "wait=soon")], 20),
+        (&[("prefer", "respond-async, wait=2")], 2),
+        (&[("prefer", "wait=0")], 0),
+    ] {
+        let (waited, _, offer) = negotiate(&mut device, headers).await;
+        assert_eq!(waited, seconds, "{headers:?}");
+        device.reject(offer.stream, RejectCode::Policy, "").await;
+    }
+    let (waited, answer, offer) = negotiate(&mut device, &[("prefer", "wait=3")]).await;
+    assert_eq!(waited, 3);
     let ticket: StreamTicket = serde_json::from_value(answer.2).unwrap();
     assert_eq!(ticket.state.as_str(), "offered");
     device.reject(offer.stream, RejectCode::Policy, "not today").await;

@@ -21,6 +21,7 @@ mod half_close;
 mod handshake;
 mod handshake_faults;
 mod hang_up;
+mod hostile_text;
 mod http;
 mod http_requests;
 mod integrity;

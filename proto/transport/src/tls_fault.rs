@@ -31,6 +31,24 @@ pub enum TlsFault {
 }
 
 impl TlsFault {
+    /// What to do next.
+    pub fn advice(&self) -> String {
+        match self {
+            Self::NotYetValid { clock, not_before } => {
+                format!("set this machine's clock: it says {clock}, and the relay's certificate begins at {not_before}")
+            }
+            Self::Expired { clock, not_after } => format!(
+                "set this machine's clock if it is not {clock}; otherwise the relay's certificate has ended at {not_after}, and its operator has to renew it"
+            ),
+            Self::UnknownIssuer => {
+                "use the join string that `moorline-relay join` prints now; if it is the same, another server answers in the relay's place"
+                    .to_owned()
+            }
+            Self::OtherName => "use a join string with one of the certificate's names: `moorline-relay join` prints one".to_owned(),
+            Self::NoTls => "check the port in the join string: what answers there does not speak TLS".to_owned(),
+        }
+    }
+
     /// The fault in an error of a TLS handshake, if it is one of these.
     pub(crate) fn of(error: &io::Error) -> Option<Self> {
         match error.get_ref()?.downcast_ref::<Error>()? {

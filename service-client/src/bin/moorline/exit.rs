@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use moorline::timeline::describe_steps;
 use moorline::{DialError, Problem, ProblemCode};
 use moorline_proto::failure::Failure as Report;
-use moorline_transport::dial::TlsFault;
 
 use crate::signals::ShutdownSignal;
 
@@ -80,7 +79,8 @@ impl Failure {
             }
             DialError::Tls { .. } => {
                 let failure = Self::new(Exit::Unreachable, format!("{what}: the relay cannot be reached")).caused_by(error);
-                return failure.next(tls_advice(error.tls_fault()));
+                let unknown = || "check any proxy or firewall between here and the relay, and the relay's log".to_owned();
+                return failure.next(error.tls_fault().map_or_else(unknown, |fault| fault.advice()));
             }
             DialError::Http(_) | DialError::Body(_) | DialError::Upgrade(_) | DialError::Refused(_) => {
                 "check that the address in the profile is a Moorline relay, and any proxy in front of it"
@@ -158,26 +158,6 @@ impl Failure {
             (None, Some(again)) => failure.next(again),
             (None, None) => failure.next("this version of moorline does not know the code; a newer one may"),
         }
-    }
-}
-
-/// What to do about a relay's TLS.
-fn tls_advice(fault: Option<TlsFault>) -> String {
-    match fault {
-        Some(TlsFault::NotYetValid { clock, not_before }) => {
-            format!("set this machine's clock: it says {clock}, and the relay's certificate begins at {not_before}")
-        }
-        Some(TlsFault::Expired { clock, not_after }) => format!(
-            "set this machine's clock if it is not {clock}; otherwise the relay's certificate has ended at {not_after}, and its operator has to renew it"
-        ),
-        Some(TlsFault::UnknownIssuer) => {
-            "log in with the join string that `moorline-relay join` prints now; if it is the same, another server answers in the relay's place".to_owned()
-        }
-        Some(TlsFault::OtherName) => {
-            "log in with a join string that has one of the certificate's names: `moorline-relay join` prints one".to_owned()
-        }
-        Some(TlsFault::NoTls) => "check the port in the join string: what answers there does not speak TLS".to_owned(),
-        None => "check any proxy or firewall between here and the relay, and the relay's log".to_owned(),
     }
 }
 
