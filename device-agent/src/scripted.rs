@@ -62,6 +62,7 @@ pub(crate) fn dialer() -> (Dialer, ScriptedRelay) {
 /// A `welcome` without features: the relay pings.
 pub(crate) fn welcome() -> Welcome {
     Welcome {
+        warm: None,
         session: Text::truncated("session"),
         node: "n1".parse().unwrap(),
         heartbeat_ms: 3_600_000,

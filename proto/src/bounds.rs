@@ -53,10 +53,16 @@ pub const LEG_BINARY_BYTES: usize = 64 * 1024;
 pub const LEG_TEXT_BYTES: usize = 4 * 1024;
 /// Bytes of one text message from the relay on a leg: `opened` and `refused` carry a timeline and the caller.
 pub const LEG_TEXT_FROM_RELAY_BYTES: usize = 16 * 1024;
+/// Bytes of an `ask`, `accept` or `reject` on a leg that is used again.
+pub const LEG_REQUEST_BYTES: usize = 16 * 1024;
 /// Bytes of frames, headers included, that one message on a leg may take. The longest message in frames of one byte takes 448 KiB.
 pub const LEG_MESSAGE_FRAME_BYTES: usize = 1 << 20;
 /// Early data: bytes that the relay buffers for a leg before `opened`. The message that crosses the limit is still accepted.
 pub const EARLY_DATA_BYTES: usize = 64 * 1024;
+/// Idle legs of a device, and of a caller, that the relay keeps.
+pub const IDLE_LEGS: usize = 64;
+/// Refusals in a row after which the relay closes a caller's leg.
+pub const REFUSALS_IN_A_ROW: u32 = 16;
 /// Bytes of the body of a request.
 pub const REQUEST_BODY_BYTES: usize = 16 * 1024;
 
@@ -83,6 +89,8 @@ pub const ANNOUNCED_MS: (u64, u64) = (5_000, 3_600_000);
 pub const MAX_STREAMS: (u32, u32) = (1, 100_000);
 /// Remaining time of a deadline, in milliseconds: maximum.
 pub const EXPIRES_IN_MAX_MS: u64 = 86_400_000;
+/// How long the relay keeps an idle leg, in milliseconds: maximum.
+pub const KEEP_MAX_MS: u64 = 300_000;
 /// Deadline that a caller asks for or a relay announces, in seconds: maximum.
 pub const DEADLINE_MAX_S: u64 = 86_400;
 /// Wait for an offline device that a caller asks for or a relay announces, in seconds: maximum.
@@ -98,6 +106,10 @@ pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(20);
 /// A device that sends no frame of any kind within this time after an offer is considered dead.
 pub const OFFER_ACK_TIMEOUT: Duration = Duration::from_secs(10);
+/// For any frame on an idle device leg after an offer on it, at least; four round trips of its last ping, if they are longer.
+pub const LEG_ALIVE_MIN: Duration = Duration::from_secs(2);
+/// The same, at most.
+pub const LEG_ALIVE_MAX: Duration = Duration::from_secs(10);
 /// Deadline for opening a stream where the caller sets none.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a device waits for its target to accept the connection.

@@ -107,6 +107,19 @@ pub struct Welcome {
     pub features: Vec<Feature>,
     /// The relay's wall-clock time.
     pub time: Timestamp,
+    /// Where and with what token the device opens idle legs, if it knows [`crate::names::REUSE`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<Warm>,
+}
+
+/// How a device opens idle legs, for as long as its session lasts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warm {
+    /// Where: a path, or an absolute URL, which the device checks.
+    pub url: Text<URL_CHARS>,
+    /// Authorizes opening idle legs, and nothing else.
+    #[serde(with = "leg_token")]
+    pub token: Secret,
 }
 
 /// The number of an offer among the offers of its stream, from 1. It is left out of messages where it is 1.
@@ -372,7 +385,7 @@ pub struct Heartbeat {
     pub interval_ms: u64,
 }
 
-/// Serializes the leg token of an offer, the one message that carries a secret.
+/// Serializes the tokens of legs, the only secrets in messages.
 mod leg_token {
     use super::{Deserialize, Deserializer, Secret, Serializer};
 

@@ -76,9 +76,6 @@ pub struct End {}
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivered {}
 
-/// The types of text messages that no side may send on a leg: they are the relay's, or belong to an offer on an idle leg.
-pub const RESERVED_TYPES: [&str; 6] = ["idle", "offer", "cancel", "ask", "accept", "reject"];
-
 /// The `delivered` message as text.
 pub const DELIVERED_TEXT: &str = r#"{"type":"delivered"}"#;
 

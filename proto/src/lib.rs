@@ -45,6 +45,7 @@ pub mod names;
 pub mod pasted;
 pub mod problem;
 pub mod proof;
+pub mod reuse;
 pub mod secret;
 pub mod text;
 pub mod timestamp;

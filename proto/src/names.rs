@@ -6,6 +6,8 @@ use crate::id::{DeviceId, NodeId, ServiceName, StreamId};
 pub const ABOUT: &str = "/v1/about";
 /// `GET` + upgrade: opens a device's control channel.
 pub const CONTROL: &str = "/v1/control";
+/// `GET` + upgrade: opens a caller's leg that is idle from the start.
+pub const CONNECT: &str = "/v1/connect";
 /// `GET`: the registry's devices.
 pub const DEVICES: &str = "/v1/devices";
 /// `GET`: live streams.
@@ -19,6 +21,8 @@ pub const STREAM_SUBPROTOCOL: &str = "moorline.stream.v1";
 pub const TOKEN_SUBPROTOCOL_PREFIX: &str = "moorline.token.";
 /// Prefix of a leg token; 256 random bits in base64url follow.
 pub const LEG_TOKEN_PREFIX: &str = "mrl_leg_";
+/// Prefix of a token that opens idle device legs; 256 random bits in base64url follow.
+pub const WARM_TOKEN_PREFIX: &str = "mrl_warm_";
 
 /// Deadline for opening the stream in seconds, on `connect`.
 pub const DEADLINE_HEADER: &str = "moorline-deadline";
@@ -32,6 +36,10 @@ pub const DATA_HEADER: &str = "moorline-data";
 pub const FEATURES_HEADER: &str = "moorline-features";
 /// Key of a request, so that a retry does not open a second stream.
 pub const IDEMPOTENCY_KEY_HEADER: &str = "idempotency-key";
+/// What a side asks for its leg in the upgrade, and what the 101 grants: a list of words, of which [`REUSE`] is the only one so far.
+pub const LEG_HEADER: &str = "moorline-leg";
+/// The word in [`LEG_HEADER`] for a leg that is used again, and the feature of `about`, `hello` and `welcome`.
+pub const REUSE: &str = "reuse";
 /// Headers of a request that stand once at most, by name. Others that the protocol names are lists, or not allowed at all.
 pub const SINGLE_HEADERS: [&str; 15] = [
     "host",
@@ -79,6 +87,11 @@ pub fn connect_path(device: &DeviceId, service: &ServiceName) -> String {
 /// `GET` + upgrade: joins one leg, with that leg's token.
 pub fn leg_path(node: &NodeId, stream: &StreamId) -> String {
     format!("/v1/legs/{node}/{stream}")
+}
+
+/// `GET` + upgrade: opens a device's leg that is idle from the start, with the token of `welcome`.
+pub fn idle_legs_path(node: &NodeId) -> String {
+    format!("/v1/legs/{node}/idle")
 }
 
 /// `DELETE`: ends a stream.

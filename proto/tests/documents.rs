@@ -18,6 +18,7 @@ use moorline_proto::message::{Decoded, MessageError};
 use moorline_proto::millis::Millis;
 use moorline_proto::names;
 use moorline_proto::problem::{Problem, ProblemCode, Timeline};
+use moorline_proto::reuse::ReuseText;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use support::{Bodies, Messages, file, pairs, table, vectors};
@@ -35,6 +36,7 @@ fn message_types() {
     assert_eq!(column(&table("### 6.1 Opening the control channel", "relay to device"), 0), ToDevice::TYPES);
     assert_eq!(column(&table("### 6.1 Opening the control channel", "device to relay"), 0), FromDevice::TYPES);
     assert_eq!(column(&table("### 8.2 The first message", "text message"), 0), LegText::TYPES);
+    assert_eq!(column(&table("### 8.6 Legs that are used again", "text message"), 0), ReuseText::TYPES);
 }
 
 /// Every field of a message, with its path: `caller.reason`, `services[].name`. Objects with a table of their own are not descended into.
@@ -76,26 +78,28 @@ fn check_fields(rows: &[Vec<String>], fullest: &Value, tagged: bool, is_valid: i
 
 /// The text of a vector as JSON. Prefers a vector with every field where the plain example omits some.
 fn example(file: &Messages, name: &str) -> Value {
-    let fuller = format!("{name}: repeated");
-    let name = if file.valid.iter().any(|vector| vector.name == fuller) { &fuller } else { name };
-    let vector = file.valid.iter().find(|vector| vector.name == name).unwrap_or_else(|| panic!("no vector {name:?}"));
+    let fuller = ["repeated", "with idle legs"].map(|more| format!("{name}: {more}"));
+    let named = |name: &str| file.valid.iter().find(|vector| vector.name == name);
+    let vector = fuller.iter().find_map(|name| named(name)).or_else(|| named(name)).unwrap_or_else(|| panic!("no vector {name:?}"));
     serde_json::from_str(&vector.text.to_string()).unwrap()
 }
 
-fn check_messages<T>(file: &str, decode: fn(&str) -> Result<Decoded<T>, MessageError>, messages: &[(&str, &str)]) {
-    let file: Messages = vectors(file);
-    for (kind, vector) in messages {
-        let rows = table(&format!("#### `{kind}`"), "field");
-        check_fields(&rows, &example(&file, vector), true, |text| decode(text).is_ok());
-    }
+/// Compares the table under a heading with the vector of that name.
+fn check_message<T>(file: &str, decode: fn(&str) -> Result<Decoded<T>, MessageError>, heading: &str, vector: &str) {
+    let rows = table(&format!("#### {heading}"), "field");
+    check_fields(&rows, &example(&vectors(file), vector), true, |text| decode(text).is_ok());
 }
 
 #[test]
 fn fields_of_messages() {
-    let same = |types: &[&'static str]| types.iter().map(|kind| (*kind, *kind)).collect::<Vec<_>>();
-    check_messages("control_to_device.json", ToDevice::decode, &same(ToDevice::TYPES));
-    check_messages("control_from_device.json", FromDevice::decode, &same(FromDevice::TYPES));
-    check_messages("leg.json", LegText::decode, &[("opened", "opened, to the caller"), ("refused", "refused")]);
+    for (kind, vector) in [("opened", "opened, to the caller"), ("refused", "refused")] {
+        check_message("leg.json", LegText::decode, &format!("`{kind}`"), vector);
+    }
+    ToDevice::TYPES.iter().for_each(|kind| check_message("control_to_device.json", ToDevice::decode, &format!("`{kind}`"), kind));
+    FromDevice::TYPES.iter().for_each(|kind| check_message("control_from_device.json", FromDevice::decode, &format!("`{kind}`"), kind));
+    for (heading, kind) in [("`idle`", "idle"), ("`ask`", "ask"), ("`offer` on a leg", "offer")] {
+        check_message("reuse.json", ReuseText::decode, heading, kind);
+    }
 }
 
 #[test]
@@ -195,6 +199,8 @@ fn addresses_headers_and_subprotocols() {
         format!("POST {}", placed(names::device_streams_path(&device), &device, "{device}")),
         format!("GET {} + upgrade", placed(placed(names::connect_path(&device, &service), &device, "{device}"), &service, "{service}")),
         format!("GET {} + upgrade", placed(placed(names::leg_path(&node, &stream), &node, "{node}"), &stream, "{stream}")),
+        format!("GET {} + upgrade", names::CONNECT),
+        format!("GET {} + upgrade", placed(names::idle_legs_path(&node), &node, "{node}")),
         format!("GET {}", names::DEVICES),
         format!("GET {device_path}"),
         format!("PUT {device_path}"),
@@ -220,6 +226,8 @@ fn addresses_headers_and_subprotocols() {
     for word in [
         names::TOKEN_SUBPROTOCOL_PREFIX,
         names::LEG_TOKEN_PREFIX,
+        names::WARM_TOKEN_PREFIX,
+        names::REUSE,
         names::PROBLEM_MEDIA_TYPE,
         names::PROOF_TYP,
         names::CALLER_TOKEN_TYP,
@@ -232,7 +240,7 @@ fn addresses_headers_and_subprotocols() {
 #[test]
 fn every_example_is_a_vector() {
     let mut known = Vec::new();
-    for name in ["control_to_device.json", "control_from_device.json", "leg.json"] {
+    for name in ["control_to_device.json", "control_from_device.json", "leg.json", "reuse.json"] {
         known.extend(vectors::<Messages>(name).valid.into_iter().map(|vector| vector.text.to_string()));
     }
     known.extend(vectors::<Bodies>("bodies.json").valid.into_iter().map(|vector| vector.text.to_string()));

@@ -98,7 +98,7 @@ fn to_device() -> impl Strategy<Value = ToDevice> {
     let challenge = (any::<[u8; 32]>(), moment()).prop_map(|(nonce, time)| Challenge { nonce: Nonce(nonce), time }.into());
     let welcome = (text(), node_id(), (50..=3_600_000_u64, 50..=3_600_000_u64), 1..=100_000_u32, features(), moment());
     let welcome = welcome.prop_map(|(session, node, (heartbeat_ms, heartbeat_max_ms), max_streams, features, time)| {
-        Welcome { session, node, heartbeat_ms, heartbeat_max_ms, max_streams, features, time }.into()
+        Welcome { session, node, heartbeat_ms, heartbeat_max_ms, max_streams, features, time, warm: None }.into()
     });
     let offer = (
         (stream_id(), attempt()),

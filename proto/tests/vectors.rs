@@ -13,6 +13,7 @@ use moorline_proto::control::{CancelCode, FromDevice, RejectCode, ToDevice};
 use moorline_proto::leg::LegText;
 use moorline_proto::message::Decoded;
 use moorline_proto::problem::{Problem, ProblemCode};
+use moorline_proto::reuse::ReuseText;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use support::{Bodies, Messages, Valid, Written, read, vectors};
@@ -50,6 +51,7 @@ macro_rules! messages_match_vectors {
 messages_match_vectors!(messages_from_relay_to_device, "control_to_device.json", ToDevice);
 messages_match_vectors!(messages_from_device_to_relay, "control_from_device.json", FromDevice);
 messages_match_vectors!(text_messages_on_a_leg, "leg.json", LegText);
+messages_match_vectors!(text_messages_on_a_leg_that_is_used_again, "reuse.json", ReuseText);
 
 fn rewrite<T: DeserializeOwned + Serialize>(text: &str) -> Result<String, String> {
     read::<T>(text).map(|body| serde_json::to_string(&body).unwrap())

@@ -97,6 +97,11 @@ impl Decoder {
         }
     }
 
+    /// Sets the limit for text messages that begin from here on, in bytes.
+    pub fn set_text_max(&mut self, max: usize) {
+        self.text_max = max;
+    }
+
     /// Whether a message has begun and not ended.
     pub fn is_inside_message(&self) -> bool {
         self.message.is_some()

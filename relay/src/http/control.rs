@@ -84,6 +84,7 @@ async fn serve(core: &Arc<Core>, device: Box<Authenticated>, peer: &Peer, revisi
         Box::pin(revoke_unregistered(core, &handle)).await;
     }
     let welcome = Welcome {
+        warm: None,
         session: Text::truncated(&handle.about().session),
         node: core.node.clone(),
         heartbeat_ms: millis(core.times.heartbeat),

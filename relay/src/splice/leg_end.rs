@@ -2,8 +2,9 @@
 
 use moorline_proto::close::CloseReason;
 use moorline_proto::frame::FrameError;
-use moorline_proto::leg::{LegText, RESERVED_TYPES};
+use moorline_proto::leg::LegText;
 use moorline_proto::message::{Decoded, MessageError};
+use moorline_proto::reuse::ReuseText;
 
 /// How a leg ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ pub fn read(text: &str) -> Result<TextMeaning, LegEnd> {
         Ok(Decoded::Known(LegText::Opened(_) | LegText::Refused(_))) | Err(MessageError::Field { .. }) => {
             Err(LegEnd::protocol("only the relay sends opened and refused"))
         }
-        Ok(Decoded::Unknown(kind)) if RESERVED_TYPES.contains(&kind.as_str()) => {
+        Ok(Decoded::Unknown(kind)) if ReuseText::TYPES.contains(&kind.as_str()) => {
             Err(LegEnd::protocol(&format!("a side does not send {kind} on this leg")))
         }
         Ok(Decoded::Unknown(_)) => Ok(TextMeaning::Forward),
@@ -77,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_violation_is_named() {
-        let reserved = RESERVED_TYPES.map(|kind| format!(r#"{{"type":"{kind}"}}"#));
+        let reserved = ReuseText::TYPES.iter().map(|kind| format!(r#"{{"type":"{kind}"}}"#)).collect::<Vec<_>>();
         let others = ["[]", "hello", r#"{"kind":"end"}"#, r#"{"type":"opened"}"#, r#"{"type":"refused"}"#];
         for text in reserved.iter().map(String::as_str).chain(others) {
             assert!(matches!(read(text), Err(LegEnd::Broke(CloseReason::Protocol, _))), "{text}");
