@@ -24,7 +24,7 @@ struct Crate {
 }
 
 const RELAY: Layers = &[
-    &["clock", "limits", "random", "sync", "net/client_address"],
+    &["clock", "digest", "limits", "random", "sync", "net/client_address"],
     &["lifecycle", "logging", "ping_limiter", "state_lock", "tasks", "ttl_map"],
     &["config", "pki"],
     &["store"],
@@ -33,15 +33,18 @@ const RELAY: Layers = &[
     &["splice"],
     &["control"],
     &["directory"],
-    &["stream/digest", "stream/recent", "stream/status", "stream/steps"],
+    &["stream/recent", "stream/status", "stream/steps"],
     &["stream/join", "stream/record", "stream/slots"],
     &["stream/handle", "stream/refusal", "stream/request"],
     &["stream/idempotency"],
     &["stream/registry"],
     &["core"],
-    &["stream/actor", "stream/leg_close"],
+    &["stream/idle_device", "stream/leg_close"],
+    &["stream/actor"],
     &["stream/carry", "stream/step"],
-    &["stream/setup"],
+    &["stream/leg_offer", "stream/setup"],
+    &["stream/idle_caller"],
+    &["stream/open"],
     &["stream"],
     &["device_changes"],
     &["http"],
@@ -101,6 +104,7 @@ const PROTO: Layers = &[
     &["ed25519", "leg"],
     &["proof"],
     &["api"],
+    &["reuse"],
     &["lib"],
 ];
 
