@@ -121,14 +121,18 @@ pub(crate) const RETRY_AFTER_S: u64 = 5;
 
 /// Bytes that a peer may still send after we closed, before the connection is dropped.
 pub(crate) const LINGER_BYTES: u64 = 1 << 20;
-/// Bytes of frames that one message may take. Beyond: 4400. The longest message takes 448 KiB if each frame carries a single byte.
-pub(crate) const MESSAGE_FRAME_BYTES: usize = 1 << 20;
-/// The same before the peer has authenticated: its one message, `hello`, has at most 64 KiB, and no device fragments it.
+/// Bytes of frames that one message on a control channel may take before the peer has authenticated. Beyond: 4400. Its one message, `hello`, has
+/// at most 64 KiB, and no device fragments it.
 pub(crate) const UNAUTHENTICATED_MESSAGE_FRAME_BYTES: usize = 128 << 10;
 /// A message behind the head of a 101 goes in one write with it if it is not longer.
 pub(crate) const HELD_HEAD_JOIN_BYTES: usize = 4 * 1024;
 /// Pings that a peer may send within a second. One more: 4400. The number is part of the protocol.
 pub(crate) const PINGS_PER_SECOND: u32 = 100;
+
+/// What one read of a control channel takes: its messages are short, and what is decoded waits for its turn.
+pub(crate) const CHANNEL_READ_BYTES: usize = 4 * 1024;
+/// Bytes of unsent messages on a control channel, beyond which pings are not answered: the device does not read.
+pub(crate) const CHANNEL_PONG_BYTES: usize = 16 * 1024;
 
 // Legs.
 

@@ -15,6 +15,8 @@ pub struct Decoder {
     masked: bool,
     /// Limit for text messages, in bytes.
     text_max: usize,
+    /// Limit for the bytes of all frames of one message.
+    frames_max: usize,
     /// An incomplete header, and how many bytes of it are there.
     header: [u8; HEADER],
     have: usize,
@@ -85,6 +87,7 @@ impl Decoder {
         Self {
             masked,
             text_max,
+            frames_max: LEG_MESSAGE_FRAME_BYTES,
             header: [0; HEADER],
             have: 0,
             frame: None,
@@ -100,6 +103,11 @@ impl Decoder {
     /// Sets the limit for text messages that begin from here on, in bytes.
     pub fn set_text_max(&mut self, max: usize) {
         self.text_max = max;
+    }
+
+    /// Sets the limit for the bytes of all frames of one message, headers included. [`LEG_MESSAGE_FRAME_BYTES`] unless it is set.
+    pub fn set_frames_max(&mut self, max: usize) {
+        self.frames_max = max;
     }
 
     /// Whether a message has begun and not ended.
@@ -249,8 +257,8 @@ impl Decoder {
         if self.message_bytes > max {
             return Err(FrameError::TooBig { size: self.message_bytes as u64, max });
         }
-        if self.frame_bytes > LEG_MESSAGE_FRAME_BYTES {
-            return Err(FrameError::TooManyFragments(LEG_MESSAGE_FRAME_BYTES));
+        if self.frame_bytes > self.frames_max {
+            return Err(FrameError::TooManyFragments(self.frames_max));
         }
         Ok(())
     }

@@ -1,36 +1,33 @@
 //! From the 101 to the `welcome`: the relay challenges, the device proves who it is. Each phase consumes the one before.
 
+use std::io;
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
 use moorline_proto::close::CloseReason;
 use moorline_proto::control::{Challenge, FromDevice, Hello, Nonce, ToDevice, Welcome};
+use moorline_proto::frame::{Close, FrameError};
 use moorline_proto::message::Decoded;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use crate::access::principal::DevicePrincipal;
 use crate::access::proof::{Expected, ProofError, verify_proof};
 use crate::clock::Clock;
-use crate::control::broken;
+use crate::control::channel::{self, Channel, ChannelEnd, Received};
 use crate::limits::MESSAGES_BEFORE_HELLO;
-use crate::net::connection::{MessagesFrom, Socket};
 use crate::random;
 use crate::store::{DeviceRecord, Registry, StoreError};
 
 /// A connection whose peer has not proved who it is.
 #[derive(Debug)]
 pub struct Unauthenticated {
-    socket: WebSocketStream<Socket>,
+    socket: Channel,
 }
 
 /// The device proved who it is; it has not received `welcome` yet.
 #[must_use = "the device waits until it is admitted or closed"]
 #[derive(Debug)]
 pub struct Authenticated {
-    socket: WebSocketStream<Socket>,
+    socket: Channel,
     hello: Hello,
     principal: DevicePrincipal,
 }
@@ -56,7 +53,13 @@ pub enum HandshakeError {
     TooLate,
     /// The connection ended.
     #[error("the connection ended before hello")]
-    Lost(#[source] Option<WsError>),
+    Lost(#[source] Option<io::Error>),
+    /// The peer closed the channel.
+    #[error("the channel was closed before hello")]
+    Closed(Option<Close>),
+    /// The peer broke WebSocket.
+    #[error(transparent)]
+    Frame(FrameError),
     /// The peer broke the protocol before `hello`.
     #[error("{0}")]
     Protocol(String),
@@ -78,31 +81,24 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// What a WebSocket error means: the peer broke the protocol, or the connection was lost.
-    fn of(error: WsError) -> Self {
-        match broken(&error) {
-            Some(how) => Self::Protocol(how),
-            None => Self::Lost(Some(error)),
-        }
-    }
-
     /// The Close that the device gets. None if the connection is lost, or the fault is the relay's.
     pub fn verdict(&self) -> Option<(CloseReason, String)> {
         match self {
             Self::TooLate => Some((CloseReason::Protocol, "no hello in time".to_owned())),
+            Self::Frame(error) => Some((channel::close_reason(*error), error.to_string())),
             Self::Protocol(how) => Some((CloseReason::Protocol, how.clone())),
             // An unauthenticated peer learns nothing about which devices there are.
             Self::Unknown(_) | Self::Proof { .. } => {
                 Some((CloseReason::Unauthenticated, "the device is unknown or its proof does not hold".to_owned()))
             }
-            Self::Lost(_) | Self::Registry(_) => None,
+            Self::Lost(_) | Self::Closed(_) | Self::Registry(_) => None,
         }
     }
 }
 
 impl Unauthenticated {
     /// A connection right after its 101.
-    pub fn new(socket: WebSocketStream<Socket>) -> Self {
+    pub fn new(socket: Channel) -> Self {
         Self { socket }
     }
 
@@ -113,9 +109,13 @@ impl Unauthenticated {
     pub async fn authenticate(mut self, authenticator: &Authenticator<'_>) -> Result<Authenticated, HandshakeError> {
         match self.challenge(authenticator).await {
             Ok((hello, principal)) => Ok(Authenticated { socket: self.socket, hello, principal }),
+            Err(HandshakeError::Closed(close)) => {
+                self.socket.answer_close(close.as_ref()).await;
+                Err(HandshakeError::Closed(close))
+            }
             Err(error) => {
                 if let Some((reason, detail)) = error.verdict() {
-                    close(self.socket, reason, &detail).await;
+                    self.socket.close(reason, &detail).await;
                 }
                 Err(error)
             }
@@ -126,7 +126,7 @@ impl Unauthenticated {
         let deadline = Instant::now() + authenticator.hello_timeout;
         let nonce = Nonce(random::bytes());
         let challenge = ToDevice::from(Challenge { nonce, time: authenticator.clock.now() });
-        let asked = timeout_at(deadline, self.socket.send(Message::text(challenge.encode()))).await;
+        let asked = timeout_at(deadline, self.socket.send(|batch| batch.text(&challenge.encode()))).await;
         asked.map_err(|_| HandshakeError::TooLate)?.map_err(|error| HandshakeError::Lost(Some(error)))?;
         let hello = timeout_at(deadline, self.hello()).await.map_err(|_| HandshakeError::TooLate)??;
         let record = known(authenticator.registry, &hello).await?;
@@ -142,24 +142,17 @@ impl Unauthenticated {
 
     async fn hello(&mut self) -> Result<Hello, HandshakeError> {
         for _ in 0..=MESSAGES_BEFORE_HELLO {
-            let message = self.socket.next().await;
-            if let Some(Ok(message)) = &message {
-                self.socket.get_mut().message_received(message);
-            }
-            match message {
-                Some(Ok(Message::Text(text))) => match FromDevice::decode(&text) {
+            match self.socket.receive().await {
+                Ok(Received::Text(text)) => match FromDevice::decode(&text) {
                     Ok(Decoded::Known(FromDevice::Hello(hello))) => return Ok(hello),
                     Ok(Decoded::Known(_) | Decoded::Unknown(_)) => {}
                     Err(error) => return Err(HandshakeError::Protocol(error.to_string())),
                 },
-                Some(Ok(Message::Binary(_))) => return Err(HandshakeError::Protocol("binary on a control channel".to_owned())),
-                Some(Ok(Message::Close(_))) => {
-                    answer_close(&mut self.socket).await;
-                    return Err(HandshakeError::Lost(None));
-                }
-                None => return Err(HandshakeError::Lost(None)),
-                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-                Some(Err(error)) => return Err(HandshakeError::of(error)),
+                Ok(Received::Binary) => return Err(HandshakeError::Protocol("binary on a control channel".to_owned())),
+                Ok(Received::Close(close)) => return Err(HandshakeError::Closed(close)),
+                Ok(Received::Ping | Received::Pong) => {}
+                Err(ChannelEnd::Broken(error)) => return Err(HandshakeError::Frame(error)),
+                Err(ChannelEnd::Lost) => return Err(HandshakeError::Lost(None)),
             }
         }
         Err(HandshakeError::Protocol("too many messages before hello".to_owned()))
@@ -186,33 +179,10 @@ impl Authenticated {
     ///
     /// # Errors
     /// [`HandshakeError::Lost`], or [`HandshakeError::TooLate`] if the device does not take the message within `within`.
-    pub async fn admit(mut self, welcome: Welcome, within: Duration) -> Result<WebSocketStream<Socket>, HandshakeError> {
-        let sent = timeout(within, self.socket.send(Message::text(ToDevice::from(welcome).encode()))).await;
+    pub async fn admit(mut self, welcome: Welcome, within: Duration) -> Result<Channel, HandshakeError> {
+        let sent = timeout(within, self.socket.send(|batch| batch.text(&ToDevice::from(welcome).encode()))).await;
         sent.map_err(|_| HandshakeError::TooLate)?.map_err(|error| HandshakeError::Lost(Some(error)))?;
-        self.socket.get_mut().limit_messages(MessagesFrom::Authenticated);
+        self.socket.authenticated();
         Ok(self.socket)
-    }
-}
-
-/// Answers the peer's Close, within five seconds.
-pub(super) async fn answer_close(socket: &mut WebSocketStream<Socket>) {
-    let answered = async { while let Some(Ok(_)) = socket.next().await {} };
-    // A peer that does not read the answer does without it.
-    timeout(moorline_proto::bounds::CLOSE_TIMEOUT, answered).await.ok();
-}
-
-/// Closes a control channel with a code and a detail. Without an answer within five seconds the connection is reset.
-pub(super) async fn close(mut socket: WebSocketStream<Socket>, reason: CloseReason, detail: &str) {
-    let frame = CloseFrame { code: reason.code().into(), reason: reason.text(detail).into() };
-    let answered = async {
-        socket.send(Message::Close(Some(frame))).await?;
-        while let Some(message) = socket.next().await {
-            message?;
-        }
-        Ok::<_, WsError>(())
-    };
-    match timeout(moorline_proto::bounds::CLOSE_TIMEOUT, answered).await {
-        Ok(_) => socket.into_inner().close(moorline_proto::bounds::CLOSE_TIMEOUT).await,
-        Err(_) => socket.into_inner().reset(),
     }
 }

@@ -2,28 +2,23 @@
 
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
-use moorline_proto::bounds::{CLOSE_TIMEOUT, RECONNECT_IN_MS};
+use moorline_proto::bounds::RECONNECT_IN_MS;
 use moorline_proto::close::CloseReason;
 use moorline_proto::control::{Accept, FromDevice, GoAway, Reject, ToDevice};
+use moorline_proto::frame::{Batch, Close};
 use moorline_proto::id::Instance;
 use moorline_proto::message::Decoded;
 use moorline_proto::text::Text;
 use rand::RngExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tracing::debug;
 
-use crate::control::broken;
+use crate::control::channel::{self, Channel, ChannelEnd, Received};
 use crate::control::handle::{ChannelClosed, Command, DeviceHandle, Disconnect, Next};
-use crate::control::handshake::{answer_close, close};
 use crate::control::keepalive::{Due, Keepalive};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::limits::CONTROL_WRITE_TIMEOUT;
-use crate::net::connection::Socket;
 use crate::ping_limiter::PingLimiter;
 
 /// What a device answered to an offer.
@@ -38,24 +33,30 @@ pub enum Answer {
 /// Why a control channel ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum CloseCause {
-    /// The device closed it, with this code.
-    Closed(u16),
+    /// The device closed it.
+    Closed(Option<Close>),
     /// The connection ended without a Close.
     Lost,
     /// No frame for too long, or it does not take what it is sent.
     Dead,
-    /// The device broke the protocol.
-    Protocol(String),
+    /// The device broke the protocol: the code to close with, and how.
+    Broken(CloseReason, String),
     /// Ended from outside: superseded or revoked.
     Disconnected(Disconnect),
     /// The relay closes.
     Closing,
 }
 
+impl CloseCause {
+    fn protocol(how: impl std::fmt::Display) -> Self {
+        Self::Broken(CloseReason::Protocol, how.to_string())
+    }
+}
+
 /// A control channel whose device was welcomed.
 #[derive(Debug)]
 pub struct Session {
-    socket: WebSocketStream<Socket>,
+    socket: Channel,
     handle: DeviceHandle,
     keepalive: Keepalive,
     offer_ack_timeout: Duration,
@@ -68,7 +69,7 @@ pub struct Session {
 
 impl Session {
     /// Joins the socket of a welcomed device with its handle.
-    pub fn new(socket: WebSocketStream<Socket>, handle: DeviceHandle, keepalive: Keepalive, offer_ack_timeout: Duration) -> Self {
+    pub fn new(socket: Channel, handle: DeviceHandle, keepalive: Keepalive, offer_ack_timeout: Duration) -> Self {
         let pings = PingLimiter::new(Instant::now());
         Self { socket, handle, keepalive, offer_ack_timeout, unacknowledged: Vec::new(), pings, go_away_sent: false }
     }
@@ -79,18 +80,15 @@ impl Session {
         self.handle.set_closed(ChannelClosed::Lost);
         debug!(session = self.handle.about().session, ?cause, "control channel ends");
         match &cause {
-            CloseCause::Closed(_) => {
-                answer_close(&mut self.socket).await;
-                self.socket.into_inner().close(CLOSE_TIMEOUT).await;
-            }
+            CloseCause::Closed(close) => self.socket.answer_close(close.as_ref()).await,
             CloseCause::Lost => {}
-            CloseCause::Dead => self.socket.into_inner().reset(),
-            CloseCause::Protocol(how) => close(self.socket, CloseReason::Protocol, how).await,
+            CloseCause::Dead => self.socket.reset(),
+            CloseCause::Broken(reason, how) => self.socket.close(*reason, how).await,
             CloseCause::Disconnected(Disconnect::Superseded { by }) => self.close_superseded(by, &mut on_answer).await,
-            CloseCause::Disconnected(Disconnect::Revoked) => close(self.socket, CloseReason::Revoked, "").await,
+            CloseCause::Disconnected(Disconnect::Revoked) => self.socket.close(CloseReason::Revoked, "").await,
             CloseCause::Closing => {
                 if self.go_away(&lifecycle).await.is_ok() {
-                    close(self.socket, CloseReason::RelayDraining, "").await;
+                    self.socket.close(CloseReason::RelayDraining, "").await;
                 }
             }
         }
@@ -98,24 +96,17 @@ impl Session {
     }
 
     /// Programs read the instance from the reason: `superseded INSTANCE`. Answers that the device had sent by then still count.
-    async fn close_superseded(mut self, by: &Instance, on_answer: &mut impl FnMut(Answer)) {
-        let frame = CloseFrame { code: CloseReason::Superseded.code().into(), reason: format!("superseded {by}").into() };
-        let closing = async {
-            self.socket.send(Message::Close(Some(frame))).await?;
-            while let Some(message) = self.socket.next().await {
-                let Message::Text(text) = message? else { continue };
-                match FromDevice::decode(&text) {
-                    Ok(Decoded::Known(FromDevice::Accept(accept))) => on_answer(Answer::Accept(accept)),
-                    Ok(Decoded::Known(FromDevice::Reject(reject))) => on_answer(Answer::Reject(reject)),
-                    Ok(_) | Err(_) => {}
-                }
+    async fn close_superseded(self, by: &Instance, on_answer: &mut impl FnMut(Answer)) {
+        let (code, text) = (CloseReason::Superseded.code(), format!("superseded {by}"));
+        let closing = self.socket.close_with((code, &text), |received| {
+            let Received::Text(text) = received else { return };
+            match FromDevice::decode(&text) {
+                Ok(Decoded::Known(FromDevice::Accept(accept))) => on_answer(Answer::Accept(accept)),
+                Ok(Decoded::Known(FromDevice::Reject(reject))) => on_answer(Answer::Reject(reject)),
+                Ok(_) | Err(_) => {}
             }
-            Ok::<_, WsError>(())
-        };
-        match timeout(CLOSE_TIMEOUT, closing).await {
-            Ok(_) => self.socket.into_inner().close(CLOSE_TIMEOUT).await,
-            Err(_) => self.socket.into_inner().reset(),
-        }
+        });
+        closing.await;
     }
 
     /// Each turn waits for a command, a message, the heartbeat or the relay's phases. All can be dropped half-way without loss: commands stay
@@ -126,7 +117,7 @@ impl Session {
         loop {
             let turn = tokio::select! {
                 next = handle.next() => self.handle_command(next).await,
-                message = self.socket.next() => self.on_message(message, on_answer),
+                received = self.socket.receive() => self.on_received(received, on_answer),
                 () = timer.as_mut() => self.on_tick().await,
                 phase = phases.next() => match phase {
                     Phase::Running => Ok(()),
@@ -148,8 +139,12 @@ impl Session {
         match next {
             Next::Command(Command::Offer { offer, alive }) => {
                 // Any frame will do as a sign of life; the ping asks for one that even a busy device sends.
-                let offer = Message::text(ToDevice::Offer(*offer).encode());
-                self.send_all([offer, Message::Ping(Vec::new().into())]).await?;
+                let offer = ToDevice::Offer(*offer).encode();
+                let messages = |batch: &mut Batch| {
+                    batch.text(&offer);
+                    batch.ping(&[]);
+                };
+                self.send_all(messages).await?;
                 self.keepalive.expect_frame(Instant::now(), self.offer_ack_timeout);
                 self.unacknowledged.push(alive);
                 Ok(())
@@ -162,7 +157,7 @@ impl Session {
     async fn on_tick(&mut self) -> Result<(), CloseCause> {
         match self.keepalive.due(Instant::now()) {
             Due::Nothing => Ok(()),
-            Due::Ping => self.send_all([Message::Ping(Vec::new().into())]).await,
+            Due::Ping => self.send_all(|batch| batch.ping(&[])).await,
             Due::Dead => Err(CloseCause::Dead),
         }
     }
@@ -178,56 +173,48 @@ impl Session {
     }
 
     async fn send(&mut self, message: ToDevice) -> Result<(), CloseCause> {
-        self.send_all([Message::text(message.encode())]).await
+        self.send_all(|batch| batch.text(&message.encode())).await
     }
 
     /// Sends messages in one write.
-    async fn send_all<const COUNT: usize>(&mut self, messages: [Message; COUNT]) -> Result<(), CloseCause> {
-        let all = async {
-            for message in messages {
-                self.socket.feed(message).await?;
-            }
-            self.socket.flush().await
-        };
-        match timeout(CONTROL_WRITE_TIMEOUT, all).await {
+    async fn send_all(&mut self, messages: impl FnOnce(&mut Batch)) -> Result<(), CloseCause> {
+        match timeout(CONTROL_WRITE_TIMEOUT, self.socket.send(messages)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(CloseCause::Lost),
             Err(_) => Err(CloseCause::Dead),
         }
     }
 
-    fn on_message(&mut self, message: Option<Result<Message, WsError>>, on_answer: &mut impl FnMut(Answer)) -> Result<(), CloseCause> {
-        let message = match message {
-            Some(Ok(message)) => message,
-            Some(Err(error)) => return Err(broken(&error).map_or(CloseCause::Lost, CloseCause::Protocol)),
-            None => return Err(CloseCause::Lost),
-        };
-        self.socket.get_mut().message_received(&message);
+    fn on_received(&mut self, received: Result<Received, ChannelEnd>, on_answer: &mut impl FnMut(Answer)) -> Result<(), CloseCause> {
+        let received = received.map_err(|end| match end {
+            ChannelEnd::Broken(error) => CloseCause::Broken(channel::close_reason(error), error.to_string()),
+            ChannelEnd::Lost => CloseCause::Lost,
+        })?;
         let now = Instant::now();
         self.keepalive.on_frame(now);
         for alive in self.unacknowledged.drain(..) {
             // The stream may be over by now.
             alive.send(()).ok();
         }
-        match message {
-            Message::Text(text) => match FromDevice::decode(&text) {
+        match received {
+            Received::Text(text) => match FromDevice::decode(&text) {
                 Ok(Decoded::Known(message)) => self.on_text(message, on_answer),
                 Ok(Decoded::Unknown(kind)) => {
                     debug!(session = self.handle.about().session, kind, "ignored a message of an unknown type");
                     Ok(())
                 }
-                Err(error) => Err(CloseCause::Protocol(error.to_string())),
+                Err(error) => Err(CloseCause::protocol(error)),
             },
-            Message::Binary(_) => Err(CloseCause::Protocol("binary on a control channel".to_owned())),
-            Message::Ping(_) => self.pings.count(now).map_err(|error| CloseCause::Protocol(error.to_string())),
-            Message::Close(frame) => Err(CloseCause::Closed(frame.map_or(1000, |frame| frame.code.into()))),
-            Message::Pong(_) | Message::Frame(_) => Ok(()),
+            Received::Binary => Err(CloseCause::protocol("binary on a control channel")),
+            Received::Ping => self.pings.count(now).map_err(CloseCause::protocol),
+            Received::Close(close) => Err(CloseCause::Closed(close)),
+            Received::Pong => Ok(()),
         }
     }
 
     fn on_text(&mut self, message: FromDevice, on_answer: &mut impl FnMut(Answer)) -> Result<(), CloseCause> {
         match message {
-            FromDevice::Hello(_) => return Err(CloseCause::Protocol("a second hello".to_owned())),
+            FromDevice::Hello(_) => return Err(CloseCause::protocol("a second hello")),
             FromDevice::Accept(accept) => on_answer(Answer::Accept(accept)),
             FromDevice::Reject(reject) => on_answer(Answer::Reject(reject)),
             FromDevice::Services(list) => self.handle.set_services(list.services),

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::access::revocation::Revocation;
-use crate::control;
+use crate::control::channel::Channel;
 use crate::control::handle::{About, DeviceHandle};
 use crate::control::handshake::{Authenticated, Authenticator, HandshakeError, Unauthenticated};
 use crate::control::keepalive::{Keepalive, Pinger};
@@ -63,10 +63,10 @@ async fn channel(core: Arc<Core>, upgrading: Upgrading, peer: Peer) {
 }
 
 async fn authenticate(core: &Core, upgrading: Upgrading) -> Result<Option<Box<Authenticated>>, HandshakeError> {
-    let Ok(socket) = upgrading.websocket(control::websocket_config()).await else { return Ok(None) };
+    let Ok(socket) = upgrading.socket().await else { return Ok(None) };
     let (registry, hello_timeout) = (core.registry.as_ref(), core.times.hello_timeout);
     let authenticator = Authenticator { names: &core.names, registry, clock: &core.clock, hello_timeout };
-    Unauthenticated::new(socket).authenticate(&authenticator).await.map(|device| Some(Box::new(device)))
+    Unauthenticated::new(Channel::new(socket)).authenticate(&authenticator).await.map(|device| Some(Box::new(device)))
 }
 
 async fn serve(core: &Arc<Core>, device: Box<Authenticated>, peer: &Peer, revision: u64) {

@@ -10,14 +10,12 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use moorline_proto::names::{LEG_HEADER, REUSE};
 use moorline_proto::problem::ProblemCode;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::http::head_watch::HeadWatch;
 use crate::http::problem::Refusal;
 
-use crate::net::connection::{MessagesFrom, Socket};
+use crate::net::connection::Socket;
 
 /// A request that passed the checks for an upgrade.
 #[must_use = "the peer waits for an answer"]
@@ -115,31 +113,16 @@ impl Upgrade {
 }
 
 impl Upgrading {
-    /// The WebSocket of a peer that has not authenticated. Await it in another task than the connection's, which writes the 101.
-    ///
-    /// # Errors
-    /// [`NotUpgraded`].
-    pub async fn websocket(self, config: WebSocketConfig) -> Result<WebSocketStream<Socket>, NotUpgraded> {
-        let (mut socket, read_ahead) = self.parts().await?;
-        socket.limit_messages(MessagesFrom::Unauthenticated);
-        Ok(WebSocketStream::from_partially_read(socket, read_ahead, Role::Server, Some(config)).await)
-    }
-
-    /// The bare connection, for code that reads frames itself. Otherwise as [`Upgrading::websocket`].
+    /// The bare connection, for code that reads frames itself. Await it in another task than the connection's, which writes the 101.
     ///
     /// # Errors
     /// [`NotUpgraded`].
     pub async fn socket(self) -> Result<Socket, NotUpgraded> {
-        let (mut socket, read_ahead) = self.parts().await?;
-        socket.put_back(read_ahead.into());
-        Ok(socket)
-    }
-
-    /// The connection, and the bytes that hyper read beyond the request.
-    async fn parts(self) -> Result<(Socket, Vec<u8>), NotUpgraded> {
         let upgraded = self.on.await.map_err(|error| NotUpgraded(Some(error)))?;
         let parts = upgraded.downcast::<TokioIo<HeadWatch>>().map_err(|_| NotUpgraded(None))?;
+        let mut socket = parts.io.into_inner().into_inner();
         // A view of hyper's buffer: copied, so that the buffer is freed.
-        Ok((parts.io.into_inner().into_inner(), parts.read_buf.to_vec()))
+        socket.put_back(parts.read_buf.to_vec().into());
+        Ok(socket)
     }
 }

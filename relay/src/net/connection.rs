@@ -1,6 +1,6 @@
 //! One accepted connection as bytes, whatever carries it. One exact type, so that hyper's upgraded connection can be turned back into it.
 //!
-//! Owns: bytes that were read ahead, and closing. The head of a 101 is held by `held_head`, messages are bounded by `message_limit`.
+//! Owns: bytes that were read ahead, and closing. The head of a 101 is held by `held_head`.
 
 use std::future::pending;
 use std::io;
@@ -11,13 +11,10 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::limits::LINGER_BYTES;
 pub use crate::net::carrier::Carrier;
 use crate::net::held_head::HeldHead;
-use crate::net::message_limit::MessageLimit;
-pub use crate::net::message_limit::{MessageTooLong, MessagesFrom};
 
 /// The readiness of a connection whose peer has closed it (EPOLLRDHUP, EPOLLHUP), and of no other: urgent data, which this is made for, is not
 /// asked for where the socket is registered. Readiness to read would return at once while bytes are left unread.
@@ -34,8 +31,6 @@ pub struct Socket {
     /// Bytes that were read and not taken yet.
     read_ahead: Bytes,
     held_head: HeldHead,
-    /// There once messages are expected.
-    message_limit: Option<MessageLimit>,
 }
 
 /// How much one read takes.
@@ -50,19 +45,7 @@ pub enum ReadSize {
 impl Socket {
     /// A connection of which nothing was read yet.
     pub fn new(carrier: Carrier) -> Self {
-        Self { carrier, read_ahead: Bytes::new(), held_head: HeldHead::default(), message_limit: None }
-    }
-
-    /// Bounds the messages of a WebSocket from here on: a read fails with [`MessageTooLong`] once a message has taken too many bytes.
-    pub fn limit_messages(&mut self, from: MessagesFrom) {
-        self.message_limit = Some(MessageLimit::new(from));
-    }
-
-    /// Notes that a whole message was read, for [`Socket::limit_messages`].
-    pub fn message_received(&mut self, message: &Message) {
-        if let Some(limit) = &mut self.message_limit {
-            limit.on_message(message);
-        }
+        Self { carrier, read_ahead: Bytes::new(), held_head: HeldHead::default() }
     }
 
     /// Waits for the first byte, which stays to be read.
@@ -119,7 +102,6 @@ impl Socket {
             && size == ReadSize::Available
             && self.read_ahead.is_empty()
             && self.held_head.is_empty()
-            && self.message_limit.is_none()
         {
             return tls.poll_read_pieces(cx, sink);
         }
@@ -168,15 +150,7 @@ impl AsyncRead for Socket {
         if let Poll::Ready(Err(error)) = self.poll_write_held(cx) {
             return Poll::Ready(Err(error));
         }
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.carrier).poll_read(cx, buf))?;
-        let count = buf.filled().len() - before;
-        let counted = self.message_limit.as_mut().map_or(Ok(()), |limit| limit.on_bytes(count));
-        if counted.is_err() {
-            // Failed once: what follows is read only to close the connection.
-            self.message_limit = None;
-        }
-        Poll::Ready(counted.map_err(io::Error::other))
+        Pin::new(&mut self.carrier).poll_read(cx, buf)
     }
 }
 
@@ -275,15 +249,5 @@ mod tests {
         written.unwrap();
         assert_eq!(all.split_off(HEAD.len()), long);
         assert_eq!(all, HEAD);
-    }
-
-    #[tokio::test]
-    async fn a_message_that_takes_too_many_bytes_fails_the_read() {
-        let (local, mut remote) = duplex(1 << 20);
-        let mut socket = Socket::new(Carrier::Memory(local));
-        socket.limit_messages(MessagesFrom::Unauthenticated);
-        remote.write_all(&vec![0; 200 << 10]).await.unwrap();
-        let error = tokio::io::copy(&mut socket, &mut tokio::io::sink()).await.unwrap_err();
-        assert!(MessageTooLong::of(&error).is_some(), "{error}");
     }
 }

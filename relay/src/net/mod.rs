@@ -7,7 +7,6 @@ pub mod client_address;
 pub mod connection;
 mod held_head;
 mod idle;
-mod message_limit;
 pub mod proxy_header;
 pub mod tls;
 pub mod tls_stream;

@@ -20,8 +20,8 @@ pub mod leg_end;
 pub mod leg_keepalive;
 mod leg_reader;
 pub mod reuse;
-mod scratch;
-mod write_buffer;
+pub(crate) mod scratch;
+pub(crate) mod write_buffer;
 
 use std::pin::{Pin, pin};
 use std::sync::atomic::AtomicU64;

@@ -12,15 +12,15 @@ thread_local! {
 }
 
 /// The buffers of one thread.
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     /// Bytes that were read.
-    pub(super) input: Vec<u8>,
+    pub(crate) input: Vec<u8>,
     /// Frames for the other leg.
-    pub(super) batch: Batch,
+    pub(crate) batch: Batch,
 }
 
 /// Lends the thread's buffers, with an empty batch. Must not be called again inside `work`.
-pub(super) fn with<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
+pub(crate) fn with<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
     SCRATCH.with_borrow_mut(|scratch| {
         if scratch.input.is_empty() {
             scratch.input = vec![0; READ];

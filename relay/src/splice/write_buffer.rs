@@ -8,7 +8,7 @@ use tokio::io::AsyncWrite;
 
 /// Whole frames, and how far they are written.
 #[derive(Debug, Default)]
-pub(super) struct WriteBuffer {
+pub(crate) struct WriteBuffer {
     frames: Vec<u8>,
     sent: usize,
     /// Something was written since the last flush.
@@ -17,29 +17,29 @@ pub(super) struct WriteBuffer {
 
 impl WriteBuffer {
     /// Whether everything is written and flushed.
-    pub(super) fn is_flushed(&self) -> bool {
+    pub(crate) fn is_flushed(&self) -> bool {
         !self.unflushed
     }
 
     /// Bytes that the socket has not taken yet.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.frames.len() - self.sent
     }
 
     /// Whether it owns a buffer. It does not while nothing waits.
     #[cfg(test)]
-    pub(super) fn owns_memory(&self) -> bool {
+    pub(crate) fn owns_memory(&self) -> bool {
         self.frames.capacity() > 0
     }
 
     /// Queues frames for the next write.
-    pub(super) fn push(&mut self, frames: &[u8]) {
+    pub(crate) fn push(&mut self, frames: &[u8]) {
         self.unflushed |= !frames.is_empty();
         self.frames.extend_from_slice(frames);
     }
 
     /// Writes frames, behind everything that is queued, and queues what the socket does not take.
-    pub(super) fn write(&mut self, frames: &[u8], socket: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> io::Result<()> {
+    pub(crate) fn write(&mut self, frames: &[u8], socket: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> io::Result<()> {
         let mut sent = 0;
         while self.len() == 0 && sent < frames.len() {
             match Pin::new(&mut *socket).poll_write(cx, &frames[sent..]) {
@@ -55,7 +55,7 @@ impl WriteBuffer {
     }
 
     /// Writes and flushes everything.
-    pub(super) fn poll_flush(&mut self, socket: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_flush(&mut self, socket: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.len() > 0 {
             match ready!(Pin::new(&mut *socket).poll_write(cx, &self.frames[self.sent..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
