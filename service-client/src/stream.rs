@@ -66,7 +66,7 @@ impl Stream {
     /// # Cancel safety
     /// Dropping the future resets the stream, unless both sides have ended.
     pub async fn finish(self) -> EndReason {
-        self.leg.finish().await
+        self.leg.finish().await.0
     }
 
     /// Ends the stream at once, in both directions: the device's side sees a reset connection. Waits at most 5 s for the relay's answer.

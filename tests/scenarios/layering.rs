@@ -101,6 +101,7 @@ const PROTO: Layers = &[
     &["ed25519", "leg"],
     &["proof"],
     &["api"],
+    &["reuse"],
     &["lib"],
 ];
 
