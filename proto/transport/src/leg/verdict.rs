@@ -50,6 +50,11 @@ impl Leg {
         self.silence = Some(Silence::of_pings(ping_ms));
     }
 
+    /// Whether the relay granted that the leg is used again.
+    pub fn is_reusable(&self) -> bool {
+        self.is_reusable
+    }
+
     /// Whether the relay says `idle` on the leg behind a refusal: it granted that the leg is used again, and nothing was sent.
     pub fn is_idle_after_refusal(&self) -> bool {
         self.is_reusable && self.stream.phase == Phase::Joining && !self.stream.has_sent && !self.stream.own_ended
