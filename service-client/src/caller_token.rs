@@ -28,6 +28,11 @@ impl CallerToken {
         Self { current: watch::Sender::new(self.current()), source: Some(source) }
     }
 
+    /// The same token and source, for another client.
+    pub(crate) fn again(&self) -> Self {
+        Self { current: watch::Sender::new(self.current()), source: self.source.clone() }
+    }
+
     fn current(&self) -> Option<Secret> {
         self.current.borrow().clone()
     }

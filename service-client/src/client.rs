@@ -5,16 +5,19 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use moorline_proto::bounds::IDLE_LEGS;
 use moorline_proto::join::Join;
 use moorline_proto::secret::Secret;
 use moorline_transport::dial::{Dialer, TrustError};
 
 use crate::caller_token::CallerToken;
+use crate::pool::Pool;
 use crate::profile::Profile;
 
 /// Opens streams and manages devices through one relay. Cheap to clone: clones share everything.
 ///
-/// Nothing is connected until the first request; each request and each stream has a connection of its own.
+/// Nothing is connected until the first request. Each request and each stream has a connection of its own; but the connection of a stream that
+/// ended in order carries a later one, if the relay grants that ([`Client::with_idle_legs`]).
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(crate) inner: Arc<Inner>,
@@ -24,6 +27,14 @@ pub struct Client {
 pub(crate) struct Inner {
     pub(crate) dialer: Dialer,
     pub(crate) token: CallerToken,
+    pub(crate) pool: Arc<Pool>,
+}
+
+impl Inner {
+    fn new(dialer: Dialer, token: CallerToken, max_idle: usize) -> Self {
+        let pool = Arc::new(Pool::new(token.watch(), max_idle));
+        Self { dialer, token, pool }
+    }
 }
 
 impl Client {
@@ -37,7 +48,7 @@ impl Client {
 
     /// A client that dials with a given dialer, for example over in-process pipes.
     pub fn with_dialer(dialer: Dialer, token: Option<Secret>) -> Self {
-        Self { inner: Arc::new(Inner { dialer, token: CallerToken::new(token) }) }
+        Self { inner: Arc::new(Inner::new(dialer, CallerToken::new(token), IDLE_LEGS)) }
     }
 
     /// The same client, for a program that lives longer than its token. When the relay refuses the token as expired, `source` is called, and the
@@ -55,8 +66,18 @@ impl Client {
     /// # }
     /// ```
     pub fn with_token_source(self, source: impl Fn() -> Result<Secret, Box<dyn Error + Send + Sync>> + Send + Sync + 'static) -> Self {
-        let Inner { dialer, token } = &*self.inner;
-        Self { inner: Arc::new(Inner { dialer: dialer.clone(), token: token.with_source(Arc::new(source)) }) }
+        let Inner { dialer, token, pool } = &*self.inner;
+        Self { inner: Arc::new(Inner::new(dialer.clone(), token.with_source(Arc::new(source)), pool.max())) }
+    }
+
+    /// The same client, which keeps at most this many idle connections to the relay for later streams. Default, and most: 64. None, with zero,
+    /// is for a program that opens one stream.
+    ///
+    /// They are those of streams that ended in order, and are kept for as long as the relay keeps them. They belong to one token: a renewed one
+    /// closes them, and so does the end of the last clone of this client.
+    pub fn with_idle_legs(self, max: usize) -> Self {
+        let Inner { dialer, token, .. } = &*self.inner;
+        Self { inner: Arc::new(Inner::new(dialer.clone(), token.again(), max)) }
     }
 
     /// A client with the relay and the token of a profile.

@@ -14,14 +14,22 @@
 //! # }
 //! ```
 //!
+//! A stream that ended in order leaves its connection to the next one, which then opens in one round trip; [`Client::keep_leg_ready`] prepares
+//! one for the first. [`Open::send_from`] sends what a program has to say before the stream is open.
+//!
 //! Reading order: [`Client`] (a relay and a token), [`Open`] (requests a stream, and why it fails), [`Stream`] (the bytes, and how they
 //! end), [`devices`] (the registry), [`profile`] (where programs keep their credentials). The program `moorline` is built on this library.
 
 mod caller_token;
 mod client;
 pub mod devices;
+mod early;
+mod leg_request;
 mod open;
+mod open_error;
+mod pool;
 pub mod profile;
+mod ready;
 mod refusal;
 mod retry;
 mod stream;
@@ -30,7 +38,13 @@ pub mod timeline;
 mod token_expiry;
 
 #[cfg(test)]
+mod early_tests;
+#[cfg(test)]
 mod open_tests;
+#[cfg(test)]
+mod pool_tests;
+#[cfg(test)]
+mod ready_tests;
 #[cfg(test)]
 mod retry_tests;
 #[cfg(test)]
@@ -51,7 +65,8 @@ pub use moorline_proto::text::{Data, Text};
 pub use moorline_transport::bridge::{BridgeEnd, Bridged, LocalSide, Plain};
 pub use moorline_transport::dial::{DialError, Dialer, TrustError};
 pub use moorline_transport::leg::EndReason;
-pub use open::{JoinTicket, Open, OpenError};
+pub use open::{JoinTicket, Open};
+pub use open_error::OpenError;
 pub use profile::Profile;
 pub use stream::Stream;
 pub use stream_options::{Key, KeyError};

@@ -5,7 +5,7 @@
 //!   negotiate ── POST ────▶ StreamTicket ─▶ join ─▶ Stream   two requests, possibly by two programs
 //! ```
 //!
-//! Owns: both ways, and [`OpenError`]. Does not own: the open stream ([`crate::stream`]), when to retry ([`crate::retry`]).
+//! Does not own: the legs ([`crate::leg_request`]), why a stream was not opened ([`crate::open_error`]), the open stream ([`crate::stream`]).
 
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
@@ -13,69 +13,29 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use moorline_proto::api::StreamTicket;
 use moorline_proto::bounds::{DEFAULT_DEADLINE, PREFER_WAIT_MAX, REASON_CHARS};
-use moorline_proto::close::CloseReason;
 use moorline_proto::id::{DeviceId, Feature, ServiceName};
-use moorline_proto::join::ForeignUrl;
-use moorline_proto::leg::Peer;
 use moorline_proto::names::{IDEMPOTENCY_KEY_HEADER, connect_path, device_streams_path};
-use moorline_proto::problem::Problem;
+use moorline_proto::reuse::Ask;
 use moorline_proto::secret::Secret;
 use moorline_proto::text::{Data, Text};
-use moorline_transport::dial::{DialError, Dialer, Response};
-use moorline_transport::leg::{self, EndReason};
+use moorline_transport::dial::Response;
+use tokio::io::{AsyncRead, empty};
 use tokio::time::Instant;
-use tracing::debug;
 
-use crate::client::Client;
-use crate::refusal::{attempt_error, problem_of, problem_retry_after};
-use crate::retry::{AttemptError, RetryError, retry_until};
+use crate::client::{Client, Inner};
+use crate::early::EarlyBytes;
+use crate::leg_request::{LegRequest, Reuse};
+use crate::open_error::{OpenError, request_error};
+use crate::retry::retry_until;
 use crate::stream::Stream;
 use crate::stream_options::{self, Key, StreamOptions};
 
 /// For the relay's response to an ordinary request, on top of the time that the request itself may take.
 pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
-/// To reach the relay and receive its 101, which the relay never delays.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(20);
 /// The longest wait for a ticket's stream, whatever this machine's clock says: as long as a stream may wait and open.
 const MAX_TICKET_LIFETIME: Duration = Open::MAX_WAIT.saturating_add(Open::MAX_DEADLINE);
 
 type OpenFuture = Pin<Box<dyn Future<Output = Result<Stream, OpenError>> + Send>>;
-
-/// Why a stream was not opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The relay cannot be reached, or the peer is not a relay.
-    #[error("the relay cannot be reached")]
-    Unreachable(#[source] Box<DialError>),
-    /// The relay or the device refused the stream.
-    #[error("{} ({})", .0.detail, .0.code)]
-    Refused(Box<Problem>),
-    /// The leg ended before the stream was open. If a retry could help, it was retried for as long as there was time.
-    #[error("the leg ended before the stream was open")]
-    Ended(#[source] EndReason),
-    /// The relay did not answer in the time it has.
-    #[error("the relay did not answer within {waited:?}")]
-    TimedOut {
-        /// How long it was awaited.
-        waited: Duration,
-    },
-    /// The relay's response breaks the protocol.
-    #[error("the relay's response breaks the protocol: {0}")]
-    Answer(String),
-    /// The relay handed out an address of another host.
-    #[error(transparent)]
-    ForeignUrl(#[from] ForeignUrl),
-}
-
-impl OpenError {
-    /// The relay's or the device's problem, if one of them refused.
-    pub fn problem(&self) -> Option<&Problem> {
-        match self {
-            Self::Refused(problem) => Some(problem),
-            Self::Unreachable(_) | Self::Ended(_) | Self::TimedOut { .. } | Self::Answer(_) | Self::ForeignUrl(_) => None,
-        }
-    }
-}
 
 impl Client {
     /// Requests a stream to a service of a device. Set options on the returned value where needed, then `.await` it.
@@ -188,26 +148,52 @@ impl Open {
             let response = inner.dialer.request(Method::POST, &path, &headers, token.as_ref(), Some(body.clone()), deadline).await;
             response.and_then(Response::accepted).map_err(request_error)
         });
-        let response = response.await.map_err(|error| give_up(error, waited))?;
+        let response = response.await.map_err(|error| OpenError::give_up(error, waited))?;
         response.json().map_err(|error| OpenError::Answer(error.to_string()))
     }
 
-    async fn open(self) -> Result<Stream, OpenError> {
-        self.client.inner.token.send(OpenError::problem, |token| self.open_with(token)).await
+    /// Opens the stream, and sends what `source` has to say without waiting for that: up to 64 KiB, which would otherwise lose a round trip.
+    /// What was read from `source` is the stream's; [`Stream::bridge`] or the program carries on behind it. An end of `source` is left to it, too.
+    ///
+    /// ```no_run
+    /// # async fn example(client: moorline::Client, mut local: tokio::net::TcpStream) -> Result<(), Box<dyn std::error::Error>> {
+    /// let stream = client.open(&"lamp-1".parse()?, &"http".parse()?).send_from(&mut local).await?;
+    /// stream.bridge(local, std::future::pending()).await;
+    ///
+    /// let request = b"GET / HTTP/1.0\r\n\r\n";
+    /// let stream = client.open(&"lamp-1".parse()?, &"http".parse()?).send_from(&mut request.as_slice()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`OpenError`]. Bytes that were read are lost then, and never reach the device's side.
+    ///
+    /// # Cancel safety
+    /// As awaiting the request itself. Bytes that were read are lost.
+    pub async fn send_from<S: AsyncRead + Unpin + ?Sized>(self, source: &mut S) -> Result<Stream, OpenError> {
+        let early = EarlyBytes::new(source);
+        // Boxed: opening is large and short, the stream small and long.
+        Box::pin(self.client.inner.token.send(OpenError::problem, |token| self.open_with(token, &early))).await
     }
 
     /// Without a key of the caller's each token has one of its own: a stream that waited until the first token's end is over.
-    async fn open_with(&self, token: Option<Secret>) -> Result<Stream, OpenError> {
+    async fn open_with<S: AsyncRead + Unpin + ?Sized>(
+        &self,
+        token: Option<Secret>,
+        early: &EarlyBytes<'_, S>,
+    ) -> Result<Stream, OpenError> {
         let key = self.options.key.clone().unwrap_or_else(Key::random);
-        let inner = &self.client.inner;
+        let Inner { dialer, pool, .. } = &*self.client.inner;
+        let ask = Ask::new(self.device.clone(), self.options.body(&self.service), Some(key.as_str().to_owned()));
         let leg = LegRequest {
-            dialer: inner.dialer.clone(),
+            dialer: if pool.keeps_legs() { dialer.with_reuse() } else { dialer.clone() },
             path: connect_path(&self.device, &self.service),
             headers: self.options.headers(&key),
             bearer: token,
-            is_ticket: false,
+            reuse: Some(Reuse::new(ask, pool)),
         };
-        leg.join(self.options.limit()).await
+        leg.join(self.options.limit(), early).await
     }
 }
 
@@ -216,7 +202,7 @@ impl IntoFuture for Open {
     type IntoFuture = OpenFuture;
 
     fn into_future(self) -> OpenFuture {
-        Box::pin(self.open())
+        Box::pin(async { self.send_from(&mut empty()).await })
     }
 }
 
@@ -236,8 +222,8 @@ impl JoinTicket {
         let home = &self.client.inner.dialer;
         let (url, path) = home.url().resolve(&self.ticket.url, None)?;
         let bearer = Some(self.ticket.token.clone());
-        let leg = LegRequest { dialer: home.at(url), path, headers: HeaderMap::new(), bearer, is_ticket: true };
-        leg.join(self.time_left() + RESPONSE_TIMEOUT).await
+        let leg = LegRequest { dialer: home.at(url), path, headers: HeaderMap::new(), bearer, reuse: None };
+        leg.join(self.time_left() + RESPONSE_TIMEOUT, &EarlyBytes::new(&mut empty())).await
     }
 
     /// The relay enforces the deadline by its own clock. This machine's clock may be wrong, so it only decides how long to wait.
@@ -255,91 +241,4 @@ impl IntoFuture for JoinTicket {
     fn into_future(self) -> OpenFuture {
         Box::pin(self.join())
     }
-}
-
-/// The request for a caller leg, sent as often as necessary.
-struct LegRequest {
-    dialer: Dialer,
-    path: String,
-    headers: HeaderMap,
-    bearer: Option<Secret>,
-    /// A ticket is for one stream: once it is refused, another join only returns `stream_expired`.
-    is_ticket: bool,
-}
-
-impl LegRequest {
-    async fn join(self, waited: Duration) -> Result<Stream, OpenError> {
-        let deadline = Instant::now() + waited;
-        let opened = retry_until(deadline, || async {
-            let tried = self.attempt(deadline).await;
-            if let Err(failed) = &tried {
-                debug!(?failed, path = self.path, "an attempt to open a stream failed");
-            }
-            tried
-        });
-        opened.await.map_err(|error| give_up(error, waited))
-    }
-
-    async fn attempt(&self, deadline: Instant) -> Result<Stream, AttemptError<OpenError>> {
-        let dial_deadline = deadline.min(Instant::now() + DIAL_TIMEOUT);
-        let leg = self.dialer.leg(&self.path, &self.headers, self.bearer.as_ref(), dial_deadline).await;
-        let mut leg = leg.map_err(request_error)?;
-        match leg.opened().await {
-            Ok(opened) if matches!(opened.peer, Peer::Device { .. }) => Ok(Stream::new(leg, opened)),
-            Ok(_) => Err(AttemptError::Final(OpenError::Answer("the peer in `opened` is not a device".to_owned()))),
-            Err(leg::OpenError::Refused(problem)) => Err(match problem_retry_after(&problem) {
-                Some(after) if !self.is_ticket => AttemptError::Later { error: OpenError::Refused(problem), after },
-                Some(_) | None => AttemptError::Final(OpenError::Refused(problem)),
-            }),
-            Err(leg::OpenError::Ended(end)) if is_recoverable(&end) => Err(AttemptError::Lost(OpenError::Ended(end))),
-            Err(leg::OpenError::Ended(end)) => Err(AttemptError::Final(OpenError::Ended(end))),
-        }
-    }
-}
-
-/// Whether a leg that ended like this before `opened` was only lost, so that the stream may still wait for it.
-fn is_recoverable(end: &EndReason) -> bool {
-    match end {
-        EndReason::Lost(_) | EndReason::Silent(_) => true,
-        EndReason::Finished | EndReason::CutShort | EndReason::ProtocolError { .. } => false,
-        // A code outside the protocol comes from an intermediary.
-        EndReason::Closed { code, .. } => CloseReason::from_code(*code).is_none_or(|reason| match reason {
-            CloseReason::RelayDraining | CloseReason::PeerLost => true,
-            CloseReason::Finished
-            | CloseReason::Framing
-            | CloseReason::BadUtf8
-            | CloseReason::TooBig
-            | CloseReason::Reset
-            | CloseReason::IdleTimeout
-            | CloseReason::Expired
-            | CloseReason::Killed
-            | CloseReason::Revoked
-            | CloseReason::Superseded
-            | CloseReason::Limit
-            | CloseReason::Refused
-            | CloseReason::Protocol
-            | CloseReason::Unauthenticated
-            | CloseReason::Forbidden => false,
-        }),
-    }
-}
-
-/// The error of a series of attempts that lasted `waited` at most.
-fn give_up(error: RetryError<OpenError>, waited: Duration) -> OpenError {
-    match error {
-        RetryError::Attempt(error) | RetryError::TimedOut(Some(error)) => error,
-        RetryError::TimedOut(None) => OpenError::TimedOut { waited },
-    }
-}
-
-/// Sorts a request that failed. It carries an idempotency key or a leg token: sent again, it names the same stream.
-fn request_error(error: DialError) -> AttemptError<OpenError> {
-    if error.is_lost_exchange() {
-        return AttemptError::LostExchange(unreachable_or_refused(error));
-    }
-    attempt_error(error, unreachable_or_refused)
-}
-
-fn unreachable_or_refused(error: DialError) -> OpenError {
-    problem_of(error).map_or_else(OpenError::Unreachable, OpenError::Refused)
 }

@@ -14,7 +14,8 @@ use tokio::join;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::Client;
-use crate::open::{Open, OpenError};
+use crate::open::Open;
+use crate::open_error::OpenError;
 use crate::scripted_relay::{LEG_PATH, close, receive, relay, send_text, ticket};
 use crate::stream_options::Key;
 

@@ -9,7 +9,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::client::Client;
 use crate::devices::DeviceError;
-use crate::open::{Open, OpenError};
+use crate::open::Open;
+use crate::open_error::OpenError;
 use crate::scripted_relay::{LEG_PATH, close, relay, send_text, ticket};
 
 fn lamp(client: &Client) -> Open {

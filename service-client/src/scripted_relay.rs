@@ -3,9 +3,13 @@
 use std::collections::HashMap;
 
 use futures_util::{SinkExt, StreamExt};
-use moorline_proto::problem::Problem;
+use moorline_proto::leg::{DELIVERED_TEXT, END_TEXT, LegText, Refused};
+use moorline_proto::message::Decoded;
+use moorline_proto::problem::{Problem, ProblemCode};
+use moorline_proto::reuse::{Ask, ReuseText};
 use moorline_proto::secret::Secret;
 use moorline_transport::dial::Dialer;
+use moorline_transport::leg::EndReason;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
@@ -15,10 +19,14 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use crate::client::Client;
+use crate::stream::Stream;
 
 /// The `opened` of every scripted stream.
 pub(crate) const OPENED: &str = r#"{"type":"opened","stream":"000102030405060708090a0b0c0d0e0f","service":"ssh","peer":{"device":"lamp-1"},
     "features":["f1"],"data":"AAE=","ping_ms":25000,"timeline":{"opened_ms":7}}"#;
+
+/// The relay keeps a leg for one minute.
+pub(crate) const IDLE: &str = r#"{"type":"idle","keep_ms":60000}"#;
 
 /// A ticket for the scripted stream, as the relay answers a negotiation, with this `url`.
 pub(crate) fn ticket(url: &str) -> Value {
@@ -99,11 +107,21 @@ impl Request {
     }
 
     /// 101.
-    pub(crate) async fn upgrade(mut self) -> Leg {
+    pub(crate) async fn upgrade(self) -> Leg {
+        self.switch("").await
+    }
+
+    /// 101, which grants that the leg is used again.
+    pub(crate) async fn grant(self) -> Leg {
+        assert_eq!(self.header("moorline-leg"), "reuse");
+        self.switch("Moorline-Leg: reuse\r\n").await
+    }
+
+    async fn switch(mut self, more: &str) -> Leg {
         let accept = derive_accept_key(self.header("sec-websocket-key").as_bytes());
         let head = format!(
             "HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\
-             Sec-WebSocket-Protocol: {}\r\n\r\n",
+             Sec-WebSocket-Protocol: {}\r\n{more}\r\n",
             self.header("sec-websocket-protocol")
         );
         self.pipe.write_all(head.as_bytes()).await.unwrap();
@@ -124,6 +142,52 @@ pub(crate) async fn send_text(leg: &mut Leg, text: &str) {
 
 pub(crate) async fn close(leg: &mut Leg, code: u16) {
     leg.send(Message::Close(Some(CloseFrame { code: code.into(), reason: "".into() }))).await.unwrap();
+}
+
+/// A refusal on a leg.
+pub(crate) fn refused(code: ProblemCode) -> String {
+    LegText::from(Box::new(Refused { problem: Problem::new(code, "not now") })).encode()
+}
+
+/// The `ask` that comes next.
+pub(crate) async fn asked(leg: &mut Leg) -> Ask {
+    let Message::Text(text) = receive(leg).await else { panic!("an ask") };
+    match ReuseText::decode(&text) {
+        Ok(Decoded::Known(ReuseText::Ask(ask))) => *ask,
+        other => panic!("{other:?} of {text}"),
+    }
+}
+
+/// The code that the client closes with, or `None` if the connection is lost. What comes before is discarded.
+pub(crate) async fn closed(leg: &mut Leg) -> Option<u16> {
+    loop {
+        match leg.next().await {
+            Some(Ok(Message::Close(close))) => return close.map(|close| close.code.into()),
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return None,
+        }
+    }
+}
+
+/// The relay's part of a stream that ends in order: says `down`, hears `up`, and keeps the leg.
+pub(crate) async fn carry(leg: &mut Leg, up: &str, down: &str) {
+    assert_eq!(receive(leg).await, Message::binary(up.to_owned()));
+    assert_eq!(receive(leg).await, Message::text(END_TEXT));
+    leg.send(Message::binary(down.to_owned())).await.unwrap();
+    send_text(leg, END_TEXT).await;
+    assert_eq!(receive(leg).await, Message::text(DELIVERED_TEXT));
+    send_text(leg, DELIVERED_TEXT).await;
+    send_text(leg, IDLE).await;
+}
+
+/// The caller's part of it.
+pub(crate) async fn use_up(mut stream: Stream, up: &str, down: &str) {
+    stream.write_all(up.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut received = String::new();
+    stream.read_to_string(&mut received).await.unwrap();
+    assert_eq!(received, down);
+    assert_eq!(stream.finish().await, EndReason::Finished);
 }
 
 /// The next message that is not a ping or pong.

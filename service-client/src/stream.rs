@@ -2,32 +2,47 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use moorline_proto::id::{Feature, ServiceName, StreamId};
 use moorline_proto::leg::Opened;
 use moorline_proto::problem::Timeline;
+use moorline_proto::secret::Secret;
 use moorline_proto::text::Data;
 use moorline_transport::bridge::{Bridged, LocalSide, bridge};
-use moorline_transport::leg::{EndReason, Leg};
+use moorline_transport::leg::{EndReason, IdleLeg, Leg};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::pool::Pool;
 
 /// A stream to a service of a device, as good as a TCP connection to it.
 ///
 /// A read returns EOF only when the device's side has finished. A stream that was reset or lost returns an error, so that a truncated
 /// transfer never looks like a finished one. `shutdown` ends this side's direction, and the other goes on.
 ///
-/// Dropping a stream before both sides have ended resets it: the device's side sees a reset connection.
+/// Dropping a stream before both sides have ended resets it: the device's side sees a reset connection. A stream that both sides have ended
+/// leaves its connection to the next one where it is ended by [`Stream::finish`] or [`Stream::bridge`], if the relay grants that.
 /// Keep reading it: a stream that is neither read nor finished does not answer the relay's pings and may be considered dead.
 #[derive(Debug)]
 pub struct Stream {
     leg: Leg,
     opened: Opened,
+    /// Bytes that were sent before `opened`.
+    early_bytes: u64,
+    /// Where the leg goes behind a clean end, as a leg of this token.
+    pool: Weak<Pool>,
+    token: Option<Secret>,
 }
 
 impl Stream {
-    pub(crate) fn new(leg: Leg, opened: Opened) -> Self {
-        Self { leg, opened }
+    pub(crate) fn new(leg: Leg, opened: Opened, early_bytes: u64) -> Self {
+        Self { leg, opened, early_bytes, pool: Weak::new(), token: None }
+    }
+
+    /// The same stream, whose leg is kept for another one if it ends in order.
+    pub(crate) fn with_pool(self, pool: &Arc<Pool>, token: Option<Secret>) -> Self {
+        Self { pool: Arc::downgrade(pool), token, ..self }
     }
 
     /// The stream's id in the logs of the relay and the device.
@@ -66,7 +81,9 @@ impl Stream {
     /// # Cancel safety
     /// Dropping the future resets the stream, unless both sides have ended.
     pub async fn finish(self) -> EndReason {
-        self.leg.finish().await
+        let (end, idle) = self.leg.finish().await;
+        keep(&self.pool, self.token.as_ref(), idle);
+        end
     }
 
     /// Ends the stream at once, in both directions: the device's side sees a reset connection. Waits at most 5 s for the relay's answer.
@@ -85,7 +102,17 @@ impl Stream {
     /// # Cancel safety
     /// Dropping the future resets the stream and drops the local connection, which sees an ordinary close.
     pub async fn bridge<L: LocalSide>(self, local: L, stop: impl Future<Output = ()>) -> Bridged {
-        bridge(local, self.leg, stop).await
+        let mut bridged = bridge(local, self.leg, stop).await;
+        bridged.to_leg_bytes += self.early_bytes;
+        keep(&self.pool, self.token.as_ref(), bridged.idle.take());
+        bridged
+    }
+}
+
+/// Keeps a leg whose stream has ended, if the relay does and the client is still there.
+fn keep(pool: &Weak<Pool>, token: Option<&Secret>, idle: Option<IdleLeg>) {
+    if let (Some(idle), Some(pool)) = (idle, pool.upgrade()) {
+        pool.put(token, idle);
     }
 }
 

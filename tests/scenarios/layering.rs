@@ -69,9 +69,11 @@ const AGENT: Layers = &[
 ];
 
 const CLIENT: Layers = &[
-    &["caller_token", "profile", "retry", "stream", "stream_options", "timeline"],
-    &["client", "refusal"],
-    &["open", "token_expiry"],
+    &["caller_token", "early", "pool", "profile", "retry", "stream_options", "timeline"],
+    &["client", "refusal", "stream"],
+    &["open_error"],
+    &["leg_request"],
+    &["open", "ready", "token_expiry"],
     &["devices"],
     &["lib"],
 ];

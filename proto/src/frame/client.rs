@@ -12,6 +12,8 @@ pub enum Kind {
     Bytes,
     /// A text message.
     Text,
+    /// A question for a sign of life.
+    Ping,
     /// An answer to a ping, or an unsolicited Pong.
     Pong,
     /// A Close: [`close_payload`], or nothing.
@@ -38,6 +40,7 @@ pub fn client_frame(kind: Kind, buffer: &mut [u8], mask: [u8; 4]) -> usize {
     let opcode = match kind {
         Kind::Bytes => bits::BINARY,
         Kind::Text => bits::TEXT,
+        Kind::Ping => bits::PING,
         Kind::Pong => bits::PONG,
         Kind::Close => bits::CLOSE,
     };

@@ -23,7 +23,7 @@ use tokio::io::AsyncWrite;
 use tokio::select;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::leg::{EndReason, Leg, LegEvent, SendError};
+use crate::leg::{EndReason, IdleLeg, Leg, LegEvent, SendError};
 pub use crate::local_side::{Failure, LocalSide, Plain};
 
 /// The first pause before the kernel is asked again whether the local program's has everything. It doubles with each further one; there is
@@ -41,6 +41,8 @@ pub struct Bridged {
     pub from_leg_bytes: u64,
     /// How it ended.
     pub ended: BridgeEnd,
+    /// The leg, if the stream finished and the relay keeps the leg for another one.
+    pub idle: Option<IdleLeg>,
 }
 
 /// How a bridge ended. Except for `Finished` and `CutShort`, the local side was reset and the far side learns that the stream was cut.
@@ -82,7 +84,8 @@ impl BridgeEnd {
     }
 }
 
-/// Copies both ways until both directions have ended and the relay has closed the leg, or one side is reset, or `stop` completes.
+/// Copies both ways until both directions have ended and the relay has closed the leg or says that it is idle, or one side is reset, or
+/// `stop` completes.
 ///
 /// The leg must be open. There is no timeout: the relay ends idle streams, and a Close 1000 comes behind everything that a slow far side
 /// has not read yet. Pass [`std::future::pending`] if nothing stops the bridge.
@@ -112,11 +115,14 @@ pub async fn bridge<L: LocalSide>(mut local: L, mut leg: Leg, stop: impl Future<
     }
     copier.failure = None; // it holds a descriptor of the local side
     drop(local); // the local program does not wait for the relay
-    match &ended {
-        BridgeEnd::Leg(EndReason::Silent(_)) | BridgeEnd::Local(_) | BridgeEnd::Stopped => leg.reset().await,
-        BridgeEnd::Finished | BridgeEnd::CutShort | BridgeEnd::Leg(_) => leg.complete_close().await,
-    }
-    Bridged { to_leg_bytes: copier.to_leg_bytes, from_leg_bytes: copier.from_leg_bytes, ended }
+    let idle = match &ended {
+        BridgeEnd::Leg(EndReason::Silent(_)) | BridgeEnd::Local(_) | BridgeEnd::Stopped => {
+            leg.reset().await;
+            None
+        }
+        BridgeEnd::Finished | BridgeEnd::CutShort | BridgeEnd::Leg(_) => leg.retire().await,
+    };
+    Bridged { to_leg_bytes: copier.to_leg_bytes, from_leg_bytes: copier.from_leg_bytes, ended, idle }
 }
 
 /// The direction from the local side to the leg.
@@ -289,10 +295,10 @@ impl Copier {
     fn poll_to_local<L: LocalSide>(&mut self, local: &mut L, leg: &mut Leg, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
             match &mut self.to_local {
-                ToLocal::Copying if !leg.incoming.is_empty() => match Pin::new(&mut *local).poll_write(cx, leg.incoming.as_slice()) {
+                ToLocal::Copying if !leg.incoming().is_empty() => match Pin::new(&mut *local).poll_write(cx, leg.incoming().as_slice()) {
                     Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                     Poll::Ready(Ok(count)) => {
-                        leg.incoming.advance(count);
+                        leg.incoming().advance(count);
                         self.from_leg_bytes += count as u64;
                         self.local_unflushed = true;
                         self.pong_timer = None;
@@ -333,7 +339,7 @@ impl Copier {
                     }
                 },
                 ToLocal::Ended | ToLocal::Failed(_) => {
-                    leg.incoming.clear();
+                    leg.incoming().clear();
                     drop(leg.poll_drain(cx));
                     return Ok(());
                 }

@@ -5,13 +5,15 @@
 //!
 //! Does not own: retries (each program has its own rules), the messages on a WebSocket ([`crate::leg`]).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use moorline_proto::join::RelayUrl;
+use moorline_proto::names::{LEG_HEADER, REUSE};
 use moorline_proto::secret::Secret;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -26,7 +28,7 @@ use crate::connection::Connection;
 pub use crate::connection::WebSocket;
 pub use crate::error::{Attempts, DialError, Refusal, Step};
 pub use crate::exchange::Response;
-use crate::exchange::{RequestParts, Subprotocol, control_config, exchange, upgrade};
+use crate::exchange::{RequestParts, Subprotocol, Upgraded, control_config, exchange, upgrade};
 use crate::leg::Leg;
 use crate::tcp::{AddressSource, ConnectError, TcpConnector};
 pub use crate::tls_fault::TlsFault;
@@ -38,6 +40,8 @@ pub use crate::trust::{TrustError, provider};
 pub struct Dialer {
     url: RelayUrl,
     connector: Connector,
+    /// Whether legs ask to be used again.
+    reuse: bool,
 }
 
 #[derive(Clone)]
@@ -54,7 +58,7 @@ impl Dialer {
     /// # Errors
     /// [`TrustError`].
     pub fn new(url: RelayUrl, ca: Option<&[u8]>) -> Result<Self, TrustError> {
-        Ok(Self { url, connector: Connector::Tls(client_config(ca)?, TcpConnector::default()) })
+        Ok(Self { url, connector: Connector::Tls(client_config(ca)?, TcpConnector::default()), reuse: false })
     }
 
     /// A dialer whose connections come from `connect` instead of TCP and TLS, for example in-process pipes.
@@ -68,13 +72,19 @@ impl Dialer {
             let connecting = connect(url);
             Box::pin(async move { connecting.await.map(Connection::over) })
         };
-        Self { url, connector: Connector::Custom(Arc::new(connect)) }
+        Self { url, connector: Connector::Custom(Arc::new(connect)), reuse: false }
     }
 
     /// The same dialer for another address, such as one that [`RelayUrl::resolve`] returned for a leg.
     #[must_use]
     pub fn at(&self, url: RelayUrl) -> Self {
-        Self { url, connector: self.connector.clone() }
+        Self { url, ..self.clone() }
+    }
+
+    /// The same dialer, whose legs ask the relay to be used again: where it grants that, they end with [`crate::leg::IdleLeg`].
+    #[must_use]
+    pub fn with_reuse(&self) -> Self {
+        Self { reuse: true, ..self.clone() }
     }
 
     /// The relay's address.
@@ -92,7 +102,7 @@ impl Dialer {
     pub async fn control(&self, path: &str, deadline: Instant) -> Result<WebSocket, DialError> {
         let parts = RequestParts { method: Method::GET, path, headers: &HeaderMap::new(), bearer: None, body: None };
         let work = async |connection| upgrade(connection, &self.url, parts, Subprotocol::Control).await;
-        let (connection, ahead) = self.within(None, AddressSource::Resolve, deadline, work).await?;
+        let Upgraded { connection, ahead, .. } = self.within(None, AddressSource::Resolve, deadline, work).await?;
         Ok(WebSocketStream::from_partially_read(connection, ahead.into(), Role::Client, Some(control_config())).await)
     }
 
@@ -109,7 +119,7 @@ impl Dialer {
         self.within(None, AddressSource::CacheFirst, deadline, async |connection| Ok(connection)).await
     }
 
-    /// Opens a leg at `path`, which then waits for `opened`.
+    /// Opens a leg at `path`, which then waits for `opened`; or for `idle`, where the path is one for legs that are opened idle.
     ///
     /// # Errors
     /// [`DialError`]. At most 64 KiB of a refusal's body are read.
@@ -139,9 +149,14 @@ impl Dialer {
         bearer: Option<&Secret>,
         deadline: Instant,
     ) -> Result<Leg, DialError> {
-        let parts = RequestParts { method: Method::GET, path, headers, bearer, body: None };
+        let mut headers = Cow::Borrowed(headers);
+        if self.reuse {
+            headers.to_mut().insert(HeaderName::from_static(LEG_HEADER), HeaderValue::from_static(REUSE));
+        }
+        let parts = RequestParts { method: Method::GET, path, headers: &headers, bearer, body: None };
         let work = async |connection| upgrade(connection, &self.url, parts, Subprotocol::Stream).await;
-        self.within(connection, AddressSource::CacheFirst, deadline, work).await.map(|(connection, ahead)| Leg::new(connection, ahead))
+        let Upgraded { connection, ahead, grants_reuse } = self.within(connection, AddressSource::CacheFirst, deadline, work).await?;
+        Ok(if self.reuse && grants_reuse { Leg::reusable(connection, ahead) } else { Leg::new(connection, ahead) })
     }
 
     /// Sends one request of the HTTP API on a connection of its own. `body` is JSON. Every status is `Ok`: see [`Response::accepted`].

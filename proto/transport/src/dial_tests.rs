@@ -70,6 +70,35 @@ async fn answered(answer: &str) -> Result<crate::dial::WebSocket, DialError> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leg_is_used_again_where_it_was_asked_for_and_granted() {
+    for (asks, grant, is_reusable) in [
+        (true, "Moorline-Leg: reuse\r\n", true),
+        (true, "Moorline-Leg: later, reuse\r\n", true),
+        (true, "Moorline-Leg: later\r\n", false),
+        (true, "", false),
+        (false, "Moorline-Leg: reuse\r\n", false),
+    ] {
+        let (dialer, mut remote_ends) = dialer();
+        let dialer = if asks { dialer.with_reuse() } else { dialer };
+        let relay = async {
+            let mut remote = remote_ends.recv().await.unwrap();
+            let head = head(&mut remote).await;
+            assert_eq!(header(&head, "moorline-leg"), asks.then_some("reuse"));
+            let accept = derive_accept_key(header(&head, "sec-websocket-key").unwrap().as_bytes());
+            let head = format!(
+                "HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\
+                 Sec-WebSocket-Protocol: moorline.stream.v1\r\n{grant}\r\n"
+            );
+            remote.write_all(head.as_bytes()).await.unwrap();
+            remote
+        };
+        let none = HeaderMap::new();
+        let (leg, _remote) = tokio::join!(dialer.leg("/v1/connect", &none, None, within(5)), relay);
+        assert_eq!(leg.unwrap().is_idle_after_refusal(), is_reusable, "{asks} {grant:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_request_carries_what_an_upgrade_needs_and_bytes_behind_the_101_are_kept() {
     let (dialer, mut remote_ends) = dialer();
     let relay = async {

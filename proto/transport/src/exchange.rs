@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use moorline_proto::bounds::{CONTROL_MESSAGE_BYTES, RETRY_AFTER_MAX_S};
 use moorline_proto::join::RelayUrl;
 use moorline_proto::message::decode_body;
-use moorline_proto::names::{CONTROL_SUBPROTOCOL, STREAM_SUBPROTOCOL};
+use moorline_proto::names::{CONTROL_SUBPROTOCOL, LEG_HEADER, REUSE, STREAM_SUBPROTOCOL};
 use moorline_proto::problem::Problem;
 use moorline_proto::secret::Secret;
 use tokio::select;
@@ -126,13 +126,23 @@ pub(crate) async fn exchange(connection: Connection, url: &RelayUrl, parts: Requ
     }
 }
 
-/// Asks for an upgrade: the connection after the 101, and the bytes read beyond it.
+/// A connection after its 101.
+#[derive(Debug)]
+pub(crate) struct Upgraded {
+    pub(crate) connection: Connection,
+    /// The bytes that were read beyond the 101.
+    pub(crate) ahead: Bytes,
+    /// The 101 grants that the leg is used again.
+    pub(crate) grants_reuse: bool,
+}
+
+/// Asks for an upgrade.
 pub(crate) async fn upgrade(
     connection: Connection,
     url: &RelayUrl,
     parts: RequestParts<'_>,
     subprotocol: Subprotocol,
-) -> Result<(Connection, Bytes), DialError> {
+) -> Result<Upgraded, DialError> {
     let mut request = request(url, parts)?;
     let key = generate_key();
     let mut set = |name: HeaderName, value: &'static str| request.headers_mut().insert(name, HeaderValue::from_static(value));
@@ -148,7 +158,8 @@ pub(crate) async fn upgrade(
         Exchange::Upgraded(headers, parts) => {
             check_upgrade(&headers, &key, subprotocol)?;
             // This is a view into hyper's buffer. Copy it, so that the buffer is freed.
-            Ok((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
+            let ahead = Bytes::copy_from_slice(&parts.read_buf);
+            Ok(Upgraded { connection: parts.io.into_inner(), ahead, grants_reuse: grants_reuse(&headers) })
         }
     }
 }
@@ -217,6 +228,12 @@ async fn send(connection: Connection, request: Request<Full<Bytes>>, max_body: u
         read.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default()
     };
     Ok(Exchange::Response(Response { status: head.status, headers: head.headers, body }))
+}
+
+/// Whether the 101 has [`REUSE`] among the words of [`LEG_HEADER`].
+fn grants_reuse(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(LEG_HEADER).into_iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|word| word.trim().eq_ignore_ascii_case(REUSE))
 }
 
 fn check_upgrade(headers: &HeaderMap, key: &str, subprotocol: Subprotocol) -> Result<(), DialError> {

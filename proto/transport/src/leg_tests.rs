@@ -81,7 +81,7 @@ async fn the_far_side_ends_first_and_this_side_goes_on() {
         assert_eq!(received, b"all I have");
         leg.write_all(&pattern(100_000)).await.unwrap();
         leg.shutdown().await.unwrap();
-        assert_eq!(leg.finish().await, EndReason::Finished);
+        assert_eq!(leg.finish().await.0, EndReason::Finished);
     };
     tokio::join!(remote, local);
 }
@@ -105,7 +105,7 @@ async fn this_side_ends_first_and_the_far_side_goes_on() {
         let mut received = Vec::new();
         leg.read_to_end(&mut received).await.unwrap();
         assert_eq!(received, pattern(60_000));
-        assert_eq!(leg.finish().await, EndReason::Finished);
+        assert_eq!(leg.finish().await.0, EndReason::Finished);
     };
     tokio::join!(remote, local);
 }
@@ -121,7 +121,7 @@ async fn a_simple_far_side_that_finished_cuts_this_side_short() {
     assert_eq!(leg.end_reason(), Some(&EndReason::CutShort));
     assert_eq!(leg.write(b"more").await.unwrap_err().kind(), ErrorKind::BrokenPipe);
     assert!(leg.shutdown().await.is_err());
-    assert_eq!(leg.finish().await, EndReason::CutShort);
+    assert_eq!(leg.finish().await.0, EndReason::CutShort);
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,7 +133,7 @@ async fn a_close_1000_is_a_clean_end_behind_delivered_or_as_an_answer_and_cut_sh
     assert_eq!(leg.end_reason(), Some(&EndReason::Finished));
 
     let (leg, mut relay) = open(LARGE_PIPE).await;
-    let (end, code) = tokio::join!(leg.finish(), async {
+    let ((end, _), code) = tokio::join!(leg.finish(), async {
         let code = relay.closed().await;
         assert_eq!(relay.next().await, Received::Gone, "the Close is answered");
         code
@@ -144,7 +144,7 @@ async fn a_close_1000_is_a_clean_end_behind_delivered_or_as_an_answer_and_cut_sh
     leg.shutdown().await.unwrap();
     relay.close(1000).await;
     assert_eq!(leg.read(&mut [0; 8]).await.unwrap(), 0);
-    assert_eq!(leg.finish().await, EndReason::CutShort);
+    assert_eq!(leg.finish().await.0, EndReason::CutShort);
 
     let (mut leg, mut relay) = open(LARGE_PIPE).await;
     leg.shutdown().await.unwrap();
@@ -182,7 +182,7 @@ async fn every_other_close_and_a_lost_connection_are_a_reset() {
         leg.shutdown().await.unwrap();
         assert_eq!(leg.read(&mut [0; 8]).await.unwrap(), 0);
         relay.close(code).await;
-        let end = leg.finish().await;
+        let (end, _) = leg.finish().await;
         assert_eq!(end, EndReason::Closed { code, reason: String::new() });
         assert_eq!(end.close_reason(), CloseReason::from_code(code));
     }
@@ -240,7 +240,7 @@ async fn a_relay_that_breaks_the_protocol_is_closed_with_the_reason() {
             let mut received = Vec::new();
             drop(leg.read_to_end(&mut received).await);
             leg.shutdown().await.ok();
-            assert!(matches!(leg.finish().await, EndReason::ProtocolError { .. }), "{code}");
+            assert!(matches!(leg.finish().await.0, EndReason::ProtocolError { .. }), "{code}");
         };
         let remote = async {
             assert_eq!(relay.closed().await, Some(code));
@@ -323,7 +323,7 @@ async fn finish_discards_what_still_arrives_and_waits_without_a_timeout() {
         sleep(Duration::from_secs(7_200)).await; // a slow far side
         relay.0.flush().await.ok(); // the answer to the Close
     };
-    let (end, ()) = tokio::join!(leg.finish(), late);
+    let ((end, _), ()) = tokio::join!(leg.finish(), late);
     assert_eq!(end, EndReason::Finished);
 }
 

@@ -36,7 +36,11 @@ mod bridge_tests;
 #[cfg(test)]
 mod dial_tests;
 #[cfg(test)]
+mod idle_leg_tests;
+#[cfg(test)]
 mod leg_tests;
+#[cfg(test)]
+mod offered_leg_tests;
 #[cfg(test)]
 mod scripted_relay;
 #[cfg(test)]

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use moorline_proto::control::CallerInfo;
+use moorline_proto::control::{Attempt, CallerInfo};
 use moorline_proto::leg::{DELIVERED_TEXT, END_TEXT, LegText, Opened, Peer};
 use moorline_proto::problem::Timeline;
+use moorline_proto::reuse::LegOffer;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -19,10 +20,13 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 
 use crate::bridge::LocalSide;
 use crate::connection::Connection;
-use crate::leg::Leg;
+use crate::leg::{IdleLeg, Leg};
 
 /// The ping interval that the scripted relay announces.
 pub(crate) const PING: Duration = Duration::from_secs(25);
+
+/// The relay keeps a leg for one minute.
+pub(crate) const IDLE_TEXT: &str = r#"{"type":"idle","keep_ms":60000}"#;
 
 /// What the relay received on a leg.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,10 +43,27 @@ pub(crate) struct Relay(pub(crate) WebSocketStream<DuplexStream>);
 
 /// A leg before `opened`, over a pipe of this capacity.
 pub(crate) async fn joined(pipe: usize) -> (Leg, Relay) {
+    let (connection, relay) = connected(pipe).await;
+    (Leg::new(connection, Bytes::new()), relay)
+}
+
+/// A leg that is used again, before its first message.
+pub(crate) async fn reusable(pipe: usize) -> (Leg, Relay) {
+    let (connection, relay) = connected(pipe).await;
+    (Leg::reusable(connection, Bytes::new()), relay)
+}
+
+/// A leg that was opened idle.
+pub(crate) async fn idle(pipe: usize) -> (IdleLeg, Relay) {
+    let (leg, mut relay) = reusable(pipe).await;
+    let (idle, ()) = tokio::join!(leg.idle(), relay.idle());
+    (idle.unwrap(), relay)
+}
+
+async fn connected(pipe: usize) -> (Connection, Relay) {
     let (local, remote) = duplex(pipe);
-    let leg = Leg::new(Connection::over(local), Bytes::new());
     let config = Some(WebSocketConfig::default().read_buffer_size(4096).write_buffer_size(0));
-    (leg, Relay(WebSocketStream::from_raw_socket(remote, Role::Server, config).await))
+    (Connection::over(local), Relay(WebSocketStream::from_raw_socket(remote, Role::Server, config).await))
 }
 
 /// An open leg.
@@ -70,6 +91,13 @@ pub(crate) fn opened() -> Opened {
         ping_ms: 25_000,
         timeline: Timeline::default(),
     }
+}
+
+/// An offer on a leg, of the scripted stream.
+pub(crate) fn offer() -> LegOffer {
+    let Opened { stream, service, peer, features, ping_ms, .. } = opened();
+    let Peer::Caller(caller) = peer else { panic!("a device leg") };
+    LegOffer { stream, attempt: Attempt::FIRST, service, expires_in_ms: 60_000, caller, data: None, features, ping_ms }
 }
 
 impl Relay {
@@ -101,6 +129,11 @@ impl Relay {
     pub(crate) async fn finish(&mut self) {
         self.text(DELIVERED_TEXT).await;
         self.close(1000).await;
+    }
+
+    /// The leg belongs to no stream, and is kept for one minute.
+    pub(crate) async fn idle(&mut self) {
+        self.text(IDLE_TEXT).await;
     }
 
     pub(crate) async fn close(&mut self, code: u16) {

@@ -8,29 +8,29 @@ use moorline_proto::frame::Kind;
 use moorline_proto::leg::END_TEXT;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Leg, SendError};
+use super::{Leg, Phase, SendError};
 
 impl AsyncRead for Leg {
     /// EOF at the far side's `end`; [`io::ErrorKind::ConnectionReset`] with the [`EndReason`](super::EndReason) inside if the leg was cut.
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let leg = self.get_mut();
-        if !leg.is_opened {
+        if leg.stream.phase != Phase::Open {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, "the leg is not open")));
         }
         loop {
-            if !leg.incoming.is_empty() {
-                let there = leg.incoming.as_slice();
+            if !leg.stream.incoming.is_empty() {
+                let there = leg.stream.incoming.as_slice();
                 let some = there.len().min(buf.remaining());
                 buf.put_slice(&there[..some]);
-                leg.incoming.advance(some);
+                leg.stream.incoming.advance(some);
                 return Poll::Ready(Ok(()));
             }
-            match leg.end.clone() {
+            match leg.stream.end.clone() {
                 Some(end) => {
                     leg.try_flush(cx);
                     return Poll::Ready(if end.is_clean() { Ok(()) } else { Err(end.to_error()) });
                 }
-                None if leg.far_ended => {
+                None if leg.stream.far_ended => {
                     // Whoever reads the EOF has read everything before it.
                     leg.push_delivered();
                     leg.try_flush(cx);
@@ -72,9 +72,9 @@ impl AsyncWrite for Leg {
     /// Sends `end`: this side sends no more bytes. The other direction goes on.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let leg = self.get_mut();
-        if !leg.own_ended {
+        if !leg.stream.own_ended {
             ready!(leg.poll_writable(cx))?;
-            leg.own_ended = true;
+            leg.stream.own_ended = true;
             leg.frames.push(Kind::Text, END_TEXT.as_bytes());
         }
         leg.poll_flushed(cx)

@@ -43,6 +43,8 @@ pub(super) struct FrameStream {
     unflushed: bool,
     /// The pending bytes include stream data or the `end`.
     has_data: bool,
+    /// A ping was sent and not answered.
+    awaits_pong: bool,
 }
 
 /// What was received, behind the bytes that were handed out with it.
@@ -78,7 +80,16 @@ pub(crate) struct ReceiveBuffer {
 
 impl FrameStream {
     pub(super) fn new(connection: Connection, undecoded: Bytes) -> Self {
-        Self { connection, decoder: Decoder::from_relay(), undecoded, pending: Vec::new(), sent: 0, unflushed: false, has_data: false }
+        Self {
+            connection,
+            decoder: Decoder::from_relay(),
+            undecoded,
+            pending: Vec::new(),
+            sent: 0,
+            unflushed: false,
+            has_data: false,
+            awaits_pong: false,
+        }
     }
 
     pub(super) fn connection(&mut self) -> &mut Connection {
@@ -132,7 +143,7 @@ impl FrameStream {
                         self.push(Kind::Pong, &payload);
                     }
                 }
-                Ok(Some(Event::Pong(_))) => {}
+                Ok(Some(Event::Pong(_))) => self.awaits_pong = false,
                 Ok(Some(Event::Text(text))) => {
                     self.undecoded = Bytes::copy_from_slice(input);
                     return Some(Received::Text(text));
@@ -202,6 +213,22 @@ impl FrameStream {
         self.push(Kind::Close, &close_payload(code, words));
     }
 
+    /// Queues a ping for the next write.
+    pub(super) fn push_ping(&mut self) {
+        self.push(Kind::Ping, &[]);
+        self.awaits_pong = true;
+    }
+
+    /// Whether a ping was not answered yet.
+    pub(super) fn awaits_pong(&self) -> bool {
+        self.awaits_pong
+    }
+
+    /// The stream whose data was sent is over: the next one has sent none.
+    pub(super) fn begin_stream(&mut self) {
+        (self.has_data, self.awaits_pong) = (false, false);
+    }
+
     /// Waits until nothing is pending.
     pub(super) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.pending.len() {
@@ -231,6 +258,16 @@ impl FrameStream {
 }
 
 impl ReceiveBuffer {
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() - self.taken
+    }
+
+    /// Moves everything out of `other`, behind what is there.
+    pub(super) fn append(&mut self, other: &mut Self) {
+        self.bytes.extend_from_slice(other.as_slice());
+        other.clear();
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }

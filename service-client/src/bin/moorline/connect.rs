@@ -49,20 +49,20 @@ pub(crate) async fn run(connect: &Connect, credentials: &Credentials, output: Ou
 }
 
 async fn carry(connect: &Connect, credentials: &Credentials, output: Output) -> Result<(), Failure> {
-    let opened = open(connect, credentials, &output).await;
-    // Nothing is read from standard input before the stream is open: without one, its bytes are the next program's.
-    let stdio = || Stdio::take().map_err(|error| Failure::new(Exit::Failed, "no thread for standard input").caused_by(&error));
-    match opened {
-        Ok(stream) => bridge(connect, stream, stdio()?, &output).await,
-        Err(failure) if connect.for_ssh => Err(tell_ssh(credentials.explain(failure), stdio()?.0, &output).await),
+    let stdio = Stdio::take().map_err(|error| Failure::new(Exit::Failed, "no thread for standard input").caused_by(&error));
+    let (mut stdio, written) = stdio?;
+    match open(connect, credentials, &mut stdio, &output).await {
+        Ok(stream) => bridge(connect, stream, (stdio, written), &output).await,
+        Err(failure) if connect.for_ssh => Err(tell_ssh(credentials.explain(failure), stdio, &output).await),
         Err(failure) => Err(failure),
     }
 }
 
-async fn open(connect: &Connect, credentials: &Credentials, output: &Output) -> Result<Stream, Failure> {
-    let client = credentials.client(output)?;
+/// Opens the stream. What standard input has to say is sent at once.
+async fn open(connect: &Connect, credentials: &Credentials, stdio: &mut Stdio, output: &Output) -> Result<Stream, Failure> {
+    let client = credentials.client(output)?.with_idle_legs(0); // it opens one stream
     let to = to(connect);
-    let stream = open_stream(client.open(&connect.device, &connect.service), &connect.stream_args).await;
+    let stream = open_stream(client.open(&connect.device, &connect.service), &connect.stream_args, stdio).await;
     let stream = stream.map_err(|error| open_failure(&format!("no stream to {to}"), &error))?;
     let timeline = describe(stream.timeline());
     debug!(stream = %stream.id(), timeline, "opened");

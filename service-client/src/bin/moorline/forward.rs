@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moorline::timeline::describe;
-use moorline::{Client, DeviceId, LocalSide, ServiceName, Stream, StreamId, Timeline};
+use moorline::{Client, DeviceId, LocalSide, OpenError, ServiceName, Stream, StreamId, Timeline};
 use moorline_proto::timestamp::Timestamp;
 use moorline_transport::descriptors;
 use serde::Serialize;
 use tokio::io::Interest;
+use tokio::net::tcp::WriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
@@ -41,6 +42,8 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(200);
 const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// How long before a token expires its user is told.
 const EXPIRY_WARNING: Duration = Duration::from_secs(15 * 60);
+/// What is logged of a local program that has gone.
+const LOCAL_RESET: &str = "the local connection was reset before the stream was open";
 /// For open streams to send their resets on shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -74,6 +77,7 @@ pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Out
             shared.tasks.spawn(accept(listener, service.clone(), Arc::clone(&shared)));
         }
     }
+    shared.tasks.spawn(keep_leg_ready(Arc::clone(&shared)));
     shared.tasks.spawn(announce_expiry(Arc::clone(&shared), credentials.renewal_advice()));
 
     let signal = signals.next().await;
@@ -131,6 +135,14 @@ async fn announce_expiry(shared: Arc<Shared>, next: String) {
     }
 }
 
+/// Keeps a connection to the relay ready for the next stream.
+async fn keep_leg_ready(shared: Arc<Shared>) {
+    tokio::select! {
+        never = shared.client.keep_leg_ready() => match never {},
+        () = shared.stop.cancelled() => {}
+    }
+}
+
 /// Only accepts: everything else happens in the connection's own task.
 async fn accept(listener: TcpListener, service: ServiceName, shared: Arc<Shared>) {
     let mut failed: Option<Instant> = None;
@@ -163,24 +175,23 @@ async fn accept(listener: TcpListener, service: ServiceName, shared: Arc<Shared>
 }
 
 /// Carries one connection from accept to its end. `_permit` counts it among [`MAX_CONNECTIONS`].
-async fn carry(local: TcpStream, from: SocketAddr, service: ServiceName, _permit: OwnedSemaphorePermit, shared: Arc<Shared>) {
+async fn carry(mut local: TcpStream, from: SocketAddr, service: ServiceName, _permit: OwnedSemaphorePermit, shared: Arc<Shared>) {
     local.reset_on_drop(); // until a stream has ended cleanly, so that a cut connection never looks finished
     if let Err(error) = local.set_nodelay(true) {
         debug!(%from, %error, "cannot set TCP_NODELAY"); // slower, but correct
     }
-    let opening = open_stream(shared.client.open(&shared.device, &service), &shared.stream_args);
+    let (mut sent, received) = local.split();
+    let opening = open_stream(shared.client.open(&shared.device, &service), &shared.stream_args, &mut sent);
     let opened = tokio::select! {
         biased; // an outcome that has arrived is used first, because hanging up is done on it
         opened = opening => opened,
-        () = local_reset(&local) => {
-            debug!(%from, %service, "the local connection was reset before the stream was open");
-            return;
-        }
+        () = local_reset(&received) => return debug!(%from, %service, LOCAL_RESET),
         () = shared.stop.cancelled() => return,
     };
     let to = format!("{}/{service}", shared.device);
     let stream = match opened {
         Ok(stream) => stream,
+        Err(OpenError::Source(error)) => return debug!(%from, %service, %error, LOCAL_RESET),
         Err(error) => {
             let failure = open_failure(&format!("{from} was reset, no stream to {to}"), &error);
             return shared.output.failure(&shared.credentials.explain(failure));
@@ -220,7 +231,7 @@ fn report_timeline(shared: &Shared, from: SocketAddr, stream: &Stream) {
 }
 
 /// Completes when the local program has reset its connection. One that only closed its sending side may still wait for the answer.
-async fn local_reset(local: &TcpStream) {
+async fn local_reset(local: &WriteHalf<'_>) {
     match local.ready(Interest::ERROR).await {
         Ok(_) | Err(_) => (),
     }

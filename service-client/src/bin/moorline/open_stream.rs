@@ -4,15 +4,20 @@ use std::io;
 
 use moorline::{BridgeEnd, EndReason, Open, OpenError, Stream};
 use moorline_proto::close::CloseReason;
+use tokio::io::AsyncRead;
 
 use crate::cli::StreamArgs;
 use crate::exit::{Exit, Failure};
 
-/// Opens a stream with the options of the command line.
+/// Opens a stream with the options of the command line, and sends what `source` has to say meanwhile.
 ///
 /// # Errors
 /// The library's errors; [`open_failure`] explains them.
-pub(crate) async fn open_stream(mut open: Open, stream_args: &StreamArgs) -> Result<Stream, OpenError> {
+pub(crate) async fn open_stream(
+    mut open: Open,
+    stream_args: &StreamArgs,
+    source: &mut (impl AsyncRead + Unpin),
+) -> Result<Stream, OpenError> {
     if let Some(wait) = stream_args.wait {
         open = open.wait(wait);
     }
@@ -22,7 +27,7 @@ pub(crate) async fn open_stream(mut open: Open, stream_args: &StreamArgs) -> Res
     if let Some(reason) = &stream_args.reason {
         open = open.reason(reason.clone());
     }
-    open.await
+    open.send_from(source).await
 }
 
 /// Explains why there is no stream.
@@ -36,7 +41,7 @@ pub(crate) fn open_failure(what: &str, error: &OpenError) -> Failure {
         OpenError::Ended(EndReason::Lost(_) | EndReason::Silent(_)) => {
             Failure::new(Exit::Unreachable, what).caused_by(error).next("check the network between here and the relay, and try again")
         }
-        OpenError::Ended(_) => Failure::new(Exit::Failed, what).caused_by(error),
+        OpenError::Ended(_) | OpenError::Source(_) => Failure::new(Exit::Failed, what).caused_by(error),
         OpenError::Answer(_) | OpenError::ForeignUrl(_) => {
             Failure::new(Exit::Failed, what).caused_by(error).next("compare the versions of moorline and the relay")
         }
