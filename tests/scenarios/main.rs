@@ -41,6 +41,7 @@ mod repository;
 mod request_form;
 mod reuse;
 mod reuse_faults;
+mod reuse_integrity;
 mod splicing;
 mod ssh;
 mod ssh_programs;
