@@ -10,9 +10,12 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
+
+/// Pieces that are on a long line at once.
+const LINE_PIECES: usize = 4_096;
 
 /// How a connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +38,10 @@ pub enum Direction {
 /// What happens to one connection. By default nothing does.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Plan {
-    /// Delays each piece by this.
+    /// Delays each piece by this, and those behind it with it.
     pub delay: Duration,
+    /// Makes it a long line: each piece takes this long, and none waits for the one before. Opening the connection costs a round trip more.
+    pub latency: Duration,
     /// Bytes per second, in each direction.
     pub rate: Option<u64>,
     /// The largest piece that is forwarded at once.
@@ -105,19 +110,19 @@ async fn carry(client: TcpStream, to: SocketAddr, plan: Plan, mut now: watch::Re
     }
     let (client, server) = (client.into_split(), server.into_split());
     let ((mut client_reads, mut client_writes), (mut server_reads, mut server_writes)) = (client, server);
-    let over = {
-        let mut up = std::pin::pin!(pass(&mut client_reads, &mut server_writes, Direction::Up, plan));
-        let mut down = std::pin::pin!(pass(&mut server_reads, &mut client_writes, Direction::Down, plan));
+    let ended = {
+        let mut up = std::pin::pin!(over(&mut client_reads, &mut server_writes, Direction::Up, plan));
+        let mut down = std::pin::pin!(over(&mut server_reads, &mut client_writes, Direction::Down, plan));
         tokio::select! {
             passed = &mut up => if let Passed::Ended = passed { down.await } else { passed },
             passed = &mut down => if let Passed::Ended = passed { up.await } else { passed },
             kind = asked_to_cut(&mut now) => Passed::Cut(kind),
         }
     };
-    if let Passed::Cut(_) = over {
+    if let Passed::Cut(_) = ended {
         cuts.fetch_add(1, Ordering::Relaxed);
     }
-    match over {
+    match ended {
         Passed::Ended => {}
         Passed::Cut(CutKind::End) => {
             // Closing a socket with unread bytes resets it, so they are read first.
@@ -141,6 +146,40 @@ async fn asked_to_cut(now: &mut watch::Receiver<Option<CutKind>>) -> CutKind {
         Some(kind) => kind,
         None => std::future::pending().await,
     }
+}
+
+async fn over(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, direction: Direction, plan: Plan) -> Passed {
+    if plan.latency.is_zero() { pass(from, to, direction, plan).await } else { carry_far(from, to, direction, plan.latency).await }
+}
+
+/// A long line: what comes is written when its time has come, and more is read meanwhile.
+async fn carry_far(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, direction: Direction, latency: Duration) -> Passed {
+    let (sender, mut pieces) = mpsc::channel::<(Instant, Vec<u8>)>(LINE_PIECES);
+    // The far end hears of the connection, and the near end of its answer, before the first byte is sent.
+    let first = Instant::now() + if direction == Direction::Up { 3 * latency } else { latency };
+    let reading = async move {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let count = from.read(&mut buffer).await.unwrap_or_default();
+            let at = (Instant::now() + latency).max(first);
+            if sender.send((at, buffer[..count].to_vec())).await.is_err() || count == 0 {
+                return;
+            }
+        }
+    };
+    let writing = async {
+        while let Some((at, piece)) = pieces.recv().await {
+            sleep_until(at).await; // real time: the latency is what the line is for
+            if piece.is_empty() {
+                return if to.shutdown().await.is_ok() { Passed::Ended } else { Passed::Failed };
+            }
+            if to.write_all(&piece).await.is_err() {
+                break;
+            }
+        }
+        Passed::Failed
+    };
+    tokio::join!(reading, writing).1
 }
 
 async fn pass(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, direction: Direction, plan: Plan) -> Passed {

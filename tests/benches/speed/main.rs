@@ -10,6 +10,7 @@
 
 mod ends;
 mod idle;
+mod line;
 mod load;
 mod open;
 mod plain;
@@ -45,6 +46,9 @@ async fn measure(parts: &[String]) {
     }
     if wanted("open") {
         open::measure(&mut table).await;
+    }
+    if wanted("line") {
+        line::measure(&mut table).await;
     }
     if wanted("trip") {
         trip::measure(&mut table).await;
