@@ -16,6 +16,7 @@ use moorline_proto::leg::LegText;
 use moorline_proto::message::{Decoded, MessageError, decode_body};
 use moorline_proto::problem::{Problem, ProblemCode};
 use moorline_proto::proof::{ProofClaims, PublicKey, Thumbprint};
+use moorline_proto::reuse::ReuseText;
 use moorline_proto::text::{Data, QUOTED_CHARS, is_replaced};
 use moorline_proto::timestamp::Timestamp;
 use proptest::prelude::*;
@@ -57,6 +58,7 @@ fn check_all(text: &str) {
     check_message(ToDevice::decode(text));
     check_message(FromDevice::decode(text));
     check_message(LegText::decode(text));
+    check_message(ReuseText::decode(text));
     check_body::<About>(text);
     check_body::<OpenStream>(text);
     check_body::<StreamTicket>(text);
@@ -214,6 +216,7 @@ fn reasons_of_a_close_are_in_the_words_of_the_protocol() {
     check_reasons("control_from_device.json", FromDevice::decode);
     check_reasons("control_to_device.json", ToDevice::decode);
     check_reasons("leg.json", LegText::decode);
+    check_reasons("reuse.json", ReuseText::decode);
     for vector in vectors::<Bodies>("bodies.json").invalid {
         let error = read_error(&vector.body, &vector.text.to_string());
         for word in INTERNAL_WORDS {

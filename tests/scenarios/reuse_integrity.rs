@@ -186,3 +186,22 @@ async fn ten_thousand_short_streams_over_reused_legs_are_intact() {
     println!("{whole} of {STREAMS} whole, {dialled} connections");
     assert!(whole > 6_000, "{whole} whole, seed {seed}");
 }
+
+/// Sequences of messages in and out of their place.
+#[test]
+fn no_sequence_of_messages_on_reused_legs_mixes_streams() {
+    use proptest::collection::vec;
+    use proptest::prelude::any;
+    use proptest::test_runner::{Config, TestRunner};
+
+    let mut runner = TestRunner::new(Config { cases: 300, failure_persistence: None, ..Config::default() });
+    let ran = runner.run(&vec(any::<u8>(), 0..128), |bytes| {
+        moorline_tests::leg_sequences::run(&bytes);
+        Ok(())
+    });
+    if let Err(error) = ran {
+        panic!("{error}");
+    }
+    let manifest = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/Cargo.toml")).expect("the fuzz targets");
+    assert!(manifest.contains("name = \"reuse\""));
+}

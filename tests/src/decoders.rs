@@ -13,6 +13,7 @@ use moorline_proto::leg::LegText;
 use moorline_proto::message::Decoded;
 use moorline_proto::problem::Problem;
 use moorline_proto::proof::PublicKey;
+use moorline_proto::reuse::ReuseText;
 use moorline_relay::access::proof::{Expected, verify_proof};
 use moorline_relay::net::client_address::{TrustedProxies, network};
 use moorline_relay::net::proxy_header::read_proxy_header;
@@ -57,6 +58,9 @@ pub fn control(bytes: &[u8]) {
 pub fn leg(bytes: &[u8]) {
     if let Some(Ok(Decoded::Known(message))) = text(bytes).map(LegText::decode) {
         assert_eq!(LegText::decode(&message.encode()), Ok(Decoded::Known(message)));
+    }
+    if let Some(Ok(Decoded::Known(message))) = text(bytes).map(ReuseText::decode) {
+        assert_eq!(ReuseText::decode(&message.encode()), Ok(Decoded::Known(message)));
     }
 }
 

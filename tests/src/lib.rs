@@ -9,6 +9,7 @@ pub mod decoders;
 pub mod faulty_pipe;
 pub mod frames;
 pub mod held_registry;
+pub mod leg_sequences;
 pub mod link;
 pub mod memory;
 pub mod middlebox;
