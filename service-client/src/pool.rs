@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use moorline_proto::bounds::{CLOSE_TIMEOUT, IDLE_LEGS};
+use moorline_proto::bounds::{self, CLOSE_TIMEOUT};
 use moorline_proto::secret::Secret;
 use moorline_transport::leg::{IdleLeg, Leg};
 use tokio::sync::watch;
@@ -24,6 +24,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tracing::debug;
 
+/// The most idle legs that the relay keeps for a caller.
+pub(crate) const MAX_IDLE_LEGS: usize = bounds::IDLE_LEGS as usize;
 /// A leg is not used in the last moments before the relay closes it: the Close could cross the request. Of a short time the last quarter.
 const LAST_MOMENTS: Duration = Duration::from_secs(2);
 
@@ -83,7 +85,7 @@ impl Pool {
     /// A pool for the legs of the tokens that this receives. It keeps at most `max` of them, and never more than the protocol allows.
     pub(crate) fn new(token: watch::Receiver<Option<Secret>>, max: usize) -> Self {
         let idle = Idle { token, legs: Mutex::default(), count: watch::Sender::new(0) };
-        Self { idle: Arc::new(idle), max: max.min(IDLE_LEGS), tasks: Mutex::default() }
+        Self { idle: Arc::new(idle), max: max.min(MAX_IDLE_LEGS), tasks: Mutex::default() }
     }
 
     /// How many legs it keeps.
