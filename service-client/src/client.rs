@@ -5,13 +5,12 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use moorline_proto::bounds::IDLE_LEGS;
 use moorline_proto::join::Join;
 use moorline_proto::secret::Secret;
 use moorline_transport::dial::{Dialer, TrustError};
 
 use crate::caller_token::CallerToken;
-use crate::pool::Pool;
+use crate::pool::{MAX_IDLE_LEGS, Pool};
 use crate::profile::Profile;
 
 /// Opens streams and manages devices through one relay. Cheap to clone: clones share everything.
@@ -48,7 +47,7 @@ impl Client {
 
     /// A client that dials with a given dialer, for example over in-process pipes.
     pub fn with_dialer(dialer: Dialer, token: Option<Secret>) -> Self {
-        Self { inner: Arc::new(Inner::new(dialer, CallerToken::new(token), IDLE_LEGS)) }
+        Self { inner: Arc::new(Inner::new(dialer, CallerToken::new(token), MAX_IDLE_LEGS)) }
     }
 
     /// The same client, for a program that lives longer than its token. When the relay refuses the token as expired, `source` is called, and the

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use moorline_proto::bounds::{CLOSE_TIMEOUT, IDLE_LEGS};
+use moorline_proto::bounds::{self, CLOSE_TIMEOUT};
 use moorline_proto::secret::Secret;
 use moorline_transport::leg::{IdleLeg, Leg};
 use tokio::sync::watch;
@@ -24,8 +24,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tracing::debug;
 
-/// A leg is not used in the last moments before the relay closes it: the Close could cross the request.
-const KEEP_MARGIN: Duration = Duration::from_secs(2);
+/// The most idle legs that the relay keeps for a caller.
+pub(crate) const MAX_IDLE_LEGS: usize = bounds::IDLE_LEGS as usize;
+/// A leg is not used in the last moments before the relay closes it: the Close could cross the request. Of a short time the last quarter.
+const LAST_MOMENTS: Duration = Duration::from_secs(2);
 
 /// The idle legs of a client.
 #[derive(Debug)]
@@ -58,18 +60,32 @@ struct Legs {
     /// Whose legs these are.
     token: Option<Secret>,
     /// The most recently used one is the last.
-    legs: Vec<IdleLeg>,
+    legs: Vec<KeptLeg>,
     /// The task's, to be woken for a leg that it has not polled.
     waker: Option<Waker>,
     /// How many were taken so far.
     taken: u64,
 }
 
+#[derive(Debug)]
+struct KeptLeg {
+    leg: IdleLeg,
+    use_until: Instant,
+}
+
+impl KeptLeg {
+    fn new(leg: IdleLeg) -> Self {
+        let left = leg.keep_until().saturating_duration_since(Instant::now());
+        let use_until = leg.keep_until() - LAST_MOMENTS.min(left / 4);
+        Self { leg, use_until }
+    }
+}
+
 impl Pool {
     /// A pool for the legs of the tokens that this receives. It keeps at most `max` of them, and never more than the protocol allows.
     pub(crate) fn new(token: watch::Receiver<Option<Secret>>, max: usize) -> Self {
         let idle = Idle { token, legs: Mutex::default(), count: watch::Sender::new(0) };
-        Self { idle: Arc::new(idle), max: max.min(IDLE_LEGS), tasks: Mutex::default() }
+        Self { idle: Arc::new(idle), max: max.min(MAX_IDLE_LEGS), tasks: Mutex::default() }
     }
 
     /// How many legs it keeps.
@@ -103,7 +119,7 @@ impl Pool {
             if legs.legs.len() >= self.max {
                 legs.legs.remove(0);
             }
-            legs.legs.push(leg);
+            legs.legs.push(KeptLeg::new(leg));
             if let Some(waker) = legs.waker.take() {
                 waker.wake();
             }
@@ -146,13 +162,13 @@ impl Pool {
 }
 
 impl Legs {
-    /// The last one that lives long enough to be used.
+    /// The most recently used one.
     fn take(&mut self) -> Option<IdleLeg> {
-        let latest = Instant::now() + KEEP_MARGIN;
-        self.legs.retain(|leg| leg.keep_until() > latest);
+        let now = Instant::now();
+        self.legs.retain(|kept| kept.use_until > now);
         let taken = self.legs.pop()?;
         self.taken += 1;
-        Some(taken)
+        Some(taken.leg)
     }
 }
 
@@ -177,16 +193,16 @@ impl Idle {
         let mut legs = self.lock();
         legs.waker = Some(cx.waker().clone());
         loop {
-            let latest = Instant::now() + KEEP_MARGIN;
-            legs.legs.retain_mut(|leg| match leg.poll_ended(cx) {
+            let now = Instant::now();
+            legs.legs.retain_mut(|kept| match kept.leg.poll_ended(cx) {
                 Poll::Ready(end) => {
                     debug!(%end, "an idle leg has ended");
                     false
                 }
-                Poll::Pending => leg.keep_until() > latest,
+                Poll::Pending => kept.use_until > now,
             });
-            let Some(next) = legs.legs.iter().map(IdleLeg::keep_until).min() else { break };
-            timer.as_mut().reset(next - KEEP_MARGIN);
+            let Some(next) = legs.legs.iter().map(|kept| kept.use_until).min() else { break };
+            timer.as_mut().reset(next);
             if timer.as_mut().poll(cx).is_pending() {
                 break;
             }

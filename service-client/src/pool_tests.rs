@@ -10,7 +10,9 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::Client;
 use crate::open::Open;
-use crate::scripted_relay::{IDLE, Leg, OPENED, Relay, asked, carry, close, closed, receive, refused, relay, send_text, use_up};
+use crate::scripted_relay::{
+    IDLE, Leg, OPENED, Relay, asked, carry, carry_until, close, closed, receive, refused, relay, send_text, use_up,
+};
 use crate::stream::Stream;
 
 fn lamp(client: &Client) -> Open {
@@ -110,9 +112,13 @@ async fn a_leg_that_died_without_a_word_is_replaced_after_two_seconds_and_once()
     };
     has_idle(&client, 2).await;
     let begun = Instant::now();
-    let (stream, _leg) = join!(lamp(&client), async { relay.request().await.open().await });
+    let (stream, _leg) = join!(lamp(&client), async {
+        drop(relay.request().await.upgrade().await);
+        relay.request().await.open().await
+    });
     stream.unwrap();
-    assert_eq!(begun.elapsed(), Duration::from_secs(2));
+    assert!(begun.elapsed() < Duration::from_secs(4), "the other one was not tried behind a pause: {:?}", begun.elapsed());
+    assert!(begun.elapsed() > Duration::from_secs(2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -189,9 +195,22 @@ async fn an_idle_leg_leaves_when_it_ends_and_when_its_time_is_nearly_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leg_that_is_kept_for_a_moment_is_used_for_most_of_it() {
+    let (mut relay, client) = relay();
+    let (stream, mut leg) = cold(&client, &mut relay).await;
+    let short = IDLE.replace("60000", "400");
+    join!(use_up(stream, "up", "down"), carry_until(&mut leg, "up", "down", &short));
+    let begun = Instant::now();
+    has_idle(&client, 1).await;
+    assert_eq!(closed(&mut leg).await, Some(1000));
+    assert_eq!(begun.elapsed(), Duration::from_millis(300));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_renewed_token_empties_the_pool() {
     let (mut relay, client) = relay();
     let client = client.with_token_source(|| Ok(Secret::new("renewed")));
+    let begun = Instant::now();
     let (open, mut open_leg) = cold(&client, &mut relay).await;
     let (other, mut other_leg) = cold(&client, &mut relay).await;
     let mut refused_leg = idle(&client, &mut relay).await;
@@ -211,6 +230,7 @@ async fn a_renewed_token_empties_the_pool() {
     assert_eq!(closed(&mut refused_leg).await, Some(1000), "the refused one");
     join!(use_up(open, "up", "down"), carry(&mut open_leg, "up", "down"));
     assert_eq!(closed(&mut open_leg).await, Some(1000), "one whose stream went on");
+    assert_eq!(begun.elapsed(), Duration::ZERO, "none waited for its time");
     has_idle(&client, 0).await;
 }
 

@@ -171,13 +171,18 @@ pub(crate) async fn closed(leg: &mut Leg) -> Option<u16> {
 
 /// The relay's part of a stream that ends in order: says `down`, hears `up`, and keeps the leg.
 pub(crate) async fn carry(leg: &mut Leg, up: &str, down: &str) {
+    carry_until(leg, up, down, IDLE).await;
+}
+
+/// The same with another `idle`.
+pub(crate) async fn carry_until(leg: &mut Leg, up: &str, down: &str, idle: &str) {
     assert_eq!(receive(leg).await, Message::binary(up.to_owned()));
     assert_eq!(receive(leg).await, Message::text(END_TEXT));
     leg.send(Message::binary(down.to_owned())).await.unwrap();
     send_text(leg, END_TEXT).await;
     assert_eq!(receive(leg).await, Message::text(DELIVERED_TEXT));
     send_text(leg, DELIVERED_TEXT).await;
-    send_text(leg, IDLE).await;
+    send_text(leg, idle).await;
 }
 
 /// The caller's part of it.
