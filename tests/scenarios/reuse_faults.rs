@@ -287,3 +287,49 @@ async fn near_the_limit_of_connections_the_leg_that_is_idle_for_longest_is_close
     assert_eq!(closed_with(&mut warm.caller).await.0, 1000, "the first that was idle");
     drop((later, others));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leg_that_takes_the_place_of_another_brings_its_own_rights() {
+    let world = MemoryWorld::start().await;
+    let mut device = warm_device(&world, INSTANCE).await;
+    let rule = |service: &str| moorline_proto::claims::AccessRule {
+        actions: vec![moorline_proto::claims::Action::StreamOpen],
+        devices: vec!["lamp-1".parse().unwrap()],
+        services: vec![service.parse().unwrap()],
+    };
+    let (wide, narrow) = (world.token_for("bob", &[rule("ssh"), rule("http")]), world.token_for("bob", &[rule("ssh")]));
+    let mut first = open_idle(&world, "/v1/connect", &bearer(&wide)).await.unwrap();
+    first.idle().await;
+    let ask =
+        |service: &str| json!({"type": "ask", "device": "lamp-1", "service": service, "key": format!("of {service}").replace(' ', "-")});
+    first.say(&ask("ssh")).await;
+    let offer = device.offer().await;
+    // The same stream by the same key, on a leg of a token that allows less.
+    let mut second = open_idle(&world, "/v1/connect", &bearer(&narrow)).await.unwrap();
+    second.idle().await;
+    second.say(&ask("ssh")).await;
+    assert_eq!(closed_with(&mut first).await.0, 4007);
+    device.accept(offer.stream).await;
+    let mut leg = world.join(offer.url.as_str(), &offer.token).await.unwrap();
+    second.opened().await;
+    leg.opened().await;
+    moorline_tests::warm::end_both(&mut second, &mut leg).await;
+    second.idle().await;
+    second.say(&ask("http")).await;
+    let LegEvent::Refused(problem) = second.next().await else { panic!("not refused") };
+    assert_eq!(problem.known_code(), Some(ProblemCode::Forbidden), "its own token does not allow it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_is_removed_while_it_is_asked_on_a_leg_loses_that_with_4006() {
+    let mut warm = WarmWorld::start().await;
+    warm.caller.ask("lamp-1", "ssh").await;
+    let offer = warm.leg.offer().await;
+    assert_eq!(warm.world.request("DELETE", "/v1/devices/lamp-1", &[], None).await.0, 204);
+    let LegEvent::Reuse(ReuseText::Cancel(cancel)) = warm.leg.next().await else { panic!("no cancel") };
+    assert_eq!((cancel.stream, cancel.code), (offer.stream, CancelCode::Revoked));
+    let LegEvent::Refused(problem) = warm.caller.next().await else { panic!("not refused") };
+    assert_eq!(problem.known_code(), Some(ProblemCode::Revoked));
+    warm.leg.reject(offer.stream, RejectCode::Internal).await;
+    assert_eq!(closed_with(&mut warm.leg).await.0, 4006);
+}

@@ -203,6 +203,11 @@ impl DeviceHandle {
         self.0.closed.borrow().is_none()
     }
 
+    /// How the control channel ended, if it has.
+    pub fn end(&self) -> Option<ChannelClosed> {
+        self.0.closed.borrow().clone()
+    }
+
     /// Waits until the control channel has ended. Cancel safe.
     pub async fn closed(&self) -> ChannelClosed {
         let mut closed = self.0.closed.subscribe();

@@ -40,7 +40,7 @@ impl IdleLegs {
     pub fn reserve(&self) -> Option<IdleSlot<'_>> {
         let slot = Arc::<Slot>::default();
         let mut slots = lock(&self.slots);
-        if slots.len() >= IDLE_LEGS {
+        if slots.len() >= IDLE_LEGS as usize {
             return None;
         }
         slots.push(Arc::clone(&slot));

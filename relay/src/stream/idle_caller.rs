@@ -31,10 +31,11 @@ use crate::stream::setup::{Prepared, prepare, record_denied};
 
 /// Keeps a caller's leg whose stream is over, or that was opened idle, and carries one stream after the other on it.
 pub async fn keep(core: Arc<Core>, mut leg: Box<Leg>) {
-    let Some(Reuse::Caller(asking)) = leg.reuse() else { return leg.close(CloseReason::Finished, "", CLOSE_TIMEOUT).await };
-    let asking = asking.clone();
     let mut refusals = 0;
     loop {
+        // Looked at for each stream: with a key, a leg of another token may have taken the place of the one before.
+        let Some(Reuse::Caller(asking)) = leg.reuse() else { return leg.close(CloseReason::Finished, "", CLOSE_TIMEOUT).await };
+        let asking = asking.clone();
         let ask = match Box::pin(wait(&core, leg, &asking)).await {
             Some((asked, ask)) => {
                 leg = asked;

@@ -16,7 +16,11 @@ use crate::splice::leg_end::LegEnd;
 
 /// Keeps a device's leg whose stream is over, or that was opened idle, until a stream takes it or it is not wanted any more; then closes it.
 pub async fn keep(core: Arc<Core>, session: DeviceHandle, mut leg: Box<Leg>) {
-    let slot = session.idle_legs().reserve().filter(|_| session.is_open() && core.lifecycle.is_running());
+    if let Some(end) = session.end() {
+        let (reason, detail) = session_closed(&end);
+        return leg.close(reason, &detail, CLOSE_TIMEOUT).await;
+    }
+    let slot = session.idle_legs().reserve().filter(|_| core.lifecycle.is_running());
     let Some(slot) = slot else { return leg.close(CloseReason::Finished, "", CLOSE_TIMEOUT).await };
     if let Err(end) = leg.become_idle(core.times.idle_leg).await {
         return close_ended(leg, &end).await;

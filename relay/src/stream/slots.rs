@@ -104,7 +104,7 @@ impl Slots {
 
     /// For a leg of the caller that belongs to no stream. None where it has [`IDLE_LEGS`] of them.
     pub(super) fn idle_leg(&self, caller: &CallerId) -> Option<IdleLegSlot> {
-        self.callers_idle.take(caller, u32::try_from(IDLE_LEGS).unwrap_or(u32::MAX)).map(IdleLegSlot)
+        self.callers_idle.take(caller, IDLE_LEGS).map(IdleLegSlot)
     }
 
     /// For a stream whose device is asked.

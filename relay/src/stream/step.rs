@@ -149,7 +149,10 @@ impl Actor {
             return close_unused(&self.core.tasks, leg, CloseReason::Superseded, "the stream is offered again");
         }
         match of.side() {
-            Side::Caller => self.steps.set(|timeline, now| timeline.caller_joined_ms = now),
+            Side::Caller => {
+                self.is_asked = false;
+                self.steps.set(|timeline, now| timeline.caller_joined_ms = now);
+            }
             Side::Device => self.steps.set(|timeline, now| timeline.device_joined_ms = now),
         }
         if let Some(before) = self.legs.side(of.side()).replace(leg) {
