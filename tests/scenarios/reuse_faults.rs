@@ -333,3 +333,27 @@ async fn a_device_that_is_removed_while_it_is_asked_on_a_leg_loses_that_with_400
     warm.leg.reject(offer.stream, RejectCode::Internal).await;
     assert_eq!(closed_with(&mut warm.leg).await.0, 4006);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_lost_caller_had_sent_reaches_no_target_beside_what_it_sends_again() {
+    let mut warm = WarmWorld::start().await;
+    let ask = json!({"type": "ask", "device": "lamp-1", "service": "ssh", "key": "once"});
+    warm.caller.say(&ask).await;
+    warm.caller.send_bytes("from the ").await;
+    let first = warm.leg.offer().await;
+    assert_eq!(warm.leg.bytes(9).await, b"from the ");
+    drop(warm.caller);
+    // Its bytes are with the device, undecided: that leg is of no use any more.
+    assert_eq!(closed_with(&mut warm.leg).await.0, 4007);
+    let again = warm.device.offer().await;
+    assert_eq!((again.stream, again.attempt.get()), (first.stream, 2));
+    let mut caller = idle_caller(&warm.world).await;
+    caller.idle().await;
+    caller.say(&ask).await;
+    caller.send_bytes("from the beginning").await;
+    warm.device.accept(again.stream).await;
+    let mut leg = warm.world.join(again.url.as_str(), &again.token).await.unwrap();
+    caller.opened().await;
+    leg.opened().await;
+    assert_eq!(leg.bytes(18).await, b"from the beginning");
+}
