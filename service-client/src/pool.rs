@@ -162,13 +162,18 @@ impl Pool {
 }
 
 impl Legs {
-    /// The most recently used one.
+    /// The most recently used one that has not ended, as far as that has arrived.
     fn take(&mut self) -> Option<IdleLeg> {
         let now = Instant::now();
         self.legs.retain(|kept| kept.use_until > now);
-        let taken = self.legs.pop()?;
-        self.taken += 1;
-        Some(taken.leg)
+        loop {
+            let mut taken = self.legs.pop()?.leg;
+            // Whoever takes it polls it from here on.
+            if taken.poll_ended(&mut Context::from_waker(Waker::noop())).is_pending() {
+                self.taken += 1;
+                return Some(taken);
+            }
+        }
     }
 }
 

@@ -122,6 +122,16 @@ async fn a_leg_that_died_without_a_word_is_replaced_after_two_seconds_and_once()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leg_whose_close_has_arrived_is_not_asked() {
+    let (mut relay, client) = relay();
+    let mut leg = idle(&client, &mut relay).await;
+    close(&mut leg, 1000).await;
+    let (stream, _leg) = join!(lamp(&client), async { relay.request().await.open().await });
+    stream.unwrap();
+    assert!(matches!(receive(&mut leg).await, Message::Close(_)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_superseded_request_is_not_repeated() {
     let (mut relay, client) = relay();
     let mut leg = idle(&client, &mut relay).await;
