@@ -60,7 +60,7 @@ pub const LEG_MESSAGE_FRAME_BYTES: usize = 1 << 20;
 /// Early data: bytes that the relay buffers for a leg before `opened`. The message that crosses the limit is still accepted.
 pub const EARLY_DATA_BYTES: usize = 64 * 1024;
 /// Idle legs of a device, and of a caller, that the relay keeps.
-pub const IDLE_LEGS: usize = 64;
+pub const IDLE_LEGS: u32 = 64;
 /// Refusals in a row after which the relay closes a caller's leg.
 pub const REFUSALS_IN_A_ROW: u32 = 16;
 /// Bytes of the body of a request.

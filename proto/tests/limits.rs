@@ -26,7 +26,7 @@ fn sizes() {
         ("text message from a side on a leg", bounds::LEG_TEXT_BYTES, "bytes"),
         ("text message from the relay on a leg", bounds::LEG_TEXT_FROM_RELAY_BYTES, "bytes"),
         ("ask, accept, reject on a leg", bounds::LEG_REQUEST_BYTES, "bytes"),
-        ("idle legs of a device, and of a caller", bounds::IDLE_LEGS, "legs"),
+        ("idle legs of a device, and of a caller", usize::try_from(bounds::IDLE_LEGS).unwrap(), "legs"),
         ("refusals in a row on one leg", usize::try_from(bounds::REFUSALS_IN_A_ROW).unwrap(), "refusals"),
         ("held for a leg before opened; the message that crosses the mark is still taken", bounds::EARLY_DATA_BYTES, "bytes"),
         ("body of a request", bounds::REQUEST_BODY_BYTES, "bytes"),

@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod core;
 pub mod device_changes;
+mod digest;
 pub mod directory;
 pub mod http;
 pub mod init;

@@ -25,6 +25,9 @@ pub struct Times {
     /// How long a half-closed stream may carry no byte. Beyond: closed with `idle_timeout`. 10 min: long enough for a server that computes
     /// before it answers; most that take longer have forgotten to close.
     pub half_closed_idle: Duration,
+    /// How long a leg is kept that belongs to no stream; then it is closed with 1000. 5 min, the protocol's most: whoever has opened a stream
+    /// opens the next one within minutes, or not for hours.
+    pub idle_leg: Duration,
     /// How long the tokens of a closed stream are remembered, and answered with `stream_expired`. 5 min: longer than any client retries.
     pub closed_stream_retention: Duration,
     /// From TCP accept to TLS established, a PROXY protocol header included. Beyond: closed. 10 s: the slowest mobile links need 3.
@@ -82,6 +85,10 @@ pub(crate) const EVICTABLE_AFTER: Duration = Duration::from_secs(2);
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Accepting counts as recovered once it has not failed for this long. While descriptors are short, one in ten tries may succeed.
 pub(crate) const ACCEPT_RECOVERED_AFTER: Duration = Duration::from_secs(1);
+
+/// The part of `connections` that is kept free of idle legs: one in so many. While fewer are left, each new connection evicts the leg that
+/// has been idle for the longest.
+pub(crate) const IDLE_LEG_RESERVE: usize = 100;
 
 // HTTP connections.
 
@@ -214,6 +221,7 @@ impl Default for Times {
             heartbeat: Duration::from_secs(25),
             heartbeat_max: Duration::from_secs(150),
             half_closed_idle: Duration::from_secs(10 * 60),
+            idle_leg: Duration::from_millis(bounds::KEEP_MAX_MS),
             closed_stream_retention: Duration::from_secs(5 * 60),
             tls_handshake_timeout: Duration::from_secs(10),
             http_write_timeout: Duration::from_secs(10),

@@ -2,7 +2,7 @@
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use moorline_proto::id::StreamId;
-use moorline_proto::names::LEG_TOKEN_PREFIX;
+use moorline_proto::names::{LEG_TOKEN_PREFIX, WARM_TOKEN_PREFIX};
 use moorline_proto::secret::Secret;
 
 /// `N` bytes from a cryptographically secure source.
@@ -20,6 +20,11 @@ pub(crate) fn stream_id() -> StreamId {
 /// A new leg token: 256 bits behind the prefix that secret scanners know.
 pub(crate) fn leg_token() -> Secret {
     Secret::new(format!("{LEG_TOKEN_PREFIX}{}", BASE64URL_NOPAD.encode(&bytes::<32>())))
+}
+
+/// A new token for idle device legs, of the same strength.
+pub(crate) fn warm_token() -> Secret {
+    Secret::new(format!("{WARM_TOKEN_PREFIX}{}", BASE64URL_NOPAD.encode(&bytes::<32>())))
 }
 
 /// A new session's id: 64 bits, for logs.

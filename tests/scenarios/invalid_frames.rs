@@ -221,7 +221,7 @@ async fn invalid_frames_on_a_control_channel_close_it_with_a_reason() {
         let mut scene = Scene::start().await;
         let binary = Case { what: "binary", sends: frame(FIN | BINARY, b"x"), on_leg: 0, on_control: CloseReason::Protocol.code() };
         for case in cases().into_iter().chain([binary]) {
-            let mut peer = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[])
+            let (mut peer, _) = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[])
                 .await
                 .expect("a control channel needs no token");
             sends(&mut peer, &case.sends).await;
@@ -248,7 +248,7 @@ async fn more_than_a_hundred_pings_a_second_close_any_connection() {
             named("a leg", &closed(&mut faulty.socket).await, protocol);
             assert_eq!(healthy.closed().await, CloseReason::Reset.code());
         }
-        let mut peer = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[])
+        let (mut peer, _) = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[])
             .await
             .expect("a control channel needs no token");
         sends(&mut peer, &flood).await;
@@ -286,7 +286,7 @@ async fn a_close_of_a_control_channel_is_answered_with_its_code() {
     let scenario = async {
         let mut scene = Scene::start().await;
         for code in [1000, 1001, 4001] {
-            let mut peer = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[])
+            let (mut peer, _) = upgrade(scene.world.dial().await, "localhost", CONTROL, CONTROL_SUBPROTOCOL, &[])
                 .await
                 .expect("a control channel needs no token");
             sends(&mut peer, &close_frame(code)).await;

@@ -39,6 +39,8 @@ mod refusals;
 mod renewed_tokens;
 mod repository;
 mod request_form;
+mod reuse;
+mod reuse_faults;
 mod splicing;
 mod ssh;
 mod ssh_programs;

@@ -199,7 +199,7 @@ async fn leg_tokens_of_other_streams_and_forged_ones_are_unknown() {
 
 /// A control channel after its challenge.
 async fn challenged(world: &MemoryWorld) -> (WebSocketStream<DuplexStream>, ProofClaims) {
-    let mut socket = upgrade(world.dial(), HOST, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.unwrap();
+    let (mut socket, _) = upgrade(world.dial(), HOST, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.unwrap();
     let nonce = match futures_util::StreamExt::next(&mut socket).await {
         Some(Ok(Message::Text(text))) => match ToDevice::decode(&text) {
             Ok(moorline_proto::message::Decoded::Known(ToDevice::Challenge(challenge))) => challenge.nonce,

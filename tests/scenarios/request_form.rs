@@ -35,6 +35,7 @@ impl Request {
                 ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="];
             headers.extend(lines.map(str::to_owned));
             headers.push(format!("Sec-WebSocket-Protocol: {subprotocol}"));
+            headers.extend(route.form.asks_for_reuse.then(|| "Moorline-Leg: reuse".to_owned()));
         } else {
             headers.push("Connection: close".to_owned());
         }
@@ -147,6 +148,9 @@ fn wrong_for(route: &Route, good: &Request) -> Vec<Request> {
             wrong.push(Request { body: "", ..good.instead("Content-Length", "Content-Length: 0") });
         }
     }
+    if route.form.asks_for_reuse {
+        wrong.extend([good.without("Moorline-Leg"), good.instead("Moorline-Leg", "Moorline-Leg: once")]);
+    }
     match route.form.token {
         TokenForm::Open => {}
         TokenForm::Caller | TokenForm::Leg => {
@@ -231,6 +235,7 @@ fn the_document_has_the_same_table() {
     let known = ROUTES.iter().map(|route| {
         let upgrade = if route.form.subprotocol.is_some() { " + upgrade" } else { "" };
         let mut takes: Vec<String> = route.form.query.iter().map(|name| format!("?{name}=")).collect();
+        takes.extend(route.form.asks_for_reuse.then(|| "Moorline-Leg: reuse".to_owned()));
         takes.extend((route.form.body == BodyForm::Json).then(|| "a body".to_owned()));
         let token = match route.form.token {
             TokenForm::Open => "none",

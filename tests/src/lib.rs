@@ -22,6 +22,7 @@ pub mod streams;
 pub mod targets;
 pub mod unauthenticated_peer;
 pub mod vectors;
+pub mod warm;
 pub mod wire;
 mod wire_leg;
 pub mod world;

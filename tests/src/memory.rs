@@ -210,10 +210,24 @@ impl MemoryWorld {
     /// # Errors
     /// The code and reason with which the relay closes the channel.
     pub async fn device_as(&self, id: &str, instance: &str, services: &[&str]) -> Result<WireDevice<DuplexStream>, ChannelClosed> {
+        self.device_knowing(id, instance, services, &[]).await
+    }
+
+    /// A scripted device as [`MemoryWorld::device_as`], which announces these features.
+    ///
+    /// # Errors
+    /// The code and reason with which the relay closes the channel.
+    pub async fn device_knowing(
+        &self,
+        id: &str,
+        instance: &str,
+        services: &[&str],
+        features: &[&str],
+    ) -> Result<WireDevice<DuplexStream>, ChannelClosed> {
         let device: DeviceId = id.parse().expect("a device id");
         let key = self.key(&device).await;
         let instance: Instance = instance.parse().expect("an instance");
-        WireDevice::connect(self.dial(), &Persona { device, key: &key, instance, services, host: HOST, features: &[] }).await
+        WireDevice::connect(self.dial(), &Persona { device, key: &key, instance, services, host: HOST, features }).await
     }
 
     /// Sends `connect` with further headers.

@@ -53,7 +53,7 @@ pub async fn upgrade<S: Pipe>(
     path: &str,
     subprotocol: &str,
     headers: &[(&str, &str)],
-) -> Result<WebSocketStream<S>, Refusal> {
+) -> Result<(WebSocketStream<S>, HeaderMap), Refusal> {
     let mut request: Request<()> = format!("ws://{host}{path}").into_client_request().expect("the path of a scenario is valid");
     request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_str(subprotocol).expect("subprotocols are ASCII"));
     for (name, value) in headers {
@@ -62,7 +62,7 @@ pub async fn upgrade<S: Pipe>(
     }
     let config = WebSocketConfig::default().read_buffer_size(64 << 10).write_buffer_size(0);
     match timeout(PATIENCE, tokio_tungstenite::client_async_with_config(request, pipe, Some(config))).await {
-        Ok(Ok((socket, _))) => Ok(socket),
+        Ok(Ok((socket, answer))) => Ok((socket, answer.into_parts().0.headers)),
         Ok(Err(WsError::Http(response))) => {
             let (head, body) = response.into_parts();
             let problem: Option<Problem> = body.and_then(|body| serde_json::from_slice(&body).ok());
@@ -140,7 +140,8 @@ impl<S: Pipe> WireDevice<S> {
     /// # Errors
     /// [`ChannelClosed`], if the relay closes it instead of sending `welcome`.
     pub async fn connect(pipe: S, persona: &Persona<'_>) -> Result<Self, ChannelClosed> {
-        let mut socket = upgrade(pipe, persona.host, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("a control channel needs no token");
+        let (mut socket, _) =
+            upgrade(pipe, persona.host, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("a control channel needs no token");
         let ToDevice::Challenge(challenge) = receive(&mut socket).await.expect("a challenge") else { panic!("the challenge comes first") };
         let claims = ProofClaims {
             nonce: challenge.nonce,
@@ -170,7 +171,7 @@ impl<S: Pipe> WireDevice<S> {
     /// # Panics
     /// If the relay does not close it.
     pub async fn connect_with(pipe: S, host: &str, text: String) -> ChannelClosed {
-        let mut socket = upgrade(pipe, host, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("a control channel needs no token");
+        let (mut socket, _) = upgrade(pipe, host, CONTROL, CONTROL_SUBPROTOCOL, &[]).await.expect("a control channel needs no token");
         assert!(matches!(receive(&mut socket).await, Ok(ToDevice::Challenge(_))), "the challenge comes first");
         // The relay may close before it has read everything.
         socket.send(Message::text(text)).await.ok();

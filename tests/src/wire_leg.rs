@@ -2,10 +2,14 @@
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use moorline_proto::control::RejectCode;
+use moorline_proto::id::StreamId;
 use moorline_proto::leg::{DELIVERED_TEXT, END_TEXT, LegText, Opened};
 use moorline_proto::message::Decoded;
-use moorline_proto::names::STREAM_SUBPROTOCOL;
+use moorline_proto::names::{LEG_HEADER, REUSE, STREAM_SUBPROTOCOL};
 use moorline_proto::problem::Problem;
+use moorline_proto::reuse::{LegOffer, ReuseText};
+use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -27,6 +31,8 @@ pub enum LegEvent {
     End,
     /// `delivered`.
     Delivered,
+    /// A message by which the leg passes from one stream to the next.
+    Reuse(ReuseText),
     /// Any other text.
     Text(String),
     /// A Close with this code and reason.
@@ -42,6 +48,8 @@ pub struct WireLeg<S> {
     pub socket: WebSocketStream<S>,
     /// Whether the scenario has sent a Close: the relay's is then an answer.
     has_closed: bool,
+    /// The 101 granted that the leg is used again.
+    pub is_reusable: bool,
 }
 
 impl<S: Pipe> WireLeg<S> {
@@ -50,7 +58,8 @@ impl<S: Pipe> WireLeg<S> {
     /// # Errors
     /// The relay's refusal.
     pub async fn join(pipe: S, host: &str, path: &str, headers: &[(&str, &str)]) -> Result<Self, Refusal> {
-        upgrade(pipe, host, path, STREAM_SUBPROTOCOL, headers).await.map(|socket| Self { socket, has_closed: false })
+        let (socket, answer) = upgrade(pipe, host, path, STREAM_SUBPROTOCOL, headers).await?;
+        Ok(Self { socket, has_closed: false, is_reusable: answer.get(LEG_HEADER).is_some_and(|granted| granted == REUSE) })
     }
 
     /// Receives the next event. Pings are answered meanwhile.
@@ -88,6 +97,42 @@ impl<S: Pipe> WireLeg<S> {
         let LegEvent::Refused(problem) = self.next().await else { panic!("not refused") };
         assert!(matches!(self.next().await, LegEvent::Close(4010, _)), "refused is followed by 4010");
         *problem
+    }
+
+    /// Receives `idle`, and returns how long the relay keeps the leg.
+    pub async fn idle(&mut self) -> u64 {
+        match self.next().await {
+            LegEvent::Reuse(ReuseText::Idle(idle)) => idle.keep_ms,
+            other => panic!("{other:?} instead of idle"),
+        }
+    }
+
+    /// Receives an `offer`.
+    pub async fn offer(&mut self) -> LegOffer {
+        match self.next().await {
+            LegEvent::Reuse(ReuseText::Offer(offer)) => *offer,
+            other => panic!("{other:?} instead of an offer"),
+        }
+    }
+
+    /// Asks for a stream.
+    pub async fn ask(&mut self, device: &str, service: &str) {
+        self.say(&json!({"type": "ask", "device": device, "service": service})).await;
+    }
+
+    /// Accepts the offer on the leg.
+    pub async fn accept(&mut self, stream: StreamId) {
+        self.say(&json!({"type": "accept", "stream": stream})).await;
+    }
+
+    /// Rejects the offer on the leg.
+    pub async fn reject(&mut self, stream: StreamId, code: RejectCode) {
+        self.say(&json!({"type": "reject", "stream": stream, "code": code})).await;
+    }
+
+    /// Sends a text message.
+    pub async fn say(&mut self, message: &Value) {
+        self.send(Message::text(message.to_string())).await;
     }
 
     /// Waits until the leg is closed and returns the code, 1006 if there is none. Answers `end` with `delivered`, and drops other events.
@@ -160,6 +205,9 @@ fn text_of(text: &str) -> LegEvent {
         Ok(Decoded::Known(LegText::Refused(refused))) => LegEvent::Refused(Box::new(refused.problem)),
         Ok(Decoded::Known(LegText::End(_))) => LegEvent::End,
         Ok(Decoded::Known(LegText::Delivered(_))) => LegEvent::Delivered,
-        Ok(Decoded::Unknown(_)) | Err(_) => LegEvent::Text(text.to_owned()),
+        Ok(Decoded::Unknown(_)) | Err(_) => match ReuseText::decode(text) {
+            Ok(Decoded::Known(message)) => LegEvent::Reuse(message),
+            Ok(Decoded::Unknown(_)) | Err(_) => LegEvent::Text(text.to_owned()),
+        },
     }
 }

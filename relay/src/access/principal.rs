@@ -1,5 +1,6 @@
 //! Who somebody proved to be, and by what: the token or the key that a stream or a channel stands on.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use moorline_proto::claims::{AccessRule, Action, Pattern};
@@ -28,6 +29,15 @@ impl Caller {
         let rules = self.access.iter().filter(|rule| rule.actions.contains(&action));
         rules.flat_map(|rule| rule.devices.iter().cloned()).collect()
     }
+}
+
+/// A caller that may ask again, without another request: who, and from where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AskingCaller {
+    /// Who.
+    pub caller: Caller,
+    /// Its network address.
+    pub address: IpAddr,
 }
 
 /// A device that proved to have one of its keys.

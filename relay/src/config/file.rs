@@ -93,6 +93,8 @@ table! {
     heartbeat_max = r#""150s""#;
     /// A side of a half-closed stream that still owes its end, or the word that it has everything, may be silent for this long.
     half_closed_idle = r#""10m""#;
+    /// How long a leg is kept for another stream once its own is over. At most 5m.
+    idle_leg = r#""5m""#;
     /// How long after its end a stream's tokens are still answered with stream_expired.
     closed_stream_retention = r#""5m""#;
     /// For the TLS handshake.

@@ -4,7 +4,7 @@ use std::num::{NonZeroI64, NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use moorline_proto::bounds::{DEADLINE_MAX_S, PING_MS, WAIT_MAX_S};
+use moorline_proto::bounds::{DEADLINE_MAX_S, KEEP_MAX_MS, PING_MS, WAIT_MAX_S};
 
 use crate::config::{ConfigError, file, wrong};
 use crate::limits::{Limits, Times};
@@ -20,6 +20,9 @@ const PING: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::fro
 const DEADLINE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(DEADLINE_MAX_S);
 /// The longest wait that is announced, which may be zero. Callers clamp a longer one.
 const WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(WAIT_MAX_S);
+
+/// How long an idle leg is kept, as it is announced. Devices and callers clamp a longer one.
+const IDLE_LEG: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_millis(KEEP_MAX_MS);
 
 /// Any number of things but none.
 const COUNT: RangeInclusive<i64> = 1..=u32::MAX as i64;
@@ -44,6 +47,7 @@ pub(super) fn times(written: &file::Times) -> Result<Times, ConfigError> {
             heartbeat: PING,
             heartbeat_max: PING,
             half_closed_idle: POSITIVE,
+            idle_leg: IDLE_LEG,
             closed_stream_retention: POSITIVE,
             tls_handshake_timeout: POSITIVE,
             http_write_timeout: POSITIVE,

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use crate::access::principal::DevicePrincipal;
 use crate::access::revocation::Revocation;
+use crate::control::idle::IdleLegs;
 use crate::sync::lock;
 
 /// A command to a session.
@@ -44,8 +45,10 @@ pub enum Disconnect {
 /// How a control channel ended, for those who wait for the device's answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChannelClosed {
-    /// Lost, closed, dead, or revoked.
+    /// Lost, closed, or dead.
     Lost,
+    /// The device, or the key that it proved to have, lost its registration.
+    Revoked,
     /// A newer control channel took over.
     Superseded {
         /// The newer one's.
@@ -75,6 +78,7 @@ struct Shared {
     queue: Mutex<Queue>,
     wake: Notify,
     closed: watch::Sender<Option<ChannelClosed>>,
+    idle: IdleLegs,
 }
 
 #[derive(Debug)]
@@ -121,7 +125,13 @@ impl DeviceHandle {
             queue: Mutex::new(Queue { commands: VecDeque::new(), max, disconnect: None }),
             wake: Notify::new(),
             closed: watch::Sender::new(None),
+            idle: IdleLegs::default(),
         }))
+    }
+
+    /// Its legs that belong to no stream.
+    pub fn idle_legs(&self) -> &IdleLegs {
+        &self.0.idle
     }
 
     /// What is known of the device.
@@ -165,7 +175,7 @@ impl DeviceHandle {
 
     /// Ends the session because its device, or the key of its proof, is not registered any more. Whoever waits for the device knows at once.
     pub fn revoke(&self, _revocation: Revocation) {
-        self.disconnect(Disconnect::Revoked, ChannelClosed::Lost);
+        self.disconnect(Disconnect::Revoked, ChannelClosed::Revoked);
     }
 
     /// Ends the session because a newer one took over. Whoever waits for the device knows at once, without waiting for the old connection.

@@ -8,6 +8,7 @@
 
 pub mod handle;
 pub mod handshake;
+pub mod idle;
 pub mod keepalive;
 pub mod session;
 

@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 use moorline_proto::id::{DeviceId, Instance};
+use moorline_proto::secret::Secret;
 use tokio::sync::watch;
 use tracing::warn;
 
 use crate::access::revocation::Revocation;
 use crate::control::handle::{ChannelClosed, DeviceHandle};
+use crate::digest::Digest;
 use crate::directory::{Location, Unavailable};
 use crate::limits::{SUPERSEDED_MAX, SUPERSEDED_RETENTION};
+use crate::random;
 use crate::ttl_map::TtlMap;
 
 /// Where devices are connected. Clones share it.
@@ -19,12 +22,14 @@ pub struct Directory {
     devices: Arc<DashMap<DeviceId, DeviceHandle>>,
     awaited: Arc<DashMap<DeviceId, watch::Sender<()>>>,
     superseded: Arc<TtlMap<DeviceId, Instance>>,
+    /// Whose idle legs a token opens, by its digest.
+    warm: Arc<DashMap<Digest, DeviceHandle>>,
 }
 
 impl Default for Directory {
     fn default() -> Self {
         let superseded = Arc::new(TtlMap::new(SUPERSEDED_RETENTION, SUPERSEDED_MAX));
-        Self { devices: Arc::default(), awaited: Arc::default(), superseded }
+        Self { devices: Arc::default(), awaited: Arc::default(), superseded, warm: Arc::default() }
     }
 }
 
@@ -34,11 +39,32 @@ impl Default for Directory {
 pub struct Listed {
     directory: Directory,
     handle: DeviceHandle,
+    warm: Option<Digest>,
+}
+
+impl Listed {
+    /// A token that opens idle legs of the device while it is listed. Only its digest is kept.
+    pub fn warm_token(&mut self) -> Secret {
+        let token = random::warm_token();
+        let digest = warm_digest(&token);
+        self.directory.warm.insert(digest, self.handle.clone());
+        if let Some(before) = self.warm.replace(digest) {
+            self.directory.warm.remove(&before);
+        }
+        token
+    }
+}
+
+fn warm_digest(token: &Secret) -> Digest {
+    Digest::of(&[token.reveal().as_bytes()]) // the digest stays, the text does not
 }
 
 impl Drop for Listed {
     fn drop(&mut self) {
         self.handle.set_closed(ChannelClosed::Lost);
+        if let Some(digest) = self.warm {
+            self.directory.warm.remove(&digest);
+        }
         // A newer session may be listed by now; that one stays.
         self.directory.devices.remove_if(&self.handle.about().principal.device, |_, listed| listed.is(&self.handle));
     }
@@ -57,7 +83,7 @@ impl Directory {
         if let Some((_, arrivals)) = awaited {
             arrivals.send_replace(());
         }
-        Listed { directory: self.clone(), handle }
+        Listed { directory: self.clone(), handle, warm: None }
     }
 
     /// A, B, A within ten minutes: two machines share one identity.
@@ -85,6 +111,11 @@ impl Directory {
     pub fn find(&self, device: &DeviceId) -> Location {
         let listed = self.devices.get(device).map(|handle| handle.clone());
         listed.filter(DeviceHandle::is_open).map_or(Location::Offline, Location::Here)
+    }
+
+    /// The device whose idle legs a token opens, if its channel is open.
+    pub fn find_warm(&self, token: &Secret) -> Option<DeviceHandle> {
+        self.warm.get(&warm_digest(token)).map(|handle| handle.clone()).filter(DeviceHandle::is_open)
     }
 
     /// Waits until the device is connected. Cancel safe.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::Request;
 use moorline_proto::api::{About, AboutLimits};
-use moorline_proto::names::HEARTBEAT_FEATURE;
+use moorline_proto::names::{HEARTBEAT_FEATURE, REUSE};
 
 use crate::core::Core;
 
@@ -15,7 +15,7 @@ pub(super) async fn about(core: Arc<Core>, _request: Request) -> Json<About> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         protocol: vec![1],
         node: core.node.clone(),
-        features: HEARTBEAT_FEATURE.parse().into_iter().collect(),
+        features: [HEARTBEAT_FEATURE, REUSE].into_iter().filter_map(|name| name.parse().ok()).collect(),
         hosts: core.names.clone(),
         ports: core.ports.clone(),
         limits: AboutLimits {

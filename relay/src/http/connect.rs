@@ -12,13 +12,14 @@ use tracing::debug;
 
 use crate::access::permit::StreamPermit;
 use crate::access::policy::{Denied, Resource};
-use crate::access::principal::Caller;
+use crate::access::principal::{AskingCaller, Caller};
 use crate::core::Core;
 use crate::http::operation::{Authorized, Operation, Params};
 use crate::http::problem::Refusal;
 use crate::http::stream_request::{self, StreamForm};
-use crate::http::upgrade::Upgrade;
+use crate::http::upgrade::{Upgrade, wants_reuse};
 use crate::splice::Leg;
+use crate::splice::reuse::Reuse;
 use crate::stream::join::LegOf;
 use crate::stream::leg_close::deliver;
 use crate::stream::{Event, Via};
@@ -28,6 +29,7 @@ use crate::stream::{Event, Via};
 pub(super) struct Connect {
     form: StreamForm,
     upgrade: Upgrade,
+    wants_reuse: bool,
 }
 
 impl Operation for Connect {
@@ -38,8 +40,9 @@ impl Operation for Connect {
         let (device, service) = (params.parse("device")?, params.parse("service")?);
         let open = stream_request::from_headers(request.headers(), service)?;
         let key = stream_request::key(request.headers())?;
+        let wants_reuse = wants_reuse(request.headers());
         let upgrade = Upgrade::new(request, STREAM_SUBPROTOCOL)?;
-        Ok(Self { form: StreamForm { device, open, key, since }, upgrade })
+        Ok(Self { form: StreamForm { device, open, key, since }, upgrade, wants_reuse })
     }
 
     fn resource(&mut self, _core: &Core) -> Result<Resource<'_>, Refusal> {
@@ -50,14 +53,20 @@ impl Operation for Connect {
         self.form.denied(core, caller, address, denied)
     }
 
-    async fn run(self, core: Arc<Core>, Authorized { peer, permit, .. }: Authorized<StreamPermit>) -> Result<Response, Refusal> {
+    async fn run(self, core: Arc<Core>, Authorized { caller, peer, permit }: Authorized<StreamPermit>) -> Result<Response, Refusal> {
         let stream = self.form.open(&core, permit, Via::Connect).await?;
-        let (answer, upgrading) = self.upgrade.accept();
+        let (answer, upgrading, reuse) = if self.wants_reuse {
+            let (answer, upgrading) = self.upgrade.accept_for_reuse();
+            (answer, upgrading, Some(Reuse::Caller(Box::new(AskingCaller { caller, address: peer.address }))))
+        } else {
+            let (answer, upgrading) = self.upgrade.accept();
+            (answer, upgrading, None)
+        };
         let (tasks, ping) = (core.tasks.clone(), core.ping_interval());
         tasks.spawn("joining", async move {
             match upgrading.socket().await {
                 Ok(socket) => {
-                    let leg = Box::new(Leg::new(socket, ping, peer.permit));
+                    let leg = Box::new(Leg::new(socket, ping, peer.permit, reuse));
                     deliver(&core.streams, stream.stream, stream.events(), LegOf::Caller, leg).await;
                 }
                 Err(error) => {

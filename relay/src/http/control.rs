@@ -6,8 +6,8 @@ use std::time::Duration;
 use axum::extract::Request;
 use axum::response::Response;
 use moorline_proto::causes::Causes;
-use moorline_proto::control::Welcome;
-use moorline_proto::names::{CONTROL_SUBPROTOCOL, HEARTBEAT_FEATURE};
+use moorline_proto::control::{Warm, Welcome};
+use moorline_proto::names::{CONTROL_SUBPROTOCOL, HEARTBEAT_FEATURE, REUSE, idle_legs_path};
 use moorline_proto::problem::ProblemCode;
 use moorline_proto::text::Text;
 use tokio::time::Instant;
@@ -72,26 +72,27 @@ async fn authenticate(core: &Core, upgrading: Upgrading) -> Result<Option<Box<Au
 async fn serve(core: &Arc<Core>, device: Box<Authenticated>, peer: &Peer, revision: u64) {
     let hello = device.hello();
     let about = About::new(random::session(), hello, device.principal().clone(), peer.address, core.clock.now());
-    let heartbeat = hello.features.iter().filter(|feature| feature.as_str() == HEARTBEAT_FEATURE).cloned();
-    let features: Vec<_> = heartbeat.take(1).collect();
-    let pinger = if features.is_empty() { Pinger::Relay } else { Pinger::Device };
+    let knows = |name: &str| hello.features.iter().find(|feature| feature.as_str() == name).cloned();
+    let (heartbeat, reuse) = (knows(HEARTBEAT_FEATURE), knows(REUSE));
+    let pinger = if heartbeat.is_some() { Pinger::Device } else { Pinger::Relay };
+    let has_reuse = reuse.is_some();
     let max_streams = core.limits.streams_per_device.get();
     let handle = DeviceHandle::new(about, hello.services.clone(), max_streams);
 
-    let listed = core.directory.list(handle.clone());
+    let mut listed = core.directory.list(handle.clone());
     // Listed first, then checked again: a concurrent removal of the device or its key either sees the channel or is seen here.
     if core.revision.current() != revision {
         Box::pin(revoke_unregistered(core, &handle)).await;
     }
     let welcome = Welcome {
-        warm: None,
         session: Text::truncated(&handle.about().session),
         node: core.node.clone(),
         heartbeat_ms: millis(core.times.heartbeat),
         heartbeat_max_ms: millis(core.times.heartbeat_max),
         max_streams,
-        features,
+        features: heartbeat.into_iter().chain(reuse).collect(),
         time: core.clock.now(),
+        warm: has_reuse.then(|| Warm { url: Text::truncated(&idle_legs_path(&core.node)), token: listed.warm_token() }),
     };
     let About { principal, session, .. } = handle.about();
     let device_id = &principal.device;

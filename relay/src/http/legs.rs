@@ -13,10 +13,11 @@ use crate::core::Core;
 use crate::http::bearer;
 use crate::http::operation::{Params, peer};
 use crate::http::problem::Refusal;
-use crate::http::upgrade::Upgrade;
+use crate::http::upgrade::{Upgrade, wants_reuse};
 use crate::splice::Leg;
+use crate::splice::reuse::Reuse;
 use crate::stream::Claim;
-use crate::stream::join::ClaimError;
+use crate::stream::join::{ClaimError, LegOf};
 use crate::stream::leg_close::{deliver, refuse};
 
 /// Joins a leg.
@@ -34,11 +35,15 @@ pub(super) async fn join(core: Arc<Core>, mut request: Request) -> Result<Respon
     let peer = peer(&request)?;
     peer.permit.authenticated();
 
-    let (answer, upgrading) = Upgrade::new(&mut request, STREAM_SUBPROTOCOL)?.accept();
+    // A caller's leg that was joined with a leg token has nobody's rights behind it.
+    let is_device = matches!(claim, Claim::Join(LegOf::Device(_), _));
+    let reuse = (is_device && wants_reuse(request.headers())).then_some(Reuse::Device);
+    let upgrade = Upgrade::new(&mut request, STREAM_SUBPROTOCOL)?;
+    let (answer, upgrading) = if reuse.is_some() { upgrade.accept_for_reuse() } else { upgrade.accept() };
     let (tasks, ping) = (core.tasks.clone(), core.ping_interval());
     tasks.spawn("joining", async move {
         let leg = match upgrading.socket().await {
-            Ok(socket) => Box::new(Leg::new(socket, ping, peer.permit)),
+            Ok(socket) => Box::new(Leg::new(socket, ping, peer.permit, reuse)),
             Err(error) => return debug!(%stream, %error, "a leg's connection ended before it joined"),
         };
         match claim {

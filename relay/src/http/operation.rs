@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::RequestExt;
 use axum::extract::{RawPathParams, Request};
 use axum::response::Response;
+use http::HeaderMap;
 use moorline_proto::claims::Action;
 use moorline_proto::problem::ProblemCode;
 
@@ -53,13 +54,22 @@ pub(super) async fn run<O: Operation>(core: Arc<Core>, action: Action, mut reque
     let peer = peer(&request)?;
     let params = Params::of(&mut request).await?;
     let mut operation = O::read(&core, &params, &mut request).await?;
-    let caller = core.tokens.authenticate(&bearer(request.headers())?);
-    let caller = caller.map_err(|error| Refusal::new(error.problem(), error.to_string()))?;
-    let held = peer.permit.authenticated_as(CallerDigest::of(&caller.id));
-    held.map_err(|error| Refusal::new(ProblemCode::Overloaded, error.to_string()))?;
+    let caller = authenticate(&core, &peer, request.headers())?;
     let decided = O::Permit::decide(&caller, action, operation.resource(&core)?, peer.address, core.clock.now());
     let permit = decided.map_err(|denied| operation.denied(&core, &caller, peer.address, denied))?;
     operation.run(core, Authorized { caller, peer, permit }).await
+}
+
+/// The caller of a request, for whom the connection counts from then on.
+///
+/// # Errors
+/// Those of the token; `overloaded`, where the caller holds as many connections as it may.
+pub(super) fn authenticate(core: &Core, peer: &Peer, headers: &HeaderMap) -> Result<Caller, Refusal> {
+    let caller = core.tokens.authenticate(&bearer(headers)?);
+    let caller = caller.map_err(|error| Refusal::new(error.problem(), error.to_string()))?;
+    let held = peer.permit.authenticated_as(CallerDigest::of(&caller.id));
+    held.map_err(|error| Refusal::new(ProblemCode::Overloaded, error.to_string()))?;
+    Ok(caller)
 }
 
 /// The peer of a request, which the connection put there.

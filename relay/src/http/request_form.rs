@@ -4,7 +4,7 @@ use axum::body::HttpBody;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Uri, Version};
 use moorline_proto::join::RelayUrl;
-use moorline_proto::names::{BODY_MEDIA_TYPE, SINGLE_HEADERS};
+use moorline_proto::names::{BODY_MEDIA_TYPE, LEG_HEADER, REUSE, SINGLE_HEADERS, STREAM_SUBPROTOCOL};
 use moorline_proto::problem::ProblemCode;
 use moorline_proto::text::{QUOTED_CHARS, printable};
 
@@ -23,6 +23,8 @@ pub struct Form {
     pub query: &'static [&'static str],
     /// The subprotocol of the WebSocket to which it is upgraded.
     pub subprotocol: Option<&'static str>,
+    /// It asks for a leg that is used again: no other one can be idle.
+    pub asks_for_reuse: bool,
     /// Its token.
     pub token: TokenForm,
 }
@@ -49,7 +51,8 @@ pub enum TokenForm {
 
 impl Form {
     /// A request without body and query that needs no token.
-    pub(super) const OPEN: Self = Self { body: BodyForm::Empty, query: &[], subprotocol: None, token: TokenForm::Open };
+    pub(super) const OPEN: Self =
+        Self { body: BodyForm::Empty, query: &[], subprotocol: None, asks_for_reuse: false, token: TokenForm::Open };
     /// The same with a caller's token.
     pub(super) const CALLER: Self = Self { token: TokenForm::Caller, ..Self::OPEN };
     /// The same with a leg's token.
@@ -70,6 +73,11 @@ impl Form {
         Self { subprotocol: Some(subprotocol), ..self }
     }
 
+    /// An upgrade to a leg that is idle.
+    pub(super) const fn of_idle_leg(self) -> Self {
+        Self { asks_for_reuse: true, ..self.upgraded_to(STREAM_SUBPROTOCOL) }
+    }
+
     /// Checks a request of the route.
     ///
     /// # Errors
@@ -84,6 +92,9 @@ impl Form {
         }
         if let Some(subprotocol) = self.subprotocol {
             upgrade::check(headers, subprotocol, origins)?;
+        }
+        if self.asks_for_reuse && !upgrade::wants_reuse(headers) {
+            return Err(malformed(format!("this leg is idle from the start; send {LEG_HEADER}: {REUSE}")));
         }
         match self.token {
             TokenForm::Open => Ok(()),

@@ -10,19 +10,20 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use http::Method;
 use moorline_proto::claims::Action;
-use moorline_proto::names::{ABOUT, CONTROL, CONTROL_SUBPROTOCOL, DEVICES, STREAM_SUBPROTOCOL, STREAMS};
+use moorline_proto::names::{self, ABOUT, CONTROL, CONTROL_SUBPROTOCOL, DEVICES, STREAM_SUBPROTOCOL, STREAMS};
 use moorline_proto::problem::ProblemCode;
 
 use crate::core::Core;
 use crate::http::operation::{self, Operation};
 use crate::http::problem::Refusal;
 use crate::http::request_form::Form;
-use crate::http::{about, connect, control, devices, legs, negotiate, streams};
+use crate::http::{about, connect, control, devices, idle_legs, legs, negotiate, streams};
 
 const DEVICE: &str = "/v1/devices/{device}";
 const DEVICE_STREAMS: &str = "/v1/devices/{device}/streams";
 const CONNECT: &str = "/v1/devices/{device}/connect/{service}";
 const LEG: &str = "/v1/legs/{node}/{stream}";
+const IDLE_LEG: &str = "/v1/legs/{node}/idle";
 const STREAM: &str = "/v1/streams/{stream}";
 
 /// One thing that a peer can ask for.
@@ -65,12 +66,14 @@ const fn route(method: Method, path: &'static str, form: Form, handler: Handler)
 }
 
 /// Everything that a peer can ask for.
-pub static ROUTES: [Route; 11] = [
+pub static ROUTES: [Route; 13] = [
     // Anyone; a device that proves who it is on the channel; whoever has a leg's token.
     route(Method::GET, ABOUT, Form::OPEN, open!(about::about)),
     route(Method::GET, CONTROL, Form::OPEN.upgraded_to(CONTROL_SUBPROTOCOL), open!(control::control)),
     route(Method::GET, LEG, Form::LEG.upgraded_to(STREAM_SUBPROTOCOL), open!(legs::join)),
+    route(Method::GET, IDLE_LEG, Form::LEG.of_idle_leg(), open!(idle_legs::open_device)),
     // Callers.
+    route(Method::GET, names::CONNECT, Form::CALLER.of_idle_leg(), open!(idle_legs::open_caller)),
     route(Method::POST, DEVICE_STREAMS, Form::CALLER.with_body(), permitted::<negotiate::Negotiate>(Action::StreamOpen)),
     route(Method::GET, CONNECT, Form::CALLER.upgraded_to(STREAM_SUBPROTOCOL), permitted::<connect::Connect>(Action::StreamOpen)),
     // Operators.

@@ -8,20 +8,19 @@ use moorline_proto::api::OpenStream;
 use moorline_proto::bounds::{FEATURES, IDEMPOTENCY_KEY_CHARS};
 use moorline_proto::id::{DeviceId, Feature, ServiceName};
 use moorline_proto::names::{DATA_HEADER, DEADLINE_HEADER, FEATURES_HEADER, IDEMPOTENCY_KEY_HEADER, REASON_HEADER, WAIT_HEADER};
-use moorline_proto::problem::{ProblemCode, Timeline};
+use moorline_proto::problem::ProblemCode;
+use moorline_proto::reuse::is_key;
 use moorline_proto::text::{Data, Text};
 use moorline_proto::whole::Whole;
 use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 
-use crate::access::permit::{Basis, StreamPermit};
+use crate::access::permit::StreamPermit;
 use crate::access::policy::{Denied, Resource};
 use crate::access::principal::Caller;
 use crate::core::Core;
 use crate::http::problem::Refusal;
-use crate::random;
-use crate::stream::record::{EndRecord, Facts};
-use crate::stream::{StreamHandle, StreamRequest, Via, open};
+use crate::stream::{StreamHandle, StreamRequest, Via, open, record_denied};
 
 fn malformed(name: &'static str, detail: impl std::fmt::Display) -> Refusal {
     Refusal::new(ProblemCode::Malformed, format!("{name}: {detail}"))
@@ -99,7 +98,7 @@ pub(super) fn check(open: OpenStream) -> Result<OpenStream, Refusal> {
 /// `malformed`.
 pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let Some(text) = header(headers, IDEMPOTENCY_KEY_HEADER)? else { return Ok(None) };
-    if text.is_empty() || text.len() > IDEMPOTENCY_KEY_CHARS || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if !is_key(text) {
         return Err(malformed(IDEMPOTENCY_KEY_HEADER, format_args!("1 to {IDEMPOTENCY_KEY_CHARS} visible ASCII characters")));
     }
     Ok(Some(text.to_owned()))
@@ -122,9 +121,7 @@ impl StreamForm {
 
     /// The answer to a caller that may not have the stream, which leaves an end record as every refusal does.
     pub(super) fn denied(&self, core: &Core, caller: &Caller, address: IpAddr, denied: Denied) -> Refusal {
-        let basis = Basis::denied(caller, address);
-        let facts = Facts::new(random::stream_id(), self.device.clone(), basis, &self.open, core.clock.now());
-        EndRecord::refused(&facts, denied.problem().as_str(), self.since.elapsed(), &Timeline::default()).log();
+        record_denied(core, (caller, address), &self.device, &self.open, self.since, denied);
         Refusal::new(denied.problem(), denied.to_string())
     }
 

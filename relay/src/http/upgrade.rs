@@ -8,6 +8,7 @@ use http::header::{CONNECTION, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use moorline_proto::names::{LEG_HEADER, REUSE};
 use moorline_proto::problem::ProblemCode;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -30,6 +31,11 @@ pub struct Upgrade {
 /// The subprotocols that the client offers, in its order.
 pub fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(',')).map(str::trim)
+}
+
+/// Whether a side asks for a leg that is used again.
+pub(super) fn wants_reuse(headers: &HeaderMap) -> bool {
+    has_token(headers, HeaderName::from_static(LEG_HEADER), REUSE)
 }
 
 fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
@@ -86,6 +92,13 @@ impl Upgrade {
         let on = request.extensions_mut().remove::<OnUpgrade>().ok_or_else(|| malformed("this connection cannot be upgraded"))?;
         let key = request.headers().get(SEC_WEBSOCKET_KEY).map_or(&[][..], HeaderValue::as_bytes);
         Ok(Self { on, accept: derive_accept_key(key), subprotocol })
+    }
+
+    /// The 101 of a leg that may be used again, and the connection behind it.
+    pub fn accept_for_reuse(self) -> (Response, Upgrading) {
+        let (mut answer, upgrading) = self.accept();
+        answer.headers_mut().insert(LEG_HEADER, HeaderValue::from_static(REUSE));
+        (answer, upgrading)
     }
 
     /// The 101, and the connection behind it.

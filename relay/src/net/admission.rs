@@ -13,11 +13,13 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::Limits;
+use crate::limits::{IDLE_LEG_RESERVE, Limits};
 use crate::net::client_address::AddressPrefix;
+use crate::net::idle::IdleConnections;
 use crate::net::unauthenticated::Unauthenticated;
 use crate::sync::lock;
 
+pub use crate::net::idle::IdleConnection;
 pub use crate::net::unauthenticated::Full;
 
 /// Hands out the connection permits of one relay. Cheap to clone.
@@ -27,6 +29,9 @@ pub struct Admission(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     connections: Arc<Semaphore>,
+    /// While fewer are left than this, each new connection evicts an idle leg.
+    reserve: usize,
+    idle: IdleConnections,
     unauthenticated: Mutex<Unauthenticated>,
     /// Notified whenever an unauthenticated connection ends or authenticates.
     left: Notify,
@@ -74,6 +79,8 @@ impl Admission {
         let (capacity, per_address) = (limits.unauthenticated_connections.get(), limits.unauthenticated_per_address.get());
         Self(Arc::new(Shared {
             connections: Arc::new(Semaphore::new(limits.connections.get().min(Semaphore::MAX_PERMITS))),
+            reserve: (limits.connections.get() / IDLE_LEG_RESERVE).max(1),
+            idle: IdleConnections::default(),
             unauthenticated: Mutex::new(Unauthenticated::new(capacity, per_address)),
             left: Notify::new(),
             per_caller: limits.connections_per_caller.get(),
@@ -106,6 +113,9 @@ impl Admission {
     /// # Errors
     /// [`Full`]: close the connection.
     pub fn admit(&self, address: Option<AddressPrefix>) -> Result<ConnectionPermit, Full> {
+        if self.0.connections.available_permits() <= self.0.reserve {
+            self.0.idle.evict();
+        }
         let connection = Arc::clone(&self.0.connections).try_acquire_owned().map_err(|_| Full::Connections)?;
         let evicted = CancellationToken::new();
         let id = lock(&self.0.unauthenticated).insert(address, Instant::now(), evicted.clone())?;
@@ -155,6 +165,11 @@ impl ConnectionPermit {
     /// Whether the connection has not authenticated.
     pub fn is_unauthenticated(&self) -> bool {
         lock(&self.0.shared.unauthenticated).contains(self.0.id)
+    }
+
+    /// Counts the connection among those of idle legs, until what it returns is dropped.
+    pub fn idle(&self) -> IdleConnection {
+        self.0.shared.idle.insert()
     }
 
     /// Waits until the connection is evicted in favour of another: close it then. Never returns once it has authenticated.

@@ -6,6 +6,7 @@ mod carrier;
 pub mod client_address;
 pub mod connection;
 mod held_head;
+mod idle;
 mod message_limit;
 pub mod proxy_header;
 pub mod tls;

@@ -41,9 +41,9 @@ enum Stop {
 impl<'a> Direction<'a> {
     /// Begins with the bytes that came before `opened`.
     pub(super) fn new(from: &mut Leg, to: &mut Leg, count: &'a AtomicU64) -> Self {
-        let EarlyData { batch, taken } = from.take_early();
+        let EarlyData { mut batch, taken, passed, .. } = from.take_early();
         count.fetch_add(taken.bytes as u64, Ordering::Relaxed);
-        to.push_early(batch);
+        to.push_early(&batch.finish()[passed..]);
         note_end(from, to, Instant::now());
         Self { count, is_blocked: false }
     }
@@ -110,7 +110,8 @@ fn forward(batch: &mut Batch, done: bool, from: &mut Leg, to: &mut Leg, now: Ins
         batch.text(END_TEXT);
     }
     note_end(from, to, now);
-    if from.reader.has_finished() && to.reader.has_finished() { to.finish(batch, now, cx) } else { to.write(batch.finish(), now, cx) }
+    let is_last = from.reader.has_finished() && to.reader.has_finished() && to.reuse().is_none();
+    if is_last { to.finish(batch, now, cx) } else { to.write(batch.finish(), now, cx) }
 }
 
 /// Notes that the end of `from` is passed on to `to`, from which moment `to` owes `delivered`.

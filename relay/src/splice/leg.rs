@@ -5,7 +5,7 @@ use std::mem::take;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use moorline_proto::bounds::{CLOSE_TIMEOUT, EARLY_DATA_BYTES, LEG_BINARY_BYTES};
+use moorline_proto::bounds::{EARLY_DATA_BYTES, LEG_BINARY_BYTES};
 use moorline_proto::close::CloseReason;
 use moorline_proto::frame::Batch;
 use moorline_proto::leg::LegText;
@@ -17,8 +17,12 @@ use crate::net::connection::{ReadSize, Socket};
 use crate::splice::leg_end::LegEnd;
 use crate::splice::leg_keepalive::{Due, LegKeepalive, LegState};
 use crate::splice::leg_reader::{LegReader, Taken};
+use crate::splice::reuse::{Reuse, Said};
 use crate::splice::scratch::{self, Scratch};
 use crate::splice::write_buffer::WriteBuffer;
+
+mod closing;
+mod idle;
 
 /// One leg: a WebSocket that carries one side of a stream.
 #[derive(Debug)]
@@ -35,7 +39,11 @@ pub struct Leg {
     closing: bool,
     /// The relay would read a frame of this leg now.
     pub(super) reading: bool,
-    _permit: ConnectionPermit,
+    /// On whose authority it may be used again; nothing where it may not.
+    reuse: Option<Reuse>,
+    /// Whoever watches the leg hears of each part of what comes before `opened`.
+    pub(super) announces_early: bool,
+    permit: ConnectionPermit,
 }
 
 /// What was read before the stream opened.
@@ -45,34 +53,58 @@ pub(super) struct EarlyData {
     pub(super) batch: Batch,
     /// Its size.
     pub(super) taken: Taken,
+    /// How much of it was announced.
+    announced: usize,
+    /// How much of its frames the other leg has already.
+    pub(super) passed: usize,
+}
+
+/// What came on a leg that is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// It ended. Returned by every later watch, too.
+    Ended(LegEnd),
+    /// Its side passes to another stream, or from it.
+    Said(Said),
+    /// More for the other leg, where that is announced.
+    Early,
+}
+
+impl EarlyData {
+    fn size(&self) -> usize {
+        self.taken.bytes + self.taken.text
+    }
 }
 
 impl Leg {
-    /// A leg right behind its 101. It keeps its connection's permit, and sends a ping after `ping` without a frame.
-    pub fn new(socket: Socket, ping: Duration, permit: ConnectionPermit) -> Self {
+    /// A leg right behind its 101. It keeps its connection's permit, and sends a ping after `ping` without a frame. `reuse` says on whose
+    /// authority it may be used again, where the 101 granted that.
+    pub fn new(socket: Socket, ping: Duration, permit: ConnectionPermit, reuse: Option<Reuse>) -> Self {
         let now = Instant::now();
         Self {
             socket,
-            reader: LegReader::new(LegKeepalive::new(ping, now), now),
+            reader: LegReader::new(LegKeepalive::new(ping, now), reuse.is_some(), now),
             early: EarlyData::default(),
             write_buffer: WriteBuffer::default(),
             deferred_pong: None,
             end: None,
             closing: false,
             reading: true,
-            _permit: permit,
+            reuse,
+            announces_early: false,
+            permit,
         }
     }
 
-    /// Reads ahead until the leg ends, and returns how. Keeps what it reads for the other leg: up to 64 KiB, and the rest of a message that
-    /// crosses this bound.
+    /// Reads ahead until the leg ends, or its side says something about another stream. Keeps what it reads for the other leg: up to 64 KiB,
+    /// and the rest of a message that crosses this bound.
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn watch(&mut self) -> LegEnd {
+    pub async fn watch(&mut self) -> Watched {
         loop {
-            if let Some(end) = poll_fn(|cx| self.poll_ahead(cx)).await {
-                return end;
+            if let Some(watched) = poll_fn(|cx| self.poll_ahead(cx)).await {
+                return watched;
             }
             // Nothing is read any more: the connection's end is seen by itself, a Close behind the unread bytes is not.
             self.socket.was_closed().await;
@@ -80,16 +112,23 @@ impl Leg {
         }
     }
 
-    /// Reads ahead. Ready with the leg's end, or with `None` once enough is kept.
-    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Option<LegEnd>> {
+    /// Reads ahead. Ready with what came, or with `None` once enough is kept.
+    pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Option<Watched>> {
         loop {
             if let Poll::Ready(Err(end)) = self.poll_flush(cx) {
                 self.end.get_or_insert(end);
             }
-            if let Some(end) = &self.end {
-                return Poll::Ready(Some(end.clone()));
+            if let Some(said) = self.reader.said.take() {
+                return Poll::Ready(Some(Watched::Said(said)));
             }
-            let early = self.early.taken.bytes + self.early.taken.text;
+            let early = self.early.size();
+            if self.announces_early && early > self.early.announced {
+                self.early.announced = early;
+                return Poll::Ready(Some(Watched::Early));
+            }
+            if let Some(end) = &self.end {
+                return Poll::Ready(Some(Watched::Ended(end.clone())));
+            }
             let crosses = self.reader.is_inside_message() && early < EARLY_DATA_BYTES + LEG_BINARY_BYTES;
             if early >= EARLY_DATA_BYTES && !crosses {
                 self.reading = false;
@@ -109,15 +148,26 @@ impl Leg {
 
     /// Takes what came before `opened`, for the other leg.
     pub(super) fn take_early(&mut self) -> EarlyData {
+        self.announces_early = false;
         take(&mut self.early)
     }
 
-    /// Queues what came from the other leg before `opened`.
-    pub(super) fn push_early(&mut self, batch: Batch) {
-        if !self.is_over() && !batch.is_empty() {
+    /// Queues frames that came from the other leg before `opened`.
+    pub(super) fn push_early(&mut self, frames: &[u8]) {
+        if !self.is_over() && !frames.is_empty() {
             self.reader.keepalive.on_sent(Instant::now());
-            self.write_buffer.push(&batch.into_bytes());
+            self.write_buffer.push(frames);
         }
+    }
+
+    /// On whose authority it may be used again.
+    pub fn reuse(&self) -> Option<&Reuse> {
+        self.reuse.as_ref()
+    }
+
+    /// Its connection's permit.
+    pub fn permit(&self) -> &ConnectionPermit {
+        &self.permit
     }
 
     /// Reads once, and appends to `batch` what the other leg is to get.
@@ -162,7 +212,7 @@ impl Leg {
     }
 
     /// Queues a frame of the relay itself.
-    fn push(&mut self, encode: impl FnOnce(&mut Batch)) {
+    pub(super) fn push(&mut self, encode: impl FnOnce(&mut Batch)) {
         let mut batch = Batch::new();
         encode(&mut batch);
         self.write_buffer.push(batch.finish());
@@ -277,64 +327,17 @@ impl Leg {
     /// # Errors
     /// [`LegEnd::Lost`], if the leg is lost or does not take it in time.
     pub async fn send(&mut self, text: &LegText, within: Duration) -> Result<(), LegEnd> {
+        self.send_text(&text.encode(), within).await
+    }
+
+    pub(super) async fn send_text(&mut self, text: &str, within: Duration) -> Result<(), LegEnd> {
         self.reader.keepalive.on_sent(Instant::now());
-        self.push(|batch| batch.text(&text.encode()));
+        self.push(|batch| batch.text(text));
         let written = poll_fn(|cx| self.write_buffer.poll_flush(&mut self.socket, cx));
         match timeout(within, written).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(LegEnd::Lost),
         }
-    }
-
-    /// Closes the leg and waits five seconds for the peer's Close; then the connection is reset. After 1000, which is sent behind
-    /// everything that a slow reader has not read yet, waits for `patience` instead, and does not reset.
-    pub async fn close(mut self, reason: CloseReason, detail: &str, patience: Duration) {
-        let answered = match &self.end {
-            Some(LegEnd::Lost) => false,
-            Some(LegEnd::Done) => {
-                self.push(|batch| batch.close(Some((reason.code(), &reason.text(detail)))));
-                timeout(CLOSE_TIMEOUT, self.exchange_closes()).await.is_ok()
-            }
-            Some(LegEnd::Reset(_)) => {
-                if !self.closing {
-                    let peer_close = self.reader.peer_close.take();
-                    self.push(|batch| batch.close(peer_close.as_ref().map(|close| (close.code, &*close.reason))));
-                }
-                timeout(CLOSE_TIMEOUT, self.exchange_closes()).await.is_ok()
-            }
-            Some(LegEnd::Broke(..)) | None => {
-                if !self.closing {
-                    self.push(|batch| batch.close(Some((reason.code(), &reason.text(detail)))));
-                }
-                let within = if reason == CloseReason::Finished { patience } else { CLOSE_TIMEOUT };
-                timeout(within, self.exchange_closes()).await.is_ok()
-            }
-        };
-        if answered || reason == CloseReason::Finished { self.socket.close(CLOSE_TIMEOUT).await } else { self.socket.reset() }
-    }
-
-    /// Writes our Close, and reads and discards until the peer's Close or its end. Reads while it writes: a peer that is busy writing may
-    /// not read before that.
-    async fn exchange_closes(&mut self) {
-        let mut over = matches!(self.end, Some(LegEnd::Done | LegEnd::Reset(_)));
-        poll_fn(|cx| {
-            let written = match self.write_buffer.poll_flush(&mut self.socket, cx) {
-                Poll::Ready(Ok(())) => true,
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
-                Poll::Pending => false,
-            };
-            loop {
-                if over || (written && self.reader.is_broken()) {
-                    return if written { Poll::Ready(()) } else { Poll::Pending };
-                }
-                let (socket, reader, mut closed) = (&mut self.socket, &mut self.reader, false);
-                let read = scratch::with(|Scratch { input, .. }| {
-                    socket.poll_read_pieces(ReadSize::Available, input, cx, &mut |bytes| closed = closed || reader.contains_close(bytes))
-                });
-                over = !matches!(ready!(read), Ok(1..)) || closed;
-            }
-        })
-        .await;
     }
 }
 

@@ -14,6 +14,12 @@ pub struct LegKeepalive {
     last_in: Instant,
     last_out: Instant,
     pings: u64,
+    /// When the last ping was sent.
+    pinged: Option<Instant>,
+    /// How long the last ping took that was answered.
+    round_trip: Option<Duration>,
+    /// A frame came after the last ping.
+    is_heard: bool,
     /// Nothing was sent since the last ping.
     ping_is_last: bool,
     /// A ping was answered, and nothing but pings was sent since.
@@ -43,19 +49,53 @@ pub struct LegState {
 impl LegKeepalive {
     /// Starts at `now`. `interval` should include jitter already.
     pub fn new(interval: Duration, now: Instant) -> Self {
-        Self { interval, last_in: now, last_out: now, pings: 0, ping_is_last: false, is_answered: false }
+        Self {
+            interval,
+            last_in: now,
+            last_out: now,
+            pings: 0,
+            pinged: None,
+            round_trip: None,
+            is_heard: false,
+            ping_is_last: false,
+            is_answered: false,
+        }
     }
 
     /// A frame of any kind was received.
     pub fn on_frame(&mut self, now: Instant) {
+        self.is_heard = true;
         self.last_in = now;
     }
 
     /// A pong was received. Returns whether it answers a ping; otherwise the peer sent it unasked, to show that it is at work.
     pub fn on_pong(&mut self, payload: &[u8]) -> bool {
         let ping = payload.try_into().map(u64::from_be_bytes).ok().filter(|ping| (1..=self.pings).contains(ping));
-        self.is_answered |= self.ping_is_last && ping == Some(self.pings);
+        let answers_last = ping == Some(self.pings);
+        self.is_answered |= self.ping_is_last && answers_last;
+        if answers_last && let Some(pinged) = self.pinged {
+            self.round_trip = Some(self.last_in.duration_since(pinged));
+        }
         ping.is_some()
+    }
+
+    /// How long the last ping took, if it was answered.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
+    }
+
+    /// Whether a frame came after the last ping.
+    pub fn is_heard(&self) -> bool {
+        self.is_heard
+    }
+
+    /// The payload of a ping that is sent at once, whether it is due or not.
+    pub fn ping(&mut self, now: Instant) -> [u8; 8] {
+        self.is_heard = false;
+        (self.last_out, self.pinged) = (now, Some(now));
+        self.pings += 1;
+        self.ping_is_last = true;
+        self.pings.to_be_bytes()
     }
 
     /// Something other than a ping was sent.
@@ -86,10 +126,7 @@ impl LegKeepalive {
         if now.duration_since(self.last_out) < self.interval {
             return Due::Nothing;
         }
-        self.last_out = now;
-        self.pings += 1;
-        self.ping_is_last = true;
-        Due::Ping(self.pings.to_be_bytes())
+        Due::Ping(self.ping(now))
     }
 }
 

@@ -1,11 +1,13 @@
 //! Reading a leg: decodes its frames, applies the rules of the stream subprotocol, and feeds the keepalive.
 
+use moorline_proto::bounds::{LEG_REQUEST_BYTES, LEG_TEXT_BYTES};
 use moorline_proto::frame::{Batch, Close, Decoder, Event};
 use tokio::time::Instant;
 
 use crate::ping_limiter::PingLimiter;
 use crate::splice::leg_end::{self, LegEnd, TextMeaning};
 use crate::splice::leg_keepalive::LegKeepalive;
+use crate::splice::reuse::{self, LegUse, Said};
 
 /// The read side of one leg.
 #[derive(Debug)]
@@ -25,6 +27,12 @@ pub(super) struct LegReader {
     pub(super) peer_close: Option<Close>,
     /// Payloads of pings that are to be answered.
     pub(super) pings: Vec<Vec<u8>>,
+    /// Where the leg stands.
+    now: LegUse,
+    /// Whether it may be used again: no word may be left of a stream that is over then.
+    is_reusable: bool,
+    /// What the side said to pass to another stream or from it, and nobody has taken yet.
+    pub(super) said: Option<Said>,
 }
 
 /// How much was read.
@@ -37,7 +45,7 @@ pub(super) struct Taken {
 }
 
 impl LegReader {
-    pub(super) fn new(keepalive: LegKeepalive, now: Instant) -> Self {
+    pub(super) fn new(keepalive: LegKeepalive, is_reusable: bool, now: Instant) -> Self {
         Self {
             decoder: Decoder::from_side(),
             ping_limiter: PingLimiter::new(now),
@@ -48,7 +56,41 @@ impl LegReader {
             last_active: now,
             peer_close: None,
             pings: Vec::new(),
+            now: LegUse::Stream,
+            is_reusable,
+            said: None,
         }
+    }
+
+    /// Leaves the stream before: nothing of it counts any more.
+    ///
+    /// # Errors
+    /// [`LegEnd::Broke`] inside a message, which would belong to two streams.
+    pub(super) fn pass_to(&mut self, next: LegUse, now: Instant) -> Result<(), LegEnd> {
+        if self.decoder.is_inside_message() {
+            return Err(LegEnd::protocol("a message that goes on behind the end of its stream"));
+        }
+        (self.ended, self.delivered, self.end_passed_at, self.last_active) = (false, false, None, now);
+        self.set_use(next);
+        Ok(())
+    }
+
+    fn set_use(&mut self, next: LegUse) {
+        self.now = next;
+        self.decoder.set_text_max(match next {
+            LegUse::IdleCaller | LegUse::Offered => LEG_REQUEST_BYTES,
+            LegUse::Stream | LegUse::IdleDevice => LEG_TEXT_BYTES,
+        });
+    }
+
+    /// Whether it is a device's leg that belongs to no stream.
+    pub(super) fn is_idle_device(&self) -> bool {
+        self.now == LegUse::IdleDevice
+    }
+
+    /// Whether an offer on the leg is unanswered.
+    pub(super) fn is_offered(&self) -> bool {
+        self.now == LegUse::Offered
     }
 
     /// Decodes what was read, and appends to `batch` what the other leg is to get.
@@ -63,6 +105,9 @@ impl LegReader {
             }
             match event {
                 Event::Bytes(_) if self.ended => return Err(LegEnd::protocol("bytes after end")),
+                Event::Bytes(_) if self.now != LegUse::Stream => {
+                    return Err(LegEnd::protocol(&format!("bytes {}", self.now.place())));
+                }
                 Event::Bytes(run) => {
                     taken.bytes += run.len();
                     batch.bytes(run);
@@ -95,10 +140,20 @@ impl LegReader {
 
     /// Notes what a text message says. Returns whether the other side is to get it.
     fn on_text(&mut self, text: &str) -> Result<bool, LegEnd> {
+        if self.now != LegUse::Stream {
+            if let Some((said, next)) = reuse::read(text, self.now)? {
+                self.said = Some(said);
+                self.set_use(next);
+            }
+            return Ok(false);
+        }
         match leg_end::read(text)? {
             TextMeaning::Delivered if self.end_passed_at.is_none() => return Err(LegEnd::protocol("delivered before the far side's end")),
             TextMeaning::Delivered if self.delivered => return Ok(false),
             TextMeaning::Delivered => self.delivered = true,
+            TextMeaning::End | TextMeaning::Forward if self.ended && self.is_reusable => {
+                return Err(LegEnd::protocol("text after end on a leg that is used again"));
+            }
             // After its `end`, a side has nothing to say but `delivered`.
             TextMeaning::End | TextMeaning::Forward if self.ended => return Ok(false),
             TextMeaning::End => self.ended = true,

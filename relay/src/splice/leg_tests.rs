@@ -1,5 +1,6 @@
 //! Legs over pipes with a paused clock: when frames are written, what is buffered before `opened`, and that a silent leg owns no buffer.
 
+use moorline_proto::bounds::CLOSE_TIMEOUT;
 use moorline_proto::frame::{Decoder, Event};
 use std::sync::atomic::Ordering;
 
@@ -22,7 +23,7 @@ const CLOSE: u8 = 0x88;
 fn leg(pipe: usize) -> (Leg, DuplexStream) {
     let (local, peer) = duplex(pipe);
     let permit = Admission::new(&Limits::default()).admit(None).unwrap();
-    (Leg::new(Socket::new(Carrier::Memory(local)), Duration::from_secs(25), permit), peer)
+    (Leg::new(Socket::new(Carrier::Memory(local)), Duration::from_secs(25), permit, None), peer)
 }
 
 /// A client's frame, with a mask of zeros.
@@ -166,7 +167,7 @@ async fn pings_are_answered_in_order_and_a_peer_that_does_not_read_gets_at_least
 async fn a_second_with_more_than_a_hundred_pings_breaks_the_protocol() {
     let (mut leg, mut peer) = leg(LARGE);
     peer.write_all(&short(PING, b"").repeat(101)).await.unwrap();
-    assert_eq!(leg.watch().await, LegEnd::protocol("more than 100 pings a second"));
+    assert_eq!(leg.watch().await, Watched::Ended(LegEnd::protocol("more than 100 pings a second")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -187,7 +188,7 @@ async fn beyond_the_early_data_limit_only_the_rest_of_a_message_is_read() {
 async fn a_violation_beyond_the_early_data_limit_is_still_found() {
     let (mut leg, mut peer) = leg(LARGE);
     peer.write_all(&[frame(0x02, &[1; 65_535]), short(0x00, &[1]), short(0x80, &[1])].concat()).await.unwrap();
-    assert!(matches!(leg.watch().await, LegEnd::Broke(CloseReason::TooBig, _)));
+    assert!(matches!(leg.watch().await, Watched::Ended(LegEnd::Broke(CloseReason::TooBig, _))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -197,7 +198,7 @@ async fn a_silent_leg_holds_no_buffer() {
     timeout(Duration::from_secs(1), leg.watch()).await.unwrap_err();
     assert_eq!(leg.early.taken, Taken { bytes: 100, text: 12 });
     let early = leg.take_early();
-    leg.push_early(early.batch);
+    leg.push_early(&early.batch.into_bytes());
     poll_fn(|cx| leg.poll_flush(cx)).await.unwrap();
     assert!(!leg.write_buffer.owns_memory() && !leg.reader.owns_memory() && leg.early.batch.is_empty());
     assert_eq!(read_available(&mut peer).await.len(), 2 + 6 + 2 + 100 + 2 + 12);
@@ -207,7 +208,7 @@ async fn a_silent_leg_holds_no_buffer() {
 async fn frames_after_a_violation_are_drained_while_the_leg_is_closed() {
     let (mut leg, mut peer) = leg(PIPE);
     let garbage = tokio::join!(leg.watch(), async { peer.write_all(&[0xff; 100]).await.unwrap() }).0;
-    assert!(matches!(garbage, LegEnd::Broke(CloseReason::Framing, _)));
+    assert!(matches!(garbage, Watched::Ended(LegEnd::Broke(CloseReason::Framing, _))));
     let ends = async {
         peer.write_all(&[0xff; 100_000]).await.unwrap();
         peer.shutdown().await.unwrap();

@@ -19,6 +19,7 @@ pub mod leg;
 pub mod leg_end;
 pub mod leg_keepalive;
 mod leg_reader;
+pub mod reuse;
 mod scratch;
 mod write_buffer;
 
@@ -33,7 +34,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::limits::SPLICE_TICK_MIN;
 
 use direction::{Broken, Direction};
-pub use leg::Leg;
+pub use leg::{Leg, Watched};
 use leg_end::LegEnd;
 
 /// Which leg.
@@ -145,39 +146,69 @@ pub async fn splice(
         })
         .await
     };
-    let farewell = Farewell::new(device, caller, end.clone());
+    let farewell = Farewell::new(device, caller, &end);
     (end, farewell)
 }
 
-/// The two legs of a stream that has ended, each of which is owed a Close. A side that does not read delays the end of its own leg alone.
-#[must_use = "dropping it drops both connections without a Close"]
+/// The legs of a stream that has ended, each of which is owed a Close. A side that does not read delays the end of its own leg alone.
+#[must_use = "dropping it drops the connections without a Close"]
 #[derive(Debug)]
 pub struct Farewell {
-    device: Box<Leg>,
-    caller: Box<Leg>,
-    end: SpliceEnd,
+    device: Option<OwedClose>,
+    caller: Option<OwedClose>,
+    /// Both sides have sent and received everything.
+    is_clean: bool,
+}
+
+/// A leg and the Close that it is owed.
+#[derive(Debug)]
+struct OwedClose {
+    leg: Box<Leg>,
+    reason: CloseReason,
+    detail: String,
 }
 
 impl Farewell {
     /// For the legs of a stream that ended in this way.
-    pub fn new(device: Box<Leg>, caller: Box<Leg>, end: SpliceEnd) -> Self {
-        Self { device, caller, end }
-    }
-
-    /// Closes both legs with the code for the end of the stream, and waits for the answers: five seconds, or `patience` after 1000,
-    /// which is sent behind everything that a slow reader has not read yet.
-    ///
-    /// # Cancel safety
-    /// Dropping the future drops both connections at once; bytes that the peers have not read are lost.
-    pub async fn close(self, patience: Duration) {
-        let Self { device, caller, end } = self;
+    pub fn new(device: Box<Leg>, caller: Box<Leg>, end: &SpliceEnd) -> Self {
+        let is_clean = *end == SpliceEnd::Finished && device.reader.has_finished() && caller.reader.has_finished();
         let reason = |leg: &Leg, other: &Leg, side| match end.close_reason(side) {
             // A side that closed with 1000 is told whether the other one has received everything.
             (CloseReason::Finished, _) if leg.is_done() && !other.reader.delivered => (CloseReason::Reset, "not delivered"),
             reason => reason,
         };
         let (to_device, to_caller) = (reason(&device, &caller, Side::Device), reason(&caller, &device, Side::Caller));
-        tokio::join!(device.close(to_device.0, to_device.1, patience), caller.close(to_caller.0, to_caller.1, patience));
+        let owed = |leg, (reason, detail): (CloseReason, &str)| Some(OwedClose { leg, reason, detail: detail.to_owned() });
+        Self { device: owed(device, to_device), caller: owed(caller, to_caller), is_clean }
+    }
+
+    /// The leg of a side, if another stream may begin on it. It is not closed then.
+    pub fn take_reusable(&mut self, side: Side) -> Option<Box<Leg>> {
+        let owed = match side {
+            Side::Device => &mut self.device,
+            Side::Caller => &mut self.caller,
+        };
+        owed.take_if(|owed| self.is_clean && owed.leg.is_fit_for_reuse()).map(|owed| owed.leg)
+    }
+
+    /// Whether no leg is owed a Close.
+    pub fn is_done(&self) -> bool {
+        self.device.is_none() && self.caller.is_none()
+    }
+
+    /// Closes the legs with the code for the end of the stream, and waits for the answers: five seconds, or `patience` after 1000,
+    /// which is sent behind everything that a slow reader has not read yet.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the connections at once; bytes that the peers have not read are lost.
+    pub async fn close(self, patience: Duration) {
+        tokio::join!(close(self.device, patience), close(self.caller, patience));
+    }
+}
+
+async fn close(owed: Option<OwedClose>, patience: Duration) {
+    if let Some(OwedClose { leg, reason, detail }) = owed {
+        leg.close(reason, &detail, patience).await;
     }
 }
 

@@ -15,10 +15,10 @@ use crate::access::revocation::Cut;
 use crate::control::handle::{ChannelClosed, DeviceHandle};
 use crate::core::Core;
 use crate::limits::WATCHED_EXPIRY;
-use crate::splice::leg_end::LegEnd;
-use crate::splice::{Leg, Side};
+use crate::splice::{Leg, Side, Watched};
 use crate::stream::handle::Event;
 use crate::stream::idempotency::Reservation;
+use crate::stream::leg_close::Kept;
 use crate::stream::refusal::Refusal;
 use crate::stream::registry::Listing;
 use crate::stream::request::{Start, StreamRequest, Via};
@@ -37,6 +37,8 @@ pub(super) struct Actor {
     pub(super) slot: StreamSlot,
     pub(super) undecided: Option<UndecidedSlot>,
     pub(super) legs: Legs,
+    /// The caller asked on a leg that is used again.
+    pub(super) is_asked: bool,
     pub(super) steps: Steps,
     /// Which offer of the stream is out; answers and device legs of another one count for nothing.
     pub(super) attempt: Attempt,
@@ -51,10 +53,10 @@ pub(super) struct Actor {
 pub(super) enum Phase {
     /// The device is offline and waited for.
     Waiting(#[expect(dead_code, reason = "held for its drop")] WaitingSlot),
-    /// The device was asked.
-    Offered(Asked),
+    /// The device was offer.
+    Offered(PendingOffer),
     /// The device accepted; a leg is missing.
-    Accepted(Asked, Accept),
+    Accepted(PendingOffer, Accept),
     /// The device accepted and both legs are there.
     Opened(Box<Opened>),
 }
@@ -68,20 +70,34 @@ pub(super) struct Legs {
 
 /// An offer that is out.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct PendingOffer {
     pub(super) slot: DeviceSlot,
+    /// The session on which it was made.
+    pub(super) session: DeviceHandle,
     /// The channel that the answer comes from; none once that is lost and the device has accepted.
     pub(super) channel: Option<DeviceHandle>,
     /// The deadline.
     pub(super) until: Instant,
     /// Fires with the device's first frame after the offer.
     pub(super) alive: Option<oneshot::Receiver<()>>,
+    /// It was made on the device leg, which was idle.
+    pub(super) on_leg: Option<OnLeg>,
+}
+
+/// An offer on a device leg.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OnLeg {
+    /// Until when a frame must come on the leg; nothing once one has come.
+    pub(super) silent_until: Option<Instant>,
 }
 
 /// What an opened stream has.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) slot: DeviceSlot,
+    pub(super) session: DeviceHandle,
+    /// The device knows that its leg is open: it accepted there.
+    pub(super) accepted_on_leg: bool,
     pub(super) accept: Accept,
     pub(super) caller: Box<Leg>,
     pub(super) device: Box<Leg>,
@@ -91,14 +107,17 @@ pub(super) struct Opened {
 #[derive(Debug)]
 pub(super) struct Failed {
     pub(super) refusal: Refusal,
-    /// Where the offer can be taken back.
+    /// Where the offer can be taken back, if it is on the control channel.
     pub(super) channel: Option<DeviceHandle>,
+    /// Whose device leg it is, if the offer is on that: unanswered, or rejected.
+    pub(super) on_leg: Option<DeviceHandle>,
 }
 
 /// What comes next for a stream that is not opened.
 pub(super) enum Turn {
     Event(Option<Event>),
-    LegEnded(Side, LegEnd),
+    Leg(Side, Watched),
+    LegSilent,
     DeviceAlive(bool),
     ChannelClosed(ChannelClosed),
     DeviceOnline(DeviceHandle),
@@ -126,11 +145,33 @@ impl Actor {
         let StreamRequest { open, via, since, .. } = request;
         let (attempt, wait_until) = (Attempt::default(), since + wait);
         let legs = Legs::default();
-        Self { core, open, via, listing, events, key, slot, undecided: Some(undecided), legs, steps, attempt, wait_until, token_expires }
+        Self {
+            core,
+            open,
+            via,
+            listing,
+            events,
+            key,
+            slot,
+            undecided: Some(undecided),
+            legs,
+            is_asked: false,
+            steps,
+            attempt,
+            wait_until,
+            token_expires,
+        }
     }
 
-    /// Runs until nothing of the stream is left.
-    pub(super) async fn run(mut self, start: Start) {
+    /// With a caller's leg that is there from the beginning.
+    pub(super) fn with_caller(mut self: Box<Self>, leg: Box<Leg>) -> Box<Self> {
+        self.steps.set(|timeline, now| timeline.caller_joined_ms = now);
+        (self.legs.caller, self.is_asked) = (Some(leg), true);
+        self
+    }
+
+    /// Runs until nothing of the stream is left but the caller's leg, where that may be used again.
+    pub(super) async fn run(mut self: Box<Self>, start: Start) -> Option<Kept> {
         match Box::pin(self.negotiate(start)).await {
             Ok(opened) => Box::pin(self.carry(opened)).await,
             Err(failed) => Box::pin(self.refuse(failed)).await,
@@ -157,11 +198,13 @@ impl Actor {
 
     /// All of these can be dropped half-way without loss: events stay queued, legs hold what they read, the rest is state elsewhere.
     async fn turn(&mut self, phase: &mut Phase) -> Turn {
-        let asked = phase.asked();
-        let is_waiting = asked.is_none();
-        let (deadline, channel, alive) = match asked {
-            Some(asked) => (asked.until, asked.channel.as_ref(), asked.alive.as_mut()),
-            None => (self.wait_until, None, None),
+        let offer = phase.pending();
+        let is_waiting = offer.is_none();
+        let (deadline, channel, alive, silent) = match offer {
+            Some(PendingOffer { until, channel, alive, on_leg, .. }) => {
+                (*until, channel.as_ref(), alive.as_mut(), on_leg.and_then(|on_leg| on_leg.silent_until))
+            }
+            None => (self.wait_until, None, None, None),
         };
         let next_ping = self.legs.next_ping();
         let Self { core, listing, events, token_expires, legs: Legs { caller, device }, .. } = self;
@@ -170,13 +213,14 @@ impl Actor {
             () = core.lifecycle.draining() => Turn::Draining,
             cut = listing.cut() => Turn::Cut(cut),
             event = events.recv() => Turn::Event(event),
-            end = watched(caller) => Turn::LegEnded(Side::Caller, end),
-            end = watched(device) => Turn::LegEnded(Side::Device, end),
+            watched = watched(caller) => Turn::Leg(Side::Caller, watched),
+            watched = watched(device) => Turn::Leg(Side::Device, watched),
             alive = first_frame(alive) => Turn::DeviceAlive(alive),
             closed = closed(channel) => Turn::ChannelClosed(closed),
             handle = core.directory.arrival(&listing.facts().device), if is_waiting => Turn::DeviceOnline(handle),
             () = sleep_until(*token_expires) => Turn::TokenExpired,
             () = sleep_until(deadline) => Turn::Deadline,
+            () = sleep_until(silent.unwrap_or(deadline)), if silent.is_some() => Turn::LegSilent,
             () = sleep_until(next_ping.unwrap_or(deadline)), if next_ping.is_some() => Turn::Ping,
         }
     }
@@ -200,10 +244,10 @@ impl Actor {
 
 impl Phase {
     /// The offer that is out, if there is one.
-    pub(super) fn asked(&mut self) -> Option<&mut Asked> {
+    pub(super) fn pending(&mut self) -> Option<&mut PendingOffer> {
         match self {
             Self::Waiting(_) | Self::Opened(_) => None,
-            Self::Offered(asked) | Self::Accepted(asked, _) => Some(asked),
+            Self::Offered(offer) | Self::Accepted(offer, _) => Some(offer),
         }
     }
 }
@@ -233,7 +277,7 @@ impl Legs {
     }
 }
 
-async fn watched(leg: &mut Option<Box<Leg>>) -> LegEnd {
+async fn watched(leg: &mut Option<Box<Leg>>) -> Watched {
     match leg {
         Some(leg) => leg.watch().await,
         None => pending().await,

@@ -5,28 +5,31 @@ use std::sync::Arc;
 
 use moorline_proto::bounds::CLOSE_TIMEOUT;
 use moorline_proto::close::CloseReason;
-use moorline_proto::control::{CallerInfo, Cancel};
+use moorline_proto::control::{CallerInfo, Cancel, CancelCode};
 use moorline_proto::id::Feature;
 use moorline_proto::leg::{LegText, Opened as OpenedText, Peer};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use crate::control::handle::Command;
+use crate::core::Core;
 use crate::directory::Location;
 use crate::limits::LAST_SEEN_TIMEOUT;
 use crate::splice::leg_end::LegEnd;
 use crate::splice::{Farewell, Leg, Rules, Side, SpliceEnd, splice};
 use crate::stream::actor::{Actor, Failed, Opened};
 use crate::stream::handle::Event;
-use crate::stream::leg_close;
+use crate::stream::idle_device;
+use crate::stream::leg_close::{self, Kept};
 use crate::stream::record::EndRecord;
 use crate::stream::refusal::{Refusal, remembered};
+use crate::stream::registry::Listing;
 use crate::stream::request::Via;
 use crate::stream::status::Status;
 
 impl Actor {
-    /// Sends `opened` and moves bytes until the stream is over.
-    pub(super) async fn carry(mut self, opened: Opened) {
+    /// Sends `opened` and moves bytes until the stream is over. Returns the caller's leg, if it may be used again.
+    pub(super) async fn carry(mut self: Box<Self>, opened: Opened) -> Option<Kept> {
         if let Some(key) = &self.key {
             key.opened();
         }
@@ -40,29 +43,39 @@ impl Actor {
                 leg_close::close_unused(&self.core.tasks, leg, CloseReason::Refused, "the stream was opened without it");
             }
         }
-        let Opened { slot, accept, caller, device } = opened;
-        let texts = (self.opened_text(Side::Device, &accept), self.opened_text(Side::Caller, &accept));
-        let (end, farewell) = self.splice(device, caller, texts).await;
+        let Opened { slot, session, accepted_on_leg, accept, caller, device } = opened;
+        let to_device = (!accepted_on_leg).then(|| self.opened_text(Side::Device, &accept));
+        let texts = (to_device, self.opened_text(Side::Caller, &accept));
+        let (end, mut farewell) = self.splice(device, caller, texts).await;
         self.record(end.result());
-        let Self { core, listing, key, slot: of_stream, .. } = self;
+        let Self { core, listing, key, slot: of_stream, .. } = *self;
         // The stream is over: only its legs are left to close, which holds no slot and can be cut short.
         drop((slot, of_stream, key));
-        listing.publish(Status::Closing);
-        let was_cut = listing.was_cut();
-        tokio::select! {
-            () = farewell.close(core.times.half_closed_idle) => {}
-            _ = listing.cut(), if !was_cut => debug!(stream = %listing.facts().stream, "closing the legs of a stream was cut short"),
-            () = async { core.lifecycle.closing().await; sleep(CLOSE_TIMEOUT).await } => {}
+        if let Some(leg) = farewell.take_reusable(Side::Device) {
+            core.tasks.spawn("idle", idle_device::keep(Arc::clone(&core), session, leg));
         }
+        let kept = farewell.take_reusable(Side::Caller);
+        if !farewell.is_done() {
+            listing.publish(Status::Closing);
+            let closing = close(Arc::clone(&core), listing, farewell);
+            if kept.is_some() { core.tasks.spawn("closing", closing) } else { closing.await }
+        }
+        kept.map(|leg| Kept { leg, was_refused: false })
     }
 
     async fn splice(
         &self,
         mut device: Box<Leg>,
         mut caller: Box<Leg>,
-        (to_device, to_caller): (LegText, LegText),
+        (to_device, to_caller): (Option<LegText>, LegText),
     ) -> (SpliceEnd, Farewell) {
-        let sent = tokio::join!(device.send(&to_device, CLOSE_TIMEOUT), caller.send(&to_caller, CLOSE_TIMEOUT));
+        let to_the_device = async {
+            match &to_device {
+                Some(opened) => device.send(opened, CLOSE_TIMEOUT).await,
+                None => Ok(()),
+            }
+        };
+        let sent = tokio::join!(to_the_device, caller.send(&to_caller, CLOSE_TIMEOUT));
         drop((to_device, to_caller)); // not held for as long as the stream lasts
         let lost = match sent {
             (Ok(()), Ok(())) => {
@@ -75,7 +88,7 @@ impl Actor {
             (Ok(()), Err(_)) => Side::Caller,
         };
         let end = SpliceEnd::By(lost, LegEnd::Lost);
-        let farewell = Farewell::new(device, caller, end.clone());
+        let farewell = Farewell::new(device, caller, &end);
         (end, farewell)
     }
 
@@ -120,9 +133,9 @@ impl Actor {
         }))
     }
 
-    /// Refuses the stream to both sides. Its slots are released before either side is notified.
-    pub(super) async fn refuse(self, failed: Failed) {
-        let Failed { refusal, channel } = failed;
+    /// Refuses the stream to both sides. Its slots are released before either side is notified. Returns the caller's leg, if it may be used again.
+    pub(super) async fn refuse(self: Box<Self>, failed: Failed) -> Option<Kept> {
+        let Failed { refusal, channel, on_leg } = failed;
         let stream = self.listing.facts().stream;
         if let (Some(code), Some(handle)) = (refusal.cancel(), channel)
             && let Err(error) = handle.send(Command::Cancel(Cancel { stream, code }))
@@ -131,10 +144,22 @@ impl Actor {
         }
         self.record(refusal.result());
         let joins_until = self.wait_until + self.core.deadline(&self.open);
-        let Self { core, via, listing, mut events, key, slot, undecided, mut legs, steps, .. } = self;
+        let Self { core, via, listing, mut events, key, slot, undecided, mut legs, is_asked, steps, .. } = *self;
         drop((slot, undecided, key));
-        if let Some(leg) = legs.device.take() {
-            leg_close::close_unused(&core.tasks, leg, CloseReason::Refused, refusal.result());
+        match (legs.device.take(), on_leg) {
+            (Some(leg), Some(session)) if leg.is_idle() => {
+                core.tasks.spawn("idle", idle_device::keep(Arc::clone(&core), session, leg));
+            }
+            (Some(leg), Some(session)) if leg.is_offered() => {
+                let code = refusal.cancel().unwrap_or(CancelCode::CallerGone);
+                core.tasks.spawn("idle", idle_device::take_back(Arc::clone(&core), session, leg, (stream, code)));
+            }
+            (Some(leg), _) => {
+                let (reason, detail) = leg.broken().unwrap_or((CloseReason::Refused, refusal.result()));
+                let detail = detail.to_owned();
+                leg_close::close_unused(&core.tasks, leg, reason, &detail);
+            }
+            (None, _) => {}
         }
         let mut problem = match &refusal {
             Refusal::Offline { device, .. } => {
@@ -158,12 +183,13 @@ impl Actor {
             }
         }
         drop(listing);
-        match (legs.caller.take(), refusal) {
-            (None, _) => {}
-            (Some(leg), Refusal::CallerBroke { reason, detail }) => leg.close(reason, &detail, CLOSE_TIMEOUT).await,
-            (Some(leg), Refusal::CallerGone) => leg.close(CloseReason::Finished, "", CLOSE_TIMEOUT).await,
-            (Some(leg), _) => leg_close::refuse(leg, &problem).await,
+        match (legs.caller.take()?, refusal) {
+            (leg, Refusal::CallerBroke { reason, detail }) => leg.close(reason, &detail, CLOSE_TIMEOUT).await,
+            (leg, Refusal::CallerGone) => leg.close(CloseReason::Finished, "", CLOSE_TIMEOUT).await,
+            (leg, _) if is_asked => return leg_close::refuse_ask(leg, &problem).await,
+            (leg, _) => leg_close::refuse(leg, &problem).await,
         }
+        None
     }
 
     fn record(&self, result: &str) {
@@ -182,8 +208,18 @@ impl Actor {
     }
 }
 
+/// Closes the legs of a stream that is over, and unlists it.
+async fn close(core: Arc<Core>, listing: Listing, farewell: Farewell) {
+    let was_cut = listing.was_cut();
+    tokio::select! {
+        () = farewell.close(core.times.half_closed_idle) => {}
+        _ = listing.cut(), if !was_cut => debug!(stream = %listing.facts().stream, "closing the legs of a stream was cut short"),
+        () = async { core.lifecycle.closing().await; sleep(CLOSE_TIMEOUT).await } => {}
+    }
+}
+
 /// When the device was last seen, if the registry answers in time.
-async fn last_seen(core: &crate::core::Core, device: &moorline_proto::id::DeviceId) -> Option<moorline_proto::timestamp::Timestamp> {
+async fn last_seen(core: &Core, device: &moorline_proto::id::DeviceId) -> Option<moorline_proto::timestamp::Timestamp> {
     let record = timeout(LAST_SEEN_TIMEOUT, core.registry.device(device)).await;
     record.ok()?.ok()??.last_seen
 }

@@ -13,7 +13,7 @@ use moorline_proto::api::OpenStream;
 use moorline_proto::id::{CallerId, DeviceId};
 use tokio::sync::watch;
 
-use crate::stream::digest::Digest;
+use crate::digest::Digest;
 use crate::stream::handle::StreamHandle;
 use crate::stream::recent::RecentMap;
 use crate::stream::refusal::Refusal;

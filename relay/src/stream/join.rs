@@ -4,9 +4,9 @@ use moorline_proto::control::Attempt;
 use moorline_proto::id::StreamId;
 use moorline_proto::secret::Secret;
 
+use crate::digest::Digest;
 use crate::random;
 use crate::splice::Side;
-use crate::stream::digest::Digest;
 
 /// The tokens of one stream.
 #[derive(Debug, Default)]

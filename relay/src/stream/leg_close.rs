@@ -32,6 +32,25 @@ pub async fn refuse(mut leg: Box<Leg>, problem: &Problem) {
     }
 }
 
+/// The caller's leg of a stream that is over, on which another one may begin.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) leg: Box<Leg>,
+    /// There was no stream: it was refused.
+    pub(super) was_refused: bool,
+}
+
+/// Sends `refused` as the answer to an `ask`. Returns the leg, if nothing came on it behind that; else closes it.
+pub(super) async fn refuse_ask(mut leg: Box<Leg>, problem: &Problem) -> Option<Kept> {
+    let refused = LegText::Refused(Box::new(Refused { problem: problem.clone() }));
+    leg.send(&refused, CLOSE_TIMEOUT).await.ok()?;
+    if leg.is_clean() {
+        return Some(Kept { leg, was_refused: true });
+    }
+    leg.close(CloseReason::Refused, &problem.code, CLOSE_TIMEOUT).await;
+    None
+}
+
 /// Closes a leg that joined after its stream had ended or been opened.
 pub(super) async fn close_late(problem: Option<Arc<Problem>>, of: LegOf, leg: Box<Leg>) {
     match (of.side(), problem) {

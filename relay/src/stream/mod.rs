@@ -11,23 +11,27 @@
 
 mod actor;
 mod carry;
-mod digest;
 pub mod handle;
 mod idempotency;
+pub mod idle_caller;
+pub mod idle_device;
 pub mod join;
 pub mod leg_close;
+mod leg_offer;
+mod open;
 mod recent;
 pub mod record;
 pub mod refusal;
 pub mod registry;
 pub mod request;
-pub mod setup;
+mod setup;
 pub mod slots;
 pub mod status;
 mod step;
 mod steps;
 
 pub use handle::{Event, StreamHandle};
+pub use open::open;
 pub use registry::{Claim, Streams};
 pub use request::{StreamRequest, Via};
-pub use setup::open;
+pub use setup::record_denied;

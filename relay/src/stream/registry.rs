@@ -17,9 +17,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::access::revocation::{Cut, Revocation};
+use crate::digest::Digest;
 use crate::limits::{Limits, REMEMBERED_REFUSALS, STREAM_EVENTS, Times};
 use crate::splice::Traffic;
-use crate::stream::digest::Digest;
 use crate::stream::handle::{Event, StreamHandle};
 use crate::stream::idempotency::Keys;
 use crate::stream::join::{ClaimError, LegOf, LegTokens, token_digest};

@@ -1,11 +1,18 @@
-//! From a permitted request to a stream that has a task: reserve the key, locate the device once, take the slots, spawn. Runs once and straight.
+//! From a permitted request to a stream with an actor: reserve the key, locate the device once, take the slots. Runs once and straight.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_proto::api::OpenStream;
+use moorline_proto::id::DeviceId;
+use moorline_proto::problem::Timeline;
 use moorline_proto::timestamp::Timestamp;
+use tokio::time::Instant;
 
+use crate::access::permit::Basis;
+use crate::access::policy::Denied;
+use crate::access::principal::Caller;
 use crate::control::handle::DeviceHandle;
 use crate::core::Core;
 use crate::directory::Location;
@@ -20,6 +27,22 @@ use crate::stream::slots::DeviceSlot;
 use crate::stream::status::Status;
 use crate::stream::steps::Steps;
 
+/// A stream that was set up.
+pub(super) enum Prepared {
+    /// Its actor, which is to be run.
+    New(Box<Actor>, Start, StreamHandle),
+    /// The one that the same key set up before.
+    Earlier(StreamHandle),
+}
+
+/// Records that a caller may not have a stream: it leaves an end record as every refusal does.
+pub fn record_denied(core: &Core, from: (&Caller, IpAddr), device: &DeviceId, open: &OpenStream, since: Instant, denied: Denied) {
+    let (caller, address) = from;
+    let basis = Basis::denied(caller, address);
+    let facts = Facts::new(random::stream_id(), device.clone(), basis, open, core.clock.now());
+    EndRecord::refused(&facts, denied.problem().as_str(), since.elapsed(), &Timeline::default()).log();
+}
+
 /// Sets a stream up, or finds the one that the same key set up before.
 ///
 /// # Errors
@@ -27,7 +50,7 @@ use crate::stream::steps::Steps;
 ///
 /// # Cancel safety
 /// Dropping the future before it returns leaves nothing behind.
-pub async fn open(core: &Arc<Core>, request: StreamRequest) -> Result<StreamHandle, Refusal> {
+pub(super) async fn prepare(core: &Arc<Core>, request: StreamRequest) -> Result<Prepared, Refusal> {
     let facts =
         Facts::new(random::stream_id(), request.permit.device().clone(), request.permit.basis().clone(), &request.open, core.clock.now());
     let steps = Steps::authorized(request.since);
@@ -38,9 +61,9 @@ pub async fn open(core: &Arc<Core>, request: StreamRequest) -> Result<StreamHand
     opened
 }
 
-async fn set_up(core: &Arc<Core>, request: StreamRequest, facts: Facts, steps: Steps) -> Result<StreamHandle, Refusal> {
+async fn set_up(core: &Arc<Core>, request: StreamRequest, facts: Facts, steps: Steps) -> Result<Prepared, Refusal> {
     let key = match reserve(core, &request).await? {
-        Some(Named::Earlier(stream)) => return Ok(stream),
+        Some(Named::Earlier(stream)) => return Ok(Prepared::Earlier(stream)),
         Some(Named::New(reservation)) => Some(reservation),
         None => None,
     };
@@ -63,8 +86,7 @@ async fn set_up(core: &Arc<Core>, request: StreamRequest, facts: Facts, steps: S
         key.names(&stream);
     }
     let actor = Actor::new(Arc::clone(core), request, listing, events, key, slots, steps, wait);
-    core.tasks.spawn("stream", actor.run(start));
-    Ok(stream)
+    Ok(Prepared::New(Box::new(actor), start, stream))
 }
 
 async fn reserve(core: &Core, request: &StreamRequest) -> Result<Option<Named>, Refusal> {

@@ -4,6 +4,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use dashmap::DashMap;
+use moorline_proto::bounds::IDLE_LEGS;
 use moorline_proto::id::{CallerId, DeviceId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -18,6 +19,7 @@ pub struct Slots {
     callers: Counts<CallerId>,
     callers_undecided: Counts<CallerId>,
     callers_waiting: Counts<CallerId>,
+    callers_idle: Counts<CallerId>,
     limits: Arc<Limits>,
 }
 
@@ -62,6 +64,10 @@ pub(super) struct WaitingSlot {
     _caller: Slot<CallerId>,
 }
 
+/// A slot among the legs of a caller that belong to no stream.
+#[derive(Debug)]
+pub(super) struct IdleLegSlot(#[expect(dead_code, reason = "held for its drop")] Slot<CallerId>);
+
 /// One of a device's slots for streams, open and undecided.
 #[derive(Debug)]
 pub(super) struct DeviceSlot(#[expect(dead_code, reason = "held for its drop")] Slot<DeviceId>);
@@ -76,6 +82,7 @@ impl Slots {
             callers: Counts::default(),
             callers_undecided: Counts::default(),
             callers_waiting: Counts::default(),
+            callers_idle: Counts::default(),
             limits: Arc::new(limits.clone()),
         }
     }
@@ -93,6 +100,11 @@ impl Slots {
         let of_caller = self.callers_waiting.take(caller, self.limits.waiting_per_caller.get()).ok_or(Exhausted::CallerWaiting)?;
         let relay = Arc::clone(&self.relay_waiting).try_acquire_owned().map_err(|_| Exhausted::Waiting)?;
         Ok(WaitingSlot { _relay: relay, _caller: of_caller })
+    }
+
+    /// For a leg of the caller that belongs to no stream. None where it has [`IDLE_LEGS`] of them.
+    pub(super) fn idle_leg(&self, caller: &CallerId) -> Option<IdleLegSlot> {
+        self.callers_idle.take(caller, IDLE_LEGS).map(IdleLegSlot)
     }
 
     /// For a stream whose device is asked.

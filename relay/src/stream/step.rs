@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use crate::control::handle::{ChannelClosed, Command, DeviceHandle, SendError};
 use crate::directory::Location;
 use crate::splice::leg_end::LegEnd;
-use crate::splice::{Leg, Side};
-use crate::stream::actor::{Actor, Asked, Failed, Opened, Phase, Turn};
+use crate::splice::{Leg, Side, Watched};
+use crate::stream::actor::{Actor, Failed, Opened, PendingOffer, Phase, Turn};
 use crate::stream::handle::Event;
 use crate::stream::join::LegOf;
 use crate::stream::leg_close::close_unused;
@@ -22,8 +22,12 @@ use crate::stream::status::Status;
 
 impl Phase {
     /// The end of a stream that is not opened: its slots are given back, its offer can be taken back.
-    fn fail(mut self, refusal: Refusal) -> Failed {
-        Failed { refusal, channel: self.asked().and_then(|asked| asked.channel.take()) }
+    pub(super) fn fail(mut self, refusal: Refusal) -> Failed {
+        let Some(offer) = self.pending() else { return Failed { refusal, channel: None, on_leg: None } };
+        match offer.on_leg {
+            Some(_) => Failed { refusal, channel: None, on_leg: Some(offer.session.clone()) },
+            None => Failed { refusal, channel: offer.channel.take(), on_leg: None },
+        }
     }
 }
 
@@ -32,8 +36,14 @@ impl Actor {
     pub(super) fn step(&mut self, phase: Phase, turn: Turn) -> Result<Phase, Failed> {
         match turn {
             Turn::Event(event) => self.on_event(phase, event),
-            Turn::LegEnded(Side::Caller, end) => self.on_caller_ended(phase, end),
-            Turn::LegEnded(Side::Device, end) => self.on_device_ended(phase, end),
+            Turn::Leg(Side::Caller, Watched::Ended(end)) => self.on_caller_ended(phase, end),
+            Turn::Leg(Side::Device, Watched::Ended(end)) => self.on_device_ended(phase, end),
+            Turn::Leg(side, Watched::Said(said)) => self.on_said(phase, side, said),
+            Turn::Leg(_, Watched::Early) => {
+                self.pass_early();
+                Ok(phase)
+            }
+            Turn::LegSilent => self.on_leg_silent(phase),
             Turn::DeviceAlive(alive) => Ok(self.on_device_alive(phase, alive)),
             Turn::ChannelClosed(closed) => self.on_channel_closed(phase, &closed),
             Turn::DeviceOnline(handle) => match self.core.may_offer(&handle, &self.listing.facts().service) {
@@ -54,10 +64,20 @@ impl Actor {
     /// Sends the next attempt's offer.
     pub(super) fn offer(&mut self, handle: DeviceHandle, slot: DeviceSlot) -> Result<Phase, Failed> {
         if self.token_expired() {
-            return Err(Failed { refusal: Refusal::TokenExpired, channel: None });
+            return Err(Failed { refusal: Refusal::TokenExpired, channel: None, on_leg: None });
         }
-        let deadline = self.core.deadline(&self.open);
+        let until = Instant::now() + self.core.deadline(&self.open);
         self.steps.set(|timeline, now| timeline.found_ms = now);
+        // From here on a change of the device's keys finds the stream; the task that waits for the channel's end checks it again.
+        self.listing.set_device_key(Some(handle.about().principal.key_id));
+        match self.offer_on_leg(handle, slot, until) {
+            Ok(offered) => Ok(offered),
+            Err((handle, slot)) => self.offer_on_channel(handle, slot, until),
+        }
+    }
+
+    /// Sends the next attempt's offer on the control channel. The stream must be open by `until`.
+    pub(super) fn offer_on_channel(&mut self, handle: DeviceHandle, slot: DeviceSlot, until: Instant) -> Result<Phase, Failed> {
         let facts = self.listing.facts();
         let offer = Offer {
             stream: facts.stream,
@@ -65,33 +85,35 @@ impl Actor {
             service: facts.service.clone(),
             url: Text::truncated(&leg_path(&self.core.node, &facts.stream)),
             token: self.listing.renew_device_token(self.attempt),
-            expires_in_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+            expires_in_ms: millis_until(until),
             caller: self.caller_info(),
             data: self.open.data.clone(),
             features: self.open.features.clone(),
         };
-        // From here on a change of the device's keys finds the stream; the task that waits for the channel's end checks it again.
-        self.listing.set_device_key(Some(handle.about().principal.key_id));
         let (alive_sender, alive) = oneshot::channel();
         match handle.send(Command::Offer { offer: Box::new(offer), alive: alive_sender }) {
             Ok(()) | Err(SendError::Closed) => {}
             Err(SendError::Busy) => {
                 let device = self.listing.facts().device.clone();
-                return Err(Failed { refusal: Refusal::Unresponsive(device), channel: None });
+                return Err(Failed { refusal: Refusal::Unresponsive(device), channel: None, on_leg: None });
             }
         }
         self.steps.set(|timeline, now| timeline.offered_ms = now);
         self.listing.publish(Status::Offered);
-        Ok(Phase::Offered(Asked { slot, channel: Some(handle), until: Instant::now() + deadline, alive: Some(alive) }))
+        let session = handle.clone();
+        Ok(Phase::Offered(PendingOffer { slot, session, channel: Some(handle), until, alive: Some(alive), on_leg: None }))
     }
 
     fn on_event(&mut self, phase: Phase, event: Option<Event>) -> Result<Phase, Failed> {
         match event {
             Some(Event::Joined(of, leg)) => {
+                let phase = if of == LegOf::Caller { self.forget_caller(phase)? } else { phase };
                 self.on_joined(&phase, of, leg);
                 Ok(self.complete(phase))
             }
             Some(Event::CallerLost) => self.on_caller_ended(phase, LegEnd::Lost),
+            // An answer on the channel to an offer on a leg is none.
+            Some(Event::Accepted(_) | Event::Rejected(_)) if phase.is_on_leg() => Ok(phase),
             Some(Event::Accepted(accept)) => Ok(self.on_accept(phase, accept)),
             Some(Event::Rejected(reject)) => self.on_reject(phase, reject),
             // The list of streams holds a sender for as long as the stream is listed.
@@ -99,21 +121,21 @@ impl Actor {
         }
     }
 
-    fn on_accept(&mut self, phase: Phase, accept: Accept) -> Phase {
+    pub(super) fn on_accept(&mut self, phase: Phase, accept: Accept) -> Phase {
         match phase {
-            Phase::Offered(asked) if accept.attempt == self.attempt => {
+            Phase::Offered(offer) if accept.attempt == self.attempt => {
                 self.steps.set(|timeline, now| (timeline.accepted_ms, timeline.dial_ms) = (now, accept.dial_ms));
                 self.listing.publish(Status::Accepted);
-                self.complete(Phase::Accepted(asked, accept))
+                self.complete(Phase::Accepted(offer, accept))
             }
             // An answer to an earlier attempt, or a second one.
             phase => phase,
         }
     }
 
-    fn on_reject(&mut self, mut phase: Phase, reject: Reject) -> Result<Phase, Failed> {
-        let Some(asked) = phase.asked().filter(|_| reject.attempt == self.attempt) else { return Ok(phase) };
-        asked.channel = None; // the device knows
+    pub(super) fn on_reject(&mut self, mut phase: Phase, reject: Reject) -> Result<Phase, Failed> {
+        let Some(offer) = phase.pending().filter(|_| reject.attempt == self.attempt) else { return Ok(phase) };
+        offer.channel = None; // the device knows
         Err(phase.fail(Refusal::Rejected { code: reject.code, detail: reject.detail.map(|detail| detail.to_string()) }))
     }
 
@@ -133,16 +155,23 @@ impl Actor {
         if let Some(before) = self.legs.side(of.side()).replace(leg) {
             close_unused(&self.core.tasks, before, CloseReason::Superseded, "a newer join took its place");
         }
+        if phase.is_on_leg() {
+            self.pass_early();
+        }
     }
 
     /// Opened, once the device has accepted and both legs are there.
     fn complete(&mut self, phase: Phase) -> Phase {
         match phase {
-            Phase::Accepted(asked, accept) => match (self.legs.caller.take(), self.legs.device.take()) {
-                (Some(caller), Some(device)) => Phase::Opened(Box::new(Opened { slot: asked.slot, accept, caller, device })),
+            Phase::Accepted(offer, accept) => match (self.legs.caller.take(), self.legs.device.take()) {
+                (Some(caller), Some(device)) => {
+                    let PendingOffer { slot, session, on_leg, .. } = offer;
+                    let accepted_on_leg = on_leg.is_some();
+                    Phase::Opened(Box::new(Opened { slot, session, accepted_on_leg, accept, caller, device }))
+                }
                 (caller, device) => {
                     (self.legs.caller, self.legs.device) = (caller, device);
-                    Phase::Accepted(asked, accept)
+                    Phase::Accepted(offer, accept)
                 }
             },
             phase => phase,
@@ -150,8 +179,8 @@ impl Actor {
     }
 
     fn on_device_alive(&mut self, mut phase: Phase, alive: bool) -> Phase {
-        if let Some(asked) = phase.asked() {
-            asked.alive = None;
+        if let Some(offer) = phase.pending() {
+            offer.alive = None;
         }
         if alive {
             self.steps.set(|timeline, now| timeline.device_alive_ms = now);
@@ -170,24 +199,28 @@ impl Actor {
             return Err(phase.fail(Refusal::CallerGone));
         }
         self.steps.set(|timeline, _| timeline.caller_joined_ms = None);
-        self.put_away(Side::Caller, &end);
+        let phase = self.forget_caller(phase)?;
+        self.close_ended(Side::Caller, &end);
         Ok(phase)
     }
 
     fn on_device_ended(&mut self, mut phase: Phase, end: LegEnd) -> Result<Phase, Failed> {
         // Whatever the code, as everywhere on legs.
         if matches!(end, LegEnd::Reset(_)) {
-            if let Some(asked) = phase.asked() {
-                asked.channel = None; // the device knows
+            if let Some(offer) = phase.pending() {
+                offer.channel = None; // the device knows
             }
             return Err(phase.fail(Refusal::Rejected { code: RejectCode::Internal, detail: None }));
         }
         self.steps.set(|timeline, _| timeline.device_joined_ms = None);
-        self.put_away(Side::Device, &end);
+        if phase.is_on_leg() {
+            return self.on_offered_leg_lost(phase, &end);
+        }
+        self.close_ended(Side::Device, &end);
         Ok(phase)
     }
 
-    fn put_away(&mut self, side: Side, end: &LegEnd) {
+    pub(super) fn close_ended(&mut self, side: Side, end: &LegEnd) {
         let Some(leg) = self.legs.side(side).take() else { return };
         let (reason, detail) = match end {
             LegEnd::Broke(reason, detail) => (*reason, detail.as_str()),
@@ -199,26 +232,30 @@ impl Actor {
     /// A newer channel of the same start of the agent takes over its undecided offers. With any other, or none, nobody is there to decide: the
     /// device is waited for again while there is time for that. What was accepted stays accepted.
     fn on_channel_closed(&mut self, mut phase: Phase, closed: &ChannelClosed) -> Result<Phase, Failed> {
-        let Some(asked) = phase.asked() else { return Ok(phase) };
-        let Some(before) = asked.channel.take() else { return Ok(phase) };
+        let Some(offer) = phase.pending() else { return Ok(phase) };
+        let Some(before) = offer.channel.take() else { return Ok(phase) };
+        if offer.on_leg.is_some() && matches!(phase, Phase::Offered(_)) {
+            return self.on_offered_leg_lost(phase, &LegEnd::Lost);
+        }
+        let Some(offer) = phase.pending() else { return Ok(phase) };
         let principal = &before.about().principal;
         if matches!(closed, ChannelClosed::Superseded { by } if *by == principal.instance)
             && let Location::Here(newer) = self.core.directory.find(&principal.device)
             && newer.about().principal == *principal
         {
-            asked.channel = Some(newer);
+            offer.channel = Some(newer);
             return Ok(phase);
         }
         match phase {
-            Phase::Offered(asked) => self.wait_again(asked),
+            Phase::Offered(offer) => self.wait_again(offer),
             accepted => Ok(accepted),
         }
     }
 
-    fn wait_again(&mut self, asked: Asked) -> Result<Phase, Failed> {
-        drop(asked);
+    pub(super) fn wait_again(&mut self, offer: PendingOffer) -> Result<Phase, Failed> {
+        drop(offer);
         let facts = self.listing.facts();
-        let refuse = |refusal| Err(Failed { refusal, channel: None });
+        let refuse = |refusal| Err(Failed { refusal, channel: None, on_leg: None });
         if Instant::now() >= self.wait_until {
             return refuse(Refusal::Unresponsive(facts.device.clone()));
         }
@@ -251,4 +288,9 @@ impl Actor {
         };
         Refusal::TimedOut { within: self.core.deadline(&self.open), missing }
     }
+}
+
+/// Whole milliseconds from now on.
+pub(super) fn millis_until(until: Instant) -> u64 {
+    u64::try_from(until.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX)
 }

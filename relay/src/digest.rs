@@ -5,11 +5,11 @@ use subtle::ConstantTimeEq;
 
 /// The first half of a SHA-256. What is digested here is random or belongs to one caller, so that nobody gains from a collision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Digest([u8; 16]);
+pub(crate) struct Digest([u8; 16]);
 
 impl Digest {
     /// Of several parts, told apart by their lengths.
-    pub(super) fn of(parts: &[&[u8]]) -> Self {
+    pub(crate) fn of(parts: &[&[u8]]) -> Self {
         let mut hash = Sha256::new();
         for part in parts {
             hash.update((part.len() as u64).to_be_bytes());
@@ -22,7 +22,7 @@ impl Digest {
     }
 
     /// Compares in constant time.
-    pub(super) fn is(&self, other: &Self) -> bool {
+    pub(crate) fn is(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }
 }
