@@ -7,28 +7,34 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use moorline_proto::bounds::IDLE_LEGS;
 use moorline_proto::causes::Causes;
 use moorline_proto::close::CloseReason;
 use moorline_proto::control::{Cancel, Offer, Reject, RejectCode};
 use moorline_proto::id::Instance;
+use moorline_proto::names::REUSE;
 use moorline_proto::text::{Text, printable};
 use moorline_transport::dial::{Dialer, TrustError};
 use rand::RngExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
+use crate::admission::{Admission, Admitted, Refused};
+use crate::context::OfferContext;
 use crate::control_sender::ControlSender;
 use crate::handle::AgentHandle;
 use crate::handler::Handler;
+use crate::idle_legs::IdleLegs;
 use crate::limits::{PEER_TEXT_CHARS, RETIRED_SESSION_TIMEOUT, STOP_TIMEOUT, streams_for_descriptors};
-use crate::offer::{OfferContext, serve_offer};
+use crate::offer::serve_offer;
 use crate::reconnect::{DisconnectCause, Reconnection, RetryReason};
 use crate::session::{ConnectError, Session, SessionEnd, SessionEvent};
 use crate::settings::Settings;
-use crate::streams::{NotAdmitted, Streams};
+use crate::streams::Streams;
+use crate::warm_legs::keep_ready;
 
 /// A device's agent.
 pub struct Agent(Arc<Inner>);
@@ -39,9 +45,7 @@ pub(crate) struct Inner {
     instance: Instance,
     pub(crate) settings: watch::Sender<Arc<Settings>>,
     pub(crate) control: ControlSender,
-    streams: Streams,
-    /// Streams for which the process has file descriptors.
-    streams_for_descriptors: u32,
+    admission: Arc<Admission>,
     pub(crate) tasks: TaskTracker,
     pub(crate) retire: CancellationToken,
     end_streams: CancellationToken,
@@ -68,17 +72,26 @@ impl Agent {
         let bits: [u8; 16] = rand::rng().random();
         let instance = data_encoding::HEXLOWER.encode(&bits).parse().expect("32 hex digits are an instance");
         let descriptors = rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
+        let streams_for_descriptors = streams_for_descriptors(descriptors, settings.warm_legs);
+        let settings = watch::Sender::new(Arc::new(settings));
+        let (retire, end_streams) = (CancellationToken::new(), CancellationToken::new());
+        let admission = Admission {
+            streams: Streams::default(),
+            settings: settings.subscribe(),
+            streams_for_descriptors,
+            retire: retire.clone(),
+            end_streams: end_streams.clone(),
+        };
         Self(Arc::new(Inner {
             dialer,
             handler: Arc::new(handler),
             instance,
-            settings: watch::Sender::new(Arc::new(settings)),
+            settings,
             control: ControlSender::default(),
-            streams: Streams::default(),
-            streams_for_descriptors: streams_for_descriptors(descriptors),
+            admission: Arc::new(admission),
             tasks: TaskTracker::new(),
-            retire: CancellationToken::new(),
-            end_streams: CancellationToken::new(),
+            retire,
+            end_streams,
         }))
     }
 
@@ -102,7 +115,7 @@ impl Agent {
     /// Dropping the future ends the streams.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let inner = &self.0;
-        let (max_streams, possible) = (inner.settings.borrow().max_streams, inner.streams_for_descriptors);
+        let (max_streams, possible) = (inner.settings.borrow().max_streams, inner.admission.streams_for_descriptors);
         if possible < max_streams {
             warn!(
                 max_streams,
@@ -126,6 +139,14 @@ impl Agent {
             warn!("the relay does not answer: stopping without its Close");
         }
     }
+}
+
+/// A session, and what its offers share.
+struct Online {
+    session: Session,
+    context: Arc<OfferContext>,
+    /// Ends the session's idle legs, and the offers on them that are undecided.
+    legs: DropGuard,
 }
 
 /// How serving a session ended.
@@ -191,12 +212,14 @@ impl Inner {
 
     /// Serves a session, and those that replace it without a gap, until the device is offline, and returns why. Returns nothing if the agent
     /// is retired.
-    async fn serve(self: &Arc<Self>, mut session: Session, reconnection: &mut Reconnection) -> Option<DisconnectCause> {
-        self.on_connected(&session);
+    async fn serve(self: &Arc<Self>, session: Session, reconnection: &mut Reconnection) -> Option<DisconnectCause> {
+        let mut online = self.on_connected(session);
         loop {
-            let asked = match self.serve_until_go_away(&mut session).await {
+            let asked = match self.serve_until_go_away(&mut online).await {
                 Served::GoAway(asked) => asked,
                 Served::Ended(end) => {
+                    let Online { session, legs, .. } = online;
+                    drop(legs);
                     reconnection.was_online(session.online_since.elapsed());
                     if let SessionEnd::ProtocolViolation(detail) = &end {
                         session.close(CloseReason::Protocol, detail).await;
@@ -204,28 +227,51 @@ impl Inner {
                     return Some(self.on_session_end(&end));
                 }
                 Served::Retired => {
-                    self.retire_session(session).await;
+                    self.retire_session(online).await;
                     return None;
                 }
             };
-            let newer = match self.migrate(&mut session, asked, reconnection).await {
+            let newer = match self.migrate(&mut online, asked, reconnection).await {
                 Migrated::To(newer) => *newer,
                 Migrated::Ended(end) => return Some(self.on_session_end(&end)),
                 Migrated::Retired => {
-                    self.retire_session(session).await;
+                    self.retire_session(online).await;
                     return None;
                 }
             };
-            self.on_connected(&newer);
-            let older = std::mem::replace(&mut session, newer);
+            let older = std::mem::replace(&mut online, self.on_connected(newer));
             let inner = Arc::clone(self);
             self.tasks.spawn(async move { inner.retire_session(older).await });
         }
     }
 
-    fn on_connected(&self, session: &Session) {
+    fn on_connected(&self, session: Session) -> Online {
         self.control.attach(session.sender());
         info!(device = %self.settings.borrow().device, node = %session.welcome.node, session = %session.welcome.session, "online");
+        let is_reused = session.welcome.features.iter().any(|feature| feature.as_str() == REUSE);
+        let (idle_legs, legs) = IdleLegs::new();
+        let context = Arc::new(OfferContext {
+            dialer: if is_reused { self.dialer.with_reuse() } else { self.dialer.clone() },
+            handler: Arc::clone(&self.handler),
+            control: self.control.clone(),
+            admission: Arc::clone(&self.admission),
+            max_streams: session.welcome.max_streams,
+            legs: idle_legs,
+            end_streams: self.end_streams.clone(),
+        });
+        self.keep_legs_ready(&session, &context);
+        Online { session, context, legs }
+    }
+
+    /// Starts to keep the session's `warm_legs` ready, if there are to be any and the relay says how.
+    fn keep_legs_ready(&self, session: &Session, context: &Arc<OfferContext>) {
+        let wanted = self.settings.borrow().warm_legs.min(IDLE_LEGS);
+        let Some(warm) = session.welcome.warm.clone().filter(|_| wanted > 0) else { return };
+        let (context, tasks) = (Arc::clone(context), self.tasks.clone());
+        self.tasks.spawn(async move {
+            let legs = context.legs.clone();
+            legs.while_kept(Box::pin(keep_ready(context, warm, wanted, tasks))).await;
+        });
     }
 
     fn on_session_end(&self, end: &SessionEnd) -> DisconnectCause {
@@ -233,11 +279,11 @@ impl Inner {
         end.disconnect_cause(&self.instance)
     }
 
-    async fn serve_until_go_away(self: &Arc<Self>, session: &mut Session) -> Served {
+    async fn serve_until_go_away(self: &Arc<Self>, online: &mut Online) -> Served {
         loop {
-            let Some(event) = self.retire.run_until_cancelled(session.next()).await else { return Served::Retired };
+            let Some(event) = self.retire.run_until_cancelled(online.session.next()).await else { return Served::Retired };
             match event {
-                SessionEvent::Offer(offer) => self.on_offer(*offer, session.welcome.max_streams),
+                SessionEvent::Offer(offer) => self.on_offer(*offer, &online.context),
                 SessionEvent::Cancel(cancel) => self.on_cancel(&cancel),
                 SessionEvent::GoAway(after) => return Served::GoAway(after),
                 SessionEvent::Ended(end) => return Served::Ended(end),
@@ -246,8 +292,8 @@ impl Inner {
     }
 
     /// Opens a new session while the old one goes on. The old one is kept until the new one is open, however often that fails.
-    async fn migrate(self: &Arc<Self>, old: &mut Session, asked: Duration, reconnection: &mut Reconnection) -> Migrated {
-        let after = reconnection.after_go_away(asked, old.online_since.elapsed(), &mut rand::rng());
+    async fn migrate(self: &Arc<Self>, old: &mut Online, asked: Duration, reconnection: &mut Reconnection) -> Migrated {
+        let after = reconnection.after_go_away(asked, old.session.online_since.elapsed(), &mut rand::rng());
         info!(after_ms = after.as_millis(), "the relay node is leaving: connecting anew");
         let connect = async {
             sleep(after).await;
@@ -283,13 +329,15 @@ impl Inner {
     }
 
     /// Serves a session that brings no more streams until the relay closes it. Closes it when the streams are to end, after 10 s at the
-    /// latest.
-    async fn retire_session(self: &Arc<Self>, mut session: Session) {
+    /// latest. Its idle legs are closed at once.
+    async fn retire_session(self: &Arc<Self>, online: Online) {
+        let Online { mut session, context, legs: _over_at_the_end } = online;
+        context.legs.close();
         let until_end = async {
             loop {
                 match session.next().await {
                     // Offers that cross with a newer session are repeated there.
-                    SessionEvent::Offer(offer) if self.retire.is_cancelled() => self.on_offer(*offer, 0),
+                    SessionEvent::Offer(offer) if self.retire.is_cancelled() => self.on_offer(*offer, &context),
                     SessionEvent::Offer(_) | SessionEvent::GoAway(_) => {}
                     SessionEvent::Cancel(cancel) => self.on_cancel(&cancel),
                     SessionEvent::Ended(_) => return,
@@ -302,32 +350,16 @@ impl Inner {
         }
     }
 
-    fn on_offer(self: &Arc<Self>, offer: Offer, relay_max_streams: u32) {
-        if self.retire.is_cancelled() {
-            return self.reject_excess(&offer, RejectCode::Busy, "the device accepts no more streams");
+    fn on_offer(&self, offer: Offer, context: &Arc<OfferContext>) {
+        match self.admission.admit(offer.stream, offer.attempt, context.max_streams) {
+            Ok(admitted) => self.spawn_offer(offer, admitted, Arc::clone(context)),
+            Err(Refused::Reject(code, detail)) => self.reject_excess(&offer, code, detail),
+            Err(Refused::Outdated) => debug!(stream = %offer.stream, "offer ignored: a later attempt is under way"),
         }
-        let settings = Arc::clone(&self.settings.borrow());
-        let wanted = settings.max_streams.min(relay_max_streams);
-        let max_streams = usize::try_from(wanted.min(self.streams_for_descriptors)).unwrap_or(usize::MAX);
-        let cancel = self.end_streams.child_token();
-        let guard = match self.streams.admit(offer.stream, offer.attempt, max_streams, cancel.clone()) {
-            Ok(guard) => guard,
-            Err(NotAdmitted::Full) if wanted > self.streams_for_descriptors => {
-                return self.reject_excess(&offer, RejectCode::Internal, "the device has no file descriptors left for another stream");
-            }
-            Err(NotAdmitted::Full) => {
-                return self.reject_excess(&offer, RejectCode::Busy, "the device has as many streams as it may have");
-            }
-            Err(NotAdmitted::Outdated) => return debug!(stream = %offer.stream, "offer ignored: a later attempt is under way"),
-        };
-        let context = OfferContext {
-            dialer: self.dialer.clone(),
-            handler: Arc::clone(&self.handler),
-            control: self.control.clone(),
-            trusted_suffix: settings.trusted_suffix.clone(),
-        };
-        let end_streams = self.end_streams.clone();
-        self.tasks.spawn(async move { Box::pin(serve_offer(context, offer, guard, cancel, end_streams)).await });
+    }
+
+    fn spawn_offer(&self, offer: Offer, admitted: Admitted, context: Arc<OfferContext>) {
+        self.tasks.spawn(async move { Box::pin(serve_offer(context, offer, admitted)).await });
     }
 
     fn reject_excess(&self, offer: &Offer, code: RejectCode, detail: &str) {
@@ -338,7 +370,7 @@ impl Inner {
 
     fn on_cancel(&self, cancel: &Cancel) {
         // The offer may be unknown: a cancel crosses with the answer.
-        if self.streams.cancel(&cancel.stream) {
+        if self.admission.streams.cancel(&cancel.stream) {
             info!(stream = %cancel.stream, code = %cancel.code, "offer cancelled");
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use moorline_proto::control::{Attempt, Cancel, CancelCode, FromDevice, GoAway, Offer, Reject, RejectCode, Welcome};
+use moorline_proto::control::{Attempt, Cancel, CancelCode, FromDevice, GoAway, Offer, RejectCode, Welcome};
 use moorline_proto::text::Text;
 use moorline_proto::whole::Whole;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -13,51 +13,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::agent::Agent;
 use crate::handle::ReplaceError;
-use crate::handler::{Accepted, Decision, DecisionFuture, OfferInfo};
-use crate::scripted::{ScriptedRelay, Socket, agent, offer, settings, welcome};
+use crate::handler::{Accepted, Decision, OfferInfo};
+use crate::scripted::{Call, ScriptedRelay, Socket, agent, alongside, handler, offer, rejected, settings, welcome};
 use crate::session::{Session, SessionEvent};
 use crate::settings::Settings;
-
-/// A call of the handler, as the test sees it.
-struct Call {
-    /// Sends the decision.
-    decide: oneshot::Sender<Decision>,
-    /// Resolves when the call was dropped.
-    dropped: oneshot::Receiver<()>,
-}
-
-/// A handler that passes each call to the test.
-fn handler() -> (impl Fn(OfferInfo) -> DecisionFuture<'static> + Send + Sync, mpsc::Receiver<Call>) {
-    let (calls, receiver) = mpsc::channel(64);
-    let handler = move |_: OfferInfo| -> DecisionFuture<'static> {
-        let ((decide, decided), (alive, dropped)) = (oneshot::channel(), oneshot::channel());
-        let sent = calls.try_send(Call { decide, dropped });
-        Box::pin(async move {
-            let _alive: oneshot::Sender<()> = alive;
-            sent.unwrap();
-            decided.await.unwrap()
-        })
-    };
-    (handler, receiver)
-}
-
-/// Runs `scenario` while the agent runs.
-async fn alongside(agent: Agent, scenario: impl Future<Output = ()>) {
-    tokio::select! {
-        () = agent.run(std::future::pending()) => panic!("the agent stopped"),
-        () = scenario => {}
-    }
-}
-
-/// The next rejection on a control channel.
-async fn rejected(control: &mut Socket) -> Reject {
-    match control.next().await {
-        FromDevice::Reject(reject) => reject,
-        other => panic!("{other:?} instead of reject"),
-    }
-}
 
 #[tokio::test(start_paused = true)]
 async fn an_offer_that_is_repeated_replaces_the_first_whose_target_is_dropped_without_an_answer() {

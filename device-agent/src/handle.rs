@@ -33,7 +33,7 @@ impl AgentHandle {
     }
 
     /// Replaces the settings. The relay is told the new services at once. The limit of streams and the trusted suffix apply to the next
-    /// offer, the key to the next connection.
+    /// offer, the key and the number of legs kept ready to the next connection.
     ///
     /// # Errors
     /// [`ReplaceError`]; the old settings stay.
@@ -58,7 +58,7 @@ impl AgentHandle {
 
 #[cfg(test)]
 impl AgentHandle {
-    /// Tasks of offers and streams.
+    /// Tasks of offers, streams and legs.
     pub(crate) fn tasks(&self) -> usize {
         self.0.tasks.len()
     }

@@ -124,7 +124,8 @@ fn configuration(new: &NewDevice) -> String {
         writeln!(text, "ca_file = \"{CA_FILE}\"").ok();
     }
     text.push_str(
-        "# max_streams = 512    # streams at once; the relay's limit holds besides\n\n\
+        "# max_streams = 512    # streams at once; the relay's limit holds besides\n\
+         # warm_legs = 0        # legs kept ready, so that streams open sooner; each is a connection\n\n\
          # The services that callers may reach, and no others:\n# [services.ssh]\n# target = \"127.0.0.1:22\"    # or \"unix:/path\"\n",
     );
     for (name, target) in &new.services {

@@ -24,33 +24,43 @@
 //! # }
 //! ```
 //!
-//! Reading order: [`agent`] (connect, serve, wait, reconnect), [`session`] (one control channel), `offer` (one stream),
-//! [`policy`] and [`reconnect`] (pure decisions).
+//! Reading order: [`agent`] (connect, serve, wait, reconnect), [`session`] (one control channel), `offer` (one offer), `request` (how it
+//! is decided), `leg_offer` (a leg that is used again), [`policy`] and [`reconnect`] (pure decisions).
 
+mod admission;
 pub mod agent;
 pub mod cli;
 pub mod config;
+mod context;
 mod control_sender;
 mod handle;
 pub mod handler;
 pub mod identity;
+mod idle_legs;
 pub mod init;
+mod leg_offer;
 pub mod limits;
 mod logging;
 mod offer;
 pub mod policy;
 pub mod reconnect;
+mod request;
 pub mod session;
 pub mod settings;
 mod streams;
 pub mod target;
+mod warm_legs;
 
 #[cfg(test)]
 mod agent_tests;
 #[cfg(test)]
+mod leg_tests;
+#[cfg(test)]
 mod retry_tests;
 #[cfg(test)]
 mod scripted;
+#[cfg(test)]
+mod warm_tests;
 
 pub use agent::Agent;
 pub use handle::{AgentHandle, ReplaceError};

@@ -4,11 +4,18 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use moorline_proto::bounds::IDLE_LEGS;
+
 /// Streams at once, open and undecided, where the configuration does not say. Further offers are rejected as `busy`. The default of
 /// the relay, so that neither side rejects what the other one would take.
 pub const MAX_STREAMS: u32 = 512;
 /// What `max_streams` may be set to. Each stream takes two file descriptors and two buffers.
 pub const MAX_STREAMS_RANGE: RangeInclusive<u32> = 1..=10_000;
+
+/// Idle legs that are kept ready, where the configuration does not say: each is a connection.
+pub const WARM_LEGS: u32 = 0;
+/// What `warm_legs` may be set to. The relay keeps no more.
+pub const WARM_LEGS_RANGE: RangeInclusive<u32> = 0..=IDLE_LEGS;
 
 /// File descriptors that streams leave free: standard streams, the runtime, two control channels, connections that are being
 /// replaced, the resolver, the log.
@@ -20,6 +27,9 @@ pub(crate) const DESCRIPTORS_PER_STREAM: u64 = 2;
 pub(crate) const JOIN_BYTES: u64 = 64 * 1024;
 /// Bytes of a private key's file. An Ed25519 key takes about 120.
 pub(crate) const KEY_FILE_BYTES: usize = 16 * 1024;
+
+/// Streams that were opened and did not end in order, whose ids are remembered until their deadline.
+pub(crate) const REMEMBERED_STREAMS: usize = 4_096;
 
 /// Messages that wait to be sent on the control channel. Beyond: answers wait for a place, rejections of excess offers are dropped.
 pub(crate) const OUTGOING_QUEUE: usize = 256;
@@ -39,6 +49,8 @@ pub(crate) const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// DNS, TCP, TLS and the upgrade of a control channel together.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// An idle leg that ends earlier, and carried no stream, was opened for nothing: there is a pause before the next one.
+pub(crate) const IDLE_LEG_STABLE_AFTER: Duration = Duration::from_secs(10);
 /// A relay that does not take a message within this time is unresponsive.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// An answer that waits this long for its place in the queue is dropped: the relay has a deadline of its own.
@@ -50,9 +62,10 @@ pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(6);
 /// The relay closes a leg at the offer's deadline. The device stops waiting for that Close after this time.
 pub(crate) const OPENED_GRACE: Duration = Duration::from_secs(5);
 
-/// Streams for which there are file descriptors, if the process may have `descriptors` of them. At least one.
-pub(crate) fn streams_for_descriptors(descriptors: u64) -> u32 {
-    let streams = descriptors.saturating_sub(RESERVED_DESCRIPTORS) / DESCRIPTORS_PER_STREAM;
+/// Streams for which there are file descriptors, if the process may have `descriptors` of them, and keeps this many legs ready. At least one.
+/// A leg that became idle holds one descriptor, which its stream had.
+pub(crate) fn streams_for_descriptors(descriptors: u64, warm_legs: u32) -> u32 {
+    let streams = descriptors.saturating_sub(RESERVED_DESCRIPTORS + u64::from(warm_legs)) / DESCRIPTORS_PER_STREAM;
     u32::try_from(streams).unwrap_or(u32::MAX).max(1)
 }
 
@@ -62,9 +75,10 @@ mod tests {
 
     #[test]
     fn streams_leave_descriptors_free() {
-        assert_eq!(streams_for_descriptors(1_024), 500);
-        assert_eq!(streams_for_descriptors(48), 12);
-        assert_eq!(streams_for_descriptors(0), 1);
-        assert_eq!(streams_for_descriptors(u64::MAX), u32::MAX);
+        assert_eq!(streams_for_descriptors(1_024, 0), 500);
+        assert_eq!(streams_for_descriptors(1_024, 64), 468);
+        assert_eq!(streams_for_descriptors(48, 0), 12);
+        assert_eq!(streams_for_descriptors(0, 64), 1);
+        assert_eq!(streams_for_descriptors(u64::MAX, 0), u32::MAX);
     }
 }

@@ -3,24 +3,28 @@
 use std::io;
 
 use futures_util::{SinkExt, StreamExt};
-use moorline_proto::control::{Attempt, CallerInfo, Challenge, FromDevice, Hello, Nonce, Offer, ToDevice, Welcome};
+use moorline_proto::control::{Attempt, CallerInfo, Challenge, FromDevice, Hello, Nonce, Offer, Reject, ToDevice, Warm, Welcome};
 use moorline_proto::join::RelayUrl;
 use moorline_proto::leg::{LegText, Opened, Peer};
 use moorline_proto::message::Decoded;
+use moorline_proto::names::{LEG_HEADER, REUSE};
 use moorline_proto::problem::Timeline;
+use moorline_proto::reuse::{Idle, LegOffer, ReuseText};
 use moorline_proto::secret::Secret;
 use moorline_proto::text::Text;
 use moorline_proto::timestamp::Timestamp;
 use moorline_transport::dial::Dialer;
 use tokio::io::{DuplexStream, duplex};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::{Message, http::header::SEC_WEBSOCKET_PROTOCOL};
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async};
 
 use crate::agent::Agent;
-use crate::handler::Handler;
+use crate::handler::{Decision, DecisionFuture, Handler, OfferInfo};
 use crate::identity::Identity;
 use crate::settings::Settings;
 
@@ -89,6 +93,58 @@ pub(crate) fn offer(stream: u32) -> Offer {
     }
 }
 
+/// A call of the handler, as the test sees it.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// Sends the decision.
+    pub(crate) decide: oneshot::Sender<Decision>,
+    /// Resolves when the call was dropped.
+    pub(crate) dropped: oneshot::Receiver<()>,
+}
+
+/// A handler that passes each call to the test.
+pub(crate) fn handler() -> (impl Fn(OfferInfo) -> DecisionFuture<'static> + Send + Sync, mpsc::Receiver<Call>) {
+    let (calls, receiver) = mpsc::channel(64);
+    let handler = move |_: OfferInfo| -> DecisionFuture<'static> {
+        let ((decide, decided), (alive, dropped)) = (oneshot::channel(), oneshot::channel());
+        let sent = calls.try_send(Call { decide, dropped });
+        Box::pin(async move {
+            let _alive: oneshot::Sender<()> = alive;
+            sent.unwrap();
+            decided.await.unwrap()
+        })
+    };
+    (handler, receiver)
+}
+
+/// Runs `scenario` while the agent runs.
+pub(crate) async fn alongside(agent: Agent, scenario: impl Future<Output = ()>) {
+    tokio::select! {
+        () = agent.run(std::future::pending()) => panic!("the agent stopped"),
+        () = scenario => {}
+    }
+}
+
+/// The next rejection on a control channel.
+pub(crate) async fn rejected(control: &mut Socket) -> Reject {
+    match control.next().await {
+        FromDevice::Reject(reject) => reject,
+        other => panic!("{other:?} instead of reject"),
+    }
+}
+
+/// A `welcome` of a relay that knows idle legs.
+pub(crate) fn reuse_welcome() -> Welcome {
+    let warm = Warm { url: Text::truncated("/v1/legs/n1/idle"), token: Secret::new("mrl_warm_x") };
+    Welcome { features: vec![REUSE.parse().unwrap()], warm: Some(warm), ..welcome() }
+}
+
+/// The first offer of a stream, on a leg.
+pub(crate) fn leg_offer(stream: u32) -> LegOffer {
+    let Offer { stream, attempt, service, expires_in_ms, caller, data, features, .. } = offer(stream);
+    LegOffer { stream, attempt, service, expires_in_ms, caller, data, features, ping_ms: 3_600_000 }
+}
+
 fn caller() -> CallerInfo {
     CallerInfo {
         issuer: "relay".parse().unwrap(),
@@ -105,16 +161,43 @@ impl ScriptedRelay {
         self.0.recv().await.unwrap()
     }
 
-    /// Accepts the next connection and its upgrade.
+    /// Accepts the next connection and its upgrade, as a relay that knows nothing of idle legs.
     pub(crate) async fn accept(&mut self) -> Socket {
+        self.upgrade(false).await.0
+    }
+
+    /// Accepts the next leg, which may be used again, and returns the path of its request.
+    pub(crate) async fn accept_reusable(&mut self) -> (Socket, String) {
+        let (leg, path, asks_reuse) = self.upgrade(true).await;
+        assert!(asks_reuse, "the leg asks to be used again");
+        (leg, path)
+    }
+
+    /// Accepts a leg that is opened idle, and says so.
+    pub(crate) async fn accept_idle(&mut self) -> Socket {
+        let (mut leg, path) = self.accept_reusable().await;
+        assert_eq!(path, "/v1/legs/n1/idle");
+        leg.idle().await;
+        leg
+    }
+
+    /// Accepts the next upgrade. Returns its path, and whether it asks for a leg that is used again.
+    pub(crate) async fn upgrade(&mut self, grants_reuse: bool) -> (Socket, String, bool) {
         let connection = self.accept_connection().await;
+        let (mut path, mut asks_reuse) = (String::new(), false);
         #[expect(clippy::result_large_err, reason = "the signature of tungstenite's callback")]
         let with_subprotocol = |request: &Request, mut response: Response| -> Result<Response, ErrorResponse> {
             let subprotocol = request.headers()[SEC_WEBSOCKET_PROTOCOL].clone();
             response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, subprotocol);
+            path = request.uri().path().to_owned();
+            asks_reuse = request.headers().get(LEG_HEADER).is_some_and(|value| value == REUSE);
+            if asks_reuse && grants_reuse {
+                response.headers_mut().insert(LEG_HEADER, HeaderValue::from_static(REUSE));
+            }
             Ok(response)
         };
-        Socket(accept_hdr_async(connection, with_subprotocol).await.unwrap())
+        let socket = accept_hdr_async(connection, with_subprotocol).await.unwrap();
+        (Socket(socket), path, asks_reuse)
     }
 
     /// Accepts a control channel and admits the device.
@@ -129,16 +212,7 @@ impl ScriptedRelay {
     /// Accepts a leg and opens its stream.
     pub(crate) async fn open_leg(&mut self, offer: &Offer) -> Socket {
         let mut leg = self.accept().await;
-        let opened = Opened {
-            stream: offer.stream,
-            service: offer.service.clone(),
-            peer: Peer::Caller(caller()),
-            features: Vec::new(),
-            data: None,
-            ping_ms: 3_600_000,
-            timeline: Timeline::default(),
-        };
-        leg.send_message(Message::text(LegText::Opened(Box::new(opened)).encode())).await;
+        leg.open(offer).await;
         leg
     }
 
@@ -149,6 +223,60 @@ impl ScriptedRelay {
 }
 
 impl Socket {
+    /// Says that the stream of an offer is open.
+    pub(crate) async fn open(&mut self, offer: &Offer) {
+        let opened = Opened {
+            stream: offer.stream,
+            service: offer.service.clone(),
+            peer: Peer::Caller(caller()),
+            features: Vec::new(),
+            data: None,
+            ping_ms: 3_600_000,
+            timeline: Timeline::default(),
+        };
+        self.text(LegText::Opened(Box::new(opened)).encode()).await;
+    }
+
+    /// Says that the leg is idle.
+    pub(crate) async fn idle(&mut self) {
+        self.text(ReuseText::from(Idle { keep_ms: 300_000 }).encode()).await;
+    }
+
+    /// Offers a stream on the leg.
+    pub(crate) async fn offer(&mut self, offer: LegOffer) {
+        self.text(ReuseText::from(Box::new(offer)).encode()).await;
+    }
+
+    /// The device's answer on a leg.
+    pub(crate) async fn answer(&mut self) -> ReuseText {
+        match self.next_message().await {
+            Some(Message::Text(text)) => match ReuseText::decode(&text).unwrap() {
+                Decoded::Known(message) => message,
+                Decoded::Unknown(kind) => panic!("unknown message {kind}"),
+            },
+            other => panic!("{other:?} instead of an answer"),
+        }
+    }
+
+    /// The device's rejection on a leg.
+    pub(crate) async fn rejected(&mut self) -> Reject {
+        match self.answer().await {
+            ReuseText::Reject(reject) => reject,
+            other => panic!("{other:?} instead of reject"),
+        }
+    }
+
+    /// Sends a ping, and waits for its answer: the agent has handled what was sent before.
+    pub(crate) async fn ping(&mut self) {
+        self.send_message(Message::Ping(Vec::new().into())).await;
+        let message = self.0.next().await;
+        assert!(matches!(message, Some(Ok(Message::Pong(_)))), "{message:?} instead of a pong");
+    }
+
+    pub(crate) async fn text(&mut self, text: impl Into<String>) {
+        self.send_message(Message::text(text.into())).await;
+    }
+
     pub(crate) async fn send(&mut self, message: impl Into<ToDevice>) {
         self.send_message(Message::text(message.into().encode())).await;
     }

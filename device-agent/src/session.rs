@@ -22,7 +22,7 @@ use moorline_proto::close::CloseReason;
 use moorline_proto::control::{Cancel, FromDevice, Hello, Offer, Service, Services, ToDevice, Welcome};
 use moorline_proto::id::Instance;
 use moorline_proto::message::Decoded;
-use moorline_proto::names::{CONTROL, HEARTBEAT_FEATURE};
+use moorline_proto::names::{CONTROL, HEARTBEAT_FEATURE, REUSE};
 use moorline_proto::proof::ProofClaims;
 use moorline_proto::text::{Text, printable};
 use moorline_transport::dial::{DialError, Dialer, Refusal, WebSocket};
@@ -372,7 +372,7 @@ fn hello(settings: &Settings, instance: &Instance, proof: &str) -> Hello {
         proof: Text::truncated(proof),
         agent: Text::truncated(concat!("moorline-agent/", env!("CARGO_PKG_VERSION"))),
         services: settings.services.clone(),
-        features: HEARTBEAT_FEATURE.parse().into_iter().collect(),
+        features: [HEARTBEAT_FEATURE, REUSE].into_iter().flat_map(str::parse).collect(),
         hostname: std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| Text::truncated(name.trim())),
         os: Some(Text::truncated(std::env::consts::OS)),
     }

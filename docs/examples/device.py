@@ -5,7 +5,7 @@
     device.py --join join.txt --device lamp-1 --key device.key ssh=127.0.0.1:22 http=127.0.0.1:8080
 
 Needs Debian's python3-websockets and python3-cryptography."""
-import argparse, asyncio, base64, fcntl, hashlib, itertools, json, os, random, secrets, socket, ssl, struct, sys, termios, time
+import argparse, asyncio, base64, contextlib, fcntl, hashlib, itertools, json, os, random, secrets, socket, ssl, struct, sys, termios, time
 from urllib.parse import urlsplit
 
 import websockets
@@ -14,6 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils
 
 websockets.connect.MAX_REDIRECTS_ALLOWED = 1  # a redirect is a failure (5.2)
 INSTANCE = secrets.token_hex(16)
+IDLE_LEGS = 64  # kept at once (12)
+
+
+class Rejected(Exception):
+    """Code and detail of a `reject`."""
 
 
 def log(*words):
@@ -76,9 +81,16 @@ async def acknowledged(writer):
         await asyncio.sleep(0.01)
 
 
-async def carry(leg, reader, writer):
-    """Bytes both ways, until the relay closes the leg (8.3)."""
-    delivered = unsent = False
+async def carry(leg, reader, writer, held=()):
+    """Bytes both ways, until the relay closes the leg (8.3), or says that it is idle (8.6). `held` came before the device's `accept`.
+    Returns what to log, and whether the leg is idle."""
+    delivered = unsent = idle = False
+
+    async def messages():
+        for message in held:
+            yield message
+        async for message in leg:
+            yield message
 
     async def up():
         nonlocal unsent
@@ -91,9 +103,9 @@ async def carry(leg, reader, writer):
         except OSError:  # the local side was reset
             await leg.close(4001)
 
-    async def down():
-        nonlocal delivered
-        async for message in leg:
+    async def down(incoming):
+        nonlocal delivered, idle
+        async for message in incoming:
             if isinstance(message, bytes):
                 writer.write(message)
                 drained = asyncio.ensure_future(writer.drain())
@@ -106,21 +118,32 @@ async def carry(leg, reader, writer):
                 await leg.send('{"type":"delivered"}')
             elif kind == "delivered":
                 delivered = True
+            elif kind == "idle":
+                idle = True
+                return
 
     sending = asyncio.create_task(up())
     try:
-        await down()
+        async with contextlib.aclosing(messages()) as incoming:
+            await down(incoming)
     except OSError:  # the local side takes no more
         await leg.close(4001)
     except websockets.ConnectionClosed:
         pass  # the code says why
     sending.cancel()
     await asyncio.gather(sending, return_exceptions=True)
-    if leg.close_code == 1000 and not unsent:
+    if idle or leg.close_code == 1000 and not unsent:
         writer.close()
     else:
         reset(writer)
-    return f"{leg.close_code}" + ("" if delivered or leg.close_code != 1000 else ", cut short")
+    if idle:
+        return "finished", True
+    return f"{leg.close_code}" + ("" if delivered or leg.close_code != 1000 else ", cut short"), False
+
+
+def left(offer):
+    """Seconds to open the stream, from when the offer came (6.4)."""
+    return min(86_400_000, offer["expires_in_ms"]) / 1000
 
 
 class Device:
@@ -132,10 +155,13 @@ class Device:
         self.tls = ssl.create_default_context(cadata=unb64(ca) or None)
         self.tls.set_alpn_protocols(["http/1.1"])
         self.control, self.undecided, self.tasks = None, {}, set()
+        self.reuse, self.idle, self.opened = False, {}, {}
 
     def dial(self, url, subprotocol, token=None):
         # No close timer is in the way: this device never sends 1000 on a leg (8.4, 13).
         headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if token and self.reuse:
+            headers["Moorline-Leg"] = "reuse"  # the relay may say no (8.6)
         return websockets.connect(url, ssl=self.tls, subprotocols=[subprotocol], extra_headers=headers, compression=None,
                                   ping_interval=None, close_timeout=5, max_size=65536, max_queue=4, open_timeout=20,
                                   happy_eyeballs_delay=0.25)  # an address that does not answer delays nobody (6.6)
@@ -152,12 +178,13 @@ class Device:
         except websockets.ConnectionClosed:
             pass  # nobody waits for it
 
-    async def answer(self, offer, kind, **more):
+    def answer(self, offer, kind, **more):
         """`accept` or `reject`, to this attempt of the offer and no other."""
-        await self.say({"type": kind, "stream": offer["stream"], "attempt": offer.get("attempt") or 1, **more})
+        return {"type": kind, "stream": offer["stream"], "attempt": offer.get("attempt") or 1, **more}
 
-    async def reject(self, offer, code, detail):
-        await self.answer(offer, "reject", code=code, detail=str(detail)[:256])
+    def rejection(self, offer, rejected):
+        code, detail = rejected.args
+        return self.answer(offer, "reject", code=code, detail=str(detail)[:256])
 
     def leg_url(self, url):
         """Only the relay's own host (8.1)."""
@@ -167,31 +194,107 @@ class Device:
         own = parts.scheme in ("https", "wss") and parts.hostname == self.host and "@" not in parts.netloc
         return parts._replace(scheme="wss").geturl() if own else None
 
-    async def offered(self, offer):
-        """One offer (6.4): target first, then accept, then the leg."""
-        begun, left, stream = time.monotonic(), min(86_400_000, offer["expires_in_ms"]) / 1000, offer["stream"]
-        url, target = self.leg_url(offer["url"]), self.targets.get(offer["service"])
+    async def target(self, offer):
+        """Decides about an offer, wherever it came, and connects to its target."""
+        if time.monotonic() < self.opened.get(offer["stream"], 0):
+            raise Rejected("internal", "an earlier attempt reached the target")  # bytes must not reach it twice (8.6)
+        target = self.targets.get(offer["service"])
         if not target:
-            return await self.reject(offer, "not_exposed", "no such service here")
-        if not url:
-            return await self.reject(offer, "policy", "the leg's address is not the relay's")
+            raise Rejected("not_exposed", "no such service here")
         try:
-            reader, writer = await asyncio.wait_for(asyncio.open_connection(*target), min(10, left))
+            return await asyncio.wait_for(asyncio.open_connection(*target), min(10, left(offer)))
         except TimeoutError:
-            return await self.reject(offer, "target_timeout", "no answer")
+            raise Rejected("target_timeout", "no answer") from None
         except ConnectionRefusedError as error:
-            return await self.reject(offer, "target_refused", error)
+            raise Rejected("target_refused", error) from None
         except OSError as error:
-            return await self.reject(offer, "target_unreachable", error)
+            raise Rejected("target_unreachable", error) from None
+
+    async def offered(self, offer, channel):
+        """One offer (6.4): target first, then accept, then the leg."""
+        begun, stream, url = time.monotonic(), offer["stream"], self.leg_url(offer["url"])
         try:
-            await self.answer(offer, "accept", dial_ms=round(1000 * (time.monotonic() - begun), 3))
-            leg = await asyncio.wait_for(self.joined(url, offer["token"]), left - (time.monotonic() - begun))
+            if not url:
+                raise Rejected("policy", "the leg's address is not the relay's")
+            reader, writer = await self.target(offer)
+        except Rejected as rejected:
+            return await self.say(self.rejection(offer, rejected))
+        leg = idle = None
+        try:
+            await self.say(self.answer(offer, "accept", dial_ms=round(1000 * (time.monotonic() - begun), 3)))
+            leg = await asyncio.wait_for(self.joined(url, offer["token"]), left(offer) - (time.monotonic() - begun))
             self.undecided.pop(stream, None)  # from here on only the leg's end counts
             if leg:
-                log("stream", stream, offer["service"], "for", offer["caller"]["subject"], "opened")
-                log("stream", stream, "ended:", await carry(leg, reader, writer))
+                idle = await self.carried(leg, offer, reader, writer)
         except TimeoutError:
             log("stream", stream, "was not opened in time")
+        finally:
+            if not writer.is_closing():
+                reset(writer)
+        if idle:
+            await self.keep(leg, channel)
+
+    async def carried(self, leg, offer, reader, writer, held=()):
+        """An open stream to its end. Returns whether its leg is idle then."""
+        log("stream", offer["stream"], offer["service"], "for", offer["caller"]["subject"], "opened")
+        said, idle = await carry(leg, reader, writer, held)
+        log("stream", offer["stream"], "ended:", said)
+        return idle
+
+    async def keep(self, leg, channel):
+        """An idle leg, and the streams that are offered on it, one after the other, for as long as its control channel lasts (8.6)."""
+        idle = True
+        try:
+            while idle and not channel.closed and len(self.idle) < IDLE_LEGS:
+                self.idle[leg] = channel
+                message = json.loads(await leg.recv())
+                self.idle.pop(leg)
+                if message["type"] == "offer":  # other types are not known
+                    idle = await self.offered_on(leg, message)
+            if idle:
+                await leg.close(1000)
+        except websockets.ConnectionClosed:
+            pass  # the relay keeps it no longer
+        except asyncio.CancelledError:
+            leg.transport.abort()
+            raise
+        finally:
+            self.idle.pop(leg, None)
+
+    async def offered_on(self, leg, offer):
+        """An offer on a leg, which is the device leg. Returns whether the leg is idle again."""
+        log("stream", offer["stream"], "is offered on an idle leg")
+        begun, stream, held = time.monotonic(), offer["stream"], []
+        self.undecided[stream] = task = asyncio.current_task()
+        dialling, accepted = asyncio.create_task(self.target(offer)), False
+        try:
+            while not dialling.done():
+                reading = asyncio.create_task(leg.recv())
+                await asyncio.wait([dialling, reading], return_when=asyncio.FIRST_COMPLETED)
+                if not reading.done():
+                    reading.cancel()
+                    await asyncio.gather(reading, return_exceptions=True)
+                if not reading.cancelled():
+                    held.append(reading.result())  # bytes and `end` of the caller
+                    if isinstance(held[-1], str) and json.loads(held[-1])["type"] == "cancel":
+                        raise Rejected("internal", "cancelled")
+            reader, writer = dialling.result()
+            now = time.monotonic()
+            await leg.send(compact(self.answer(offer, "accept", dial_ms=round(1000 * (now - begun), 3))))
+            self.opened = {known: until for known, until in self.opened.items() if now < until} | {stream: begun + left(offer)}
+            accepted = True
+        except Rejected as rejected:
+            await leg.send(compact(self.rejection(offer, rejected)))
+            while isinstance(message := await leg.recv(), bytes) or json.loads(message)["type"] != "idle":
+                pass  # of the stream that was rejected
+            return True
+        finally:
+            if self.undecided.get(stream) is task:
+                self.undecided.pop(stream)
+            if not accepted and not dialling.cancel() and not dialling.exception():
+                reset(dialling.result()[1])
+        try:
+            return await self.carried(leg, offer, reader, writer, held)
         finally:
             if not writer.is_closing():
                 reset(writer)
@@ -225,27 +328,31 @@ class Device:
             try:
                 challenge = json.loads(await asyncio.wait_for(ws.recv(), 20))
                 await ws.send(compact({
-                    "type": "hello", "device": self.device, "instance": INSTANCE, "agent": "device.py/1", "features": ["heartbeat"],
+                    "type": "hello", "device": self.device, "instance": INSTANCE, "agent": "device.py/1",
+                    "features": ["heartbeat", "reuse"],
                     "proof": prove(self.key, challenge["nonce"], self.host, self.device),
                     "services": [{"name": name} for name in self.targets]}))
                 welcome = json.loads(await asyncio.wait_for(ws.recv(), 20))
                 log("online, session", welcome["session"])
+                self.reuse = "reuse" in welcome.get("features", [])
                 self.control, beat = ws, self.spawn(self.heartbeat(ws, min(3_600_000, max(50, welcome["heartbeat_ms"])) / 1000))
                 async for text in ws:
-                    self.hear(json.loads(text), away)
+                    self.hear(json.loads(text), away, ws)
             except websockets.ConnectionClosed:
                 pass  # the code says why
             finally:
                 if beat:
                     beat.cancel()
+                for leg in [leg for leg, channel in self.idle.items() if channel is ws]:
+                    self.spawn(leg.close(1000))  # idle legs go with their channel (8.6)
             return ws.close_code, ws.close_reason or "", time.monotonic() - since
 
-    def hear(self, message, away):
+    def hear(self, message, away, channel):
         stream = message.get("stream")
         if message["type"] == "offer":  # many at once, each in a task of its own (6.3)
             if stream in self.undecided:  # offered again: this attempt replaces the one before (6.4)
                 self.undecided.pop(stream).cancel()
-            self.undecided[stream] = task = self.spawn(self.offered(message))
+            self.undecided[stream] = task = self.spawn(self.offered(message, channel))
             task.add_done_callback(lambda task: self.undecided.get(stream) is task and self.undecided.pop(stream))
         elif message["type"] == "cancel" and stream in self.undecided:
             self.undecided.pop(stream).cancel()

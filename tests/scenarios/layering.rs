@@ -57,11 +57,13 @@ const RELAY: Layers = &[
 ];
 
 const AGENT: Layers = &[
-    &["limits", "reconnect", "streams"],
-    &["control_sender", "identity", "logging", "target"],
+    &["limits", "reconnect"],
+    &["control_sender", "identity", "idle_legs", "logging", "streams", "target"],
     &["init", "policy", "settings"],
-    &["config", "handler", "session"],
-    &["offer"],
+    &["admission", "config", "handler", "session"],
+    &["context", "request"],
+    &["leg_offer"],
+    &["offer", "warm_legs"],
     &["agent"],
     &["handle"],
     &["cli"],

@@ -40,6 +40,7 @@ mod renewed_tokens;
 mod repository;
 mod request_form;
 mod reuse;
+mod reuse_agent;
 mod reuse_faults;
 mod reuse_integrity;
 mod splicing;

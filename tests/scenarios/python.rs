@@ -55,8 +55,10 @@ async fn ssh_works(world: &World, sshd: &Sshd, proxy: &str, device: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_in_python_serves_the_real_client() {
     let (world, sshd) = (World::start().await, Sshd::start().await.expect("openssh-server is installed"));
-    let _device = device(&world, "snake-1", &sshd).await;
+    let device = device(&world, "snake-1", &sshd).await;
     ssh_works(&world, &sshd, &world.proxy_command("snake-1"), "snake-1").await;
+    // The three of them, one after the other, needed no leg each.
+    device.line("an offer on an idle leg", |line| line.contains("is offered on an idle leg").then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -139,11 +139,17 @@ impl MemoryWorld {
 
     /// The real agent of a device, which is registered. It runs while [`Agent::run`] is polled.
     pub async fn agent(&self, id: &str, services: &[&str], handler: impl Handler) -> Agent {
+        self.agent_keeping(0, id, services, handler).await
+    }
+
+    /// The real agent as [`MemoryWorld::agent`], which keeps this many legs ready.
+    pub async fn agent_keeping(&self, warm_legs: u32, id: &str, services: &[&str], handler: impl Handler) -> Agent {
         let device: DeviceId = id.parse().expect("a device id");
         let pem = self.key(&device).await.to_pem().expect("a key that was made is written");
         let identity = Identity::from_pem(&pem).expect("a key that was written is read");
         let join = format!("https://{HOST}").parse().expect("a join string");
         let settings = services.iter().fold(Settings::new(join, device, identity), |settings, name| settings.exposing(name, ""));
+        let settings = Settings { warm_legs, ..settings };
         Agent::with_dialer(settings, handler, self.dialer())
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use moorline_proto::bounds::SERVICES;
@@ -15,7 +16,7 @@ use rustls_pki_types::pem::PemObject;
 
 use crate::config::file::{File, ServiceEntry};
 use crate::identity::{Identity, IdentityError};
-use crate::limits::{MAX_STREAMS, MAX_STREAMS_RANGE};
+use crate::limits::{MAX_STREAMS, MAX_STREAMS_RANGE, WARM_LEGS, WARM_LEGS_RANGE};
 use crate::policy::Policy;
 use crate::settings::Settings;
 use crate::target::Target;
@@ -100,19 +101,21 @@ impl Config {
         let (services, policy) = services(&file.services)?;
         let identity = Identity::load(&folder.join(&file.key_file)).map_err(ConfigError::Key)?;
         let ca = file.ca_file.as_ref().map(|name| certificate(&folder.join(name), name)).transpose()?;
-        let max_streams = max_streams(file.max_streams)?;
+        let max_streams = within("max_streams", file.max_streams, MAX_STREAMS, &MAX_STREAMS_RANGE)?;
+        let warm_legs = within("warm_legs", file.warm_legs, WARM_LEGS, &WARM_LEGS_RANGE)?;
         let join = Join { url, ca };
-        let settings = Settings { join, device, identity, services, trusted_suffix: file.trusted_suffix.clone(), max_streams };
+        let settings = Settings { join, device, identity, services, trusted_suffix: file.trusted_suffix.clone(), max_streams, warm_legs };
         Ok(Self { settings, policy })
     }
 }
 
-fn max_streams(written: Option<u32>) -> Result<u32, ConfigError> {
-    let (streams, range) = (written.unwrap_or(MAX_STREAMS), MAX_STREAMS_RANGE);
-    if range.contains(&streams) {
-        return Ok(streams);
+/// The number of a key as written, or its default.
+fn within(key: &str, written: Option<u32>, default: u32, range: &RangeInclusive<u32>) -> Result<u32, ConfigError> {
+    let number = written.unwrap_or(default);
+    if range.contains(&number) {
+        return Ok(number);
     }
-    Err(invalid("max_streams", &streams.to_string(), format_args!("from {} to {} are allowed", range.start(), range.end())))
+    Err(invalid(key, &number.to_string(), format_args!("from {} to {} are allowed", range.start(), range.end())))
 }
 
 fn services(entries: &BTreeMap<String, ServiceEntry>) -> Result<(Vec<Service>, Policy), ConfigError> {
@@ -159,11 +162,13 @@ mod tests {
     fn a_valid_file_yields_its_settings() {
         let folder = tempfile::tempdir().unwrap();
         Identity::create(&folder.path().join("device.key")).unwrap();
-        let file =
-            File::from_toml(&format!("max_streams = 7\n{VALID}[services.ssh]\ntarget = '127.0.0.1:22'\ndescription = 'a shell'")).unwrap();
+        let file = File::from_toml(&format!(
+            "max_streams = 7\nwarm_legs = 2\n{VALID}[services.ssh]\ntarget = '127.0.0.1:22'\ndescription = 'a shell'"
+        ))
+        .unwrap();
         let config = Config::check(&file, folder.path()).unwrap();
         assert_eq!((config.settings.join.url.host(), config.settings.device.as_str()), ("relay.test", "lamp-1"));
-        assert_eq!(config.settings.max_streams, 7);
+        assert_eq!((config.settings.max_streams, config.settings.warm_legs), (7, 2));
         assert_eq!(config.policy.decide(&"ssh".parse().unwrap()).unwrap().to_string(), "127.0.0.1:22");
     }
 
@@ -187,6 +192,8 @@ mod tests {
             ),
             (format!("max_streams = 0\n{VALID}"), ["max_streams", "1 to 10000"]),
             (format!("max_streams = 10001\n{VALID}"), ["max_streams", "10001"]),
+            (format!("warm_legs = 65\n{VALID}"), ["warm_legs = \"65\"", "from 0 to 64 are allowed"]),
+            (format!("warm_legs = -1\n{VALID}"), ["warm_legs", "-1"]),
         ] {
             let error = error_of(&text);
             assert!(words.iter().all(|word| error.contains(word)), "{words:?} in {error:?}");
