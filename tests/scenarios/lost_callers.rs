@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use moorline_proto::control::{CancelCode, ToDevice};
+use moorline_proto::control::{Cancel, CancelCode, Offer, ToDevice};
+use moorline_tests::middlebox::Middlebox;
+use moorline_tests::programs::Program;
 use moorline_tests::wire::{Pipe, WireDevice, WireLeg, bearer};
 use moorline_tests::world::World;
 use tokio::io::AsyncWriteExt;
@@ -90,4 +92,50 @@ async fn a_caller_that_stays_behind_more_bytes_than_are_held_gets_all_of_them_th
         leg
     };
     drop(tokio::join!(sending, receiving));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_disconnects_before_opened_frees_the_device_at_once() {
+    let world = World::start_with("ping = '300ms'\n").await;
+    let (mut device, window) = (world.wire_device("lamp-1").await, Middlebox::start(&world).await);
+    let forward = world.forward_by(window.address.port(), "lamp-1", &["ssh"]).await;
+    window.callers_answered(1).await; // on the leg that it keeps ready
+    let caller = TcpStream::connect(forward.local[0]).await.expect("the forward listens");
+    let offer = device.offer().await;
+    caller.set_zero_linger().expect("a socket of this machine");
+    drop(caller);
+    expect_caller_gone(&mut device, offer).await;
+
+    let window = Middlebox::start(&world).await;
+    let mut connect = world.client_by(window.address.port()).await;
+    let connect = Program::start("moorline connect", connect.args(["connect", "lamp-1", "ssh"]));
+    let offer = device.offer().await;
+    window.callers_answered(1).await;
+    connect.signal("INT");
+    expect_caller_gone(&mut device, offer).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_disconnects_after_early_data_frees_the_device_too() {
+    let world = World::start_with("ping = '300ms'\n").await;
+    let mut device = world.wire_device("lamp-1").await;
+    for is_reset in [true, false] {
+        let authorization = bearer(&world.token());
+        let path = "/v1/devices/lamp-1/connect/ssh";
+        let mut caller = WireLeg::join(world.dial().await, "localhost", path, &[("authorization", &authorization)]).await.unwrap();
+        let offer = device.offer().await;
+        // More than the relay buffers: it stops reading, and would not see a Close.
+        caller.send_bytes(vec![7; 65_536]).await;
+        caller.send_bytes(vec![7; 65_536]).await;
+        if is_reset {
+            caller.socket.get_ref().get_ref().0.set_zero_linger().expect("a socket of this machine");
+        }
+        drop(caller);
+        expect_caller_gone(&mut device, offer).await;
+    }
+}
+
+async fn expect_caller_gone(device: &mut WireDevice<TlsStream<TcpStream>>, offer: Offer) {
+    let message = timeout(Duration::from_secs(20), device.next()).await.expect("long before the deadline");
+    assert_eq!(message, Ok(ToDevice::Cancel(Cancel { stream: offer.stream, code: CancelCode::CallerGone })));
 }

@@ -41,6 +41,7 @@ mod repository;
 mod request_form;
 mod reuse;
 mod reuse_agent;
+mod reuse_clients;
 mod reuse_faults;
 mod reuse_integrity;
 mod splicing;

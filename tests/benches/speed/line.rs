@@ -83,6 +83,9 @@ async fn connect(world: &World, relay: SocketAddr, device: &str, service: &str) 
     let mut stream = client.open(&device, &service).send_from(&mut early).await.expect("nothing refuses it");
     stream.read_u8().await.expect("the stream is open");
     let took = begun.elapsed().as_secs_f64() * 1e3;
+    // Ended by both sides: after any other end the device's leg is closed.
+    stream.shutdown().await.expect("the stream is open");
+    stream.read_to_end(&mut Vec::new()).await.expect("the stream ends");
     stream.finish().await;
     // The device's leg comes back to it.
     tokio::time::sleep(6 * LATENCY).await; // real time: the line is real
