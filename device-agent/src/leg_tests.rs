@@ -9,9 +9,9 @@ use moorline_proto::reuse::{LegOffer, ReuseText};
 use moorline_proto::text::Text;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc::Receiver;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::handler::{Accepted, Decision};
 use crate::scripted::{
     Call, ScriptedRelay, Socket, agent, alongside, handler, leg_offer, offer, rejected, reuse_welcome, settings, welcome,
 };
@@ -19,17 +19,11 @@ use crate::settings::Settings;
 
 const SECOND: Attempt = Attempt::FIRST.next();
 
-impl Call {
-    /// Accepts, and returns the program behind the target.
-    fn accept(self) -> DuplexStream {
-        let (local, program) = tokio::io::duplex(1 << 16);
-        self.decide.send(Decision::Accept(Accepted::stream(local))).unwrap();
-        program
-    }
-
-    fn reject(self, code: RejectCode) {
-        self.decide.send(Decision::reject(code, "no")).unwrap();
-    }
+/// Waits until the handler's future is dropped, which is long before the deadline.
+async fn dropped_at_once(call: Call) {
+    let begun = Instant::now();
+    call.dropped.await.unwrap_err();
+    assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
 /// Opens a stream on a new leg.
@@ -151,7 +145,7 @@ async fn a_leg_whose_offer_is_cancelled_drops_the_target_and_is_used_again() {
         leg.send_message(Message::binary("early")).await;
         let call = calls.recv().await.unwrap();
         leg.text(ReuseText::from(Cancel { stream: offer(2).stream, code: CancelCode::CallerGone }).encode()).await;
-        call.dropped.await.unwrap_err();
+        dropped_at_once(call).await;
         assert_eq!(leg.rejected().await.code, RejectCode::Internal);
         leg.idle().await;
         carry_one(&mut leg, &mut calls, 3).await;
@@ -174,7 +168,7 @@ async fn a_leg_that_is_lost_while_the_target_is_dialled_drops_the_target_and_the
                 leg.close(4007, "superseded").await;
             }
             drop(leg);
-            call.dropped.await.unwrap_err();
+            dropped_at_once(call).await;
             control.send(Offer { attempt: SECOND, ..offer(number) }).await;
             let mut program = calls.recv().await.unwrap().accept();
             let FromDevice::Accept(accept) = control.next().await else { panic!("an accept") };
@@ -201,7 +195,7 @@ async fn a_later_attempt_on_the_control_channel_replaces_one_on_a_leg_and_the_le
         control.send(Offer { attempt: SECOND, ..offer(2) }).await;
         let second = calls.recv().await.unwrap();
         let _leg_ahead = relay.accept_connection().await;
-        first.dropped.await.unwrap_err();
+        dropped_at_once(first).await;
         assert_eq!(leg.closed().await, Some(4001));
 
         // The first attempt may come after the second, on a leg that was thought dead.
@@ -314,7 +308,9 @@ async fn idle_legs_are_closed_with_their_session() {
                 }
                 End::Retired => handle.retire(),
             }
+            let begun = Instant::now();
             assert_eq!(leg.closed().await, Some(1000), "{how:?}");
+            assert_eq!(begun.elapsed(), Duration::ZERO, "{how:?}");
             drop(newer);
         };
         if how == End::Retired {
@@ -351,7 +347,7 @@ async fn an_undecided_offer_on_a_leg_is_dropped_with_its_session() {
         leg.offer(leg_offer(2)).await;
         let call = calls.recv().await.unwrap();
         drop(control);
-        call.dropped.await.unwrap_err();
+        dropped_at_once(call).await;
         assert_eq!(leg.closed().await, Some(4001));
     })
     .await;

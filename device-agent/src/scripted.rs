@@ -3,7 +3,9 @@
 use std::io;
 
 use futures_util::{SinkExt, StreamExt};
-use moorline_proto::control::{Attempt, CallerInfo, Challenge, FromDevice, Hello, Nonce, Offer, Reject, ToDevice, Warm, Welcome};
+use moorline_proto::control::{
+    Attempt, CallerInfo, Challenge, FromDevice, Hello, Nonce, Offer, Reject, RejectCode, ToDevice, Warm, Welcome,
+};
 use moorline_proto::join::RelayUrl;
 use moorline_proto::leg::{LegText, Opened, Peer};
 use moorline_proto::message::Decoded;
@@ -24,7 +26,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async};
 
 use crate::agent::Agent;
-use crate::handler::{Decision, DecisionFuture, Handler, OfferInfo};
+use crate::handler::{Accepted, Decision, DecisionFuture, Handler, OfferInfo};
 use crate::identity::Identity;
 use crate::settings::Settings;
 
@@ -100,6 +102,20 @@ pub(crate) struct Call {
     pub(crate) decide: oneshot::Sender<Decision>,
     /// Resolves when the call was dropped.
     pub(crate) dropped: oneshot::Receiver<()>,
+}
+
+impl Call {
+    /// Accepts, and returns the program behind the target.
+    pub(crate) fn accept(self) -> DuplexStream {
+        let (local, program) = duplex(1 << 16);
+        self.decide.send(Decision::Accept(Accepted::stream(local))).unwrap();
+        program
+    }
+
+    /// Rejects.
+    pub(crate) fn reject(self, code: RejectCode) {
+        self.decide.send(Decision::reject(code, "no")).unwrap();
+    }
 }
 
 /// A handler that passes each call to the test.
