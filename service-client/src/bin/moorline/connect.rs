@@ -53,7 +53,7 @@ async fn carry(connect: &Connect, credentials: &Credentials, output: Output) -> 
     let (mut stdio, written) = stdio?;
     match open(connect, credentials, &mut stdio, &output).await {
         Ok(stream) => bridge(connect, stream, (stdio, written), &output).await,
-        Err(failure) if connect.for_ssh => Err(tell_ssh(credentials.explain(failure), stdio, &output).await),
+        Err(failure) if connect.for_ssh => Err(tell_ssh(credentials.explain(failure), (stdio, written), &output).await),
         Err(failure) => Err(failure),
     }
 }
@@ -83,7 +83,7 @@ async fn bridge(connect: &Connect, stream: Stream, stdio: (Stdio, OutputDone), o
     if let (Some(stdio), BridgeEnd::Leg(_), 0) = (kept, &bridged.ended, bridged.from_leg_bytes)
         && let Err(failure) = end_failure(&the_stream(connect), &bridged.ended)
     {
-        return Err(tell_ssh(failure, stdio, output).await);
+        return Err(tell_ssh(failure, (stdio, written), output).await);
     }
     // After a reset too: what came before it is written in order.
     match written.wait().await {
@@ -95,7 +95,7 @@ async fn bridge(connect: &Connect, stream: Stream, stdio: (Stdio, OutputDone), o
 }
 
 /// Reports a failure, and tells it to ssh too. Returns it without the report.
-async fn tell_ssh(mut failure: Failure, stdio: Stdio, output: &Output) -> Failure {
+async fn tell_ssh(mut failure: Failure, stdio: (Stdio, OutputDone), output: &Output) -> Failure {
     output.failure(&failure);
     if let Some(report) = failure.report.take() {
         ssh_disconnect::send(stdio, &report).await;

@@ -11,7 +11,7 @@ use moorline_proto::failure::Failure as Report;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::stdio::Stdio;
+use crate::stdio::{OutputDone, Stdio};
 
 /// The identification of RFC 4253, section 4.2.
 const IDENTIFICATION: &str = concat!("SSH-2.0-moorline_", env!("CARGO_PKG_VERSION"), "\r\n");
@@ -30,11 +30,13 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 const DISCARD_BYTES: usize = 4 * 1024;
 
 /// Tells ssh why there is no stream, and waits until it has taken that.
-pub(crate) async fn send(mut stdio: Stdio, report: &Report) {
+pub(crate) async fn send((mut stdio, written): (Stdio, OutputDone), report: &Report) {
     let sent = async {
         stdio.write_all(&message(&description(report))).await?;
         while stdio.read(&mut [0; DISCARD_BYTES]).await? > 0 {}
-        Ok::<_, std::io::Error>(())
+        // Standard input may have ended before the message was written.
+        drop(stdio);
+        written.wait().await
     };
     // Whoever does not take it is no ssh, or has ended.
     drop(timeout(READ_TIMEOUT, sent).await);
