@@ -255,7 +255,7 @@ impl Socket {
 
     /// Says that the leg is idle.
     pub(crate) async fn idle(&mut self) {
-        self.text(ReuseText::from(Idle { keep_ms: 300_000 }).encode()).await;
+        self.text(ReuseText::from(Idle { keep_ms: 300_000, ping_ms: 300_000 }).encode()).await;
     }
 
     /// Offers a stream on the leg.

@@ -36,6 +36,9 @@ pub struct Idle {
     /// How long the relay keeps the leg, in milliseconds; clamped to [`KEEP_MAX_MS`].
     #[serde(deserialize_with = "between::<_, 0, KEEP_MAX_MS>")]
     pub keep_ms: u64,
+    /// As in [`crate::leg::Opened`], while the leg is idle. Clamped to [`PING_MS`].
+    #[serde(deserialize_with = "between::<_, { PING_MS.0 }, { PING_MS.1 }>")]
+    pub ping_ms: u64,
 }
 
 /// See [`ReuseText::Ask`]. The members of [`OpenStream`], the device, and the request's key.

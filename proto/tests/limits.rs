@@ -70,6 +70,7 @@ fn ranges() {
         ("#### `heartbeat`", "field", "interval_ms", range(bounds::ANNOUNCED_MS)),
         ("#### `opened`", "field", "ping_ms", range(bounds::PING_MS)),
         ("#### `idle`", "field", "keep_ms", up_to(bounds::KEEP_MAX_MS)),
+        ("#### `idle`", "field", "ping_ms", range(bounds::PING_MS)),
         ("#### `ask`", "field", "deadline_s", up_to(bounds::DEADLINE_MAX_S)),
         ("#### `ask`", "field", "wait_s", up_to(bounds::WAIT_MAX_S)),
         ("#### `offer` on a leg", "field", "ping_ms", range(bounds::PING_MS)),

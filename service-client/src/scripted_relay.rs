@@ -26,7 +26,7 @@ pub(crate) const OPENED: &str = r#"{"type":"opened","stream":"000102030405060708
     "features":["f1"],"data":"AAE=","ping_ms":25000,"timeline":{"opened_ms":7}}"#;
 
 /// The relay keeps a leg for one minute.
-pub(crate) const IDLE: &str = r#"{"type":"idle","keep_ms":60000}"#;
+pub(crate) const IDLE: &str = r#"{"type":"idle","keep_ms":60000,"ping_ms":25000}"#;
 
 /// A ticket for the scripted stream, as the relay answers a negotiation, with this `url`.
 pub(crate) fn ticket(url: &str) -> Value {

@@ -30,7 +30,7 @@ fn messages() -> [Value; 8] {
         json!({"type": "ask", "device": "lamp-1", "service": "ssh"}),
         json!({"type": "accept", "stream": STREAM}),
         json!({"type": "reject", "stream": STREAM, "code": "busy"}),
-        json!({"type": "idle", "keep_ms": 1}),
+        json!({"type": "idle", "keep_ms": 1, "ping_ms": 1_000}),
         json!({"type": "cancel", "stream": STREAM, "code": "killed"}),
         json!({"type": "end"}),
         json!({"type": "delivered"}),

@@ -121,8 +121,8 @@ impl Leg {
 
     /// What becomes of a leg whose stream has ended: it is idle, or it is closed.
     pub(crate) async fn retire(self) -> Option<IdleLeg> {
-        match self.stream.keep_until {
-            Some(keep_until) => Some(self.into_idle(keep_until)),
+        match self.stream.keep {
+            Some(keep) => Some(self.into_idle(keep)),
             None => {
                 self.complete_close().await;
                 None

@@ -26,7 +26,7 @@ use crate::leg::{IdleLeg, Leg};
 pub(crate) const PING: Duration = Duration::from_secs(25);
 
 /// The relay keeps a leg for one minute.
-pub(crate) const IDLE_TEXT: &str = r#"{"type":"idle","keep_ms":60000}"#;
+pub(crate) const IDLE_TEXT: &str = r#"{"type":"idle","keep_ms":60000,"ping_ms":25000}"#;
 
 /// What the relay received on a leg.
 #[derive(Debug, PartialEq, Eq)]

@@ -80,7 +80,7 @@ mod tests {
     const ACCEPT: &str = r#"{"type":"accept","stream":"7f1a3c5e9b2d4f608192a3b4c5d6e7f8"}"#;
     const REJECT: &str = r#"{"type":"reject","stream":"7f1a3c5e9b2d4f608192a3b4c5d6e7f8","code":"busy"}"#;
     const OTHERS: [&str; 7] = [
-        r#"{"type":"idle","keep_ms":1}"#,
+        r#"{"type":"idle","keep_ms":1,"ping_ms":1000}"#,
         r#"{"type":"cancel","stream":"7f1a3c5e9b2d4f608192a3b4c5d6e7f8","code":"killed"}"#,
         r#"{"type":"opened"}"#,
         r#"{"type":"refused"}"#,

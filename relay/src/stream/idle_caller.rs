@@ -68,7 +68,7 @@ async fn wait(core: &Core, mut leg: Box<Leg>, asking: &AskingCaller) -> Option<(
         leg.close(CloseReason::Finished, "", CLOSE_TIMEOUT).await;
         return None;
     }
-    if let Err(end) = leg.become_idle(core.times.idle_leg).await {
+    if let Err(end) = leg.become_idle(core.times.idle_leg, core.times.ping).await {
         close_ended(leg, &end).await;
         return None;
     }

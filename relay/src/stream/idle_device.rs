@@ -22,7 +22,7 @@ pub async fn keep(core: Arc<Core>, session: DeviceHandle, mut leg: Box<Leg>) {
     }
     let slot = session.idle_legs().reserve().filter(|_| core.lifecycle.is_running());
     let Some(slot) = slot else { return leg.close(CloseReason::Finished, "", CLOSE_TIMEOUT).await };
-    if let Err(end) = leg.become_idle(core.times.idle_leg).await {
+    if let Err(end) = leg.become_idle(core.times.idle_leg, core.times.ping).await {
         return close_ended(leg, &end).await;
     }
     let (connection, until) = (leg.permit().idle(), Instant::now() + core.times.idle_leg);

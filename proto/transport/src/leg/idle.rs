@@ -7,31 +7,30 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker, ready};
 
-use moorline_proto::bounds::{LEG_ALIVE_MAX, LEG_ALIVE_MIN};
+use moorline_proto::bounds::LEG_ALIVE_MIN;
 use moorline_proto::close::CloseReason;
 use moorline_proto::frame::Kind;
 use moorline_proto::reuse::{Ask, LegOffer, ReuseText};
 use tokio::time::Instant;
 
 use super::receive::LegMessage;
-use super::state::StreamState;
+use super::state::{Keep, StreamState};
 use super::{EndReason, Leg, OfferedLeg, Phase, Silence};
 
 /// A leg that belongs to no stream.
 #[derive(Debug)]
 pub struct IdleLeg {
     leg: Leg,
-    keep_until: Instant,
+    keep: Keep,
 }
 
 impl Leg {
     /// The same leg without a stream.
-    pub(super) fn into_idle(mut self, keep_until: Instant) -> IdleLeg {
+    pub(super) fn into_idle(mut self, keep: Keep) -> IdleLeg {
         self.stream = StreamState::new(Phase::Idle);
         self.frames.begin_stream();
-        // A leg that was opened idle knows no ping interval. The relay closes it in time, if it is there.
-        self.silence.get_or_insert_with(|| Silence::after(keep_until.duration_since(Instant::now()) + LEG_ALIVE_MAX));
-        IdleLeg { leg: self, keep_until }
+        self.silence.get_or_insert_with(|| Silence::of_pings(keep.ping_ms));
+        IdleLeg { leg: self, keep }
     }
 
     /// Queues a text message and sends it as far as there is room.
@@ -44,7 +43,7 @@ impl Leg {
 impl IdleLeg {
     /// When the relay will close the leg.
     pub fn keep_until(&self) -> Instant {
-        self.keep_until
+        self.keep.until
     }
 
     /// For a caller: waits until the leg can be used no more, and returns why. The relay's Close is answered.

@@ -16,10 +16,10 @@ use moorline_proto::bounds::{EARLY_DATA_BYTES, LEG_BINARY_BYTES};
 use moorline_proto::control::{Accept, CancelCode, Reject};
 use moorline_proto::leg::{END_TEXT, LegText};
 use moorline_proto::reuse::{LegOffer, ReuseText};
-use tokio::time::Instant;
 
 use super::frames::{ReceiveBuffer, Received};
-use super::receive::{LegMessage, keep_until};
+use super::receive::LegMessage;
+use super::state::Keep;
 use super::{EndReason, IdleLeg, Leg, Phase};
 
 /// A device leg with an offer that waits for its answer: [`OfferedLeg::accept`] or [`OfferedLeg::reject`].
@@ -112,7 +112,7 @@ impl OfferedLeg {
             self.leg.send_reuse(&reject.into());
         }
         match poll_fn(|cx| self.poll_idle(cx)).await {
-            Ok(keep_until) => Ok(self.leg.into_idle(keep_until)),
+            Ok(keep) => Ok(self.leg.into_idle(keep)),
             Err(end) => {
                 self.leg.complete_close().await;
                 Err(end)
@@ -120,10 +120,10 @@ impl OfferedLeg {
         }
     }
 
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<Instant, EndReason>> {
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<Keep, EndReason>> {
         loop {
             match ready!(self.leg.poll_message(cx)) {
-                LegMessage::Reuse(ReuseText::Idle(idle)) => return Poll::Ready(Ok(keep_until(idle))),
+                LegMessage::Reuse(ReuseText::Idle(idle)) => return Poll::Ready(Ok(Keep::of(idle))),
                 LegMessage::Over => return Poll::Ready(Err(self.leg.over(cx))),
                 LegMessage::Bytes => self.leg.incoming().clear(),
                 LegMessage::Stream(LegText::End(_)) => {}

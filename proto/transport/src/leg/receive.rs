@@ -3,18 +3,18 @@
 //! Does not own: the first message and idle legs ([`super::verdict`], [`super::idle`]), which read messages from here.
 
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use moorline_proto::bounds::LEG_ALIVE_MIN;
 use moorline_proto::close::CloseReason;
 use moorline_proto::frame::{Close, Kind};
 use moorline_proto::leg::LegText;
 use moorline_proto::message::{Decoded, MessageError};
-use moorline_proto::reuse::{Idle, ReuseText};
+use moorline_proto::reuse::ReuseText;
 use moorline_proto::text::printable;
 use tokio::time::Instant;
 
 use super::frames::Received;
+use super::state::Keep;
 use super::{EndReason, Leg, Phase};
 
 /// Characters of a Close frame's reason: no frame holds more.
@@ -81,7 +81,7 @@ impl Leg {
                 LegMessage::Stream(LegText::Delivered(_)) => self.break_off("delivered before end", cx),
                 LegMessage::Stream(LegText::Opened(_) | LegText::Refused(_)) => self.break_off("a second verdict", cx),
                 LegMessage::Reuse(ReuseText::Idle(idle)) if self.is_reusable && self.stream.has_finished() => {
-                    self.stream.keep_until = Some(keep_until(idle));
+                    self.stream.keep = Some(Keep::of(idle));
                     self.stream.end = Some(EndReason::Finished);
                 }
                 // It crossed this side's `accept`. The relay closes the leg.
@@ -205,9 +205,4 @@ impl Leg {
         };
         self.protocol_error(close, &error.to_string(), cx);
     }
-}
-
-/// When the relay closes a leg that it keeps like this.
-pub(super) fn keep_until(idle: Idle) -> Instant {
-    Instant::now() + Duration::from_millis(idle.keep_ms)
 }

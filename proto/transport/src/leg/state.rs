@@ -5,6 +5,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use moorline_proto::reuse::Idle;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::EndReason;
@@ -45,8 +46,8 @@ pub(super) struct StreamState {
     pub(super) may_be_cancelled: bool,
     /// Runs after an `ask` until its ping is answered: an idle leg may have died without a word.
     pub(super) alive_timer: Option<Pin<Box<Sleep>>>,
-    /// The relay said `idle` behind the stream, and keeps the leg until then.
-    pub(super) keep_until: Option<Instant>,
+    /// The relay said `idle` behind the stream.
+    pub(super) keep: Option<Keep>,
     pub(super) end: Option<EndReason>,
 }
 
@@ -64,7 +65,7 @@ impl StreamState {
             close_sent: false,
             may_be_cancelled: false,
             alive_timer: None,
-            keep_until: None,
+            keep: None,
             end: None,
         }
     }
@@ -77,6 +78,22 @@ impl StreamState {
     /// The state before `opened` behind an `ask`, whose ping must be answered in this time.
     pub(super) fn asked(answer: Duration) -> Self {
         Self { alive_timer: Some(Box::pin(sleep(answer))), ..Self::new(Phase::Joining) }
+    }
+}
+
+/// How the relay keeps an idle leg.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keep {
+    /// When it will close the leg.
+    pub(super) until: Instant,
+    /// The interval of its pings in milliseconds.
+    pub(super) ping_ms: u64,
+}
+
+impl Keep {
+    /// As the relay says.
+    pub(super) fn of(idle: Idle) -> Self {
+        Self { until: Instant::now() + Duration::from_millis(idle.keep_ms), ping_ms: idle.ping_ms }
     }
 }
 

@@ -5,9 +5,9 @@ use std::task::{Context, Poll, ready};
 
 use moorline_proto::leg::{LegText, Opened};
 use moorline_proto::reuse::ReuseText;
-use tokio::time::Instant;
 
-use super::receive::{LegMessage, keep_until};
+use super::receive::LegMessage;
+use super::state::Keep;
 use super::{EndReason, IdleLeg, Leg, OpenError, Phase, Silence};
 
 impl Leg {
@@ -70,7 +70,7 @@ impl Leg {
     /// Dropping the future drops the leg.
     pub async fn idle(mut self) -> Result<IdleLeg, EndReason> {
         match poll_fn(|cx| self.poll_idle(cx)).await {
-            Ok(keep_until) => Ok(self.into_idle(keep_until)),
+            Ok(keep) => Ok(self.into_idle(keep)),
             Err(end) => {
                 self.complete_close().await;
                 Err(end)
@@ -78,10 +78,10 @@ impl Leg {
         }
     }
 
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<Instant, EndReason>> {
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<Keep, EndReason>> {
         loop {
             match ready!(self.poll_message(cx)) {
-                LegMessage::Reuse(ReuseText::Idle(idle)) if self.is_idle_after_refusal() => return Poll::Ready(Ok(keep_until(idle))),
+                LegMessage::Reuse(ReuseText::Idle(idle)) if self.is_idle_after_refusal() => return Poll::Ready(Ok(Keep::of(idle))),
                 LegMessage::Over => return Poll::Ready(Err(self.over(cx))),
                 other @ (LegMessage::Bytes | LegMessage::Stream(_) | LegMessage::Reuse(_)) => self.out_of_place(&other, cx),
             }

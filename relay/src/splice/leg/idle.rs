@@ -25,11 +25,11 @@ impl Leg {
         self.end.is_none() && !self.closing && self.early.size() == 0 && !self.reader.ended
     }
 
-    /// Leaves its stream, and says so: the side has `keep` to begin another one.
+    /// Leaves its stream, and says so: the side has `keep` to begin another one, and is pinged every `ping`.
     ///
     /// # Errors
     /// The leg's [`LegEnd`]: it is lost, does not take the message within five seconds, or is inside a message.
-    pub async fn become_idle(&mut self, keep: Duration) -> Result<(), LegEnd> {
+    pub async fn become_idle(&mut self, keep: Duration, ping: Duration) -> Result<(), LegEnd> {
         let next = match self.reuse {
             Some(Reuse::Caller(_)) => LegUse::IdleCaller,
             Some(Reuse::Device) | None => LegUse::IdleDevice,
@@ -39,7 +39,8 @@ impl Leg {
             return Err(end);
         }
         self.early = EarlyData::default();
-        let idle = Idle { keep_ms: u64::try_from(keep.as_millis()).unwrap_or(u64::MAX) };
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let idle = Idle { keep_ms: millis(keep), ping_ms: millis(ping) };
         self.send_text(&ReuseText::from(idle).encode(), CLOSE_TIMEOUT).await
     }
 
