@@ -10,6 +10,8 @@
 //! | running | accept | take offers | are opened |
 //! | draining | accept, so that legs can join | have been sent `go_away`, and stay | new ones are refused; open ones run on |
 //! | closing | stop | close with 1012 | are refused with `draining`, or cut with 1012 |
+//!
+//! Idle legs are closed with 1012 as soon as the relay drains, and a leg whose stream finishes from then on is closed with 1000.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! No byte of one stream in another: ten thousand short streams over legs that are used again, with patterns of their own, and resets, cuts,
-//! refusals, cancels, lost connections and devices that come anew mixed in at random.
+//! No byte of one stream in another: ten thousand short streams over legs that are used again, with patterns of their own, and rejects, cancels and
+//! streams that either side drops in the middle mixed in at random; and any sequence of messages on such legs.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ const MOST: usize = 40_000;
 
 /// What happens to a stream besides its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum Outcome {
     /// Both sides send and end.
     Whole,
     /// The caller drops it in the middle.
@@ -36,7 +36,7 @@ enum Fate {
     Cancelled,
 }
 
-impl Fate {
+impl Outcome {
     const ALL: [Self; 5] = [Self::Whole, Self::CallerDrops, Self::DeviceDrops, Self::Rejected, Self::Cancelled];
 
     /// Most streams are whole, so that legs are used again.
@@ -49,7 +49,7 @@ impl Fate {
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     number: u64,
-    fate: Fate,
+    outcome: Outcome,
     to_device: usize,
     to_caller: usize,
 }
@@ -58,18 +58,18 @@ impl Plan {
     fn draw(number: u64, random: &mut SmallRng) -> Self {
         let mut size = || if random.random_range(0..4) == 0 { random.random_range(0..MOST) } else { random.random_range(0..300) };
         let (to_device, to_caller) = (size(), size());
-        Self { number, fate: Fate::draw(random), to_device, to_caller }
+        Self { number, outcome: Outcome::draw(random), to_device, to_caller }
     }
 
     fn encode(self) -> Vec<u8> {
-        let fate = Fate::ALL.iter().position(|fate| *fate == self.fate).expect("it is one of them") as u64;
-        [self.number, fate, self.to_device as u64, self.to_caller as u64].into_iter().flat_map(u64::to_be_bytes).collect()
+        let outcome = Outcome::ALL.iter().position(|outcome| *outcome == self.outcome).expect("it is one of them") as u64;
+        [self.number, outcome, self.to_device as u64, self.to_caller as u64].into_iter().flat_map(u64::to_be_bytes).collect()
     }
 
     fn decode(bytes: &[u8]) -> Self {
         let words: Vec<u64> = bytes.chunks(8).map(|word| u64::from_be_bytes(word.try_into().expect("eight bytes"))).collect();
         let size = |word: u64| usize::try_from(word).expect("a size");
-        Self { number: words[0], fate: Fate::ALL[size(words[1])], to_device: size(words[2]), to_caller: size(words[3]) }
+        Self { number: words[0], outcome: Outcome::ALL[size(words[1])], to_device: size(words[2]), to_caller: size(words[3]) }
     }
 }
 
@@ -104,7 +104,7 @@ async fn check(tally: &Tally, of: &mut (impl AsyncRead + Unpin), seed: u64, plan
 /// The device decides as the plan has it.
 fn decide(tally: Arc<Tally>, offer: &OfferInfo) -> Decision {
     let plan = Plan::decode(offer.data.as_ref().expect("the caller's plan").as_bytes());
-    if plan.fate == Fate::Rejected {
+    if plan.outcome == Outcome::Rejected {
         return Decision::reject(RejectCode::Policy, "as planned");
     }
     let (local, remote) = tokio::io::duplex(3_001);
@@ -114,13 +114,13 @@ fn decide(tally: Arc<Tally>, offer: &OfferInfo) -> Decision {
 
 async fn device_side(tally: Arc<Tally>, stream: DuplexStream, plan: Plan) {
     let (mut reads, mut writes) = split(stream);
-    if plan.fate == Fate::DeviceDrops {
+    if plan.outcome == Outcome::DeviceDrops {
         send(&mut writes, FROM_DEVICE + plan.number, plan.to_caller / 2).await;
         return;
     }
     let (_, came) =
         tokio::join!(send(&mut writes, FROM_DEVICE + plan.number, plan.to_caller), check(&tally, &mut reads, plan.number, plan));
-    if plan.fate == Fate::Whole && came.is_some_and(|came| came != plan.to_device) {
+    if plan.outcome == Outcome::Whole && came.is_some_and(|came| came != plan.to_device) {
         tally.wrong(format!("{plan:?}: a part that looks whole, {came:?} bytes"));
     }
 }
@@ -128,23 +128,23 @@ async fn device_side(tally: Arc<Tally>, stream: DuplexStream, plan: Plan) {
 async fn caller_side(tally: &Tally, client: &Client, plan: Plan, patience: Duration) {
     let open = client.open(&"lamp-1".parse().expect("a device"), &"data".parse().expect("a service"));
     let open = open.data(Data::new(plan.encode()).expect("the plan is short")).wait(Duration::from_secs(60));
-    if plan.fate == Fate::Cancelled {
+    if plan.outcome == Outcome::Cancelled {
         drop(timeout(patience, open).await);
         return;
     }
     let Ok(stream) = open.await else { return };
-    if plan.fate == Fate::Rejected {
+    if plan.outcome == Outcome::Rejected {
         return tally.wrong(format!("{plan:?}: opened"));
     }
     let (mut reads, mut writes) = split(stream);
-    if plan.fate == Fate::CallerDrops {
+    if plan.outcome == Outcome::CallerDrops {
         drop(writes.write_all(&pattern(plan.number, 0, plan.to_device / 2)).await);
         return;
     }
     let (sent, came) =
         tokio::join!(send(&mut writes, plan.number, plan.to_device), check(tally, &mut reads, FROM_DEVICE + plan.number, plan));
     reads.unsplit(writes).finish().await;
-    if plan.fate == Fate::Whole && sent && came == Some(plan.to_caller) {
+    if plan.outcome == Outcome::Whole && sent && came == Some(plan.to_caller) {
         tally.whole.fetch_add(1, Ordering::Relaxed);
     }
 }

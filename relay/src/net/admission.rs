@@ -1,7 +1,8 @@
 //! Connection permits: how many connections there may be, how many of them unauthenticated, and how many of one caller.
 //!
 //! A connection is unauthenticated until something that it asked for was authenticated. Few connections may be, each address has a share of
-//! them (`unauthenticated`), and one that does nothing is evicted when another needs its place.
+//! them (`unauthenticated`), and one that does nothing is evicted when another needs its place. Near the limit of all connections idle legs are
+//! evicted (`idle`).
 
 use std::collections::HashMap;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! Reading a leg: decodes its frames, applies the rules of the stream subprotocol, and feeds the keepalive.
+//! Reading a leg: decodes its frames, applies the rules of the stream subprotocol, of legs between two streams too, and feeds the keepalive.
 
 use moorline_proto::bounds::{LEG_REQUEST_BYTES, LEG_TEXT_BYTES};
 use moorline_proto::frame::{Batch, Close, Decoder, Event};

@@ -9,6 +9,7 @@ use moorline_proto::leg::{LegText, Refused};
 use moorline_proto::problem::Problem;
 use tokio::sync::mpsc;
 
+use crate::splice::leg_end::LegEnd;
 use crate::splice::{Leg, Side};
 use crate::stream::handle::Event;
 use crate::stream::join::LegOf;
@@ -26,10 +27,14 @@ pub async fn deliver(streams: &Streams, stream: StreamId, events: mpsc::Sender<E
 
 /// Sends `refused` on a caller's leg and closes it.
 pub async fn refuse(mut leg: Box<Leg>, problem: &Problem) {
-    let refused = LegText::Refused(Box::new(Refused { problem: problem.clone() }));
-    if leg.send(&refused, CLOSE_TIMEOUT).await.is_ok() {
+    if send_refused(&mut leg, problem).await.is_ok() {
         leg.close(CloseReason::Refused, &problem.code, CLOSE_TIMEOUT).await;
     }
+}
+
+async fn send_refused(leg: &mut Leg, problem: &Problem) -> Result<(), LegEnd> {
+    let refused = LegText::Refused(Box::new(Refused { problem: problem.clone() }));
+    leg.send(&refused, CLOSE_TIMEOUT).await
 }
 
 /// The caller's leg of a stream that is over, on which another one may begin.
@@ -42,8 +47,7 @@ pub(super) struct Kept {
 
 /// Sends `refused` as the answer to an `ask`. Returns the leg, if nothing came on it behind that; else closes it.
 pub(super) async fn refuse_ask(mut leg: Box<Leg>, problem: &Problem) -> Option<Kept> {
-    let refused = LegText::Refused(Box::new(Refused { problem: problem.clone() }));
-    leg.send(&refused, CLOSE_TIMEOUT).await.ok()?;
+    send_refused(&mut leg, problem).await.ok()?;
     if leg.is_clean() {
         return Some(Kept { leg, was_refused: true });
     }

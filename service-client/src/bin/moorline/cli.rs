@@ -58,6 +58,7 @@ Examples:
   moorline forward lamp-1 0:http --json              any free port, reported on standard output
 
 Each local connection becomes a stream of its own. If one is refused, the connection is reset and the reason printed. Ctrl-C stops it.
+One connection to the relay is kept ready, and those of streams that ended in order are used again: a stream opens in one round trip then.
 A token that expires is announced a quarter of an hour before. The profile (or --token-file) is read again then and when the relay refuses the
 token as expired: after `moorline login` with a new one, new connections work again.";
 
@@ -67,7 +68,8 @@ Examples:
   printf 'GET / HTTP/1.0\\r\\n\\r\\n' | moorline connect lamp-1 http
   moorline connect lamp-1 backup --wait 10m --reason 'nightly backup' < archive.tar
 
-The end of standard input ends that direction only; the other goes on until the device ends it. The exit code is 0 only if both ended cleanly.";
+The end of standard input ends that direction only; the other goes on until the device ends it. The exit code is 0 only if both ended cleanly.
+Standard input is read at once, while the stream is opened: what was read is lost if there is no stream.";
 
 const SSH_HELP: &str = "\
 Examples:
