@@ -41,7 +41,7 @@ pub struct Leg {
     pub(super) reading: bool,
     /// On whose authority it may be used again; nothing where it may not.
     reuse: Option<Reuse>,
-    /// Whoever watches the leg hears of each part of what comes before `opened`.
+    /// `Watched::Early` is returned for each part of what comes before `opened`.
     pub(super) announces_early: bool,
     permit: ConnectionPermit,
 }

@@ -19,7 +19,7 @@ pub struct LegKeepalive {
     /// How long the last ping took that was answered.
     round_trip: Option<Duration>,
     /// A frame came after the last ping.
-    is_heard: bool,
+    has_frame_since_ping: bool,
     /// Nothing was sent since the last ping.
     ping_is_last: bool,
     /// A ping was answered, and nothing but pings was sent since.
@@ -56,7 +56,7 @@ impl LegKeepalive {
             pings: 0,
             pinged: None,
             round_trip: None,
-            is_heard: false,
+            has_frame_since_ping: false,
             ping_is_last: false,
             is_answered: false,
         }
@@ -64,7 +64,7 @@ impl LegKeepalive {
 
     /// A frame of any kind was received.
     pub fn on_frame(&mut self, now: Instant) {
-        self.is_heard = true;
+        self.has_frame_since_ping = true;
         self.last_in = now;
     }
 
@@ -85,13 +85,13 @@ impl LegKeepalive {
     }
 
     /// Whether a frame came after the last ping.
-    pub fn is_heard(&self) -> bool {
-        self.is_heard
+    pub fn has_frame_since_ping(&self) -> bool {
+        self.has_frame_since_ping
     }
 
     /// The payload of a ping that is sent at once, whether it is due or not.
     pub fn ping(&mut self, now: Instant) -> [u8; 8] {
-        self.is_heard = false;
+        self.has_frame_since_ping = false;
         (self.last_out, self.pinged) = (now, Some(now));
         self.pings += 1;
         self.ping_is_last = true;

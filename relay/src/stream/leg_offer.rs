@@ -97,7 +97,7 @@ impl Actor {
     /// No frame came on the leg in time, or one did, which nobody was told.
     pub(super) fn on_leg_silent(&mut self, mut phase: Phase) -> Result<Phase, Failed> {
         let Some(on_leg) = phase.pending().and_then(|offer| offer.on_leg.as_mut()) else { return Ok(phase) };
-        if self.legs.device.as_ref().is_some_and(|leg| leg.is_heard()) {
+        if self.legs.device.as_ref().is_some_and(|leg| leg.has_frame_since_ping()) {
             on_leg.silent_until = None;
             self.steps.set(|timeline, now| timeline.device_alive_ms = now);
             return Ok(phase);

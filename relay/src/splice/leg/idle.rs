@@ -72,8 +72,8 @@ impl Leg {
     }
 
     /// Whether a frame came after the last ping.
-    pub fn is_heard(&self) -> bool {
-        self.reader.keepalive.is_heard()
+    pub fn has_frame_since_ping(&self) -> bool {
+        self.reader.keepalive.has_frame_since_ping()
     }
 
     /// How its side broke the protocol, if it did.
