@@ -74,7 +74,7 @@ impl Channel {
         self.decoder.set_frames_max(LEG_MESSAGE_FRAME_BYTES);
     }
 
-    /// What the device sends next. Pings are answered by the next call.
+    /// What the device sends next. Writes what is queued meanwhile; pings are answered by the next call.
     ///
     /// # Errors
     /// [`ChannelEnd`], at every later call too.
@@ -85,6 +85,18 @@ impl Channel {
         poll_fn(|cx| self.poll_receive(cx)).await
     }
 
+    /// Queues messages, which [`Channel::receive`] writes, in one write if the device takes it.
+    pub fn push(&mut self, encode: impl FnOnce(&mut Batch)) {
+        let mut batch = Batch::new();
+        encode(&mut batch);
+        self.out.push(batch.finish());
+    }
+
+    /// Whether everything is written.
+    pub fn is_flushed(&self) -> bool {
+        self.out.is_flushed()
+    }
+
     /// Sends messages in one write.
     ///
     /// # Errors
@@ -93,10 +105,7 @@ impl Channel {
     /// # Cancel safety
     /// What is not written yet goes with the next write.
     pub async fn send(&mut self, encode: impl FnOnce(&mut Batch)) -> io::Result<()> {
-        let mut batch = Batch::new();
-        encode(&mut batch);
-        self.out.push(batch.finish());
-        drop(batch);
+        self.push(encode);
         poll_fn(|cx| self.out.poll_flush(&mut self.socket, cx)).await
     }
 

@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use moorline_proto::bounds::INFO_CHARS;
 use moorline_proto::control::{Cancel, Hello, Offer, Service};
 use moorline_proto::id::{Instance, ServiceName};
 use moorline_proto::text::Text;
 use moorline_proto::timestamp::Timestamp;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 
 use crate::access::principal::DevicePrincipal;
 use crate::access::revocation::Revocation;
@@ -77,7 +77,9 @@ struct Shared {
     services: Mutex<Arc<[Service]>>,
     queue: Mutex<Queue>,
     wake: Notify,
-    closed: watch::Sender<Option<ChannelClosed>>,
+    closed: OnceLock<ChannelClosed>,
+    /// Notified when that is set.
+    has_closed: Notify,
     idle: IdleLegs,
 }
 
@@ -124,7 +126,8 @@ impl DeviceHandle {
             services: Mutex::new(services.into()),
             queue: Mutex::new(Queue { commands: VecDeque::new(), max, disconnect: None }),
             wake: Notify::new(),
-            closed: watch::Sender::new(None),
+            closed: OnceLock::new(),
+            has_closed: Notify::new(),
             idle: IdleLegs::default(),
         }))
     }
@@ -191,28 +194,31 @@ impl DeviceHandle {
 
     /// Records that the control channel has ended. The first cause is kept.
     pub fn set_closed(&self, closed: ChannelClosed) {
-        self.0.closed.send_if_modified(|was| {
-            let first = was.is_none();
-            was.get_or_insert(closed);
-            first
-        });
+        if self.0.closed.set(closed).is_ok() {
+            self.0.has_closed.notify_waiters();
+        }
     }
 
     /// Whether the control channel is open.
     pub fn is_open(&self) -> bool {
-        self.0.closed.borrow().is_none()
+        self.0.closed.get().is_none()
     }
 
     /// How the control channel ended, if it has.
     pub fn end(&self) -> Option<ChannelClosed> {
-        self.0.closed.borrow().clone()
+        self.0.closed.get().cloned()
     }
 
     /// Waits until the control channel has ended. Cancel safe.
     pub async fn closed(&self) -> ChannelClosed {
-        let mut closed = self.0.closed.subscribe();
-        let ended = closed.wait_for(Option::is_some).await.ok().and_then(|closed| closed.clone());
-        ended.unwrap_or(ChannelClosed::Lost)
+        loop {
+            // Notified from here on, whenever it is polled first.
+            let closed = self.0.has_closed.notified();
+            if let Some(end) = self.end() {
+                return end;
+            }
+            closed.await;
+        }
     }
 
     pub(super) fn set_services(&self, services: Vec<Service>) {

@@ -11,7 +11,7 @@ use moorline_proto::message::Decoded;
 use moorline_proto::text::Text;
 use rand::RngExt;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use crate::control::channel::{self, Channel, ChannelEnd, Received};
@@ -25,9 +25,9 @@ use crate::ping_limiter::PingLimiter;
 #[derive(Debug)]
 pub enum Answer {
     /// It takes the stream.
-    Accept(Accept),
+    Accept(Box<Accept>),
     /// It does not.
-    Reject(Reject),
+    Reject(Box<Reject>),
 }
 
 /// Why a control channel ended.
@@ -63,6 +63,8 @@ pub struct Session {
     /// Offers that no frame has followed yet. As many as there may be commands, and no older than `offer_ack_timeout`.
     unacknowledged: Vec<oneshot::Sender<()>>,
     pings: PingLimiter,
+    /// Until when the device must have taken what it was sent.
+    write_by: Option<Instant>,
     /// `go_away` was sent to the device.
     go_away_sent: bool,
 }
@@ -70,39 +72,49 @@ pub struct Session {
 impl Session {
     /// Joins the socket of a welcomed device with its handle.
     pub fn new(socket: Channel, handle: DeviceHandle, keepalive: Keepalive, offer_ack_timeout: Duration) -> Self {
-        let pings = PingLimiter::new(Instant::now());
-        Self { socket, handle, keepalive, offer_ack_timeout, unacknowledged: Vec::new(), pings, go_away_sent: false }
+        let (pings, unacknowledged) = (PingLimiter::new(Instant::now()), Vec::new());
+        Self { socket, handle, keepalive, offer_ack_timeout, unacknowledged, pings, write_by: None, go_away_sent: false }
     }
 
-    /// Runs until the channel ends, closes it with the code for the cause, and notifies those who wait for the device.
-    pub async fn run(mut self, mut on_answer: impl FnMut(Answer), lifecycle: Lifecycle) -> CloseCause {
-        let cause = self.serve(&mut on_answer, &lifecycle).await;
+    /// Its device.
+    pub fn handle(&self) -> &DeviceHandle {
+        &self.handle
+    }
+
+    /// Runs until the channel ends, and notifies those who wait for the device. The channel is still to be closed: [`Session::close`].
+    ///
+    /// Its future is what an idle device costs, so nothing but the loop itself waits in it.
+    pub async fn run(&mut self, mut on_answer: impl FnMut(Answer), lifecycle: &Lifecycle) -> CloseCause {
+        let cause = self.serve(&mut on_answer, lifecycle).await;
         self.handle.set_closed(ChannelClosed::Lost);
         debug!(session = self.handle.about().session, ?cause, "control channel ends");
-        match &cause {
+        cause
+    }
+
+    /// Closes the channel with the code for the cause.
+    pub async fn close(mut self, cause: &CloseCause, on_answer: impl FnMut(Answer), lifecycle: &Lifecycle) {
+        match cause {
             CloseCause::Closed(close) => self.socket.answer_close(close.as_ref()).await,
             CloseCause::Lost => {}
             CloseCause::Dead => self.socket.reset(),
             CloseCause::Broken(reason, how) => self.socket.close(*reason, how).await,
-            CloseCause::Disconnected(Disconnect::Superseded { by }) => self.close_superseded(by, &mut on_answer).await,
+            CloseCause::Disconnected(Disconnect::Superseded { by }) => self.close_superseded(by, on_answer).await,
             CloseCause::Disconnected(Disconnect::Revoked) => self.socket.close(CloseReason::Revoked, "").await,
             CloseCause::Closing => {
-                if self.go_away(&lifecycle).await.is_ok() {
-                    self.socket.close(CloseReason::RelayDraining, "").await;
-                }
+                self.go_away(lifecycle);
+                self.socket.close(CloseReason::RelayDraining, "").await;
             }
         }
-        cause
     }
 
     /// Programs read the instance from the reason: `superseded INSTANCE`. Answers that the device had sent by then still count.
-    async fn close_superseded(self, by: &Instance, on_answer: &mut impl FnMut(Answer)) {
+    async fn close_superseded(self, by: &Instance, mut on_answer: impl FnMut(Answer)) {
         let (code, text) = (CloseReason::Superseded.code(), format!("superseded {by}"));
         let closing = self.socket.close_with((code, &text), |received| {
             let Received::Text(text) = received else { return };
             match FromDevice::decode(&text) {
-                Ok(Decoded::Known(FromDevice::Accept(accept))) => on_answer(Answer::Accept(accept)),
-                Ok(Decoded::Known(FromDevice::Reject(reject))) => on_answer(Answer::Reject(reject)),
+                Ok(Decoded::Known(FromDevice::Accept(accept))) => on_answer(Answer::Accept(Box::new(accept))),
+                Ok(Decoded::Known(FromDevice::Reject(reject))) => on_answer(Answer::Reject(Box::new(reject))),
                 Ok(_) | Err(_) => {}
             }
         });
@@ -113,76 +125,88 @@ impl Session {
     /// queued, partial messages stay in the socket, the timer is set anew from the keepalive's own state.
     async fn serve(&mut self, on_answer: &mut impl FnMut(Answer), lifecycle: &Lifecycle) -> CloseCause {
         let (handle, mut phases) = (self.handle.clone(), lifecycle.watch());
-        let mut timer = std::pin::pin!(sleep_until(self.keepalive.next()));
+        let mut timer = std::pin::pin!(sleep_until(self.next_tick()));
         loop {
+            let is_flushed = self.socket.is_flushed();
             let turn = tokio::select! {
-                next = handle.next() => self.handle_command(next).await,
+                // Written before more is queued.
+                next = handle.next(), if is_flushed => self.on_command(next),
                 received = self.socket.receive() => self.on_received(received, on_answer),
-                () = timer.as_mut() => self.on_tick().await,
+                () = timer.as_mut() => self.on_tick(),
                 phase = phases.next() => match phase {
                     Phase::Running => Ok(()),
-                    Phase::Draining { .. } => self.go_away(lifecycle).await,
+                    Phase::Draining { .. } => { self.go_away(lifecycle); Ok(()) }
                     Phase::Closing => Err(CloseCause::Closing),
                 },
             };
             if let Err(cause) = turn {
                 return cause;
             }
-            let next = self.keepalive.next();
+            let next = self.next_tick();
             if timer.is_elapsed() || next < timer.deadline() {
                 timer.as_mut().reset(next);
             }
         }
     }
 
-    async fn handle_command(&mut self, next: Next) -> Result<(), CloseCause> {
+    fn next_tick(&self) -> Instant {
+        let next = self.keepalive.next();
+        self.write_by.map_or(next, |write_by| next.min(write_by))
+    }
+
+    fn on_command(&mut self, next: Next) -> Result<(), CloseCause> {
         match next {
             Next::Command(Command::Offer { offer, alive }) => {
                 // Any frame will do as a sign of life; the ping asks for one that even a busy device sends.
                 let offer = ToDevice::Offer(*offer).encode();
-                let messages = |batch: &mut Batch| {
+                self.push(|batch| {
                     batch.text(&offer);
                     batch.ping(&[]);
-                };
-                self.send_all(messages).await?;
+                });
                 self.keepalive.expect_frame(Instant::now(), self.offer_ack_timeout);
                 self.unacknowledged.push(alive);
-                Ok(())
             }
-            Next::Command(Command::Cancel(cancel)) => self.send(cancel.into()).await,
-            Next::Disconnect(disconnect) => Err(CloseCause::Disconnected(disconnect)),
+            Next::Command(Command::Cancel(cancel)) => self.push_message(cancel.into()),
+            Next::Disconnect(disconnect) => return Err(CloseCause::Disconnected(disconnect)),
         }
+        Ok(())
     }
 
-    async fn on_tick(&mut self) -> Result<(), CloseCause> {
-        match self.keepalive.due(Instant::now()) {
-            Due::Nothing => Ok(()),
-            Due::Ping => self.send_all(|batch| batch.ping(&[])).await,
-            Due::Dead => Err(CloseCause::Dead),
+    fn on_tick(&mut self) -> Result<(), CloseCause> {
+        let now = Instant::now();
+        if self.socket.is_flushed() {
+            self.write_by = None;
+        } else if self.write_by.is_some_and(|write_by| write_by <= now) {
+            return Err(CloseCause::Dead);
         }
+        match self.keepalive.due(now) {
+            Due::Nothing => {}
+            Due::Ping => self.push(|batch| batch.ping(&[])),
+            Due::Dead => return Err(CloseCause::Dead),
+        }
+        Ok(())
     }
 
     /// Tells the device to dial anew, once.
-    async fn go_away(&mut self, lifecycle: &Lifecycle) -> Result<(), CloseCause> {
+    fn go_away(&mut self, lifecycle: &Lifecycle) {
         if std::mem::replace(&mut self.go_away_sent, true) {
-            return Ok(());
+            return;
         }
         let reconnect_in = lifecycle.reconnect_spread().mul_f64(rand::rng().random());
         let reconnect_in_ms = u64::try_from(reconnect_in.as_millis()).unwrap_or(u64::MAX).clamp(RECONNECT_IN_MS.0, RECONNECT_IN_MS.1);
-        self.send(GoAway { reconnect_in_ms, reason: Text::truncated("the relay stops") }.into()).await
+        self.push_message(GoAway { reconnect_in_ms, reason: Text::truncated("the relay stops") }.into());
     }
 
-    async fn send(&mut self, message: ToDevice) -> Result<(), CloseCause> {
-        self.send_all(|batch| batch.text(&message.encode())).await
+    fn push_message(&mut self, message: ToDevice) {
+        self.push(|batch| batch.text(&message.encode()));
     }
 
-    /// Sends messages in one write.
-    async fn send_all(&mut self, messages: impl FnOnce(&mut Batch)) -> Result<(), CloseCause> {
-        match timeout(CONTROL_WRITE_TIMEOUT, self.socket.send(messages)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(CloseCause::Lost),
-            Err(_) => Err(CloseCause::Dead),
+    /// Queues messages for one write, which is the loop's next.
+    fn push(&mut self, messages: impl FnOnce(&mut Batch)) {
+        if self.socket.is_flushed() {
+            self.write_by = Some(Instant::now() + CONTROL_WRITE_TIMEOUT);
         }
+        self.socket.push(messages);
     }
 
     fn on_received(&mut self, received: Result<Received, ChannelEnd>, on_answer: &mut impl FnMut(Answer)) -> Result<(), CloseCause> {
@@ -215,8 +239,8 @@ impl Session {
     fn on_text(&mut self, message: FromDevice, on_answer: &mut impl FnMut(Answer)) -> Result<(), CloseCause> {
         match message {
             FromDevice::Hello(_) => return Err(CloseCause::protocol("a second hello")),
-            FromDevice::Accept(accept) => on_answer(Answer::Accept(accept)),
-            FromDevice::Reject(reject) => on_answer(Answer::Reject(reject)),
+            FromDevice::Accept(accept) => on_answer(Answer::Accept(Box::new(accept))),
+            FromDevice::Reject(reject) => on_answer(Answer::Reject(Box::new(reject))),
             FromDevice::Services(list) => self.handle.set_services(list.services),
             FromDevice::Heartbeat(heartbeat) => self.keepalive.set_interval(Duration::from_millis(heartbeat.interval_ms)),
         }

@@ -1,5 +1,6 @@
 //! `GET /v1/control`: a device's control channel, from the upgrade to its end.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::control::handshake::{Authenticated, Authenticator, HandshakeError, Un
 use crate::control::keepalive::{Keepalive, Pinger};
 use crate::control::session::{Answer, Session};
 use crate::core::Core;
+use crate::directory::Listed;
 use crate::http::operation::peer;
 use crate::http::problem::Refusal;
 use crate::http::upgrade::{Upgrade, Upgrading};
@@ -44,34 +46,54 @@ pub(super) async fn control(core: Arc<Core>, mut request: Request) -> Result<Res
 }
 
 async fn channel(core: Arc<Core>, upgrading: Upgrading, peer: Peer) {
+    // Boxed, here and below: what comes before and behind a session is large and short, the session small and long.
+    let Some((mut session, listed)) = Box::pin(come_online(&core, upgrading, &peer)).await else { return };
+    let handle = session.handle().clone();
+    let on_answer = |answer: Answer| on_answer(&core, &handle, answer);
+    let cause = session.run(on_answer, &core.lifecycle).await;
+    Box::pin(session.close(&cause, on_answer, &core.lifecycle)).await;
+    let About { principal, session, .. } = handle.about();
+    // Before it is offline, so that readers who see it offline also see since when.
+    core.last_seen.note(&principal.device, None, core.clock.now());
+    drop(listed);
+    info!(device = %principal.device, session, ?cause, "device offline");
+}
+
+/// From the 101 to the `welcome`.
+async fn come_online(core: &Core, upgrading: Upgrading, peer: &Peer) -> Option<(Session, Listed)> {
     let address = peer.address;
     // Read before the registry is: what changes from here on is noticed once the device is listed.
     let revision = core.revision.current();
-    // Boxed, here and below: the handshake is large and short, the session small and long.
     let device = tokio::select! {
-        device = Box::pin(authenticate(&core, upgrading)) => device,
-        () = peer.permit.evicted() => return debug!(%address, "an unauthenticated connection was evicted"),
-        () = core.lifecycle.draining() => return,
+        device = authenticate(core, upgrading) => device,
+        () = peer.permit.evicted() => {
+            debug!(%address, "an unauthenticated connection was evicted");
+            return None;
+        }
+        () = core.lifecycle.draining() => return None,
     };
-    let device = match device {
-        Ok(Some(device)) => device,
-        Ok(None) => return debug!(%address, "a connection ended before it became a control channel"),
-        Err(error) => return warn_limited!(%address, error = %Causes(&error), "a device was not authenticated"),
-    };
-    peer.permit.authenticated();
-    serve(&core, device, &peer, revision).await;
+    match device {
+        Ok(Some(device)) => {
+            peer.permit.authenticated();
+            return admit(core, device, address, revision).await;
+        }
+        Ok(None) => debug!(%address, "a connection ended before it became a control channel"),
+        Err(error) => warn_limited!(%address, error = %Causes(&error), "a device was not authenticated"),
+    }
+    None
 }
 
-async fn authenticate(core: &Core, upgrading: Upgrading) -> Result<Option<Box<Authenticated>>, HandshakeError> {
+async fn authenticate(core: &Core, upgrading: Upgrading) -> Result<Option<Authenticated>, HandshakeError> {
     let Ok(socket) = upgrading.socket().await else { return Ok(None) };
     let (registry, hello_timeout) = (core.registry.as_ref(), core.times.hello_timeout);
     let authenticator = Authenticator { names: &core.names, registry, clock: &core.clock, hello_timeout };
-    Unauthenticated::new(Channel::new(socket)).authenticate(&authenticator).await.map(|device| Some(Box::new(device)))
+    Unauthenticated::new(Channel::new(socket)).authenticate(&authenticator).await.map(Some)
 }
 
-async fn serve(core: &Arc<Core>, device: Box<Authenticated>, peer: &Peer, revision: u64) {
+/// Lists the device and welcomes it.
+async fn admit(core: &Core, device: Authenticated, address: IpAddr, revision: u64) -> Option<(Session, Listed)> {
     let hello = device.hello();
-    let about = About::new(random::session(), hello, device.principal().clone(), peer.address, core.clock.now());
+    let about = About::new(random::session(), hello, device.principal().clone(), address, core.clock.now());
     let knows = |name: &str| hello.features.iter().find(|feature| feature.as_str() == name).cloned();
     let (heartbeat, reuse) = (knows(HEARTBEAT_FEATURE), knows(REUSE));
     let pinger = if heartbeat.is_some() { Pinger::Device } else { Pinger::Relay };
@@ -82,7 +104,7 @@ async fn serve(core: &Arc<Core>, device: Box<Authenticated>, peer: &Peer, revisi
     let mut listed = core.directory.list(handle.clone());
     // Listed first, then checked again: a concurrent removal of the device or its key either sees the channel or is seen here.
     if core.revision.current() != revision {
-        Box::pin(revoke_unregistered(core, &handle)).await;
+        revoke_unregistered(core, &handle).await;
     }
     let welcome = Welcome {
         session: Text::truncated(&handle.about().session),
@@ -96,19 +118,18 @@ async fn serve(core: &Arc<Core>, device: Box<Authenticated>, peer: &Peer, revisi
     };
     let About { principal, session, .. } = handle.about();
     let device_id = &principal.device;
-    let socket = match Box::pin(device.admit(welcome, core.times.hello_timeout)).await {
+    let socket = match device.admit(welcome, core.times.hello_timeout).await {
         Ok(socket) => socket,
-        Err(error) => return debug!(device = %device_id, session, %error, "a device was lost before its welcome"),
+        Err(error) => {
+            debug!(device = %device_id, session, %error, "a device was lost before its welcome");
+            return None;
+        }
     };
-    info!(device = %device_id, session, address = %peer.address, "device online");
+    info!(device = %device_id, session, %address, "device online");
     core.last_seen.note(device_id, Some(principal.key_id), core.clock.now());
     let keepalive = Keepalive::new(pinger, core.times.heartbeat, core.times.heartbeat_max, Instant::now());
-    let on_answer = |answer: Answer| on_answer(core, &handle, answer);
-    let session_task = Session::new(socket, handle.clone(), keepalive, core.times.offer_ack_timeout);
-    let cause = session_task.run(on_answer, core.lifecycle.clone()).await;
-    core.last_seen.note(device_id, None, core.clock.now()); // before it is offline, so that readers who see it offline also see since when
-    drop(listed);
-    info!(device = %device_id, session, ?cause, "device offline");
+    let session = Session::new(socket, handle.clone(), keepalive, core.times.offer_ack_timeout);
+    Some((session, listed))
 }
 
 /// Ends a channel whose device, or key, was removed while the device proved that it has it.

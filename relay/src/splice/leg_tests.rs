@@ -214,6 +214,6 @@ async fn frames_after_a_violation_are_drained_while_the_leg_is_closed() {
         peer.shutdown().await.unwrap();
         read_available(&mut peer).await
     };
-    let (_, received) = tokio::join!(leg.close(CloseReason::Framing, "a reserved bit is set", CLOSE_TIMEOUT), ends);
+    let (_, received) = tokio::join!(Box::new(leg).close(CloseReason::Framing, "a reserved bit is set", CLOSE_TIMEOUT), ends);
     assert_eq!(received, sent_by_relay(CLOSE, b"\x03\xeaframing: a reserved bit is set"));
 }

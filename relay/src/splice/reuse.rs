@@ -36,9 +36,9 @@ pub enum Said {
     /// A caller wants a stream.
     Ask(Box<Ask>),
     /// The device takes the stream that was offered on the leg.
-    Accept(Accept),
+    Accept(Box<Accept>),
     /// It does not.
-    Reject(Reject),
+    Reject(Box<Reject>),
 }
 
 /// Reads a text message on a leg that does not belong to a stream, and returns where the leg stands behind it. Nothing for one that is ignored.
@@ -48,8 +48,8 @@ pub enum Said {
 pub(super) fn read(text: &str, now: LegUse) -> Result<Option<(Said, LegUse)>, LegEnd> {
     match (now, ReuseText::decode(text)) {
         (LegUse::IdleCaller, Ok(Decoded::Known(ReuseText::Ask(ask)))) => Ok(Some((Said::Ask(ask), LegUse::Stream))),
-        (LegUse::Offered, Ok(Decoded::Known(ReuseText::Accept(accept)))) => Ok(Some((Said::Accept(accept), LegUse::Stream))),
-        (LegUse::Offered, Ok(Decoded::Known(ReuseText::Reject(reject)))) => Ok(Some((Said::Reject(reject), LegUse::IdleDevice))),
+        (LegUse::Offered, Ok(Decoded::Known(ReuseText::Accept(accept)))) => Ok(Some((Said::Accept(Box::new(accept)), LegUse::Stream))),
+        (LegUse::Offered, Ok(Decoded::Known(ReuseText::Reject(reject)))) => Ok(Some((Said::Reject(Box::new(reject)), LegUse::IdleDevice))),
         (_, Ok(Decoded::Known(message))) => Err(LegEnd::protocol(&format!("{} {}", message.kind(), now.place()))),
         (_, Ok(Decoded::Unknown(kind))) if LegText::TYPES.contains(&kind.as_str()) => {
             Err(LegEnd::protocol(&format!("{kind} {}", now.place())))

@@ -34,6 +34,10 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that read at once. Each has a thread.
 const READERS: u32 = 2;
 
+/// What each connection keeps of the file: little, since Linux keeps it too. Memory that the relay holds grows with the devices online, not
+/// with those that were looked up.
+const CACHE: &str = "-256"; // KiB, as SQLite spells it
+
 /// A registry in a private file.
 #[derive(Debug)]
 pub struct SqliteRegistry {
@@ -57,6 +61,7 @@ impl SqliteRegistry {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
+            .pragma("cache_size", CACHE)
             .busy_timeout(BUSY_TIMEOUT);
         // A file does not hang up: connections are not tested before they are used.
         let pool = |max: u32| SqlitePoolOptions::new().max_connections(max).acquire_timeout(ACQUIRE_TIMEOUT).test_before_acquire(false);

@@ -56,7 +56,7 @@ pub(super) enum Phase {
     /// The device was offer.
     Offered(PendingOffer),
     /// The device accepted; a leg is missing.
-    Accepted(PendingOffer, Accept),
+    Accepted(PendingOffer, Box<Accept>),
     /// The device accepted and both legs are there.
     Opened(Box<Opened>),
 }
@@ -98,7 +98,7 @@ pub(super) struct Opened {
     pub(super) session: DeviceHandle,
     /// The device knows that its leg is open: it accepted there.
     pub(super) accepted_on_leg: bool,
-    pub(super) accept: Accept,
+    pub(super) accept: Box<Accept>,
     pub(super) caller: Box<Leg>,
     pub(super) device: Box<Leg>,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use moorline_proto::bounds::CLOSE_TIMEOUT;
 use moorline_proto::close::CloseReason;
-use moorline_proto::control::{CallerInfo, Cancel, CancelCode};
+use moorline_proto::control::{Accept, CallerInfo, Cancel, CancelCode};
 use moorline_proto::id::Feature;
 use moorline_proto::leg::{LegText, Opened as OpenedText, Peer};
 use tokio::time::{sleep, timeout};
@@ -30,22 +30,8 @@ use crate::stream::status::Status;
 impl Actor {
     /// Sends `opened` and moves bytes until the stream is over. Returns the caller's leg, if it may be used again.
     pub(super) async fn carry(mut self: Box<Self>, opened: Opened) -> Option<Kept> {
-        if let Some(key) = &self.key {
-            key.opened();
-        }
-        self.undecided = None;
-        self.steps.set(|timeline, now| timeline.opened_ms = now);
-        self.listing.publish(Status::Opened);
-        // A leg that joins after this moment is too late: it is closed here, or by the request that delivers it.
-        self.events.close();
-        while let Ok(event) = self.events.try_recv() {
-            if let Event::Joined(_, leg) = event {
-                leg_close::close_unused(&self.core.tasks, leg, CloseReason::Refused, "the stream was opened without it");
-            }
-        }
         let Opened { slot, session, accepted_on_leg, accept, caller, device } = opened;
-        let to_device = (!accepted_on_leg).then(|| self.opened_text(Side::Device, &accept));
-        let texts = (to_device, self.opened_text(Side::Caller, &accept));
+        let texts = self.begin(accept, accepted_on_leg);
         let (end, mut farewell) = self.splice(device, caller, texts).await;
         self.record(end.result());
         let Self { core, listing, key, slot: of_stream, .. } = *self;
@@ -61,6 +47,25 @@ impl Actor {
             if kept.is_some() { core.tasks.spawn("closing", closing) } else { closing.await }
         }
         kept.map(|leg| Kept { leg, was_refused: false })
+    }
+
+    /// Makes the stream an open one. Returns what the device and the caller are told, the device only where it does not know.
+    fn begin(&mut self, accept: Box<Accept>, accepted_on_leg: bool) -> (Option<LegText>, LegText) {
+        if let Some(key) = &self.key {
+            key.opened();
+        }
+        self.undecided = None;
+        self.steps.set(|timeline, now| timeline.opened_ms = now);
+        self.listing.publish(Status::Opened);
+        // A leg that joins after this moment is too late: it is closed here, or by the request that delivers it.
+        self.events.close();
+        while let Ok(event) = self.events.try_recv() {
+            if let Event::Joined(_, leg) = event {
+                leg_close::close_unused(&self.core.tasks, leg, CloseReason::Refused, "the stream was opened without it");
+            }
+        }
+        let to_device = (!accepted_on_leg).then(|| self.opened_text(Side::Device, &accept));
+        (to_device, self.opened_text(Side::Caller, &accept))
     }
 
     async fn splice(
@@ -114,7 +119,7 @@ impl Actor {
         }
     }
 
-    fn opened_text(&self, side: Side, accept: &moorline_proto::control::Accept) -> LegText {
+    fn opened_text(&self, side: Side, accept: &Accept) -> LegText {
         let offered = &self.open.features;
         let features: Vec<Feature> = accept.features.iter().filter(|name| offered.contains(name)).cloned().collect();
         let facts = self.listing.facts();

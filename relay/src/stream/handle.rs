@@ -17,9 +17,9 @@ pub enum Event {
     /// The caller's connection ended between the 101 and its leg.
     CallerLost,
     /// The device accepted.
-    Accepted(Accept),
+    Accepted(Box<Accept>),
     /// The device rejected.
-    Rejected(Reject),
+    Rejected(Box<Reject>),
 }
 
 /// A stream that is being set up, for the request that asked for it.

@@ -123,7 +123,8 @@ async fn serve(core: &Arc<Core>, leg: Box<Leg>, asking: &AskingCaller, ask: Box<
         Err(problem) => return refuse_ask(leg, &problem).await,
     };
     let request = StreamRequest { open, permit, key, via: Via::Connect, since };
-    match prepare(core, request).await {
+    // Boxed: long over while the stream runs.
+    match Box::pin(prepare(core, request)).await {
         Ok(Prepared::New(actor, start, _)) => actor.with_caller(leg).run(start).await,
         Ok(Prepared::Earlier(stream)) => {
             deliver(&core.streams, stream.stream, stream.events(), LegOf::Caller, leg).await;

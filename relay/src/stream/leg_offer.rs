@@ -89,7 +89,7 @@ impl Actor {
                 });
                 Ok(self.on_accept(phase, accept))
             }
-            Said::Reject(reject) => self.on_reject(phase, reject),
+            Said::Reject(reject) => self.on_reject(phase, &reject),
             Said::Ask(_) => Ok(phase),
         }
     }

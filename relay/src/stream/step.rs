@@ -115,13 +115,13 @@ impl Actor {
             // An answer on the channel to an offer on a leg is none.
             Some(Event::Accepted(_) | Event::Rejected(_)) if phase.is_on_leg() => Ok(phase),
             Some(Event::Accepted(accept)) => Ok(self.on_accept(phase, accept)),
-            Some(Event::Rejected(reject)) => self.on_reject(phase, reject),
+            Some(Event::Rejected(reject)) => self.on_reject(phase, &reject),
             // The list of streams holds a sender for as long as the stream is listed.
             None => Err(phase.fail(Refusal::Draining)),
         }
     }
 
-    pub(super) fn on_accept(&mut self, phase: Phase, accept: Accept) -> Phase {
+    pub(super) fn on_accept(&mut self, phase: Phase, accept: Box<Accept>) -> Phase {
         match phase {
             Phase::Offered(offer) if accept.attempt == self.attempt => {
                 self.steps.set(|timeline, now| (timeline.accepted_ms, timeline.dial_ms) = (now, accept.dial_ms));
@@ -133,10 +133,10 @@ impl Actor {
         }
     }
 
-    pub(super) fn on_reject(&mut self, mut phase: Phase, reject: Reject) -> Result<Phase, Failed> {
+    pub(super) fn on_reject(&mut self, mut phase: Phase, reject: &Reject) -> Result<Phase, Failed> {
         let Some(offer) = phase.pending().filter(|_| reject.attempt == self.attempt) else { return Ok(phase) };
         offer.channel = None; // the device knows
-        Err(phase.fail(Refusal::Rejected { code: reject.code, detail: reject.detail.map(|detail| detail.to_string()) }))
+        Err(phase.fail(Refusal::Rejected { code: reject.code, detail: reject.detail.as_ref().map(ToString::to_string) }))
     }
 
     /// A second join takes the first one's place: a lossy link must not burn the stream. A device leg of another attempt is none of ours.

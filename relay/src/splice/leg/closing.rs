@@ -16,7 +16,12 @@ use crate::splice::scratch::{self, Scratch};
 impl Leg {
     /// Closes the leg and waits five seconds for the peer's Close; then the connection is reset. After 1000, which is sent behind
     /// everything that a slow reader has not read yet, waits for `patience` instead, and does not reset.
-    pub async fn close(mut self, reason: CloseReason, detail: &str, patience: Duration) {
+    pub async fn close(self: Box<Self>, reason: CloseReason, detail: &str, patience: Duration) {
+        // Boxed: whoever keeps a leg may close it, and would hold the room for that for as long.
+        Box::pin(self.exchange_and_close(reason, detail, patience)).await;
+    }
+
+    async fn exchange_and_close(mut self: Box<Self>, reason: CloseReason, detail: &str, patience: Duration) {
         let answered = match &self.end {
             Some(LegEnd::Lost) => false,
             Some(LegEnd::Done) => {
