@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use moorline_proto::id::NodeId;
 use rand::RngExt;
+use tokio::time::Instant;
 
 use crate::access::token::TokenVerifier;
 use crate::clock::Clock;
@@ -57,6 +58,18 @@ impl Core {
     /// The ping interval of one leg: a tenth less at most, so that legs do not ping in step.
     pub fn ping_interval(&self) -> Duration {
         self.times.ping.mul_f64(rand::rng().random_range(0.9..=1.0))
+    }
+
+    /// Begins to drain, and tells every session. Does nothing in a later phase than running.
+    pub fn drain(&self, until: Instant) {
+        self.lifecycle.drain(until, self.directory.len());
+        self.directory.wake();
+    }
+
+    /// Begins to close, and tells every session.
+    pub fn close(&self) {
+        self.lifecycle.close();
+        self.directory.wake();
     }
 }
 

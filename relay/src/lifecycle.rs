@@ -46,20 +46,6 @@ struct Inner {
     reconnect_spread: OnceLock<Duration>,
 }
 
-/// Sees each phase of a relay once, the present one first. Phases may be skipped.
-#[derive(Debug)]
-pub struct LifecycleWatch(watch::Receiver<Phase>);
-
-impl LifecycleWatch {
-    /// Waits for the next phase; for ever, once the relay is gone. Cancel safe.
-    pub async fn next(&mut self) -> Phase {
-        if self.0.changed().await.is_err() {
-            std::future::pending().await
-        }
-        *self.0.borrow_and_update()
-    }
-}
-
 impl Default for Lifecycle {
     fn default() -> Self {
         Self(Arc::new(Inner { phase: watch::Sender::new(Phase::Running), reconnect_spread: OnceLock::new() }))
@@ -87,13 +73,6 @@ impl Lifecycle {
     /// Begins to close.
     pub fn close(&self) {
         self.advance(|phase| !matches!(phase, Phase::Closing), Phase::Closing);
-    }
-
-    /// The phases from now on, for tasks that wait for all of them.
-    pub fn watch(&self) -> LifecycleWatch {
-        let mut phases = self.0.phase.subscribe();
-        phases.mark_changed();
-        LifecycleWatch(phases)
     }
 
     /// Waits until the relay drains or closes. Cancel safe.

@@ -165,7 +165,7 @@ impl Relay {
     /// The relay continues to drain.
     pub async fn drain(&self, grace: Duration) {
         let until = Instant::now() + grace;
-        self.core.lifecycle.drain(until, self.core.directory.len());
+        self.core.drain(until);
         tokio::select! {
             () = self.core.streams.ended() => {}
             () = sleep_until(until) => {}
@@ -175,8 +175,8 @@ impl Relay {
     /// Stops: devices get `go_away`, and streams are cut with the code for the reason.
     pub async fn stop(self) {
         drop(self.door);
-        self.core.lifecycle.drain(Instant::now(), self.core.directory.len());
-        self.core.lifecycle.close();
+        self.core.drain(Instant::now());
+        self.core.close();
         if let Err(late) = self.core.tasks.clone().finish(STOP_TIMEOUT).await {
             warn!(%late, "the relay stopped without waiting any longer");
         }

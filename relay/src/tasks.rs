@@ -50,8 +50,8 @@ impl Tasks {
         // Boxed: the futures around it would each hold a copy of its size for as long as it runs.
         let work = Box::pin(work);
         self.tracker.spawn(async move {
-            let _counted = counted;
             abort.run_until_cancelled(work).await;
+            drop(counted); // held where it came in: named before, it would be held twice
         });
     }
 

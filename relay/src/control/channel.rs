@@ -109,7 +109,8 @@ impl Channel {
         poll_fn(|cx| self.out.poll_flush(&mut self.socket, cx)).await
     }
 
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Received, ChannelEnd>> {
+    /// As [`Channel::receive`].
+    pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Received, ChannelEnd>> {
         loop {
             if let Poll::Ready(Err(_)) = self.out.poll_flush(&mut self.socket, cx) {
                 self.end.get_or_insert(ChannelEnd::Lost);

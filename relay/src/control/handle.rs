@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll};
 
+use futures_util::task::AtomicWaker;
 use moorline_proto::bounds::INFO_CHARS;
 use moorline_proto::control::{Cancel, Hello, Offer, Service};
 use moorline_proto::id::{Instance, ServiceName};
@@ -76,7 +78,7 @@ struct Shared {
     about: About,
     services: Mutex<Arc<[Service]>>,
     queue: Mutex<Queue>,
-    wake: Notify,
+    session: AtomicWaker,
     closed: OnceLock<ChannelClosed>,
     /// Notified when that is set.
     has_closed: Notify,
@@ -125,7 +127,7 @@ impl DeviceHandle {
             about,
             services: Mutex::new(services.into()),
             queue: Mutex::new(Queue { commands: VecDeque::new(), max, disconnect: None }),
-            wake: Notify::new(),
+            session: AtomicWaker::new(),
             closed: OnceLock::new(),
             has_closed: Notify::new(),
             idle: IdleLegs::default(),
@@ -172,7 +174,7 @@ impl DeviceHandle {
             }
             queue.commands.push_back(command);
         }
-        self.0.wake.notify_one();
+        self.wake();
         Ok(())
     }
 
@@ -189,7 +191,12 @@ impl DeviceHandle {
     fn disconnect(&self, disconnect: Disconnect, closed: ChannelClosed) {
         self.set_closed(closed);
         lock(&self.0.queue).disconnect.get_or_insert(disconnect);
-        self.0.wake.notify_one();
+        self.wake();
+    }
+
+    /// Makes the session look at what has changed for it: a command, or the phase of the relay.
+    pub fn wake(&self) {
+        self.0.session.wake();
     }
 
     /// Records that the control channel has ended. The first cause is kept.
@@ -225,22 +232,23 @@ impl DeviceHandle {
         *lock(&self.0.services) = services.into();
     }
 
-    /// The session's side: what to do next. Cancel safe.
-    pub(super) async fn next(&self) -> Next {
-        loop {
-            let wake = self.0.wake.notified();
-            {
-                let mut queue = lock(&self.0.queue);
-                if let Some(disconnect) = queue.disconnect.take() {
-                    return Next::Disconnect(disconnect);
-                }
-                if let Some(command) = queue.commands.pop_front() {
-                    return Next::Command(command);
-                }
+    /// The session's side: what to do next; a command only if it takes one. For one task alone.
+    pub(super) fn poll_next(&self, takes_commands: bool, cx: &mut Context<'_>) -> Poll<Next> {
+        self.0.session.register(cx.waker());
+        let mut queue = lock(&self.0.queue);
+        if let Some(disconnect) = queue.disconnect.take() {
+            return Poll::Ready(Next::Disconnect(disconnect));
+        }
+        if !takes_commands {
+            return Poll::Pending;
+        }
+        match queue.commands.pop_front() {
+            Some(command) => Poll::Ready(Next::Command(command)),
+            None => {
                 // An idle device holds no queue.
                 queue.commands.shrink_to_fit();
+                Poll::Pending
             }
-            wake.await;
         }
     }
 }

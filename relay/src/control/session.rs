@@ -1,5 +1,8 @@
 //! One control channel from `welcome` to its end: carries out commands, reports answers, notices a device that is dead.
 
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use moorline_proto::bounds::RECONNECT_IN_MS;
@@ -11,7 +14,7 @@ use moorline_proto::message::Decoded;
 use moorline_proto::text::Text;
 use rand::RngExt;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::debug;
 
 use crate::control::channel::{self, Channel, ChannelEnd, Received};
@@ -121,30 +124,53 @@ impl Session {
         closing.await;
     }
 
-    /// Each turn waits for a command, a message, the heartbeat or the relay's phases. All can be dropped half-way without loss: commands stay
-    /// queued, partial messages stay in the socket, the timer is set anew from the keepalive's own state.
+    /// Everything in it can be dropped half-way without loss: commands stay queued, partial messages stay in the socket, the timer is set
+    /// anew from the keepalive's own state.
     async fn serve(&mut self, on_answer: &mut impl FnMut(Answer), lifecycle: &Lifecycle) -> CloseCause {
-        let (handle, mut phases) = (self.handle.clone(), lifecycle.watch());
-        let mut timer = std::pin::pin!(sleep_until(self.next_tick()));
+        let mut timer = pin!(sleep_until(self.next_tick()));
+        poll_fn(|cx| match self.poll(timer.as_mut(), on_answer, lifecycle, cx) {
+            Ok(()) => Poll::Pending,
+            Err(cause) => Poll::Ready(cause),
+        })
+        .await
+    }
+
+    /// Does what there is to do, until nothing is left. Then the waker is registered for a command, a phase of the relay, a message, and the
+    /// heartbeat.
+    fn poll(
+        &mut self,
+        mut timer: Pin<&mut Sleep>,
+        on_answer: &mut impl FnMut(Answer),
+        lifecycle: &Lifecycle,
+        cx: &mut Context<'_>,
+    ) -> Result<(), CloseCause> {
         loop {
-            let is_flushed = self.socket.is_flushed();
-            let turn = tokio::select! {
-                // Written before more is queued.
-                next = handle.next(), if is_flushed => self.on_command(next),
-                received = self.socket.receive() => self.on_received(received, on_answer),
-                () = timer.as_mut() => self.on_tick(),
-                phase = phases.next() => match phase {
-                    Phase::Running => Ok(()),
-                    Phase::Draining { .. } => { self.go_away(lifecycle); Ok(()) }
-                    Phase::Closing => Err(CloseCause::Closing),
-                },
-            };
-            if let Err(cause) = turn {
-                return cause;
+            // A command is written before the next one is taken.
+            let was_flushed = self.socket.is_flushed();
+            let next = self.handle.poll_next(was_flushed, cx);
+            let mut is_at_rest = next.is_pending();
+            if let Poll::Ready(next) = next {
+                self.on_command(next)?;
+            }
+            match lifecycle.phase() {
+                Phase::Running => {}
+                Phase::Draining { .. } => self.go_away(lifecycle),
+                Phase::Closing => return Err(CloseCause::Closing),
+            }
+            if let Poll::Ready(received) = self.socket.poll_receive(cx) {
+                self.on_received(received, on_answer)?;
+                is_at_rest = false;
             }
             let next = self.next_tick();
             if timer.is_elapsed() || next < timer.deadline() {
                 timer.as_mut().reset(next);
+            }
+            if timer.as_mut().poll(cx).is_ready() {
+                self.on_tick()?;
+                is_at_rest = false;
+            }
+            if is_at_rest && was_flushed == self.socket.is_flushed() {
+                return Ok(());
             }
         }
     }

@@ -146,6 +146,11 @@ impl Directory {
         self.devices.iter().map(|handle| handle.clone()).filter(DeviceHandle::is_open).collect()
     }
 
+    /// Makes every session look at what has changed for it, one that is not open any more too.
+    pub fn wake(&self) {
+        self.devices.iter().for_each(|handle| handle.wake());
+    }
+
     /// How many devices are connected to this node.
     pub fn len(&self) -> usize {
         self.devices.iter().filter(|handle| handle.is_open()).count()

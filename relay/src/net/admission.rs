@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::future::pending;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
@@ -69,7 +70,8 @@ struct Permit {
     _connection: OwnedSemaphorePermit,
     shared: Arc<Shared>,
     id: u64,
-    evicted: CancellationToken,
+    /// Cancelled when it is evicted; nothing once it has authenticated.
+    evicted: Mutex<Option<CancellationToken>>,
     /// The caller that the connection counts for.
     caller: Mutex<Option<CallerDigest>>,
 }
@@ -120,7 +122,7 @@ impl Admission {
         let connection = Arc::clone(&self.0.connections).try_acquire_owned().map_err(|_| Full::Connections)?;
         let evicted = CancellationToken::new();
         let id = lock(&self.0.unauthenticated).insert(address, Instant::now(), evicted.clone())?;
-        let (shared, caller) = (Arc::clone(&self.0), Mutex::new(None));
+        let (shared, caller, evicted) = (Arc::clone(&self.0), Mutex::new(None), Mutex::new(Some(evicted)));
         Ok(ConnectionPermit(Arc::new(Permit { _connection: connection, shared, id, evicted, caller })))
     }
 }
@@ -178,7 +180,11 @@ impl ConnectionPermit {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn evicted(&self) {
-        self.0.evicted.cancelled().await;
+        let evicted = lock(&self.0.evicted).clone();
+        match evicted {
+            Some(evicted) => evicted.cancelled().await,
+            None => pending().await,
+        }
     }
 }
 
@@ -194,6 +200,7 @@ fn uncount(callers: &mut HashMap<CallerDigest, usize>, caller: CallerDigest) {
 impl Permit {
     fn leave_unauthenticated(&self) {
         if lock(&self.shared.unauthenticated).remove(self.id) {
+            *lock(&self.evicted) = None;
             self.shared.left.notify_waiters();
         }
     }
