@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
@@ -11,7 +11,7 @@ use moorline_proto::control::{Cancel, Hello, Offer, Service};
 use moorline_proto::id::{Instance, ServiceName};
 use moorline_proto::text::Text;
 use moorline_proto::timestamp::Timestamp;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{SetOnce, oneshot};
 
 use crate::access::principal::DevicePrincipal;
 use crate::access::revocation::Revocation;
@@ -30,18 +30,6 @@ pub enum Command {
     },
     /// Take an offer back.
     Cancel(Cancel),
-}
-
-/// What ends a session from outside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Disconnect {
-    /// A newer control channel of the same device took over.
-    Superseded {
-        /// The newer one's.
-        by: Instance,
-    },
-    /// The device, or the key that it proved to have, lost its registration.
-    Revoked,
 }
 
 /// How a control channel ended, for those who wait for the device's answers.
@@ -77,19 +65,11 @@ pub struct DeviceHandle(Arc<Shared>);
 struct Shared {
     about: About,
     services: Mutex<Arc<[Service]>>,
-    queue: Mutex<Queue>,
+    commands: Mutex<VecDeque<Command>>,
+    commands_max: usize,
     session: AtomicWaker,
-    closed: OnceLock<ChannelClosed>,
-    /// Notified when that is set.
-    has_closed: Notify,
+    closed: SetOnce<ChannelClosed>,
     idle: IdleLegs,
-}
-
-#[derive(Debug)]
-struct Queue {
-    commands: VecDeque<Command>,
-    max: usize,
-    disconnect: Option<Disconnect>,
 }
 
 /// What is known of a connected device, besides its services.
@@ -126,10 +106,10 @@ impl DeviceHandle {
         Self(Arc::new(Shared {
             about,
             services: Mutex::new(services.into()),
-            queue: Mutex::new(Queue { commands: VecDeque::new(), max, disconnect: None }),
+            commands: Mutex::default(),
+            commands_max: max,
             session: AtomicWaker::new(),
-            closed: OnceLock::new(),
-            has_closed: Notify::new(),
+            closed: SetOnce::new(),
             idle: IdleLegs::default(),
         }))
     }
@@ -168,11 +148,11 @@ impl DeviceHandle {
             return Err(SendError::Closed);
         }
         {
-            let mut queue = lock(&self.0.queue);
-            if queue.commands.len() >= queue.max {
+            let mut commands = lock(&self.0.commands);
+            if commands.len() >= self.0.commands_max {
                 return Err(SendError::Busy);
             }
-            queue.commands.push_back(command);
+            commands.push_back(command);
         }
         self.wake();
         Ok(())
@@ -180,18 +160,12 @@ impl DeviceHandle {
 
     /// Ends the session because its device, or the key of its proof, is not registered any more. Whoever waits for the device knows at once.
     pub fn revoke(&self, _revocation: Revocation) {
-        self.disconnect(Disconnect::Revoked, ChannelClosed::Revoked);
+        self.set_closed(ChannelClosed::Revoked);
     }
 
     /// Ends the session because a newer one took over. Whoever waits for the device knows at once, without waiting for the old connection.
     pub fn supersede(&self, by: &Instance) {
-        self.disconnect(Disconnect::Superseded { by: by.clone() }, ChannelClosed::Superseded { by: by.clone() });
-    }
-
-    fn disconnect(&self, disconnect: Disconnect, closed: ChannelClosed) {
-        self.set_closed(closed);
-        lock(&self.0.queue).disconnect.get_or_insert(disconnect);
-        self.wake();
+        self.set_closed(ChannelClosed::Superseded { by: by.clone() });
     }
 
     /// Makes the session look at what has changed for it: a command, or the phase of the relay.
@@ -199,10 +173,10 @@ impl DeviceHandle {
         self.0.session.wake();
     }
 
-    /// Records that the control channel has ended. The first cause is kept.
+    /// Records that the control channel has ended, and ends its session. The first cause is kept.
     pub fn set_closed(&self, closed: ChannelClosed) {
         if self.0.closed.set(closed).is_ok() {
-            self.0.has_closed.notify_waiters();
+            self.wake();
         }
     }
 
@@ -218,14 +192,7 @@ impl DeviceHandle {
 
     /// Waits until the control channel has ended. Cancel safe.
     pub async fn closed(&self) -> ChannelClosed {
-        loop {
-            // Notified from here on, whenever it is polled first.
-            let closed = self.0.has_closed.notified();
-            if let Some(end) = self.end() {
-                return end;
-            }
-            closed.await;
-        }
+        self.0.closed.wait().await.clone()
     }
 
     pub(super) fn set_services(&self, services: Vec<Service>) {
@@ -235,18 +202,17 @@ impl DeviceHandle {
     /// The session's side: what to do next; a command only if it takes one. For one task alone.
     pub(super) fn poll_next(&self, takes_commands: bool, cx: &mut Context<'_>) -> Poll<Next> {
         self.0.session.register(cx.waker());
-        let mut queue = lock(&self.0.queue);
-        if let Some(disconnect) = queue.disconnect.take() {
-            return Poll::Ready(Next::Disconnect(disconnect));
+        if let Some(closed) = self.end() {
+            return Poll::Ready(Next::End(closed));
         }
         if !takes_commands {
             return Poll::Pending;
         }
-        match queue.commands.pop_front() {
+        let mut commands = lock(&self.0.commands);
+        match commands.pop_front() {
             Some(command) => Poll::Ready(Next::Command(command)),
             None => {
-                // An idle device holds no queue.
-                queue.commands.shrink_to_fit();
+                commands.shrink_to_fit(); // an idle device holds no queue
                 Poll::Pending
             }
         }
@@ -258,6 +224,6 @@ impl DeviceHandle {
 pub(super) enum Next {
     /// Carry out a command.
     Command(Command),
-    /// End.
-    Disconnect(Disconnect),
+    /// End: it was ended from outside.
+    End(ChannelClosed),
 }

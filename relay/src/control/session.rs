@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::debug;
 
 use crate::control::channel::{self, Channel, ChannelEnd, Received};
-use crate::control::handle::{ChannelClosed, Command, DeviceHandle, Disconnect, Next};
+use crate::control::handle::{ChannelClosed, Command, DeviceHandle, Next};
 use crate::control::keepalive::{Due, Keepalive};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::limits::CONTROL_WRITE_TIMEOUT;
@@ -45,7 +45,7 @@ pub enum CloseCause {
     /// The device broke the protocol: the code to close with, and how.
     Broken(CloseReason, String),
     /// Ended from outside: superseded or revoked.
-    Disconnected(Disconnect),
+    Ended(ChannelClosed),
     /// The relay closes.
     Closing,
 }
@@ -98,11 +98,11 @@ impl Session {
     pub async fn close(mut self, cause: &CloseCause, on_answer: impl FnMut(Answer), lifecycle: &Lifecycle) {
         match cause {
             CloseCause::Closed(close) => self.socket.answer_close(close.as_ref()).await,
-            CloseCause::Lost => {}
+            CloseCause::Lost | CloseCause::Ended(ChannelClosed::Lost) => {}
             CloseCause::Dead => self.socket.reset(),
             CloseCause::Broken(reason, how) => self.socket.close(*reason, how).await,
-            CloseCause::Disconnected(Disconnect::Superseded { by }) => self.close_superseded(by, on_answer).await,
-            CloseCause::Disconnected(Disconnect::Revoked) => self.socket.close(CloseReason::Revoked, "").await,
+            CloseCause::Ended(ChannelClosed::Superseded { by }) => self.close_superseded(by, on_answer).await,
+            CloseCause::Ended(ChannelClosed::Revoked) => self.socket.close(CloseReason::Revoked, "").await,
             CloseCause::Closing => {
                 self.go_away(lifecycle);
                 self.socket.close(CloseReason::RelayDraining, "").await;
@@ -193,7 +193,7 @@ impl Session {
                 self.unacknowledged.push(alive);
             }
             Next::Command(Command::Cancel(cancel)) => self.push_message(cancel.into()),
-            Next::Disconnect(disconnect) => return Err(CloseCause::Disconnected(disconnect)),
+            Next::End(closed) => return Err(CloseCause::Ended(closed)),
         }
         Ok(())
     }

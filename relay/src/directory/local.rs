@@ -18,18 +18,21 @@ use crate::ttl_map::TtlMap;
 
 /// Where devices are connected. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Directory {
-    devices: Arc<DashMap<DeviceId, DeviceHandle>>,
-    awaited: Arc<DashMap<DeviceId, watch::Sender<()>>>,
-    superseded: Arc<TtlMap<DeviceId, Instance>>,
+pub struct Directory(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    devices: DashMap<DeviceId, DeviceHandle>,
+    awaited: DashMap<DeviceId, watch::Sender<()>>,
+    superseded: TtlMap<DeviceId, Instance>,
     /// Whose idle legs a token opens, by its digest.
-    warm: Arc<DashMap<Digest, DeviceHandle>>,
+    warm: DashMap<Digest, DeviceHandle>,
 }
 
 impl Default for Directory {
     fn default() -> Self {
-        let superseded = Arc::new(TtlMap::new(SUPERSEDED_RETENTION, SUPERSEDED_MAX));
-        Self { devices: Arc::default(), awaited: Arc::default(), superseded, warm: Arc::default() }
+        let superseded = TtlMap::new(SUPERSEDED_RETENTION, SUPERSEDED_MAX);
+        Self(Arc::new(Inner { devices: DashMap::default(), awaited: DashMap::default(), superseded, warm: DashMap::default() }))
     }
 }
 
@@ -47,9 +50,9 @@ impl Listed {
     pub fn warm_token(&mut self) -> Secret {
         let token = random::warm_token();
         let digest = warm_digest(&token);
-        self.directory.warm.insert(digest, self.handle.clone());
+        self.directory.0.warm.insert(digest, self.handle.clone());
         if let Some(before) = self.warm.replace(digest) {
-            self.directory.warm.remove(&before);
+            self.directory.0.warm.remove(&before);
         }
         token
     }
@@ -63,10 +66,10 @@ impl Drop for Listed {
     fn drop(&mut self) {
         self.handle.set_closed(ChannelClosed::Lost);
         if let Some(digest) = self.warm {
-            self.directory.warm.remove(&digest);
+            self.directory.0.warm.remove(&digest);
         }
         // A newer session may be listed by now; that one stays.
-        self.directory.devices.remove_if(&self.handle.about().principal.device, |_, listed| listed.is(&self.handle));
+        self.directory.0.devices.remove_if(&self.handle.about().principal.device, |_, listed| listed.is(&self.handle));
     }
 }
 
@@ -74,12 +77,12 @@ impl Directory {
     /// Lists a device's channel. The one that was listed before is superseded at once, without being waited for.
     pub fn list(&self, handle: DeviceHandle) -> Listed {
         let principal = &handle.about().principal;
-        let before = self.devices.insert(principal.device.clone(), handle.clone());
+        let before = self.0.devices.insert(principal.device.clone(), handle.clone());
         if let Some(before) = before {
             self.notice_duplicates(&before, &handle);
             before.supersede(&principal.instance);
         }
-        let awaited = self.awaited.remove(&principal.device);
+        let awaited = self.0.awaited.remove(&principal.device);
         if let Some((_, arrivals)) = awaited {
             arrivals.send_replace(());
         }
@@ -92,11 +95,11 @@ impl Directory {
         if was.instance == is.instance {
             return;
         }
-        if self.superseded.get(&is.device).is_some_and(|superseded| superseded == is.instance) {
+        if self.0.superseded.get(&is.device).is_some_and(|superseded| superseded == is.instance) {
             let addresses = [before.about().address, now.about().address];
             warn!(device = %is.device, ?addresses, "duplicate_identity: two machines are online in turn with the key of one device");
         }
-        self.superseded.put(is.device.clone(), was.instance.clone());
+        self.0.superseded.put(is.device.clone(), was.instance.clone());
     }
 
     /// Where the device is, asked once for each stream.
@@ -109,13 +112,13 @@ impl Directory {
 
     /// Whether the device is connected to this node, and how to reach it.
     pub fn find(&self, device: &DeviceId) -> Location {
-        let listed = self.devices.get(device).map(|handle| handle.clone());
+        let listed = self.0.devices.get(device).map(|handle| handle.clone());
         listed.filter(DeviceHandle::is_open).map_or(Location::Offline, Location::Here)
     }
 
     /// The device whose idle legs a token opens, if its channel is open.
     pub fn find_warm(&self, token: &Secret) -> Option<DeviceHandle> {
-        self.warm.get(&warm_digest(token)).map(|handle| handle.clone()).filter(DeviceHandle::is_open)
+        self.0.warm.get(&warm_digest(token)).map(|handle| handle.clone()).filter(DeviceHandle::is_open)
     }
 
     /// Waits until the device is connected. Cancel safe.
@@ -143,17 +146,17 @@ impl Directory {
 
     /// Every device that is connected to this node.
     pub fn connected(&self) -> Vec<DeviceHandle> {
-        self.devices.iter().map(|handle| handle.clone()).filter(DeviceHandle::is_open).collect()
+        self.0.devices.iter().map(|handle| handle.clone()).filter(DeviceHandle::is_open).collect()
     }
 
     /// Makes every session look at what has changed for it, one that is not open any more too.
     pub fn wake(&self) {
-        self.devices.iter().for_each(|handle| handle.wake());
+        self.0.devices.iter().for_each(|handle| handle.wake());
     }
 
     /// How many devices are connected to this node.
     pub fn len(&self) -> usize {
-        self.devices.iter().filter(|handle| handle.is_open()).count()
+        self.0.devices.iter().filter(|handle| handle.is_open()).count()
     }
 
     /// Whether no device is connected to this node.
@@ -170,13 +173,13 @@ struct Awaited<'a> {
 
 impl Awaited<'_> {
     fn arrivals(&self) -> watch::Receiver<()> {
-        self.directory.awaited.entry(self.device.clone()).or_insert_with(|| watch::Sender::new(())).subscribe()
+        self.directory.0.awaited.entry(self.device.clone()).or_insert_with(|| watch::Sender::new(())).subscribe()
     }
 }
 
 impl Drop for Awaited<'_> {
     fn drop(&mut self) {
         // The receiver was dropped before this guard.
-        self.directory.awaited.remove_if(self.device, |_, arrivals| arrivals.is_closed());
+        self.directory.0.awaited.remove_if(self.device, |_, arrivals| arrivals.is_closed());
     }
 }

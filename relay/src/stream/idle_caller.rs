@@ -63,7 +63,8 @@ pub async fn keep(core: Arc<Core>, mut leg: Box<Leg>) {
 
 /// Waits for an `ask`. Nothing, if the leg was closed instead.
 async fn wait(core: &Core, mut leg: Box<Leg>, asking: &AskingCaller) -> Option<(Box<Leg>, Box<Ask>)> {
-    let slot = core.streams.slots.idle_leg(&asking.caller.id).filter(|_| core.lifecycle.is_running() && time_left(core, asking).is_some());
+    let slot =
+        core.streams.slots().idle_leg(&asking.caller.id).filter(|_| core.lifecycle.is_running() && time_left(core, asking).is_some());
     if slot.is_none() {
         leg.close(CloseReason::Finished, "", CLOSE_TIMEOUT).await;
         return None;

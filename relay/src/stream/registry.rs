@@ -13,7 +13,7 @@ use moorline_proto::problem::Problem;
 use moorline_proto::proof::Thumbprint;
 use moorline_proto::secret::Secret;
 use moorline_proto::timestamp::Timestamp;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, SetOnce, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::access::revocation::{Cut, Revocation};
@@ -32,12 +32,15 @@ use crate::ttl_map::TtlMap;
 
 /// All streams of one relay. Clones share them.
 #[derive(Clone, Debug)]
-pub struct Streams {
-    live: Arc<DashMap<StreamId, Arc<Entry>>>,
-    recent: Arc<Recent>,
-    ended: Arc<Notify>,
-    pub(super) slots: Slots,
-    pub(super) keys: Keys,
+pub struct Streams(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    live: DashMap<StreamId, Arc<Entry>>,
+    recent: Recent,
+    ended: Notify,
+    slots: Slots,
+    keys: Keys,
 }
 
 /// What is remembered of streams that are over.
@@ -65,7 +68,7 @@ struct Entry {
     device_key: Mutex<Option<Thumbprint>>,
     status: watch::Sender<Status>,
     traffic: Traffic,
-    cut: watch::Sender<Option<Cut>>,
+    cut: SetOnce<Cut>,
     tokens: Mutex<LegTokens>,
     events: mpsc::Sender<Event>,
 }
@@ -95,13 +98,16 @@ impl Streams {
             tokens: RecentMap::new(times.closed_stream_retention, remembered.saturating_mul(2)),
             refusals: TtlMap::new(times.closed_stream_retention, REMEMBERED_REFUSALS),
         };
-        Self {
-            live: Arc::default(),
-            recent: Arc::new(recent),
-            ended: Arc::default(),
-            slots: Slots::new(limits),
-            keys: Keys::new(times.deadline_max, remembered),
-        }
+        let (slots, keys) = (Slots::new(limits), Keys::new(times.deadline_max, remembered));
+        Self(Arc::new(Inner { live: DashMap::default(), recent, ended: Notify::default(), slots, keys }))
+    }
+
+    pub(super) fn slots(&self) -> &Slots {
+        &self.0.slots
+    }
+
+    pub(super) fn keys(&self) -> &Keys {
+        &self.0.keys
     }
 
     /// Lists a stream, and returns its handle and the receiver of its events.
@@ -114,11 +120,11 @@ impl Streams {
             device_key: Mutex::default(),
             status,
             traffic: Traffic::default(),
-            cut: watch::Sender::new(None),
+            cut: SetOnce::new(),
             tokens: Mutex::default(),
             events,
         });
-        self.live.insert(entry.facts.stream, Arc::clone(&entry));
+        self.0.live.insert(entry.facts.stream, Arc::clone(&entry));
         (Listing { streams: self.clone(), entry }, handle, inbox)
     }
 
@@ -133,18 +139,18 @@ impl Streams {
             let used = entry.status.borrow().was_opened();
             return if used { Err(ClaimError::Used) } else { Ok(Claim::Join(leg, entry.events.clone())) };
         }
-        let refusal = self.recent.refusals.get(&stream).filter(|refusal| Instant::now() < refusal.until);
+        let refusal = self.0.recent.refusals.get(&stream).filter(|refusal| Instant::now() < refusal.until);
         if let Some(UndeliveredRefusal { caller: Some(of_caller), problem, .. }) = refusal
             && of_caller.is(&token)
         {
             return Ok(Claim::Refused(problem));
         }
-        Err(if self.recent.tokens.get(&token).is_some() { ClaimError::Over } else { ClaimError::Unknown })
+        Err(if self.0.recent.tokens.get(&token).is_some() { ClaimError::Over } else { ClaimError::Unknown })
     }
 
     /// Why the stream was refused, if the refusal is recent and was not delivered to its caller.
     pub fn refusal(&self, stream: StreamId) -> Option<Arc<Problem>> {
-        self.recent.refusals.get(&stream).map(|refusal| refusal.problem)
+        self.0.recent.refusals.get(&stream).map(|refusal| refusal.problem)
     }
 
     /// A fresh caller token for a stream that was negotiated; nothing if it was opened or is over.
@@ -163,28 +169,28 @@ impl Streams {
 
     /// How many streams the device has, open and undecided.
     pub fn of_device(&self, device: &DeviceId) -> u32 {
-        self.slots.of_device(device)
+        self.0.slots.of_device(device)
     }
 
     /// How many streams have a slot: opened, or on their way.
     pub fn with_slot(&self) -> usize {
-        self.live.iter().filter(|entry| !matches!(*entry.status.borrow(), Status::Closing)).count()
+        self.0.live.iter().filter(|entry| !matches!(*entry.status.borrow(), Status::Closing)).count()
     }
 
     /// How many streams there are, with those that close.
     pub fn len(&self) -> usize {
-        self.live.len()
+        self.0.live.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.live.is_empty()
+        self.0.live.is_empty()
     }
 
     /// Waits until there are none. Cancel safe.
     pub async fn ended(&self) {
         loop {
-            let mut ended = std::pin::pin!(self.ended.notified());
+            let mut ended = std::pin::pin!(self.0.ended.notified());
             ended.as_mut().enable();
             if self.is_empty() {
                 return;
@@ -221,17 +227,17 @@ impl Streams {
     }
 
     fn find(&self, stream: StreamId) -> Option<Arc<Entry>> {
-        self.live.get(&stream).map(|entry| Arc::clone(entry.value()))
+        self.0.live.get(&stream).map(|entry| Arc::clone(entry.value()))
     }
 
     fn entries(&self) -> Vec<Arc<Entry>> {
-        self.live.iter().map(|entry| Arc::clone(entry.value())).collect()
+        self.0.live.iter().map(|entry| Arc::clone(entry.value())).collect()
     }
 }
 
 impl Entry {
     fn cut(&self, cut: Cut) {
-        self.cut.send_if_modified(|was| was.is_none() && was.replace(cut).is_none());
+        self.cut.set(cut).ok(); // the first stands
     }
 
     fn row(&self) -> LiveStream {
@@ -282,7 +288,7 @@ impl Listing {
     /// Remembers a refusal for a caller that joins late: one whose token is good until then, or one whose leg is on its way.
     pub(super) fn remember_refusal(&self, problem: Arc<Problem>, until: Instant) {
         let caller = lock(&self.entry.tokens).caller();
-        self.streams.recent.refusals.put(self.entry.facts.stream, UndeliveredRefusal { caller, problem, until });
+        self.streams.0.recent.refusals.put(self.entry.facts.stream, UndeliveredRefusal { caller, problem, until });
     }
 
     /// Whether somebody has a token for the caller leg.
@@ -292,16 +298,12 @@ impl Listing {
 
     /// Waits until somebody cuts the stream. Cancel safe.
     pub(super) async fn cut(&self) -> Cut {
-        let mut cut = self.entry.cut.subscribe();
-        match cut.wait_for(Option::is_some).await.ok().and_then(|cut| *cut) {
-            Some(cut) => cut,
-            None => std::future::pending().await,
-        }
+        *self.entry.cut.wait().await
     }
 
     /// Whether somebody has cut the stream.
     pub(super) fn was_cut(&self) -> bool {
-        self.entry.cut.borrow().is_some()
+        self.entry.cut.get().is_some()
     }
 }
 
@@ -309,9 +311,9 @@ impl Drop for Listing {
     fn drop(&mut self) {
         let stream = self.entry.facts.stream;
         for digest in lock(&self.entry.tokens).digests() {
-            self.streams.recent.tokens.put(digest, ());
+            self.streams.0.recent.tokens.put(digest, ());
         }
-        self.streams.live.remove(&stream);
-        self.streams.ended.notify_waiters();
+        self.streams.0.live.remove(&stream);
+        self.streams.0.ended.notify_waiters();
     }
 }

@@ -69,7 +69,7 @@ async fn set_up(core: &Arc<Core>, request: StreamRequest, facts: Facts, steps: S
     };
     let revision = core.revision.current();
     let start = start(core, &request).await?;
-    let slots = core.streams.slots.stream(facts.caller())?;
+    let slots = core.streams.slots().stream(facts.caller())?;
     let status = match &start {
         Start::Offer(..) => Status::Offered,
         Start::Wait(_) => Status::Waiting,
@@ -95,7 +95,7 @@ async fn reserve(core: &Core, request: &StreamRequest) -> Result<Option<Named>, 
     let (deadline_s, wait_s) = (core.deadline(&request.open).as_secs(), core.wait(&request.open).as_secs());
     let question = OpenStream { deadline_s: Some(deadline_s), wait_s: Some(wait_s), ..request.open.clone() };
     let keyed = KeyedRequest::new(text, &request.permit.basis().caller, request.permit.device(), &question);
-    core.streams.keys.reserve(keyed).await.map(Some)
+    core.streams.keys().reserve(keyed).await.map(Some)
 }
 
 /// What the relay can decide by itself: whether it is leaving, the device online, the service exposed, the limits kept.
@@ -114,7 +114,7 @@ async fn start(core: &Core, request: &StreamRequest) -> Result<Start, Refusal> {
             if core.wait(&request.open).is_zero() {
                 return Err(Refusal::Offline { device: device.clone(), last_seen });
             }
-            Ok(Start::Wait(core.streams.slots.waiting(&request.permit.basis().caller)?))
+            Ok(Start::Wait(core.streams.slots().waiting(&request.permit.basis().caller)?))
         }
     }
 }
@@ -139,7 +139,7 @@ impl Core {
         if !handle.exposes(service) {
             return Err(Refusal::not_exposed(device, service));
         }
-        Ok(self.streams.slots.device(device)?)
+        Ok(self.streams.slots().device(device)?)
     }
 
     /// The deadline of the handshake, at most the operator's.

@@ -262,7 +262,7 @@ impl Actor {
         if Instant::now() >= self.wait_until {
             return refuse(Refusal::Unresponsive(facts.device.clone()));
         }
-        let slot = match self.core.streams.slots.waiting(facts.caller()) {
+        let slot = match self.core.streams.slots().waiting(facts.caller()) {
             Ok(slot) => slot,
             Err(exhausted) => return refuse(exhausted.into()),
         };

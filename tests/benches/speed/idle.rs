@@ -32,7 +32,7 @@ pub async fn measure(table: &mut Table) {
     let keys = add(&world, count).await;
 
     let relay = Process(world.relay.id());
-    warm(&world, &connect, &keys[0]).await;
+    warm(&world, &connect, &keys).await;
     let (memory, cpu) = (relay.resident_kib(), relay.cpu());
     let devices: Vec<WireDevice<Tls>> =
         iter(keys.iter().enumerate()).map(|(number, key)| device(&world, &connect, number, key)).buffer_unordered(AT_ONCE).collect().await;
@@ -72,12 +72,19 @@ fn name(number: usize) -> String {
     format!("idle-{number}")
 }
 
-/// Connects and disconnects a first device, so that one-time allocations are done before the measurement.
-async fn warm(world: &World, connect: &Connect, key: &SigningKey) {
-    drop(device(world, connect, 0, key).await);
-    let (client, id) = (world.library(), name(0).parse().expect("a device id"));
-    let gone = async { while client.device(&id).await.is_ok_and(|device| device.online.is_some()) {} };
-    timeout(Duration::from_secs(10), gone).await.expect("the relay sees that the device is gone");
+/// Connects and disconnects as many devices as will be on their way at once, so that what the programs need once, or for each thread, and what
+/// their coming needs, is there before the measurement.
+async fn warm(world: &World, connect: &Connect, keys: &[Arc<SigningKey>]) {
+    let keys = keys.iter().enumerate().take(AT_ONCE);
+    let devices: Vec<_> = iter(keys).map(|(number, key)| device(world, connect, number, key)).buffer_unordered(AT_ONCE).collect().await;
+    let first = devices.len();
+    drop(devices);
+    let client = world.library();
+    for number in 0..first {
+        let id = name(number).parse().expect("a device id");
+        let gone = async { while client.device(&id).await.is_ok_and(|device| device.online.is_some()) {} };
+        timeout(Duration::from_secs(10), gone).await.expect("the relay sees that the device is gone");
+    }
 }
 
 async fn device(world: &World, connect: &Connect, number: usize, key: &SigningKey) -> WireDevice<Tls> {
