@@ -283,7 +283,7 @@ impl Inner {
         loop {
             let Some(event) = self.retire.run_until_cancelled(online.session.next()).await else { return Served::Retired };
             match event {
-                SessionEvent::Offer(offer) => self.on_offer(*offer, &online.context),
+                SessionEvent::Offer(offer) => self.on_offer(offer, &online.context),
                 SessionEvent::Cancel(cancel) => self.on_cancel(&cancel),
                 SessionEvent::GoAway(after) => return Served::GoAway(after),
                 SessionEvent::Ended(end) => return Served::Ended(end),
@@ -337,7 +337,7 @@ impl Inner {
             loop {
                 match session.next().await {
                     // Offers that cross with a newer session are repeated there.
-                    SessionEvent::Offer(offer) if self.retire.is_cancelled() => self.on_offer(*offer, &context),
+                    SessionEvent::Offer(offer) if self.retire.is_cancelled() => self.on_offer(offer, &context),
                     SessionEvent::Offer(_) | SessionEvent::GoAway(_) => {}
                     SessionEvent::Cancel(cancel) => self.on_cancel(&cancel),
                     SessionEvent::Ended(_) => return,
@@ -350,7 +350,7 @@ impl Inner {
         }
     }
 
-    fn on_offer(&self, offer: Offer, context: &Arc<OfferContext>) {
+    fn on_offer(&self, offer: Box<Offer>, context: &Arc<OfferContext>) {
         match self.admission.admit(offer.stream, offer.attempt, context.max_streams) {
             Ok(admitted) => self.spawn_offer(offer, admitted, Arc::clone(context)),
             Err(Refused::Reject(code, detail)) => self.reject_excess(&offer, code, detail),
@@ -358,7 +358,7 @@ impl Inner {
         }
     }
 
-    fn spawn_offer(&self, offer: Offer, admitted: Admitted, context: Arc<OfferContext>) {
+    fn spawn_offer(&self, offer: Box<Offer>, admitted: Admitted, context: Arc<OfferContext>) {
         self.tasks.spawn(async move { Box::pin(serve_offer(context, offer, admitted)).await });
     }
 

@@ -39,15 +39,15 @@ struct Opening<'a> {
 }
 
 /// Serves one offer until its stream has ended, and then those that are offered on its leg.
-pub(crate) async fn serve_offer(context: Arc<OfferContext>, offer: Offer, admitted: Admitted) {
+pub(crate) async fn serve_offer(context: Arc<OfferContext>, offer: Box<Offer>, admitted: Admitted) {
     if let Some(idle) = serve_first(&context, offer, admitted).await {
         keep_leg(context, idle).await;
     }
 }
 
-async fn serve_first(context: &OfferContext, offer: Offer, admitted: Admitted) -> Option<IdleLeg> {
+async fn serve_first(context: &OfferContext, offer: Box<Offer>, admitted: Admitted) -> Option<IdleLeg> {
     let Admitted { mut guard, cancel } = admitted;
-    let request = StreamRequest::from(&offer);
+    let request = StreamRequest::from(&*offer);
     let opening = Opening { context, offer: &offer, request: &request };
     // Boxed: opening is large and short, the stream small and long.
     let opened = cancel.run_until_cancelled(Box::pin(opening.open())).await.unwrap_or(Err("cancelled"));

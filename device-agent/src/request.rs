@@ -25,7 +25,7 @@ use crate::target::LocalStream;
 /// A caller's wish for a stream.
 pub(crate) struct StreamRequest {
     attempt: Attempt,
-    info: OfferInfo,
+    info: Box<OfferInfo>,
     received: Instant,
     deadline: Instant,
 }
@@ -52,7 +52,7 @@ impl StreamRequest {
     fn new(attempt: Attempt, expires_in_ms: u64, info: OfferInfo) -> Self {
         let received = Instant::now();
         let expires_in = Duration::from_millis(expires_in_ms);
-        let info = OfferInfo { target_timeout: info.target_timeout.min(expires_in), ..info };
+        let info = Box::new(OfferInfo { target_timeout: info.target_timeout.min(expires_in), ..info });
         Self { attempt, info, received, deadline: received + expires_in }
     }
 
@@ -74,7 +74,7 @@ impl StreamRequest {
     /// Asks the handler, which connects to the target before it accepts. Fails with the answer for the relay.
     pub(crate) async fn decide(&self, handler: &dyn Handler) -> Result<(LocalStream, Accept), Reject> {
         let begun = Instant::now();
-        match timeout_at(self.deadline, handler.decide(self.info.clone())).await {
+        match timeout_at(self.deadline, handler.decide(OfferInfo::clone(&self.info))).await {
             Ok(Decision::Accept(Accepted { local, data, features })) => {
                 let dial_ms = Some(Millis::from_duration(begun.elapsed()));
                 Ok((local, Accept { stream: self.info.stream, attempt: self.attempt, data, features, dial_ms }))
@@ -91,7 +91,7 @@ impl StreamRequest {
 
     /// Carries the open stream until it has ended, or until `end_streams`; the far side sees a reset then.
     pub(crate) async fn carry(&self, local: LocalStream, leg: Leg, end_streams: &CancellationToken) -> Bridged {
-        let OfferInfo { stream, service, caller, .. } = &self.info;
+        let OfferInfo { stream, service, caller, .. } = &*self.info;
         debug!(%stream, %service, caller = %caller.id(), "stream opened");
         let bridged = bridge(local, leg, end_streams.cancelled()).await;
         let lasted_ms = u64::try_from(self.received.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -103,7 +103,7 @@ impl StreamRequest {
 
     /// Logs that the stream did not come about.
     pub(crate) fn log_not_opened(&self, result: &str) {
-        let OfferInfo { stream, service, caller, .. } = &self.info;
+        let OfferInfo { stream, service, caller, .. } = &*self.info;
         info!(%stream, %service, caller = %caller.id(), reason = self.reason(), result, "stream not opened");
     }
 

@@ -52,7 +52,7 @@ impl UnknownWord {
 ///
 /// Longer text is an error when it is decoded; [`Text::truncated`] truncates it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Text<const MAX: usize>(String);
+pub struct Text<const MAX: usize>(Box<str>);
 
 /// The text is too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,13 +74,13 @@ impl<const MAX: usize> Text<MAX> {
         match text.chars().count() {
             got if got > MAX => Err(TooLong { got, max: MAX }),
             _ if text.contains(is_replaced) => Ok(Self::truncated(&text)),
-            _ => Ok(Self(text)),
+            _ => Ok(Self(text.into())),
         }
     }
 
     /// The first `MAX` characters of the text.
     pub fn truncated(text: &str) -> Self {
-        Self(printable(text, MAX))
+        Self(printable(text, MAX).into())
     }
 
     /// The text.
@@ -91,7 +91,7 @@ impl<const MAX: usize> Text<MAX> {
 
 impl<const MAX: usize> From<Text<MAX>> for String {
     fn from(text: Text<MAX>) -> Self {
-        text.0
+        text.0.into()
     }
 }
 

@@ -53,7 +53,7 @@ impl<'s, S: AsyncRead + Unpin + ?Sized> EarlyBytes<'s, S> {
     ///
     /// # Cancel safety
     /// The bytes stay here for another leg.
-    pub(crate) async fn opened(&self, leg: &mut Leg) -> Result<(Opened, u64), NotOpened> {
+    pub(crate) async fn opened(&self, leg: &mut Leg) -> Result<(Box<Opened>, u64), NotOpened> {
         let (mut early, mut sent) = (self.0.lock().await, 0);
         let opened = poll_fn(|cx| {
             if let Err(error) = early.send(leg, &mut sent, cx) {

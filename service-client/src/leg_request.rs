@@ -132,7 +132,7 @@ impl LegRequest {
         }
     }
 
-    fn stream(&self, leg: Leg, opened: Opened, early_bytes: u64) -> Stream {
+    fn stream(&self, leg: Leg, opened: Box<Opened>, early_bytes: u64) -> Stream {
         let stream = Stream::new(leg, opened, early_bytes);
         match &self.reuse {
             Some(Reuse { pool, .. }) => stream.with_pool(pool, self.bearer.clone()),

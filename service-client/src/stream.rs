@@ -27,7 +27,7 @@ use crate::pool::Pool;
 #[derive(Debug)]
 pub struct Stream {
     leg: Leg,
-    opened: Opened,
+    opened: Box<Opened>,
     /// Bytes that were sent before `opened`.
     early_bytes: u64,
     /// Where the leg goes behind a clean end, as a leg of this token.
@@ -36,7 +36,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(leg: Leg, opened: Opened, early_bytes: u64) -> Self {
+    pub(crate) fn new(leg: Leg, opened: Box<Opened>, early_bytes: u64) -> Self {
         Self { leg, opened, early_bytes, pool: Weak::new(), token: None }
     }
 
@@ -102,9 +102,11 @@ impl Stream {
     /// # Cancel safety
     /// Dropping the future resets the stream and drops the local connection, which sees an ordinary close.
     pub async fn bridge<L: LocalSide>(self, local: L, stop: impl Future<Output = ()>) -> Bridged {
-        let mut bridged = bridge(local, self.leg, stop).await;
-        bridged.to_leg_bytes += self.early_bytes;
-        keep(&self.pool, self.token.as_ref(), bridged.idle.take());
+        let Self { leg, opened, early_bytes, pool, token } = self;
+        drop(opened);
+        let mut bridged = bridge(local, leg, stop).await;
+        bridged.to_leg_bytes += early_bytes;
+        keep(&pool, token.as_ref(), bridged.idle.take());
         bridged
     }
 }

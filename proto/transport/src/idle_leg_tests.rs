@@ -81,7 +81,7 @@ async fn bytes_may_follow_an_ask_before_it_is_answered() {
     assert_eq!(relay.next().await, ask_text("k"));
     assert_eq!(relay.bytes(5).await, b"early");
     relay.send(opened_text()).await;
-    assert_eq!(leg.opened().await, Ok(opened()));
+    assert_eq!(leg.opened().await, Ok(Box::new(opened())));
 }
 
 #[tokio::test(start_paused = true)]

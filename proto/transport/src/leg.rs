@@ -59,9 +59,10 @@ use state::{Phase, Silence, StreamState};
 /// One side's WebSocket of a stream, as bytes.
 #[derive(Debug)]
 pub struct Leg {
-    frames: FrameStream,
+    /// Boxed, as the next: a leg passes through many hands, and each would have room for all of it.
+    frames: Box<FrameStream>,
     /// Everything that belongs to one stream, and not to the connection.
-    stream: StreamState,
+    stream: Box<StreamState>,
     /// Set once the relay's ping interval is known; before that the handshake's deadline applies.
     silence: Option<Silence>,
     /// The relay granted that the leg is used again.
@@ -71,8 +72,8 @@ pub struct Leg {
 impl Leg {
     /// The leg on a connection that was upgraded, and the bytes that were read beyond the 101.
     pub fn new(connection: Connection, ahead: Bytes) -> Self {
-        let frames = FrameStream::new(connection, ahead);
-        Self { frames, stream: StreamState::new(Phase::Joining), silence: None, is_reusable: false }
+        let frames = Box::new(FrameStream::new(connection, ahead));
+        Self { frames, stream: Box::new(StreamState::new(Phase::Joining)), silence: None, is_reusable: false }
     }
 
     /// Like [`Leg::new`], for a 101 that granted that the leg is used again.

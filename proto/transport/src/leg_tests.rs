@@ -25,7 +25,7 @@ async fn opened_names_the_peer_and_bytes_may_follow_it() {
     let (mut leg, mut relay) = joined(LARGE_PIPE).await;
     relay.open().await;
     relay.send_bytes(b"hello").await;
-    assert_eq!(leg.opened().await, Ok(opened()));
+    assert_eq!(leg.opened().await, Ok(Box::new(opened())));
     let mut received = [0; 5];
     leg.read_exact(&mut received).await.unwrap();
     assert_eq!(&received, b"hello");

@@ -76,7 +76,7 @@ struct Shared {
 #[derive(Debug)]
 pub struct About {
     /// Names this control channel in logs.
-    pub session: String,
+    pub session: Box<str>,
     /// Who it proved to be.
     pub principal: DevicePrincipal,
     /// Its network address.
@@ -94,7 +94,15 @@ pub struct About {
 impl About {
     /// From the device's `hello`.
     pub fn new(session: String, hello: &Hello, principal: DevicePrincipal, address: IpAddr, since: Timestamp) -> Self {
-        Self { session, principal, address, since, agent: hello.agent.clone(), hostname: hello.hostname.clone(), os: hello.os.clone() }
+        Self {
+            session: session.into(),
+            principal,
+            address,
+            since,
+            agent: hello.agent.clone(),
+            hostname: hello.hostname.clone(),
+            os: hello.os.clone(),
+        }
     }
 }
 

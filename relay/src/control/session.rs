@@ -86,9 +86,17 @@ impl Session {
 
     /// Runs until the channel ends, and notifies those who wait for the device. The channel is still to be closed: [`Session::close`].
     ///
-    /// Its future is what an idle device costs, so nothing but the loop itself waits in it.
-    pub async fn run(&mut self, mut on_answer: impl FnMut(Answer), lifecycle: &Lifecycle) -> CloseCause {
-        let cause = self.serve(&mut on_answer, lifecycle).await;
+    /// Its future is what an idle device costs: nothing but the loop itself waits in it.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: commands stay queued, partial messages stay in the socket, the timer is set anew from the keepalive's own state.
+    pub async fn run(&mut self, on_answer: &mut impl FnMut(Answer), lifecycle: &Lifecycle) -> CloseCause {
+        let mut timer = pin!(sleep_until(self.next_tick()));
+        let ended = poll_fn(|cx| match self.poll(timer.as_mut(), on_answer, lifecycle, cx) {
+            Ok(()) => Poll::Pending,
+            Err(cause) => Poll::Ready(cause),
+        });
+        let cause = ended.await;
         self.handle.set_closed(ChannelClosed::Lost);
         debug!(session = self.handle.about().session, ?cause, "control channel ends");
         cause
@@ -122,17 +130,6 @@ impl Session {
             }
         });
         closing.await;
-    }
-
-    /// Everything in it can be dropped half-way without loss: commands stay queued, partial messages stay in the socket, the timer is set
-    /// anew from the keepalive's own state.
-    async fn serve(&mut self, on_answer: &mut impl FnMut(Answer), lifecycle: &Lifecycle) -> CloseCause {
-        let mut timer = pin!(sleep_until(self.next_tick()));
-        poll_fn(|cx| match self.poll(timer.as_mut(), on_answer, lifecycle, cx) {
-            Ok(()) => Poll::Pending,
-            Err(cause) => Poll::Ready(cause),
-        })
-        .await
     }
 
     /// Does what there is to do, until nothing is left. Then the waker is registered for a command, a phase of the relay, a message, and the

@@ -49,8 +49,8 @@ async fn channel(core: Arc<Core>, upgrading: Upgrading, peer: Peer) {
     // Boxed, here and below: what comes before and behind a session is large and short, the session small and long.
     let Some((mut session, listed)) = Box::pin(come_online(&core, upgrading, &peer)).await else { return };
     let handle = session.handle().clone();
-    let on_answer = |answer: Answer| on_answer(&core, &handle, answer);
-    let cause = session.run(on_answer, &core.lifecycle).await;
+    let mut on_answer = |answer: Answer| on_answer(&core, &handle, answer);
+    let cause = session.run(&mut on_answer, &core.lifecycle).await;
     Box::pin(session.close(&cause, on_answer, &core.lifecycle)).await;
     let About { principal, session, .. } = handle.about();
     // Before it is offline, so that readers who see it offline also see since when.

@@ -74,7 +74,7 @@ fn row(core: &Core, record: &DeviceRecord) -> Device {
     let online = match core.directory.find(&record.device) {
         Location::Here(handle) => Some(Online {
             node: core.node.clone(),
-            session: handle.about().session.clone(),
+            session: handle.about().session.to_string(),
             since: handle.about().since,
             address: handle.about().address,
             agent: handle.about().agent.clone(),

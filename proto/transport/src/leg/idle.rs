@@ -27,7 +27,7 @@ pub struct IdleLeg {
 impl Leg {
     /// The same leg without a stream.
     pub(super) fn into_idle(mut self, keep: Keep) -> IdleLeg {
-        self.stream = StreamState::new(Phase::Idle);
+        *self.stream = StreamState::new(Phase::Idle);
         self.frames.begin_stream();
         self.silence.get_or_insert_with(|| Silence::of_pings(keep.ping_ms));
         IdleLeg { leg: self, keep }
@@ -68,7 +68,7 @@ impl IdleLeg {
     ///
     /// A ping behind the `ask` shows whether the leg is alive: without an answer it ends as [`EndReason::Silent`] after 2 s.
     pub fn ask(mut self, ask: Ask) -> Leg {
-        self.leg.stream = StreamState::asked(LEG_ALIVE_MIN);
+        *self.leg.stream = StreamState::asked(LEG_ALIVE_MIN);
         self.leg.frames.push(Kind::Text, ReuseText::from(Box::new(ask)).encode().as_bytes());
         self.leg.frames.push_ping();
         self.leg.try_flush(&mut Context::from_waker(Waker::noop()));

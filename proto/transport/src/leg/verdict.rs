@@ -19,7 +19,7 @@ impl Leg {
     ///
     /// # Cancel safety
     /// Nothing is lost; it can be called again.
-    pub async fn opened(&mut self) -> Result<Opened, OpenError> {
+    pub async fn opened(&mut self) -> Result<Box<Opened>, OpenError> {
         poll_fn(|cx| self.poll_opened(cx)).await
     }
 
@@ -27,12 +27,12 @@ impl Leg {
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn poll_opened(&mut self, cx: &mut Context<'_>) -> Poll<Result<Opened, OpenError>> {
+    pub fn poll_opened(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<Opened>, OpenError>> {
         loop {
             match ready!(self.poll_message(cx)) {
                 LegMessage::Stream(LegText::Opened(opened)) => {
                     self.begin_open(opened.ping_ms);
-                    return Poll::Ready(Ok(*opened));
+                    return Poll::Ready(Ok(opened));
                 }
                 LegMessage::Stream(LegText::Refused(refused)) => return Poll::Ready(Err(OpenError::Refused(Box::new(refused.problem)))),
                 LegMessage::Bytes => self.break_off("bytes before opened", cx),
