@@ -58,17 +58,17 @@ async fn serve_next(context: &OfferContext, idle: IdleLeg, place: IdlePlace) -> 
     place.used();
     let request = StreamRequest::from(leg.offer());
     let reject = match context.admission.admit(request.stream(), request.attempt(), context.max_streams) {
-        // Boxed: deciding is large and short.
         Ok(admitted) => return serve_offer(context, &request, leg, admitted).await,
         Err(Refused::Reject(code, detail)) => request.reject(code, Some(detail)),
         Err(Refused::Outdated) => request.reject(RejectCode::Internal, Some("a later attempt is under way")),
     };
     debug!(stream = %request.stream(), code = %reject.code, "offer rejected");
-    until_idle(context, leg, reject).await
+    Box::pin(until_idle(context, leg, reject)).await
 }
 
 async fn serve_offer(context: &OfferContext, request: &StreamRequest, leg: OfferedLeg, admitted: Admitted) -> Option<IdleLeg> {
     let Admitted { mut guard, cancel } = admitted;
+    // Boxed, as what follows a rejection: deciding is large and short, the stream small and long.
     let decided = cancel.run_until_cancelled(context.legs.while_online(Box::pin(decide(context, request, leg)))).await;
     let Some(Some((leg, decided))) = decided else {
         // The leg was dropped, which closes it.
@@ -99,7 +99,7 @@ async fn serve_offer(context: &OfferContext, request: &StreamRequest, leg: Offer
         }
     };
     drop(guard);
-    until_idle(context, leg, reject).await
+    Box::pin(until_idle(context, leg, reject)).await
 }
 
 /// Asks the handler, until the offer is withdrawn: what has come on the leg counts before the answer.

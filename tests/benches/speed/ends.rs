@@ -11,6 +11,8 @@ use crate::table::{Spread, Table};
 use crate::trip::{nodelay_echo, tcp};
 
 const STREAMS: usize = 100;
+/// Streams that are open before memory is looked at.
+const WARMING: usize = 10;
 const MEBIBYTES: usize = 256;
 const ROUNDS: usize = 3;
 
@@ -25,13 +27,14 @@ pub async fn measure(table: &mut Table) {
 
     table.alone("agent, resident, idle", "MiB", agent.resident_kib() / 1024.0, "");
     table.alone("client (forward), resident, idle", "MiB", client.resident_kib() / 1024.0, "");
-    let before = [agent, client, relay].map(Process::resident_kib);
+    // The first ones bring what the programs need once, or for each thread.
     let mut streams = Vec::new();
+    for _ in 0..WARMING {
+        streams.push(open_and_ask(forward.local[0]).await);
+    }
+    let before = [agent, client, relay].map(Process::resident_kib);
     for _ in 0..STREAMS {
-        let mut stream = tcp(forward.local[0]).await;
-        stream.write_all(&[7; 64]).await.expect("the stream is open");
-        stream.read_exact(&mut [0; 64]).await.expect("the stream is open");
-        streams.push(stream);
+        streams.push(open_and_ask(forward.local[0]).await);
     }
     let after = [agent, client, relay].map(Process::resident_kib);
     for (at, name) in ["agent", "client (forward)"].into_iter().enumerate() {
@@ -59,6 +62,14 @@ pub async fn measure(table: &mut Table) {
         }
     }
     table.note("bytes through forward: all on one machine, so the cores are shared by five programs; beside: TCP to the same target");
+}
+
+/// A stream that has carried something each way.
+async fn open_and_ask(address: std::net::SocketAddr) -> TcpStream {
+    let mut stream = tcp(address).await;
+    stream.write_all(&[7; 64]).await.expect("the stream is open");
+    stream.read_exact(&mut [0; 64]).await.expect("the stream is open");
+    stream
 }
 
 /// Gigabytes per second.
