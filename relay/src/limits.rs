@@ -138,6 +138,9 @@ pub(crate) const CHANNEL_PONG_BYTES: usize = 16 * 1024;
 
 /// Bytes of unsent pongs. Beyond: a peer that does not read gets a pong for its last ping alone.
 pub(crate) const LEG_PONG_BYTES: usize = 16 * 1024;
+/// How long the pong to the ping behind an `ask` waits for `opened`, to share its segment: a fraction of the two seconds after which a caller
+/// takes the leg for dead.
+pub(crate) const PONG_WAIT: Duration = Duration::from_millis(100);
 /// What one read takes before `opened`: little, so that the bound of early data is exceeded by little.
 pub(crate) const LEG_EARLY_READ_BYTES: usize = 16 * 1024;
 /// Batches that one direction of a stream moves before the other has its turn.

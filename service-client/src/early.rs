@@ -54,8 +54,13 @@ impl<'s, S: AsyncRead + Unpin + ?Sized> EarlyBytes<'s, S> {
     /// # Cancel safety
     /// The bytes stay here for another leg.
     pub(crate) async fn opened(&self, leg: &mut Leg) -> Result<(Box<Opened>, u64), NotOpened> {
-        let (mut early, mut sent) = (self.0.lock().await, 0);
+        let (mut early, mut sent, mut is_first) = (self.0.lock().await, 0, true);
         let opened = poll_fn(|cx| {
+            if std::mem::take(&mut is_first)
+                && let Err(error) = early.queue(leg, &mut sent, cx)
+            {
+                return Poll::Ready(Err(NotOpened::Source(error)));
+            }
             if let Err(error) = early.send(leg, &mut sent, cx) {
                 return Poll::Ready(Err(NotOpened::Source(error)));
             }
@@ -69,6 +74,15 @@ impl<'s, S: AsyncRead + Unpin + ?Sized> EarlyBytes<'s, S> {
 }
 
 impl<S: AsyncRead + Unpin + ?Sized> Early<'_, S> {
+    /// Queues what the source says at once, so that it shares a segment with the `ask`.
+    fn queue(&mut self, leg: &mut Leg, sent: &mut usize, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.kept.is_empty() && !self.has_ended && self.read(cx)?.is_ready() && !self.kept.is_empty() {
+            leg.queue(&self.kept);
+            *sent = self.kept.len();
+        }
+        Ok(())
+    }
+
     /// Sends as much as the leg takes. Errors of the leg are left to whoever reads it.
     fn send(&mut self, leg: &mut Leg, sent: &mut usize, cx: &mut Context<'_>) -> io::Result<()> {
         loop {

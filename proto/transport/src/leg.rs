@@ -209,6 +209,12 @@ impl Leg {
         }
     }
 
+    /// Queues bytes of the stream for the next write, behind what is queued: the first ones, which go in one segment with the `ask` before them.
+    pub fn queue(&mut self, bytes: &[u8]) {
+        self.stream.has_sent = true;
+        self.frames.push(Kind::Bytes, bytes);
+    }
+
     /// Stream bytes that were received and not consumed.
     pub(crate) fn incoming(&mut self) -> &mut ReceiveBuffer {
         &mut self.stream.incoming

@@ -103,15 +103,23 @@ impl<'a> Direction<'a> {
     }
 }
 
-/// Writes a batch to its destination. If nothing is to follow, the Close goes with it.
+/// Writes a batch to its destination. If nothing is to follow, the Close goes with it, or what follows goes with `idle` or the Close.
 fn forward(batch: &mut Batch, done: bool, from: &mut Leg, to: &mut Leg, now: Instant, cx: &mut Context<'_>) -> Result<(), LegEnd> {
     if done && !from.reader.ended {
         from.reader.ended = true;
         batch.text(END_TEXT);
     }
     note_end(from, to, now);
-    let is_last = from.reader.has_finished() && to.reader.has_finished() && to.reuse().is_none();
-    if is_last { to.finish(batch, now, cx) } else { to.write(batch.finish(), now, cx) }
+    if !(from.reader.has_finished() && to.reader.has_finished()) {
+        return to.write(batch.finish(), now, cx);
+    }
+    match to.reuse() {
+        None => to.finish(batch, now, cx),
+        Some(_) => {
+            to.push_last(batch.finish(), now);
+            Ok(())
+        }
+    }
 }
 
 /// Notes that the end of `from` is passed on to `to`, from which moment `to` owes `delivered`.

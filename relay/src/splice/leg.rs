@@ -11,7 +11,7 @@ use moorline_proto::frame::Batch;
 use moorline_proto::leg::LegText;
 use tokio::time::{Instant, timeout};
 
-use crate::limits::{LEG_EARLY_READ_BYTES, LEG_PONG_BYTES};
+use crate::limits::{LEG_EARLY_READ_BYTES, LEG_PONG_BYTES, PONG_WAIT};
 use crate::net::admission::ConnectionPermit;
 use crate::net::connection::{ReadSize, Socket};
 use crate::splice::leg_end::LegEnd;
@@ -37,6 +37,10 @@ pub struct Leg {
     end: Option<LegEnd>,
     /// Our Close is in the write buffer or sent: nothing may follow it.
     closing: bool,
+    /// The last words of its stream wait for what follows: `idle`, or the Close.
+    holds_last_words: bool,
+    /// Until when pongs wait for what is said next: while an `ask` is being answered.
+    pongs_wait_until: Option<Instant>,
     /// The relay would read a frame of this leg now.
     pub(super) reading: bool,
     /// On whose authority it may be used again; nothing where it may not.
@@ -89,6 +93,8 @@ impl Leg {
             deferred_pong: None,
             end: None,
             closing: false,
+            holds_last_words: false,
+            pongs_wait_until: None,
             reading: true,
             reuse,
             announces_early: false,
@@ -115,7 +121,9 @@ impl Leg {
     /// Reads ahead. Ready with what came, or with `None` once enough is kept.
     pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Option<Watched>> {
         loop {
-            if let Poll::Ready(Err(end)) = self.poll_flush(cx) {
+            if self.pongs_wait_until.is_none()
+                && let Poll::Ready(Err(end)) = self.poll_flush(cx)
+            {
                 self.end.get_or_insert(end);
             }
             if let Some(said) = self.reader.said.take() {
@@ -193,6 +201,9 @@ impl Leg {
             }
         });
         let ended = !matches!(ready!(read), Ok(1..));
+        if matches!(self.reader.said, Some(Said::Ask(_))) {
+            self.pongs_wait_until = Some(now + PONG_WAIT);
+        }
         for payload in take(&mut self.reader.pings) {
             self.send_pong(payload);
         }
@@ -245,13 +256,22 @@ impl Leg {
         written
     }
 
+    /// Queues the last frames of a stream on a leg that may be used again: `idle` or the Close, which follows at once, shares their write.
+    pub(super) fn push_last(&mut self, frames: &[u8], now: Instant) {
+        if !self.closing && !self.is_over() {
+            self.reader.keepalive.on_sent(now);
+            self.write_buffer.push(frames);
+            self.holds_last_words = true;
+        }
+    }
+
     /// Writes everything that is queued.
     ///
     /// # Errors
     /// The leg was lost.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LegEnd>> {
         // A leg that ended gets nothing but the answer to its Close, which `close` writes.
-        if self.is_over() || self.write_buffer.is_flushed() {
+        if self.is_over() || self.holds_last_words || self.write_buffer.is_flushed() {
             return Poll::Ready(Ok(()));
         }
         let mut flushed = self.write_buffer.poll_flush(&mut self.socket, cx);
@@ -300,6 +320,11 @@ impl Leg {
         if self.is_over() {
             return Ok(());
         }
+        if self.pongs_wait_until.take_if(|until| *until <= now).is_some()
+            && let Poll::Ready(Err(end)) = self.poll_flush(cx)
+        {
+            return Err(end);
+        }
         match self.reader.keepalive.due(LegState { reading: self.reading, orphaned }, now) {
             // A leg with unsent bytes needs no ping.
             Due::Ping(payload) if self.write_buffer.is_flushed() && !self.closing => {
@@ -319,7 +344,15 @@ impl Leg {
 
     /// When [`Leg::on_tick`] should be called next.
     pub fn next_tick(&self) -> Instant {
-        self.reader.keepalive.next_tick()
+        let next = self.reader.keepalive.next_tick();
+        self.pongs_wait_until.map_or(next, |until| next.min(until))
+    }
+
+    /// Queues a text of the relay itself, for the next write.
+    pub fn push_text(&mut self, text: &LegText) {
+        self.pongs_wait_until = None;
+        self.reader.keepalive.on_sent(Instant::now());
+        self.push(|batch| batch.text(&text.encode()));
     }
 
     /// Sends a text of the relay itself, at most `within`.
@@ -331,6 +364,7 @@ impl Leg {
     }
 
     pub(super) async fn send_text(&mut self, text: &str, within: Duration) -> Result<(), LegEnd> {
+        self.pongs_wait_until = None;
         self.reader.keepalive.on_sent(Instant::now());
         self.push(|batch| batch.text(text));
         let written = poll_fn(|cx| self.write_buffer.poll_flush(&mut self.socket, cx));

@@ -15,7 +15,6 @@ use crate::control::handle::Command;
 use crate::core::Core;
 use crate::directory::Location;
 use crate::limits::LAST_SEEN_TIMEOUT;
-use crate::splice::leg_end::LegEnd;
 use crate::splice::{Farewell, Leg, Rules, Side, SpliceEnd, splice};
 use crate::stream::actor::{Actor, Failed, Opened};
 use crate::stream::handle::Event;
@@ -68,33 +67,22 @@ impl Actor {
         (to_device, self.opened_text(Side::Caller, &accept))
     }
 
+    /// Says `opened`, in one write with the first bytes where they are there, and moves bytes.
     async fn splice(
         &self,
         mut device: Box<Leg>,
         mut caller: Box<Leg>,
         (to_device, to_caller): (Option<LegText>, LegText),
     ) -> (SpliceEnd, Farewell) {
-        let to_the_device = async {
-            match &to_device {
-                Some(opened) => device.send(opened, CLOSE_TIMEOUT).await,
-                None => Ok(()),
-            }
-        };
-        let sent = tokio::join!(to_the_device, caller.send(&to_caller, CLOSE_TIMEOUT));
+        if let Some(opened) = &to_device {
+            device.push_text(opened);
+        }
+        caller.push_text(&to_caller);
         drop((to_device, to_caller)); // not held for as long as the stream lasts
-        let lost = match sent {
-            (Ok(()), Ok(())) => {
-                let rules = Rules { half_closed_idle: self.core.times.half_closed_idle };
-                let (directory, name) = (&self.core.directory, &self.listing.facts().device);
-                let orphaned = || !matches!(directory.find(name), Location::Here(_));
-                return splice(device, caller, rules, self.listing.traffic(), self.ended_from_outside(), orphaned).await;
-            }
-            (Err(_), _) => Side::Device,
-            (Ok(()), Err(_)) => Side::Caller,
-        };
-        let end = SpliceEnd::By(lost, LegEnd::Lost);
-        let farewell = Farewell::new(device, caller, &end);
-        (end, farewell)
+        let rules = Rules { half_closed_idle: self.core.times.half_closed_idle };
+        let (directory, name) = (&self.core.directory, &self.listing.facts().device);
+        let orphaned = || !matches!(directory.find(name), Location::Here(_));
+        splice(device, caller, rules, self.listing.traffic(), self.ended_from_outside(), orphaned).await
     }
 
     /// Waits until the stream is ended from outside: cut, with the relay, or with the token of its caller where streams do not outlive that.

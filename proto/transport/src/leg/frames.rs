@@ -45,6 +45,8 @@ pub(super) struct FrameStream {
     has_data: bool,
     /// A ping was sent and not answered.
     awaits_pong: bool,
+    /// Pongs wait for the next write.
+    holds_pongs: bool,
 }
 
 /// What was received, behind the bytes that were handed out with it.
@@ -89,6 +91,7 @@ impl FrameStream {
             unflushed: false,
             has_data: false,
             awaits_pong: false,
+            holds_pongs: false,
         }
     }
 
@@ -111,7 +114,9 @@ impl FrameStream {
                 Poll::Ready(None) => {}
                 Poll::Pending if incoming.is_empty() => {
                     incoming.release();
-                    drop(self.poll_flush(cx)); // for pongs
+                    if !self.holds_pongs {
+                        drop(self.poll_flush(cx));
+                    }
                     return Poll::Pending;
                 }
                 Poll::Pending => return Poll::Ready(Received::Bytes),
@@ -205,7 +210,7 @@ impl FrameStream {
         let begins = client_frame(kind, &mut frame, rand::random());
         self.pending.extend_from_slice(&frame[begins..]);
         self.unflushed = true;
-        self.has_data |= kind == Kind::Text;
+        self.has_data |= matches!(kind, Kind::Text | Kind::Bytes);
     }
 
     /// Queues a Close for the next write.
@@ -217,6 +222,11 @@ impl FrameStream {
     pub(super) fn push_ping(&mut self) {
         self.push(Kind::Ping, &[]);
         self.awaits_pong = true;
+    }
+
+    /// Whether pongs wait for the next write, from here on.
+    pub(super) fn hold_pongs(&mut self, hold: bool) {
+        self.holds_pongs = hold;
     }
 
     /// Whether a ping was not answered yet.

@@ -64,14 +64,14 @@ impl IdleLeg {
         }
     }
 
-    /// For a caller: asks for a stream. The leg waits for `opened` then, and bytes may be sent before it.
+    /// For a caller: asks for a stream. The leg waits for `opened` then, and bytes may be sent before it. The `ask` goes with the next write:
+    /// with the first bytes, if there are some, or as soon as the leg is read.
     ///
     /// A ping behind the `ask` shows whether the leg is alive: without an answer it ends as [`EndReason::Silent`] after 2 s.
     pub fn ask(mut self, ask: Ask) -> Leg {
         *self.leg.stream = StreamState::asked(LEG_ALIVE_MIN);
         self.leg.frames.push(Kind::Text, ReuseText::from(Box::new(ask)).encode().as_bytes());
         self.leg.frames.push_ping();
-        self.leg.try_flush(&mut Context::from_waker(Waker::noop()));
         self.leg
     }
 

@@ -10,17 +10,24 @@
 //! Does not own: the decision, and the connection to the target.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use moorline_proto::bounds::{EARLY_DATA_BYTES, LEG_BINARY_BYTES};
 use moorline_proto::control::{Accept, CancelCode, Reject};
 use moorline_proto::leg::{END_TEXT, LegText};
 use moorline_proto::reuse::{LegOffer, ReuseText};
+use tokio::time::{Sleep, sleep};
 
 use super::frames::{ReceiveBuffer, Received};
 use super::receive::LegMessage;
 use super::state::Keep;
 use super::{EndReason, IdleLeg, Leg, Phase};
+
+/// How long the pong to the ping behind an offer waits for the answer, to share its segment. Most targets are connected before; the relay waits
+/// for a pong for two seconds at least.
+const PONG_WAIT: Duration = Duration::from_millis(100);
 
 /// A device leg with an offer that waits for its answer: [`OfferedLeg::accept`] or [`OfferedLeg::reject`].
 ///
@@ -35,6 +42,8 @@ pub struct OfferedLeg {
     /// The caller's `end` came behind them.
     has_end: bool,
     is_cancelled: bool,
+    /// Runs while the pong to the offer's ping waits for the answer to the offer.
+    pong_timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// Why an offer needs no decision any more.
@@ -49,7 +58,9 @@ pub enum Withdrawn {
 impl OfferedLeg {
     pub(super) fn new(mut leg: Leg, offer: Box<LegOffer>) -> Self {
         leg.stream.phase = Phase::Offered;
-        Self { leg, offer, held: ReceiveBuffer::default(), has_end: false, is_cancelled: false }
+        leg.frames.hold_pongs(true);
+        let pong_timer = Some(Box::pin(sleep(PONG_WAIT)));
+        Self { leg, offer, held: ReceiveBuffer::default(), has_end: false, is_cancelled: false, pong_timer }
     }
 
     /// The offer.
@@ -66,6 +77,9 @@ impl OfferedLeg {
     }
 
     fn poll_withdrawn(&mut self, cx: &mut Context<'_>) -> Poll<Withdrawn> {
+        if self.pong_timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
+            self.release_pong();
+        }
         loop {
             match ready!(self.leg.poll_message(cx)) {
                 LegMessage::Over => return Poll::Ready(Withdrawn::Ended(self.leg.over(cx))),
@@ -86,9 +100,16 @@ impl OfferedLeg {
         }
     }
 
+    /// The pong goes with the next write.
+    fn release_pong(&mut self) {
+        self.pong_timer = None;
+        self.leg.frames.hold_pongs(false);
+    }
+
     /// Takes the stream. The leg is open at once: what the caller sent is read from it, and bytes may be written.
-    pub fn accept(self, accept: Accept) -> Leg {
-        let Self { mut leg, offer, held, has_end, is_cancelled } = self;
+    pub fn accept(mut self, accept: Accept) -> Leg {
+        self.release_pong();
+        let Self { mut leg, offer, held, has_end, is_cancelled, .. } = self;
         if leg.stream.end.is_none() {
             leg.send_reuse(&accept.into());
             leg.stream.incoming = held;
@@ -108,6 +129,7 @@ impl OfferedLeg {
     /// Dropping the future drops the leg.
     pub async fn reject(mut self, reject: Reject) -> Result<IdleLeg, EndReason> {
         self.held = ReceiveBuffer::default();
+        self.release_pong();
         if self.leg.stream.end.is_none() {
             self.leg.send_reuse(&reject.into());
         }

@@ -38,7 +38,7 @@ impl Leg {
             self.end_with(end.clone());
             return Err(end);
         }
-        self.early = EarlyData::default();
+        (self.early, self.holds_last_words) = (EarlyData::default(), false);
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let idle = Idle { keep_ms: millis(keep), ping_ms: millis(ping) };
         self.send_text(&ReuseText::from(idle).encode(), CLOSE_TIMEOUT).await
