@@ -15,6 +15,7 @@ pub mod memory;
 pub mod middlebox;
 pub mod namespace;
 pub mod observed;
+pub mod old_way;
 pub mod patterns;
 pub mod programs;
 pub mod sources;

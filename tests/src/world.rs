@@ -14,6 +14,7 @@ use tokio::process::Command;
 use tokio_rustls::client::TlsStream;
 
 use crate::memory::INSTANCE;
+use crate::old_way;
 use crate::programs::{Done, Program, binaries, run};
 use crate::unauthenticated_peer::{read_until_closed, tls};
 use crate::wire::{Persona, WireDevice, WireLeg, bearer};
@@ -195,7 +196,8 @@ impl World {
     /// The library's client with the operator's token.
     pub fn library(&self) -> Client {
         let join: Join = std::fs::read_to_string(self.join_file()).expect("it was written").parse().expect("a join string");
-        Client::new(&join, Some(self.token())).expect("the relay's own CA is trusted")
+        let client = Client::new(&join, Some(self.token())).expect("the relay's own CA is trusted");
+        if old_way::callers_reuse() { client } else { client.with_idle_legs(0) }
     }
 
     /// A join string that leads to the relay through another local port.
@@ -215,6 +217,11 @@ impl World {
 
     /// A device as [`World::device`], reaching the relay through another local port.
     pub async fn device_by(&self, port: u16, id: &str, services: &[(&str, SocketAddr)]) -> Device {
+        self.device_with("", port, id, services).await
+    }
+
+    /// A device as [`World::device_by`], with these lines at the top of its `agent.toml`.
+    pub async fn device_with(&self, lines: &str, port: u16, id: &str, services: &[(&str, SocketAddr)]) -> Device {
         let folder = self.path(id);
         let mut init = Command::new(&binaries().agent);
         init.args(["init", "--device", id, "--join"]).arg(self.join_by(port)).arg("--dir").arg(&folder);
@@ -223,6 +230,10 @@ impl World {
         }
         let public = run(&mut init, SOON).await.success();
         self.add(id, &public.out).await;
+        let config = folder.join("agent.toml");
+        let written = std::fs::read_to_string(&config).expect("init writes agent.toml");
+        let old_way = if old_way::devices_reuse() { "" } else { "idle_legs = 0\n" };
+        std::fs::write(&config, format!("{old_way}{lines}{written}")).expect("agent.toml is written");
         self.agent(&folder).await
     }
 
@@ -329,7 +340,8 @@ impl World {
 
     /// Forwards as [`World::forward`]; `command` runs `moorline` with a profile.
     pub async fn forward_as(mut command: Command, device: &str, services: &[&str]) -> Forward {
-        command.args(["forward", "--json", device]).args(services.iter().map(|service| format!("0:{service}")));
+        command.args(["forward", "--json"]).args((!old_way::callers_reuse()).then_some("--idle-legs=0"));
+        command.arg(device).args(services.iter().map(|service| format!("0:{service}")));
         let program = Program::start("moorline forward", &mut command);
         let mut local = Vec::new();
         for service in services {
