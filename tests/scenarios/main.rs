@@ -46,6 +46,7 @@ mod reuse_agent;
 mod reuse_clients;
 mod reuse_faults;
 mod reuse_integrity;
+mod reuse_programs;
 mod reuse_returns;
 mod splicing;
 mod ssh;

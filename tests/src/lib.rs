@@ -18,6 +18,7 @@ pub mod observed;
 pub mod old_way;
 pub mod patterns;
 pub mod programs;
+pub mod short_streams;
 pub mod sources;
 pub mod sshd;
 pub mod streams;

@@ -276,6 +276,11 @@ impl Chance {
         Self(seed)
     }
 
+    /// The seed.
+    pub fn seed(self) -> u64 {
+        self.0
+    }
+
     /// The random number for `instance` of `purpose`, less than `below`.
     pub fn number(self, purpose: u64, instance: u64, below: u64) -> u64 {
         let bytes = crate::patterns::pattern(self.0 ^ purpose.rotate_left(32), 8 * instance, 8);

@@ -27,6 +27,7 @@ use moorline_relay::store::{CallerKey, MemoryRegistry, Registry};
 use moorline_transport::dial::Dialer;
 use serde_json::Value;
 use tokio::io::DuplexStream;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::held_registry::HeldRegistry;
@@ -106,6 +107,22 @@ impl MemoryWorld {
         })
     }
 
+    /// A dialler as [`MemoryWorld::dialer`]. Whatever is sent on `cuts` cuts its open connections: both ends lose them without a word.
+    pub fn dialer_cut_by(&self, cuts: &watch::Sender<()>) -> Dialer {
+        let (door, dialled, cuts) = (self.relay.memory_door(), Arc::clone(&self.dialled), cuts.clone());
+        Dialer::over(format!("https://{HOST}").parse().expect("an address"), move |_| {
+            dialled.fetch_add(1, Ordering::Relaxed);
+            let ((local, mut near), mut far, mut cut) = (tokio::io::duplex(PIPE), dial(&door), cuts.subscribe());
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    _ = cut.changed() => {}
+                }
+            });
+            std::future::ready(Ok(local))
+        })
+    }
+
     /// A relay, the control channel of the device `lamp-1`, and the caller's and the device's leg of an open stream to it.
     pub async fn with_stream() -> (Self, WireDevice<DuplexStream>, WireLeg<DuplexStream>, WireLeg<DuplexStream>) {
         let world = Self::start().await;
@@ -145,6 +162,11 @@ impl MemoryWorld {
 
     /// The real agent as [`MemoryWorld::agent`], which keeps this many legs ready.
     pub async fn agent_keeping(&self, warm_legs: u32, id: &str, services: &[&str], handler: impl Handler) -> Agent {
+        self.agent_over(self.dialer(), warm_legs, id, services, handler).await
+    }
+
+    /// The real agent as [`MemoryWorld::agent_keeping`], with connections of this dialler.
+    pub async fn agent_over(&self, dialer: Dialer, warm_legs: u32, id: &str, services: &[&str], handler: impl Handler) -> Agent {
         let device: DeviceId = id.parse().expect("a device id");
         let pem = self.key(&device).await.to_pem().expect("a key that was made is written");
         let identity = Identity::from_pem(&pem).expect("a key that was written is read");
@@ -152,7 +174,7 @@ impl MemoryWorld {
         let settings = services.iter().fold(Settings::new(join, device, identity), |settings, name| settings.exposing(name, ""));
         let idle_legs = if old_way::devices_reuse() { settings.idle_legs } else { 0 };
         let settings = Settings { idle_legs, warm_legs, ..settings };
-        Agent::with_dialer(settings, handler, self.dialer())
+        Agent::with_dialer(settings, handler, dialer)
     }
 
     /// A caller's token that allows everything.

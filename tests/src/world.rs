@@ -129,7 +129,12 @@ impl World {
 
     /// Kills the relay and restarts it on the same port.
     pub async fn restart(&mut self) {
-        self.relay.signal("KILL");
+        self.restart_by("KILL").await;
+    }
+
+    /// Ends the relay by this signal and restarts it on the same port.
+    pub async fn restart_by(&mut self, signal: &str) {
+        self.relay.signal(signal);
         self.relay.ended().await;
         (self.relay, self.address) = serve(Command::new(&binaries().relay), &self.path("relay"), &self.address.to_string()).await;
         self.further = further(&self.relay, self.further.len()).await;
@@ -335,12 +340,17 @@ impl World {
 
     /// Forwards as [`World::forward`], reaching the relay through another local port.
     pub async fn forward_by(&self, port: u16, device: &str, services: &[&str]) -> Forward {
-        Self::forward_as(self.client_by(port).await, device, services).await
+        Self::forward_with(&[], self.client_by(port).await, device, services).await
     }
 
     /// Forwards as [`World::forward`]; `command` runs `moorline` with a profile.
-    pub async fn forward_as(mut command: Command, device: &str, services: &[&str]) -> Forward {
-        command.args(["forward", "--json"]).args((!old_way::callers_reuse()).then_some("--idle-legs=0"));
+    pub async fn forward_as(command: Command, device: &str, services: &[&str]) -> Forward {
+        Self::forward_with(&[], command, device, services).await
+    }
+
+    /// Forwards as [`World::forward_as`], with further options of `forward`.
+    pub async fn forward_with(options: &[&str], mut command: Command, device: &str, services: &[&str]) -> Forward {
+        command.args(["forward", "--json"]).args(options).args((!old_way::callers_reuse()).then_some("--idle-legs=0"));
         command.arg(device).args(services.iter().map(|service| format!("0:{service}")));
         let program = Program::start("moorline forward", &mut command);
         let mut local = Vec::new();

@@ -31,7 +31,7 @@ impl Actor {
     /// Sends `opened` and moves bytes until the stream is over. Returns the caller's leg, if it may be used again.
     pub(super) async fn carry(mut self: Box<Self>, opened: Opened) -> Option<Kept> {
         if let Some(key) = &self.key {
-            key.opened();
+            key.spend();
         }
         self.undecided = None;
         self.steps.set(|timeline, now| timeline.opened_ms = now);
@@ -143,6 +143,9 @@ impl Actor {
             debug!(%stream, %error, "the offer could not be cancelled");
         }
         self.record(refusal.result());
+        if let Some(key) = self.key.as_ref().filter(|_| self.target_may_have_bytes(&refusal)) {
+            key.spend();
+        }
         let joins_until = self.wait_until + self.core.deadline(&self.open);
         let Self { core, via, listing, mut events, key, slot, undecided, mut legs, is_asked, steps, .. } = *self;
         drop((slot, undecided, key));

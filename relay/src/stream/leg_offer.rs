@@ -119,8 +119,11 @@ impl Actor {
 
     /// The leg with the offer is of no use any more. Whether the device has accepted by then nobody knows: the offer is made again on the control
     /// channel, to the same start of the agent, so that it can tell. To another one only if no byte of the caller went out.
-    pub(super) fn on_offered_leg_lost(&mut self, phase: Phase, end: &LegEnd) -> Result<Phase, Failed> {
+    pub(super) fn on_offered_leg_lost(&mut self, mut phase: Phase, end: &LegEnd) -> Result<Phase, Failed> {
         let had_bytes = self.legs.caller.as_ref().is_some_and(|leg| leg.has_passed_early());
+        if let Some(offer) = phase.pending().filter(|_| had_bytes) {
+            self.early_went_to = Some(offer.session.about().principal.clone());
+        }
         if let Some(caller) = &mut self.legs.caller {
             caller.unpass_early();
         }
@@ -138,14 +141,18 @@ impl Actor {
             Phase::Offered(offer) => offer,
             Phase::Accepted(..) | Phase::Waiting(_) | Phase::Opened(_) => return Err(unresponsive),
         };
-        if had_bytes {
-            self.early_went_to = Some(offer.session.about().principal.clone());
-        }
         self.steps.set(|timeline, _| (timeline.device_alive_ms, timeline.device_joined_ms) = (None, None));
         let Some(session) = self.session_for_next(&offer.session) else { return self.wait_again(offer) };
         self.attempt = self.attempt.next();
         let PendingOffer { slot, until, .. } = offer;
         self.offer_on_channel(session, slot, until)
+    }
+
+    /// Whether bytes of the caller may have reached a target, although the stream is refused: they went out, and the device has not said that it
+    /// dropped them.
+    pub(super) fn target_may_have_bytes(&self, refusal: &Refusal) -> bool {
+        let is_unanswered = !matches!(refusal, Refusal::Rejected { .. });
+        self.early_went_to.is_some() || (is_unanswered && self.legs.caller.as_ref().is_some_and(|leg| leg.has_passed_early()))
     }
 
     /// Whether bytes of the caller may go to this session: nobody else may have them already.
