@@ -248,8 +248,9 @@ impl Inner {
     fn on_connected(&self, session: Session) -> Online {
         self.control.attach(session.sender());
         info!(device = %self.settings.borrow().device, node = %session.welcome.node, session = %session.welcome.session, "online");
-        let is_reused = session.welcome.features.iter().any(|feature| feature.as_str() == REUSE);
-        let (idle_legs, legs) = IdleLegs::new();
+        let max = self.settings.borrow().idle_legs.min(IDLE_LEGS);
+        let (idle_legs, legs) = IdleLegs::new(max);
+        let is_reused = max > 0 && session.welcome.features.iter().any(|feature| feature.as_str() == REUSE);
         let context = Arc::new(OfferContext {
             dialer: if is_reused { self.dialer.with_reuse() } else { self.dialer.clone() },
             handler: Arc::clone(&self.handler),
@@ -265,7 +266,7 @@ impl Inner {
 
     /// Starts to keep the session's `warm_legs` ready, if there are to be any and the relay says how.
     fn keep_legs_ready(&self, session: &Session, context: &Arc<OfferContext>) {
-        let wanted = self.settings.borrow().warm_legs.min(IDLE_LEGS);
+        let wanted = self.settings.borrow().warm_legs.min(context.legs.max());
         let Some(warm) = session.welcome.warm.clone().filter(|_| wanted > 0) else { return };
         let (context, tasks) = (Arc::clone(context), self.tasks.clone());
         self.tasks.spawn(async move {

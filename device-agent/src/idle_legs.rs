@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use moorline_proto::bounds::IDLE_LEGS;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -17,6 +16,7 @@ pub(crate) struct IdleLegs(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    max: u32,
     counts: watch::Sender<Counts>,
     /// Legs are kept no longer. An offer that has come is still decided.
     closed: CancellationToken,
@@ -44,21 +44,26 @@ pub(crate) struct IdlePlace {
 }
 
 impl IdleLegs {
-    /// The legs of a new session, which is over when the guard is dropped.
-    pub(crate) fn new() -> (Self, DropGuard) {
+    /// The legs of a new session, at most `max`. It is over when the guard is dropped.
+    pub(crate) fn new(max: u32) -> (Self, DropGuard) {
         let over = CancellationToken::new();
-        let shared = Shared { counts: watch::Sender::default(), closed: over.child_token(), over: over.clone() };
+        let shared = Shared { max, counts: watch::Sender::default(), closed: over.child_token(), over: over.clone() };
         (Self(Arc::new(shared)), over.drop_guard())
     }
 
     /// Takes a place for an idle leg. None if there are as many as there may be.
     pub(crate) fn place(&self) -> Option<IdlePlace> {
         let has_room = self.0.counts.send_if_modified(|counts| {
-            let has_room = counts.idle < IDLE_LEGS;
+            let has_room = counts.idle < self.0.max;
             counts.idle += u32::from(has_room);
             has_room
         });
         has_room.then(|| IdlePlace { legs: self.clone(), since: Instant::now(), is_useful: false })
+    }
+
+    /// How many there may be.
+    pub(crate) fn max(&self) -> u32 {
+        self.0.max
     }
 
     /// How many legs are idle, and what became of the others.
@@ -106,10 +111,11 @@ impl Drop for IdlePlace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::IDLE_LEGS;
 
     #[test]
     fn the_sixty_fifth_leg_gets_no_place_until_another_one_is_free() {
-        let (legs, _session) = IdleLegs::new();
+        let (legs, _session) = IdleLegs::new(IDLE_LEGS);
         let mut places: Vec<_> = (0..IDLE_LEGS).map(|_| legs.place().unwrap()).collect();
         assert!(legs.place().is_none());
         places.pop().unwrap().used();

@@ -125,6 +125,7 @@ fn configuration(new: &NewDevice) -> String {
     }
     text.push_str(
         "# max_streams = 512    # streams at once; the relay's limit holds besides\n\
+         # idle_legs = 64       # legs that are kept for later streams; 0 where every byte is paid for\n\
          # warm_legs = 0        # legs kept ready, so that streams open sooner; each is a connection\n\n\
          # The services that callers may reach, and no others:\n# [services.ssh]\n# target = \"127.0.0.1:22\"    # or \"unix:/path\"\n",
     );

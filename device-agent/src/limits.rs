@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use moorline_proto::bounds::IDLE_LEGS;
+use moorline_proto::bounds;
 
 /// Streams at once, open and undecided, where the configuration does not say. Further offers are rejected as `busy`. The default of
 /// the relay, so that neither side rejects what the other one would take.
@@ -12,10 +12,12 @@ pub const MAX_STREAMS: u32 = 512;
 /// What `max_streams` may be set to. Each stream takes two file descriptors and two buffers.
 pub const MAX_STREAMS_RANGE: RangeInclusive<u32> = 1..=10_000;
 
+/// Legs that are kept for later streams, where the configuration does not say: as many as the relay keeps.
+pub const IDLE_LEGS: u32 = bounds::IDLE_LEGS;
+/// What `idle_legs` may be set to.
+pub const IDLE_LEGS_RANGE: RangeInclusive<u32> = 0..=bounds::IDLE_LEGS;
 /// Idle legs that are kept ready, where the configuration does not say: each is a connection.
 pub const WARM_LEGS: u32 = 0;
-/// What `warm_legs` may be set to. The relay keeps no more.
-pub const WARM_LEGS_RANGE: RangeInclusive<u32> = 0..=IDLE_LEGS;
 
 /// File descriptors that streams leave free: standard streams, the runtime, two control channels, connections that are being
 /// replaced, the resolver, the log.

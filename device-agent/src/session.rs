@@ -372,7 +372,7 @@ fn hello(settings: &Settings, instance: &Instance, proof: &str) -> Hello {
         proof: Text::truncated(proof),
         agent: Text::truncated(concat!("moorline-agent/", env!("CARGO_PKG_VERSION"))),
         services: settings.services.clone(),
-        features: [HEARTBEAT_FEATURE, REUSE].into_iter().flat_map(str::parse).collect(),
+        features: [Some(HEARTBEAT_FEATURE), (settings.idle_legs > 0).then_some(REUSE)].into_iter().flatten().flat_map(str::parse).collect(),
         hostname: std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| Text::truncated(name.trim())),
         os: Some(Text::truncated(std::env::consts::OS)),
     }

@@ -7,7 +7,7 @@ use moorline_proto::text::Text;
 use tracing::error;
 
 use crate::identity::Identity;
-use crate::limits::{MAX_STREAMS, WARM_LEGS};
+use crate::limits::{IDLE_LEGS, MAX_STREAMS, WARM_LEGS};
 
 /// What an agent needs to know to connect.
 #[derive(Debug)]
@@ -24,7 +24,9 @@ pub struct Settings {
     pub trusted_suffix: Option<String>,
     /// Streams at once, open and undecided. The relay's own limit holds besides: the smaller one counts.
     pub max_streams: u32,
-    /// Idle legs to keep ready, at most 64, where the relay knows that: a stream that begins on one opens sooner. Each is a connection. Taken
+    /// Legs to keep for later streams, at most 64, where the relay knows that. With zero no leg is used again. Taken by the next control channel.
+    pub idle_legs: u32,
+    /// Idle legs to keep ready, at most `idle_legs`, where the relay knows that: a stream that begins on one opens sooner. Each is a connection. Taken
     /// by the next control channel.
     pub warm_legs: u32,
 }
@@ -32,7 +34,8 @@ pub struct Settings {
 impl Settings {
     /// Settings of a device that exposes no services.
     pub fn new(join: Join, device: DeviceId, identity: Identity) -> Self {
-        Self { join, device, identity, services: Vec::new(), trusted_suffix: None, max_streams: MAX_STREAMS, warm_legs: WARM_LEGS }
+        let (services, trusted_suffix) = (Vec::new(), None);
+        Self { join, device, identity, services, trusted_suffix, max_streams: MAX_STREAMS, idle_legs: IDLE_LEGS, warm_legs: WARM_LEGS }
     }
 
     /// Adds a service with a description for people. An invalid name is logged and left out.

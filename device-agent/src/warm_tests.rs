@@ -7,7 +7,7 @@ use moorline_proto::secret::Secret;
 use moorline_proto::text::Text;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::scripted::{agent, alongside, handler, leg_offer, reuse_welcome, settings};
+use crate::scripted::{agent, alongside, handler, leg_offer, offer, reuse_welcome, settings};
 use crate::settings::Settings;
 
 fn keeping(warm_legs: u32) -> Settings {
@@ -55,6 +55,23 @@ async fn a_leg_that_was_kept_for_its_time_is_replaced_at_once() {
         }
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_is_to_keep_no_legs_asks_for_none() {
+    for (idle_legs, asks) in [(0, false), (1, true)] {
+        let (handler, mut calls) = handler();
+        let (agent, mut relay) = agent(Settings { idle_legs, ..keeping(0) }, handler);
+        alongside(agent, async {
+            let (mut control, hello) = relay.admit(reuse_welcome()).await;
+            assert_eq!(hello.features.iter().any(|feature| feature.as_str() == "reuse"), asks);
+            control.send(offer(1)).await;
+            let _program = calls.recv().await.unwrap().accept();
+            let (_leg, _, asked) = relay.upgrade(asks).await;
+            assert_eq!(asked, asks, "its leg");
+        })
+        .await;
+    }
 }
 
 /// Dials in a minute, where all that comes of them is closed at once: four to begin with, and then after pauses that grow to half a minute.

@@ -9,7 +9,7 @@ use moorline_proto::problem::ProblemCode;
 use moorline_tests::memory::{INSTANCE, MemoryWorld};
 use moorline_tests::wire::{ChannelClosed, LegEvent, WireDevice};
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 const OTHER_INSTANCE: &str = "ffeeddccbbaa99887766554433221100";
 
@@ -266,6 +266,7 @@ async fn an_offer_may_be_answered_on_a_newer_channel_of_the_same_instance_only()
     let mut first = world.device("lamp-1").await;
     let mut caller = world.connect("lamp-1", "ssh", &[]).await.unwrap();
     let offer = first.offer().await;
+    assert!(timeout(Duration::from_millis(1), first.next()).await.is_err(), "it only answers the ping behind the offer");
     let mut second = world.device_as("lamp-1", INSTANCE, &["ssh"]).await.unwrap();
     second.accept(offer.stream).await;
     let mut leg = world.join(offer.url.as_str(), &offer.token).await.unwrap();

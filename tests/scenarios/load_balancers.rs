@@ -24,7 +24,7 @@ const SIZE: usize = 5 << 20;
 const CLIENT: &str = "127.0.0.7";
 
 /// A relay that logs why it drops connections, behind a balancer.
-async fn behind(kind: Kind, times: &str) -> (World, Balancer) {
+pub(crate) async fn behind(kind: Kind, times: &str) -> (World, Balancer) {
     let logging = |program: &Path| {
         let mut shell = Command::new("sh");
         shell.args(["-c", r#"exec "$0" "$@" --log info,moorline_relay=debug"#]).arg(program);

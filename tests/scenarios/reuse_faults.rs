@@ -357,3 +357,40 @@ async fn what_a_lost_caller_had_sent_reaches_no_target_beside_what_it_sends_agai
     leg.opened().await;
     assert_eq!(leg.bytes(18).await, b"from the beginning");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_key_is_spent_where_the_target_may_have_what_came_with_it() {
+    for (has_bytes, answers_on_leg) in [(true, false), (true, true), (false, true)] {
+        let mut warm = WarmWorld::start().await;
+        let ask = json!({"type": "ask", "device": "lamp-1", "service": "ssh", "key": "once"});
+        warm.caller.say(&ask).await;
+        if has_bytes {
+            warm.caller.send_bytes("only once").await;
+        }
+        let offer = warm.leg.offer().await;
+        warm.leg.bytes(if has_bytes { 9 } else { 0 }).await;
+        let is_spent = if answers_on_leg {
+            warm.leg.reject(offer.stream, RejectCode::Busy).await;
+            assert!(matches!(warm.caller.next().await, LegEvent::Refused(_)));
+            false
+        } else {
+            // The caller is lost while the device accepts: it has written the bytes when it is asked once more.
+            drop(warm.caller);
+            let again = warm.device.offer().await;
+            warm.device.reject(again.stream, RejectCode::Internal, "an earlier attempt was opened").await;
+            warm.world.until("the stream is refused", |relay| relay.streams() == 0).await;
+            true
+        };
+        let mut caller = idle_caller(&warm.world).await;
+        caller.idle().await;
+        caller.say(&ask).await;
+        if is_spent {
+            let LegEvent::Refused(problem) = caller.next().await else { panic!("not refused") };
+            assert_eq!(problem.known_code(), Some(ProblemCode::TokenUsed));
+        } else {
+            let anew = tokio::select! { on_leg = warm.leg.next() => on_leg, offer = warm.device.offer() => panic!("{offer:?}") };
+            assert!(matches!(anew, LegEvent::Reuse(ReuseText::Idle(_))), "{anew:?}");
+            assert_ne!(warm.leg.offer().await.stream, offer.stream, "it asks anew");
+        }
+    }
+}

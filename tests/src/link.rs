@@ -1,4 +1,5 @@
-//! A faulty network between two real programs: a TCP proxy that delays, throttles, splits, stalls and cuts connections, by a plan for each.
+//! A faulty network between two real programs: a TCP proxy that delays, throttles, splits, stalls and cuts connections, by a plan for each, and
+//! that cuts or freezes all of them when it is told to.
 //!
 //! Owns the faults only. What a cut must look like at either end is asserted by the scenarios.
 
@@ -57,9 +58,23 @@ pub struct Plan {
 pub struct Link {
     /// Its listening address.
     pub address: SocketAddr,
+    connections: Arc<AtomicU64>,
     cuts: Arc<AtomicU64>,
-    now: watch::Sender<Option<CutKind>>,
+    orders: watch::Sender<Order>,
     _carrying: JoinSet<()>,
+}
+
+/// What happens to connections, whatever their plans are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// Nothing.
+    Pass,
+    /// Those that are open are cut.
+    Cut(CutKind),
+    /// Those that are open are cut, and so is every later one.
+    CutAll(CutKind),
+    /// Those that are open forward nothing any more. Neither end is told.
+    Freeze,
 }
 
 impl Link {
@@ -67,24 +82,38 @@ impl Link {
     pub async fn start(to: SocketAddr, plan: impl Fn(u64) -> Plan + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let cuts = Arc::new(AtomicU64::new(0));
-        let (mut carrying, counted) = (JoinSet::new(), Arc::clone(&cuts));
-        let now = watch::Sender::new(None);
-        let cut_now = now.clone();
+        let (connections, cuts) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let orders = watch::Sender::new(Order::Pass);
+        let mut carrying = JoinSet::new();
+        let (accepted, counted, ordered) = (Arc::clone(&connections), Arc::clone(&cuts), orders.clone());
         carrying.spawn(async move {
-            let mut connections = JoinSet::new();
-            let mut number = 0;
+            let mut open = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(carry(client, to, plan(number), cut_now.subscribe(), Arc::clone(&counted)));
-                number += 1;
+                let number = accepted.fetch_add(1, Ordering::Relaxed);
+                open.spawn(carry(client, to, plan(number), ordered.subscribe(), Arc::clone(&counted)));
             }
         });
-        Self { address, cuts, now, _carrying: carrying }
+        Self { address, connections, cuts, orders, _carrying: carrying }
     }
 
     /// Cuts every open connection now, and every later one at once.
     pub fn cut(&self, kind: CutKind) {
-        self.now.send_replace(Some(kind));
+        self.orders.send_replace(Order::CutAll(kind));
+    }
+
+    /// Cuts every open connection now. Later ones are not affected.
+    pub fn cut_open(&self, kind: CutKind) {
+        self.orders.send_replace(Order::Cut(kind));
+    }
+
+    /// Freezes every open connection: it stays open at both ends, and nothing passes any more. Later ones are not affected.
+    pub fn freeze_open(&self) {
+        self.orders.send_replace(Order::Freeze);
+    }
+
+    /// The number of connections so far.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// The number of connections that were cut so far.
@@ -103,7 +132,7 @@ enum Passed {
     Cut(CutKind),
 }
 
-async fn carry(client: TcpStream, to: SocketAddr, plan: Plan, mut now: watch::Receiver<Option<CutKind>>, cuts: Arc<AtomicU64>) {
+async fn carry(client: TcpStream, to: SocketAddr, plan: Plan, mut orders: watch::Receiver<Order>, cuts: Arc<AtomicU64>) {
     let Ok(server) = TcpStream::connect(to).await else { return };
     for tcp in [&client, &server] {
         tcp.set_nodelay(true).ok();
@@ -116,7 +145,10 @@ async fn carry(client: TcpStream, to: SocketAddr, plan: Plan, mut now: watch::Re
         tokio::select! {
             passed = &mut up => if let Passed::Ended = passed { down.await } else { passed },
             passed = &mut down => if let Passed::Ended = passed { up.await } else { passed },
-            kind = asked_to_cut(&mut now) => Passed::Cut(kind),
+            order = next_order(&mut orders) => Passed::Cut(match order {
+                Some(kind) => kind,
+                None => until_cut(&mut orders).await,
+            }),
         }
     };
     if let Passed::Cut(_) = ended {
@@ -141,10 +173,24 @@ async fn carry(client: TcpStream, to: SocketAddr, plan: Plan, mut now: watch::Re
     }
 }
 
-async fn asked_to_cut(now: &mut watch::Receiver<Option<CutKind>>) -> CutKind {
-    match now.wait_for(Option::is_some).await.ok().and_then(|kind| *kind) {
-        Some(kind) => kind,
-        None => std::future::pending().await,
+/// How the connection is to be cut now, or `None` where it is to be frozen.
+async fn next_order(orders: &mut watch::Receiver<Order>) -> Option<CutKind> {
+    let lasts = matches!(*orders.borrow(), Order::CutAll(_));
+    if !lasts && orders.changed().await.is_err() {
+        return std::future::pending().await;
+    }
+    match *orders.borrow_and_update() {
+        Order::Cut(kind) | Order::CutAll(kind) => Some(kind),
+        Order::Freeze | Order::Pass => None,
+    }
+}
+
+/// How a frozen connection is cut at last.
+async fn until_cut(orders: &mut watch::Receiver<Order>) -> CutKind {
+    loop {
+        if let Some(kind) = next_order(orders).await {
+            return kind;
+        }
     }
 }
 
@@ -228,6 +274,11 @@ impl Chance {
         let seed = given.unwrap_or_else(rand::random);
         println!("repeat with MOORLINE_SEED={seed}");
         Self(seed)
+    }
+
+    /// The seed.
+    pub fn seed(self) -> u64 {
+        self.0
     }
 
     /// The random number for `instance` of `purpose`, less than `below`.

@@ -27,10 +27,12 @@ use moorline_relay::store::{CallerKey, MemoryRegistry, Registry};
 use moorline_transport::dial::Dialer;
 use serde_json::Value;
 use tokio::io::DuplexStream;
-use tokio::time::{sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 
 use crate::held_registry::HeldRegistry;
 use crate::observed;
+use crate::old_way;
 use crate::wire::{ChannelClosed, Persona, Refusal, WireDevice, WireLeg, bearer};
 
 /// Capacity of a pipe in bytes: an odd number, so that reads and writes rarely align.
@@ -105,6 +107,22 @@ impl MemoryWorld {
         })
     }
 
+    /// A dialler as [`MemoryWorld::dialer`]. Whatever is sent on `cuts` cuts its open connections: both ends lose them without a word.
+    pub fn dialer_cut_by(&self, cuts: &watch::Sender<()>) -> Dialer {
+        let (door, dialled, cuts) = (self.relay.memory_door(), Arc::clone(&self.dialled), cuts.clone());
+        Dialer::over(format!("https://{HOST}").parse().expect("an address"), move |_| {
+            dialled.fetch_add(1, Ordering::Relaxed);
+            let ((local, mut near), mut far, mut cut) = (tokio::io::duplex(PIPE), dial(&door), cuts.subscribe());
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    _ = cut.changed() => {}
+                }
+            });
+            std::future::ready(Ok(local))
+        })
+    }
+
     /// A relay, the control channel of the device `lamp-1`, and the caller's and the device's leg of an open stream to it.
     pub async fn with_stream() -> (Self, WireDevice<DuplexStream>, WireLeg<DuplexStream>, WireLeg<DuplexStream>) {
         let world = Self::start().await;
@@ -118,23 +136,23 @@ impl MemoryWorld {
         self.dialled.load(Ordering::Relaxed)
     }
 
-    /// Waits until `holds` is true of the relay. For paused clocks: it checks after each millisecond of the paused clock, when every task of
-    /// the relay is idle.
+    /// Waits until `holds` is true of the relay. For paused clocks: it checks when every task is idle, after each millisecond of the paused clock
+    /// at first, later after each thousandth of the time that has passed, so that what never comes is soon known.
     ///
     /// # Panics
     /// If it takes longer than two hours of the paused clock.
     pub async fn until(&self, what: &str, holds: impl Fn(&Relay) -> bool) {
-        let check = async {
-            while !holds(&self.relay) {
-                sleep(Duration::from_millis(1)).await; // paused clock: passes once every task waits
-            }
-        };
-        timeout(UNTIL_AT_MOST, check).await.unwrap_or_else(|_| panic!("never: {what}; running: {:?}", self.relay.tasks()));
+        let begun = Instant::now();
+        while !holds(&self.relay) {
+            assert!(begun.elapsed() < UNTIL_AT_MOST, "never: {what}; running: {:?}", self.relay.tasks());
+            sleep((begun.elapsed() / 1_000).max(Duration::from_millis(1))).await; // paused clock: passes once every task waits
+        }
     }
 
     /// The real client, with a token that allows everything.
     pub fn client(&self) -> Client {
-        Client::with_dialer(self.dialer(), Some(self.token()))
+        let client = Client::with_dialer(self.dialer(), Some(self.token()));
+        if old_way::callers_reuse() { client } else { client.with_idle_legs(0) }
     }
 
     /// The real agent of a device, which is registered. It runs while [`Agent::run`] is polled.
@@ -144,13 +162,19 @@ impl MemoryWorld {
 
     /// The real agent as [`MemoryWorld::agent`], which keeps this many legs ready.
     pub async fn agent_keeping(&self, warm_legs: u32, id: &str, services: &[&str], handler: impl Handler) -> Agent {
+        self.agent_over(self.dialer(), warm_legs, id, services, handler).await
+    }
+
+    /// The real agent as [`MemoryWorld::agent_keeping`], with connections of this dialler.
+    pub async fn agent_over(&self, dialer: Dialer, warm_legs: u32, id: &str, services: &[&str], handler: impl Handler) -> Agent {
         let device: DeviceId = id.parse().expect("a device id");
         let pem = self.key(&device).await.to_pem().expect("a key that was made is written");
         let identity = Identity::from_pem(&pem).expect("a key that was written is read");
         let join = format!("https://{HOST}").parse().expect("a join string");
         let settings = services.iter().fold(Settings::new(join, device, identity), |settings, name| settings.exposing(name, ""));
-        let settings = Settings { warm_legs, ..settings };
-        Agent::with_dialer(settings, handler, self.dialer())
+        let idle_legs = if old_way::devices_reuse() { settings.idle_legs } else { 0 };
+        let settings = Settings { idle_legs, warm_legs, ..settings };
+        Agent::with_dialer(settings, handler, dialer)
     }
 
     /// A caller's token that allows everything.

@@ -14,6 +14,7 @@ use tokio::process::Command;
 use tokio_rustls::client::TlsStream;
 
 use crate::memory::INSTANCE;
+use crate::old_way;
 use crate::programs::{Done, Program, binaries, run};
 use crate::unauthenticated_peer::{read_until_closed, tls};
 use crate::wire::{Persona, WireDevice, WireLeg, bearer};
@@ -128,7 +129,12 @@ impl World {
 
     /// Kills the relay and restarts it on the same port.
     pub async fn restart(&mut self) {
-        self.relay.signal("KILL");
+        self.restart_by("KILL").await;
+    }
+
+    /// Ends the relay by this signal and restarts it on the same port.
+    pub async fn restart_by(&mut self, signal: &str) {
+        self.relay.signal(signal);
         self.relay.ended().await;
         (self.relay, self.address) = serve(Command::new(&binaries().relay), &self.path("relay"), &self.address.to_string()).await;
         self.further = further(&self.relay, self.further.len()).await;
@@ -195,7 +201,8 @@ impl World {
     /// The library's client with the operator's token.
     pub fn library(&self) -> Client {
         let join: Join = std::fs::read_to_string(self.join_file()).expect("it was written").parse().expect("a join string");
-        Client::new(&join, Some(self.token())).expect("the relay's own CA is trusted")
+        let client = Client::new(&join, Some(self.token())).expect("the relay's own CA is trusted");
+        if old_way::callers_reuse() { client } else { client.with_idle_legs(0) }
     }
 
     /// A join string that leads to the relay through another local port.
@@ -215,6 +222,11 @@ impl World {
 
     /// A device as [`World::device`], reaching the relay through another local port.
     pub async fn device_by(&self, port: u16, id: &str, services: &[(&str, SocketAddr)]) -> Device {
+        self.device_with("", port, id, services).await
+    }
+
+    /// A device as [`World::device_by`], with these lines at the top of its `agent.toml`.
+    pub async fn device_with(&self, lines: &str, port: u16, id: &str, services: &[(&str, SocketAddr)]) -> Device {
         let folder = self.path(id);
         let mut init = Command::new(&binaries().agent);
         init.args(["init", "--device", id, "--join"]).arg(self.join_by(port)).arg("--dir").arg(&folder);
@@ -223,6 +235,10 @@ impl World {
         }
         let public = run(&mut init, SOON).await.success();
         self.add(id, &public.out).await;
+        let config = folder.join("agent.toml");
+        let written = std::fs::read_to_string(&config).expect("init writes agent.toml");
+        let old_way = if old_way::devices_reuse() { "" } else { "idle_legs = 0\n" };
+        std::fs::write(&config, format!("{old_way}{lines}{written}")).expect("agent.toml is written");
         self.agent(&folder).await
     }
 
@@ -324,12 +340,18 @@ impl World {
 
     /// Forwards as [`World::forward`], reaching the relay through another local port.
     pub async fn forward_by(&self, port: u16, device: &str, services: &[&str]) -> Forward {
-        Self::forward_as(self.client_by(port).await, device, services).await
+        Self::forward_with(&[], self.client_by(port).await, device, services).await
     }
 
     /// Forwards as [`World::forward`]; `command` runs `moorline` with a profile.
-    pub async fn forward_as(mut command: Command, device: &str, services: &[&str]) -> Forward {
-        command.args(["forward", "--json", device]).args(services.iter().map(|service| format!("0:{service}")));
+    pub async fn forward_as(command: Command, device: &str, services: &[&str]) -> Forward {
+        Self::forward_with(&[], command, device, services).await
+    }
+
+    /// Forwards as [`World::forward_as`], with further options of `forward`.
+    pub async fn forward_with(options: &[&str], mut command: Command, device: &str, services: &[&str]) -> Forward {
+        command.args(["forward", "--json"]).args(options).args((!old_way::callers_reuse()).then_some("--idle-legs=0"));
+        command.arg(device).args(services.iter().map(|service| format!("0:{service}")));
         let program = Program::start("moorline forward", &mut command);
         let mut local = Vec::new();
         for service in services {

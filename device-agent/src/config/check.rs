@@ -16,7 +16,7 @@ use rustls_pki_types::pem::PemObject;
 
 use crate::config::file::{File, ServiceEntry};
 use crate::identity::{Identity, IdentityError};
-use crate::limits::{MAX_STREAMS, MAX_STREAMS_RANGE, WARM_LEGS, WARM_LEGS_RANGE};
+use crate::limits::{IDLE_LEGS, IDLE_LEGS_RANGE, MAX_STREAMS, MAX_STREAMS_RANGE, WARM_LEGS};
 use crate::policy::Policy;
 use crate::settings::Settings;
 use crate::target::Target;
@@ -102,9 +102,11 @@ impl Config {
         let identity = Identity::load(&folder.join(&file.key_file)).map_err(ConfigError::Key)?;
         let ca = file.ca_file.as_ref().map(|name| certificate(&folder.join(name), name)).transpose()?;
         let max_streams = within("max_streams", file.max_streams, MAX_STREAMS, &MAX_STREAMS_RANGE)?;
-        let warm_legs = within("warm_legs", file.warm_legs, WARM_LEGS, &WARM_LEGS_RANGE)?;
+        let idle_legs = within("idle_legs", file.idle_legs, IDLE_LEGS, &IDLE_LEGS_RANGE)?;
+        let warm_legs = within("warm_legs", file.warm_legs, WARM_LEGS, &(0..=idle_legs))?;
         let join = Join { url, ca };
-        let settings = Settings { join, device, identity, services, trusted_suffix: file.trusted_suffix.clone(), max_streams, warm_legs };
+        let trusted_suffix = file.trusted_suffix.clone();
+        let settings = Settings { join, device, identity, services, trusted_suffix, max_streams, idle_legs, warm_legs };
         Ok(Self { settings, policy })
     }
 }
@@ -163,13 +165,29 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         Identity::create(&folder.path().join("device.key")).unwrap();
         let file = File::from_toml(&format!(
-            "max_streams = 7\nwarm_legs = 2\n{VALID}[services.ssh]\ntarget = '127.0.0.1:22'\ndescription = 'a shell'"
+            "max_streams = 7\nidle_legs = 5\nwarm_legs = 2\n{VALID}[services.ssh]\ntarget = '127.0.0.1:22'\ndescription = 'a shell'"
         ))
         .unwrap();
         let config = Config::check(&file, folder.path()).unwrap();
         assert_eq!((config.settings.join.url.host(), config.settings.device.as_str()), ("relay.test", "lamp-1"));
-        assert_eq!((config.settings.max_streams, config.settings.warm_legs), (7, 2));
+        assert_eq!((config.settings.max_streams, config.settings.idle_legs, config.settings.warm_legs), (7, 5, 2));
         assert_eq!(config.policy.decide(&"ssh".parse().unwrap()).unwrap().to_string(), "127.0.0.1:22");
+    }
+
+    #[test]
+    fn a_device_keeps_from_no_leg_to_all_that_the_relay_keeps() {
+        let folder = tempfile::tempdir().unwrap();
+        Identity::create(&folder.path().join("device.key")).unwrap();
+        for (text, expected) in [
+            ("", (64, 0)),
+            ("warm_legs = 0\n", (64, 0)),
+            ("warm_legs = 64\n", (64, 64)),
+            ("idle_legs = 0\n", (0, 0)),
+            ("idle_legs = 1\nwarm_legs = 1\n", (1, 1)),
+        ] {
+            let settings = Config::check(&File::from_toml(&format!("{text}{VALID}")).unwrap(), folder.path()).unwrap().settings;
+            assert_eq!((settings.idle_legs, settings.warm_legs), expected, "{text:?}");
+        }
     }
 
     #[test]
@@ -194,6 +212,11 @@ mod tests {
             (format!("max_streams = 10001\n{VALID}"), ["max_streams", "10001"]),
             (format!("warm_legs = 65\n{VALID}"), ["warm_legs = \"65\"", "from 0 to 64 are allowed"]),
             (format!("warm_legs = -1\n{VALID}"), ["warm_legs", "-1"]),
+            (format!("warm_legs = 'two'\n{VALID}"), ["warm_legs", "invalid type: string"]),
+            (format!("warm_legs = 1.5\n{VALID}"), ["warm_legs", "invalid type: floating point"]),
+            (format!("warm_legs = true\n{VALID}"), ["warm_legs", "invalid type: boolean"]),
+            (format!("idle_legs = 3\nwarm_legs = 4\n{VALID}"), ["warm_legs = \"4\"", "from 0 to 3 are allowed"]),
+            (format!("idle_legs = 65\n{VALID}"), ["idle_legs = \"65\"", "from 0 to 64 are allowed"]),
         ] {
             let error = error_of(&text);
             assert!(words.iter().all(|word| error.contains(word)), "{words:?} in {error:?}");

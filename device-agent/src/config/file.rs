@@ -26,8 +26,12 @@ pub struct File {
     /// limit of file descriptors, of which a stream takes two. Default: 512.
     #[serde(default)]
     pub max_streams: Option<u32>,
-    /// Idle legs to keep ready, 0 to 64, on relays that know them: a stream that begins on one opens sooner, by the time of a connection. Each
-    /// is a connection to the relay that stays open. Without this, the device keeps the legs of its streams for a while. Default: 0.
+    /// Legs of streams that are over to keep for later streams, 0 to 64, on relays that know them. Each is a connection to the relay that is
+    /// pinged for some minutes; 0 is for a device that pays for every byte. Default: 64.
+    #[serde(default)]
+    pub idle_legs: Option<u32>,
+    /// Idle legs to keep ready, 0 to `idle_legs`, on relays that know them: a stream that begins on one opens sooner, by the time of a connection. Each
+    /// is a connection to the relay that stays open. Default: 0.
     #[serde(default)]
     pub warm_legs: Option<u32>,
     /// The services that callers may reach, by name. Nothing else can be reached.

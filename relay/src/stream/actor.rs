@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
+use crate::access::principal::DevicePrincipal;
 use crate::access::revocation::Cut;
 use crate::control::handle::{ChannelClosed, DeviceHandle};
 use crate::core::Core;
@@ -42,6 +43,8 @@ pub(super) struct Actor {
     pub(super) steps: Steps,
     /// Which offer of the stream is out; answers and device legs of another one count for nothing.
     pub(super) attempt: Attempt,
+    /// To whom bytes of the caller went out on a device leg that was lost before its answer. Nobody else knows whether a target has them.
+    pub(super) early_went_to: Option<DevicePrincipal>,
     /// Until when a device that is offline is waited for.
     pub(super) wait_until: Instant,
     /// When the caller's token ends.
@@ -158,6 +161,7 @@ impl Actor {
             is_asked: false,
             steps,
             attempt,
+            early_went_to: None,
             wait_until,
             token_expires,
         }

@@ -51,7 +51,7 @@ impl Actor {
     /// Makes the stream an open one. Returns what the device and the caller are told, the device only where it does not know.
     fn begin(&mut self, accept: Box<Accept>, accepted_on_leg: bool) -> (Option<LegText>, LegText) {
         if let Some(key) = &self.key {
-            key.opened();
+            key.spend();
         }
         self.undecided = None;
         self.steps.set(|timeline, now| timeline.opened_ms = now);
@@ -136,6 +136,9 @@ impl Actor {
             debug!(%stream, %error, "the offer could not be cancelled");
         }
         self.record(refusal.result());
+        if let Some(key) = self.key.as_ref().filter(|_| self.target_may_have_bytes(&refusal)) {
+            key.spend();
+        }
         let joins_until = self.wait_until + self.core.deadline(&self.open);
         let Self { core, via, listing, mut events, key, slot, undecided, mut legs, is_asked, steps, .. } = *self;
         drop((slot, undecided, key));

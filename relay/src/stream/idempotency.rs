@@ -58,14 +58,15 @@ pub(super) enum Named {
     Earlier(StreamHandle),
 }
 
-/// A key that is taken until this is dropped. A key whose stream was opened is spent then, and any other is free again.
+/// A key that is taken until this is dropped. A key whose stream was opened, or may have been as far as its target knows, is spent then, and any
+/// other is free again.
 #[must_use = "the key is taken only while this is held"]
 #[derive(Debug)]
 pub(super) struct Reservation {
     keys: Keys,
     keyed: KeyedRequest,
     stream: watch::Sender<Option<StreamHandle>>,
-    opened: AtomicBool,
+    is_spent: AtomicBool,
 }
 
 impl Keys {
@@ -87,7 +88,9 @@ impl Keys {
                 return Err(if request == keyed.request { Refusal::Used } else { Refusal::Conflict });
             }
             let mut earlier = match self.find_or_take(keyed)? {
-                Ok(reservation) => return Ok(Named::New(reservation)),
+                // It may have been spent, and given back, since it was looked up.
+                Ok(reservation) if self.spent.get(&keyed.key).is_none() => return Ok(Named::New(reservation)),
+                Ok(_) => continue,
                 Err(earlier) => earlier,
             };
             // Where the first request failed before there was a stream, its reservation is gone, and the key is free again.
@@ -107,7 +110,7 @@ impl Keys {
             Entry::Vacant(vacant) => {
                 let (sender, stream) = watch::channel(None);
                 vacant.insert(Live { request: keyed.request, stream });
-                Ok(Ok(Reservation { keys: self.clone(), keyed, stream: sender, opened: AtomicBool::new(false) }))
+                Ok(Ok(Reservation { keys: self.clone(), keyed, stream: sender, is_spent: AtomicBool::new(false) }))
             }
         }
     }
@@ -119,16 +122,16 @@ impl Reservation {
         self.stream.send_replace(Some(stream.clone()));
     }
 
-    /// The stream was opened: repeating the key is too late.
-    pub(super) fn opened(&self) {
-        self.opened.store(true, Ordering::Relaxed);
+    /// The stream was opened, or bytes of the caller may have reached its target: repeating the key is too late.
+    pub(super) fn spend(&self) {
+        self.is_spent.store(true, Ordering::Relaxed);
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
         // Remembered before it is forgotten: between the two it is known twice, and never unknown.
-        if *self.opened.get_mut() {
+        if *self.is_spent.get_mut() {
             self.keys.spent.put(self.keyed.key, self.keyed.request);
         }
         self.keys.live.remove(&self.keyed.key);

@@ -118,9 +118,12 @@ impl Actor {
     }
 
     /// The leg with the offer is of no use any more. Whether the device has accepted by then nobody knows: the offer is made again on the control
-    /// channel, to the same session, so that it can tell. To another one only if no byte of the caller went out.
-    pub(super) fn on_offered_leg_lost(&mut self, phase: Phase, end: &LegEnd) -> Result<Phase, Failed> {
+    /// channel, to the same start of the agent, so that it can tell. To another one only if no byte of the caller went out.
+    pub(super) fn on_offered_leg_lost(&mut self, mut phase: Phase, end: &LegEnd) -> Result<Phase, Failed> {
         let had_bytes = self.legs.caller.as_ref().is_some_and(|leg| leg.has_passed_early());
+        if let Some(offer) = phase.pending().filter(|_| had_bytes) {
+            self.early_went_to = Some(offer.session.about().principal.clone());
+        }
         if let Some(caller) = &mut self.legs.caller {
             caller.unpass_early();
         }
@@ -139,22 +142,32 @@ impl Actor {
             Phase::Accepted(..) | Phase::Waiting(_) | Phase::Opened(_) => return Err(unresponsive),
         };
         self.steps.set(|timeline, _| (timeline.device_alive_ms, timeline.device_joined_ms) = (None, None));
-        let Some(session) = self.session_for_next(&offer.session, had_bytes) else {
-            return if had_bytes { Err(unresponsive) } else { self.wait_again(offer) };
-        };
+        let Some(session) = self.session_for_next(&offer.session) else { return self.wait_again(offer) };
         self.attempt = self.attempt.next();
         let PendingOffer { slot, until, .. } = offer;
         self.offer_on_channel(session, slot, until)
     }
 
-    /// The session that gets the next offer: the same one, or that of the same start of the agent if no byte of the caller went out.
-    fn session_for_next(&self, before: &DeviceHandle, had_bytes: bool) -> Option<DeviceHandle> {
+    /// Whether bytes of the caller may have reached a target, although the stream is refused: they went out, and the device has not said that it
+    /// dropped them.
+    pub(super) fn target_may_have_bytes(&self, refusal: &Refusal) -> bool {
+        let is_unanswered = !matches!(refusal, Refusal::Rejected { .. });
+        self.early_went_to.is_some() || (is_unanswered && self.legs.caller.as_ref().is_some_and(|leg| leg.has_passed_early()))
+    }
+
+    /// Whether bytes of the caller may go to this session: nobody else may have them already.
+    pub(super) fn may_get_early(&self, session: &DeviceHandle) -> bool {
+        self.early_went_to.as_ref().is_none_or(|principal| *principal == session.about().principal)
+    }
+
+    /// The session that gets the next offer: the same one, or a newer one of the same start of the agent.
+    fn session_for_next(&self, before: &DeviceHandle) -> Option<DeviceHandle> {
         if before.is_open() {
             return Some(before.clone());
         }
         let principal = &before.about().principal;
         match self.core.directory.find(&principal.device) {
-            Location::Here(newer) if !had_bytes && newer.about().principal == *principal => Some(newer),
+            Location::Here(newer) if newer.about().principal == *principal => Some(newer),
             _ => None,
         }
     }

@@ -46,6 +46,9 @@ impl Actor {
             Turn::LegSilent => self.on_leg_silent(phase),
             Turn::DeviceAlive(alive) => Ok(self.on_device_alive(phase, alive)),
             Turn::ChannelClosed(closed) => self.on_channel_closed(phase, &closed),
+            Turn::DeviceOnline(handle) if !self.may_get_early(&handle) => {
+                Err(phase.fail(Refusal::Unresponsive(self.listing.facts().device.clone())))
+            }
             Turn::DeviceOnline(handle) => match self.core.may_offer(&handle, &self.listing.facts().service) {
                 Ok(slot) => self.offer(handle, slot),
                 Err(refusal) => Err(phase.fail(refusal)),
@@ -232,27 +235,40 @@ impl Actor {
         close_unused(&self.core.tasks, leg, reason, detail);
     }
 
-    /// A newer channel of the same start of the agent takes over its undecided offers. With any other, or none, nobody is there to decide: the
-    /// device is waited for again while there is time for that. What was accepted stays accepted.
+    /// A newer channel of the same start of the agent takes over its undecided offers. One that no frame followed is made again there: it may
+    /// have been lost with the connection. With any other channel, or none, nobody is there to decide: the device is waited for again while there
+    /// is time for that. What was accepted stays accepted.
     fn on_channel_closed(&mut self, mut phase: Phase, closed: &ChannelClosed) -> Result<Phase, Failed> {
         let Some(offer) = phase.pending() else { return Ok(phase) };
         let Some(before) = offer.channel.take() else { return Ok(phase) };
         if offer.on_leg.is_some() && matches!(phase, Phase::Offered(_)) {
             return self.on_offered_leg_lost(phase, &LegEnd::Lost);
         }
-        let Some(offer) = phase.pending() else { return Ok(phase) };
         let principal = &before.about().principal;
-        if matches!(closed, ChannelClosed::Superseded { by } if *by == principal.instance)
-            && let Location::Here(newer) = self.core.directory.find(&principal.device)
-            && newer.about().principal == *principal
-        {
-            offer.channel = Some(newer);
-            return Ok(phase);
+        let newer = match self.core.directory.find(&principal.device) {
+            Location::Here(newer) if newer.about().principal == *principal => Some(newer),
+            _ => None,
+        };
+        match (phase, newer.filter(|_| matches!(closed, ChannelClosed::Superseded { by } if *by == principal.instance))) {
+            (Phase::Offered(offer), Some(newer)) if !self.was_offer_received() => {
+                let PendingOffer { slot, until, .. } = offer;
+                self.attempt = self.attempt.next();
+                self.offer_on_channel(newer, slot, until)
+            }
+            (mut undecided, Some(newer)) => {
+                if let Some(offer) = undecided.pending() {
+                    offer.channel = Some(newer);
+                }
+                Ok(undecided)
+            }
+            (Phase::Offered(offer), None) => self.wait_again(offer),
+            (accepted, None) => Ok(accepted),
         }
-        match phase {
-            Phase::Offered(offer) => self.wait_again(offer),
-            accepted => Ok(accepted),
-        }
+    }
+
+    /// Whether the device has shown that it knows of the offer on the control channel.
+    fn was_offer_received(&self) -> bool {
+        self.legs.device.is_some() || self.steps.timeline().device_alive_ms.is_some()
     }
 
     pub(super) fn wait_again(&mut self, offer: PendingOffer) -> Result<Phase, Failed> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use moorline::{DeviceId, Open, ServiceName};
-use moorline_proto::bounds::REASON_CHARS;
+use moorline_proto::bounds::{self, REASON_CHARS};
 use moorline_proto::text::Text;
 
 use crate::pair::Pair;
@@ -198,6 +198,9 @@ pub(crate) struct Forward {
     /// One JSON object per listener on standard output, once it listens; with --timeline also one per stream
     #[arg(long)]
     pub(crate) json: bool,
+    /// Idle connections to the relay that are kept for later streams, at most 64; with 0 each stream has one of its own
+    #[arg(long, value_name = "COUNT", default_value_t = bounds::IDLE_LEGS, value_parser = clap::value_parser!(u32).range(0..=i64::from(bounds::IDLE_LEGS)))]
+    pub(crate) idle_legs: u32,
     #[command(flatten)]
     pub(crate) stream_args: StreamArgs,
 }

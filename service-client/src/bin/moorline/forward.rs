@@ -54,7 +54,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) async fn run(forward: Forward, credentials: &Credentials, output: Output) -> Result<Infallible, Failure> {
     descriptors::raise_limit();
     let mut signals = Signals::catch().map_err(|error| Failure::no_signals(&error))?;
-    let client = credentials.client(&output)?;
+    let client = credentials.client(&output)?.with_idle_legs(usize::try_from(forward.idle_legs).unwrap_or(usize::MAX));
     let mut listening = Vec::new();
     for pair in forward.pairs {
         listening.push((listen(pair.local).await?, pair.service));
