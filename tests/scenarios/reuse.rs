@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use moorline_proto::claims::CallerClaims;
 use moorline_proto::control::{CancelCode, RejectCode};
 use moorline_proto::problem::ProblemCode;
@@ -11,6 +12,7 @@ use moorline_tests::warm::{REUSE_LEG, WarmWorld, ask_for_a_second, end_both, fin
 use moorline_tests::wire::{LegEvent, bearer};
 use serde_json::json;
 use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Message;
 
 fn known(problem: &moorline_proto::problem::Problem) -> Option<ProblemCode> {
     problem.known_code()
@@ -112,6 +114,37 @@ async fn a_device_that_answers_on_its_leg_is_not_told_that_the_stream_is_open() 
     warm.caller.send_bytes("x").await;
     assert_eq!(warm.leg.next().await, LegEvent::Bytes("x".into()));
     warm.finish().await;
+}
+
+/// The next frame on a leg, which must be a pong with this payload.
+async fn pong(leg: &mut moorline_tests::warm::Leg, payload: &str) {
+    match leg.socket.next().await {
+        Some(Ok(Message::Pong(echoed))) if echoed == payload.as_bytes() => {}
+        other => panic!("{other:?} instead of a pong"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pong_to_an_asks_ping_goes_with_the_answer_and_waits_a_tenth_of_a_second_at_most() {
+    for answers_at_once in [true, false] {
+        let mut warm = WarmWorld::start().await;
+        let begun = Instant::now();
+        warm.caller.ask("lamp-1", "ssh").await;
+        warm.caller.send(Message::Ping("alive?".into())).await;
+        let offer = warm.leg.offer().await;
+        if answers_at_once {
+            warm.leg.accept(offer.stream).await;
+            pong(&mut warm.caller, "alive?").await;
+            assert!(begun.elapsed() < Duration::from_millis(5), "{:?}", begun.elapsed());
+        } else {
+            pong(&mut warm.caller, "alive?").await;
+            let waited = begun.elapsed().as_millis();
+            assert!((90..=120).contains(&waited), "{waited} ms");
+            warm.leg.accept(offer.stream).await;
+        }
+        warm.caller.opened().await;
+        warm.finish().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -138,6 +138,26 @@ async fn what_a_rejected_stream_sent_is_not_seen_by_the_next_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_pong_to_an_offers_ping_goes_with_the_answer_and_waits_a_tenth_of_a_second_at_most() {
+    let ping = [Message::Ping("alive?".into())];
+    let (mut leg, mut relay) = offered(&ping).await;
+    read_ahead(&mut leg).await;
+    let begun = Instant::now();
+    let _open = leg.accept(accept());
+    assert_eq!(relay.next().await, Received::Pong("alive?".into()));
+    assert_eq!(relay.next().await, Received::Text(ReuseText::from(accept()).encode()));
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+
+    let (mut leg, mut relay) = offered(&ping).await;
+    let begun = Instant::now();
+    tokio::select! {
+        withdrawn = leg.withdrawn() => panic!("{withdrawn:?}"),
+        pong = relay.next() => assert_eq!(pong, Received::Pong("alive?".into())),
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(90) && begun.elapsed() <= Duration::from_millis(110), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_undecided_offer_can_be_cancelled_and_the_leg_is_idle_after_the_rejection() {
     let (mut leg, mut relay) = offered(&[Message::binary("early")]).await;
     let (withdrawn, ()) = tokio::join!(leg.withdrawn(), async {
