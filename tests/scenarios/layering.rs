@@ -90,7 +90,7 @@ const CLIENT_PROGRAM: Layers = &[
 ];
 
 const TRANSPORT: Layers = &[
-    &["backoff", "buffered_tcp", "descriptors", "lock", "tls_fault", "unacknowledged"],
+    &["backoff", "descriptors", "lock", "socket", "tls_fault", "unacknowledged"],
     &["error"],
     &["connection", "local_side", "race", "resolver", "tls_sessions"],
     &["tcp"],
