@@ -2,6 +2,7 @@
 //!
 //! Does not own: the connection, and the pongs that are sent ([`super::frames`]).
 
+use std::cell::Cell;
 use std::io;
 use std::mem::take;
 
@@ -10,6 +11,11 @@ use moorline_proto::frame::{Close, Decoder, Event, FrameError};
 
 /// Pings of one read that are remembered. The relay sends one at a time.
 const MAX_PINGS: usize = 128;
+
+thread_local! {
+    /// What the next read goes into: grown anew for each, it would be copied several times.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// The read side of a leg's frames.
 #[derive(Debug)]
@@ -137,9 +143,18 @@ impl ReceiveBuffer {
         self.taken = 0;
     }
 
-    /// Frees the buffer, which is empty.
+    /// Takes the thread's buffer, if there is none yet: something is about to be read.
+    pub(super) fn prepare(&mut self) {
+        if self.bytes.capacity() == 0 {
+            self.bytes = SPARE.take();
+        }
+    }
+
+    /// Gives the buffer, which is empty, to the thread.
     pub(super) fn release(&mut self) {
-        *self = Self::default();
+        if self.bytes.capacity() > 0 {
+            SPARE.set(take(&mut self.bytes));
+        }
     }
 
     /// Whether it owns a buffer.

@@ -68,6 +68,7 @@ impl FrameStream {
             if !incoming.is_empty() {
                 return Poll::Ready(Received::Bytes);
             }
+            incoming.prepare();
             let read = self.connection.poll_read_pieces(cx, &mut |piece| self.reader.on_piece(piece, &mut received, incoming));
             match read {
                 Poll::Ready(Ok(1..)) => {}
