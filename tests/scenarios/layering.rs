@@ -90,7 +90,7 @@ const CLIENT_PROGRAM: Layers = &[
 ];
 
 const TRANSPORT: Layers = &[
-    &["backoff", "buffered_tcp", "descriptors", "lock", "tls_fault", "unacknowledged"],
+    &["backoff", "descriptors", "lock", "socket", "tls_fault", "unacknowledged"],
     &["error"],
     &["connection", "local_side", "race", "resolver", "tls_sessions"],
     &["tcp"],
@@ -114,6 +114,8 @@ const PROTO: Layers = &[
 
 const FILES: Layers = &[&["blocking", "create", "error", "replace"], &["read"], &["lib"]];
 
+const TLS: Layers = &[&["side"], &["session"], &["stream"], &["lib"]];
+
 const CRATES: &[Crate] = &[
     Crate { folder: "relay/src", library: Some("moorline_relay"), layers: RELAY, exceptions: &[] },
     Crate {
@@ -126,6 +128,7 @@ const CRATES: &[Crate] = &[
     Crate { folder: "service-client/src/bin/moorline", library: None, layers: CLIENT_PROGRAM, exceptions: &[] },
     Crate { folder: "proto/transport/src", library: None, layers: TRANSPORT, exceptions: &[] },
     Crate { folder: "proto/files/src", library: None, layers: FILES, exceptions: &[] },
+    Crate { folder: "proto/tls/src", library: None, layers: TLS, exceptions: &[] },
     Crate { folder: "proto/src", library: None, layers: PROTO, exceptions: &[] },
 ];
 
@@ -239,6 +242,7 @@ fn the_programs_do_not_depend_on_each_other() {
         ("device-agent", &["moorline-relay", "moorline"]),
         ("service-client", &["moorline-relay", "moorline-agent"]),
         ("proto/transport", &["moorline-relay", "moorline-agent", "moorline"]),
+        ("proto/tls", &["moorline-proto", "moorline-transport", "moorline-relay", "moorline-agent", "moorline"]),
         ("proto", &["tokio", "moorline-transport", "moorline-relay", "moorline-agent", "moorline"]),
     ] {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(package).join("Cargo.toml");

@@ -5,7 +5,7 @@
 //!   local  ◀─ write ─ messages ◀─── leg      end ─▶ shutdown, delivered; the leg is still read, for pings and for its Close
 //! ```
 //!
-//! The sockets provide the backpressure: nothing is read that cannot be written, so each direction holds at most one message.
+//! The sockets provide the backpressure: nothing is read that cannot be written, so each direction holds at most what one read brought.
 //!
 //! A local program that stopped reading may have answered first: after a failed write, what it still says is passed on before the leg is
 //! reset. If it had ended its direction in order, so is the far side's, and the reset waits until the far side has all of it.

@@ -1,16 +1,25 @@
 //! One connection to the relay as a byte stream, over TLS or anything else, and when it was last read.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use moorline_tls::ClientStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
-use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 
-use crate::buffered_tcp::BufferedTcp;
+use crate::socket::Socket;
+
+/// Bytes that one read takes from a connection other than TLS.
+const READ_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    /// What such a read reads into. TLS has its own.
+    static READ_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// A control channel's WebSocket.
 pub type WebSocket = WebSocketStream<Connection>;
@@ -23,7 +32,7 @@ pub struct Connection {
 }
 
 enum Carrier {
-    Tls(Box<TlsStream<BufferedTcp>>),
+    Tls(Box<ClientStream<Socket>>),
     Custom(Box<dyn Duplex>),
 }
 
@@ -32,8 +41,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Duplex for S {}
 
 impl Connection {
     /// A TLS connection. The end of its handshake goes out with the first write, or with a flush.
-    pub(crate) fn tls(mut stream: TlsStream<BufferedTcp>) -> Self {
-        stream.get_mut().0.release_writes();
+    pub(crate) fn tls(stream: ClientStream<Socket>) -> Self {
         Self { carrier: Carrier::Tls(Box::new(stream)), last_read: Instant::now() }
     }
 
@@ -47,17 +55,50 @@ impl Connection {
         self.last_read
     }
 
+    /// Reads everything that the connection has at once and passes it to `sink`, in pieces. Returns the number of bytes, 0 at the relay's end.
+    ///
+    /// # Errors
+    /// The connection's own.
+    pub(crate) fn poll_read_pieces(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(&[u8])) -> Poll<io::Result<usize>> {
+        let count = match &mut self.carrier {
+            Carrier::Tls(tls) => ready!(tls.poll_read_pieces(cx, sink))?,
+            Carrier::Custom(io) => {
+                let mut buffer = READ_BUFFER.take();
+                buffer.resize(READ_BYTES, 0);
+                let mut read = ReadBuf::new(&mut buffer);
+                let polled = Pin::new(io).poll_read(cx, &mut read);
+                let count = read.filled().len();
+                if count > 0 {
+                    sink(read.filled());
+                }
+                READ_BUFFER.set(buffer);
+                ready!(polled)?;
+                count
+            }
+        };
+        if count > 0 {
+            self.last_read = Instant::now();
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    /// Whether it owns a buffer, as TLS does while bytes are in flight.
+    #[cfg(test)]
+    pub(crate) fn owns_memory(&self) -> bool {
+        matches!(&self.carrier, Carrier::Tls(tls) if tls.holds_bytes())
+    }
+
     /// Makes the remaining writes share a segment with the FIN, which must follow at once.
     pub(crate) fn coalesce_with_fin(&mut self) {
         if let Carrier::Tls(tls) = &mut self.carrier {
-            tls.get_mut().0.hold_writes();
+            tls.get_mut().coalesce_with_fin();
         }
     }
 
     /// Makes the drop of this connection a TCP reset, if it is a TCP connection.
     pub fn reset_on_drop(&self) {
         let Carrier::Tls(tls) = &self.carrier else { return };
-        if let Err(error) = tls.get_ref().0.tcp().set_zero_linger() {
+        if let Err(error) = tls.get_ref().tcp().set_zero_linger() {
             tracing::debug!(%error, "cannot reset a connection, closing it instead");
         }
     }
@@ -111,7 +152,7 @@ impl AsyncWrite for Connection {
 impl fmt::Debug for Carrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tls(tls) => write!(f, "Tls({:?})", tls.get_ref().0),
+            Self::Tls(tls) => write!(f, "Tls({:?})", tls.get_ref()),
             Self::Custom(_) => f.write_str("Custom"),
         }
     }

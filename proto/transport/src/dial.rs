@@ -15,21 +15,21 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use moorline_proto::join::RelayUrl;
 use moorline_proto::names::{LEG_HEADER, REUSE};
 use moorline_proto::secret::Secret;
+use moorline_tls::ClientStream;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsConnector;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::buffered_tcp::BufferedTcp;
 use crate::connection::Connection;
 pub use crate::connection::WebSocket;
 pub use crate::error::{Attempts, DialError, Refusal, Step};
 pub use crate::exchange::Response;
 use crate::exchange::{RequestParts, Subprotocol, Upgraded, control_config, exchange, upgrade};
 use crate::leg::Leg;
+use crate::socket::Socket;
 use crate::tcp::{AddressSource, ConnectError, TcpConnector};
 pub use crate::tls_fault::TlsFault;
 use crate::trust::client_config;
@@ -202,10 +202,10 @@ impl Dialer {
         match &self.connector {
             Connector::Tls(config, tcp) => {
                 let connected = tcp.connect(self.url.host(), self.url.port(), source, deadline).await;
-                let socket = connected.map_err(|error| self.connect_error(error))?;
+                let tcp = connected.map_err(|error| self.connect_error(error))?;
                 let failed = |source| DialError::Tls { host: self.url.host().to_owned(), source };
                 let server = ServerName::try_from(self.url.host().to_owned()).map_err(|error| failed(io::Error::other(error)))?;
-                let handshake = TlsConnector::from(Arc::clone(config)).connect(server, BufferedTcp::holding(socket));
+                let handshake = ClientStream::connect(Arc::clone(config), server, Socket::new(tcp));
                 let handshake = async { handshake.await.map(Connection::tls).map_err(failed) };
                 before(deadline, Step::TlsHandshake, handshake).await
             }

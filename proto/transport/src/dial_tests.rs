@@ -228,7 +228,7 @@ async fn a_closed_port_is_a_connect_error_and_an_unknown_name_a_resolve_error() 
 }
 
 /// A CA, and a TLS server with its certificate for `localhost`.
-fn relay_of_a_ca() -> (Vec<u8>, TlsAcceptor) {
+pub(crate) fn relay_of_a_ca() -> (Vec<u8>, TlsAcceptor) {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

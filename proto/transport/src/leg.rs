@@ -41,6 +41,7 @@ use crate::connection::Connection;
 
 mod bytes;
 mod end;
+mod frame_reader;
 mod frames;
 mod idle;
 mod offered;
@@ -49,8 +50,9 @@ mod state;
 mod verdict;
 
 pub use end::{EndReason, OpenError};
+use frame_reader::{ReceiveBuffer, Received};
+use frames::FrameStream;
 pub(crate) use frames::SendError;
-use frames::{FrameStream, ReceiveBuffer, Received};
 pub use idle::IdleLeg;
 pub use offered::{OfferedLeg, Withdrawn};
 pub(crate) use receive::LegEvent;
@@ -254,6 +256,12 @@ impl Leg {
     /// Whether bytes or the end of the stream may not have been written to the connection yet.
     pub(crate) fn has_unsent_data(&self) -> bool {
         self.frames.has_unsent_data()
+    }
+
+    /// Whether it owns a buffer, or its connection does.
+    #[cfg(test)]
+    pub(crate) fn owns_memory(&self) -> bool {
+        self.frames.owns_memory() || self.stream.incoming.owns_memory()
     }
 
     /// Flushes everything.

@@ -12,7 +12,6 @@
 
 pub mod backoff;
 pub mod bridge;
-mod buffered_tcp;
 pub mod connection;
 pub mod descriptors;
 pub mod dial;
@@ -23,6 +22,7 @@ mod local_side;
 mod lock;
 mod race;
 mod resolver;
+mod socket;
 pub mod tcp;
 mod tls_fault;
 mod tls_sessions;
@@ -45,3 +45,5 @@ mod offered_leg_tests;
 mod scripted_relay;
 #[cfg(test)]
 mod tcp_tests;
+#[cfg(test)]
+mod tls_leg_tests;

@@ -39,7 +39,7 @@ pub(crate) enum Received {
 }
 
 #[derive(Debug)]
-pub(crate) struct Relay(pub(crate) WebSocketStream<DuplexStream>);
+pub(crate) struct Relay<S = DuplexStream>(pub(crate) WebSocketStream<S>);
 
 /// A leg before `opened`, over a pipe of this capacity.
 pub(crate) async fn joined(pipe: usize) -> (Leg, Relay) {
@@ -100,7 +100,7 @@ pub(crate) fn offer() -> LegOffer {
     LegOffer { stream, attempt: Attempt::FIRST, service, expires_in_ms: 60_000, caller, data: None, features, ping_ms }
 }
 
-impl Relay {
+impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
     pub(crate) async fn open(&mut self) {
         self.open_with(opened()).await;
     }

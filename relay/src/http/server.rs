@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use moorline_tls::ServerStream;
 use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -20,7 +21,6 @@ use crate::net::admission::{Admission, Peer};
 use crate::net::client_address::{ClientAddressSource, TrustedProxies};
 use crate::net::connection::{Carrier, Socket};
 use crate::net::proxy_header::read_proxy_header;
-use crate::net::tls_stream::TlsStream;
 use crate::tasks::Tasks;
 
 /// Serves the connections of one listener. Cheap to clone.
@@ -94,7 +94,7 @@ impl ConnectionServer {
         }
         let carrier = match &self.tls {
             None => Carrier::Plain(tcp),
-            Some(config) => match timeout_at(deadline, TlsStream::accept(Arc::clone(config), tcp)).await {
+            Some(config) => match timeout_at(deadline, ServerStream::accept(Arc::clone(config), tcp)).await {
                 Ok(Ok(tls)) => Carrier::Tls(Box::new(tls)),
                 Ok(Err(error)) => return debug!(address = %peer.address, %error, "TLS handshake failed"),
                 Err(_) => return debug!(address = %peer.address, "TLS handshake timed out"),

@@ -5,11 +5,10 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use moorline_tls::ServerStream;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Interest, ReadBuf};
 use tokio::net::TcpStream;
-
-use crate::net::tls_stream::TlsStream;
 
 /// What carries a connection.
 #[derive(Debug)]
@@ -17,7 +16,7 @@ pub enum Carrier {
     /// TCP, behind a load balancer that terminates TLS.
     Plain(TcpStream),
     /// TLS on TCP.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<ServerStream<TcpStream>>),
     /// A pipe within the process, for tests with a paused clock.
     Memory(DuplexStream),
 }

@@ -9,5 +9,4 @@ mod held_head;
 mod idle;
 pub mod proxy_header;
 pub mod tls;
-pub mod tls_stream;
 mod unauthenticated;

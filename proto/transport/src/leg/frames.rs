@@ -1,32 +1,28 @@
-//! The WebSocket frames of a leg on its connection.
+//! The WebSocket frames of a leg on its connection: what is sent, and reading.
 //!
-//! Buffers belong to the thread, so an idle leg has none. A leg keeps only what its connection has not taken and what was read and not
-//! consumed yet.
+//! What is read goes straight into the decoder, and what is sent is read into a buffer of the thread's, so a silent leg owns none. A leg
+//! keeps only what its connection has not taken and what was read and not consumed yet.
 //!
 //! Does not own: the meaning of text messages, and what follows from an end ([`super`]).
 
 use std::cell::Cell;
 use std::io;
-use std::mem::take;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use moorline_proto::bounds::LEG_BINARY_BYTES;
-use moorline_proto::frame::{Close, Decoder, Event, FrameError, HEADER_ROOM, Kind, client_frame, close_payload};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use moorline_proto::frame::{HEADER_ROOM, Kind, client_frame, close_payload};
+use tokio::io::{AsyncWrite, ReadBuf};
 
+use super::frame_reader::{FrameReader, ReceiveBuffer, Received};
 use crate::connection::Connection;
 
-/// The size of one read.
-const READ_SIZE: usize = 64 * 1024;
-/// Received bytes that are handed out before more is read.
-const BATCH: usize = 64 * 1024;
 /// With more than this pending, a ping needs no pong: the pending bytes show that this side is alive.
 const MAX_PENDING_FOR_PONG: usize = 16 * 1024;
 
 thread_local! {
-    static INPUT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// What a send reads its frame's payload into.
     static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
@@ -34,34 +30,15 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct FrameStream {
     connection: Connection,
-    decoder: Decoder,
-    /// Bytes that were read and not decoded: behind the 101, or behind a text message.
-    undecoded: Bytes,
+    reader: FrameReader,
     /// Whole frames that the connection has not taken, and how much of them was sent.
     pending: Vec<u8>,
     sent: usize,
     unflushed: bool,
     /// The pending bytes include stream data or the `end`.
     has_data: bool,
-    /// A ping was sent and not answered.
-    awaits_pong: bool,
     /// Pongs wait for the next write.
     holds_pongs: bool,
-}
-
-/// What was received, behind the bytes that were handed out with it.
-#[derive(Debug)]
-pub(super) enum Received {
-    /// Only bytes for now.
-    Bytes,
-    /// A text message.
-    Text(String),
-    /// The relay's Close.
-    Close(Option<Close>),
-    /// An invalid frame.
-    Invalid(FrameError),
-    /// The connection was lost.
-    Disconnected(Option<io::Error>),
 }
 
 /// Why bytes were not sent.
@@ -73,24 +50,15 @@ pub(crate) enum SendError {
     Connection,
 }
 
-/// Stream bytes that were received and not consumed.
-#[derive(Debug, Default)]
-pub(crate) struct ReceiveBuffer {
-    bytes: Vec<u8>,
-    taken: usize,
-}
-
 impl FrameStream {
     pub(super) fn new(connection: Connection, undecoded: Bytes) -> Self {
         Self {
             connection,
-            decoder: Decoder::from_relay(),
-            undecoded,
+            reader: FrameReader::new(undecoded),
             pending: Vec::new(),
             sent: 0,
             unflushed: false,
             has_data: false,
-            awaits_pong: false,
             holds_pongs: false,
         }
     }
@@ -99,62 +67,39 @@ impl FrameStream {
         &mut self.connection
     }
 
-    /// Reads what is available: up to one batch of bytes into the empty `incoming`, and the message behind them if it has arrived.
+    /// Reads what is available: bytes into `incoming`, and the message behind them if it has arrived.
     pub(super) fn poll_receive(&mut self, incoming: &mut ReceiveBuffer, cx: &mut Context<'_>) -> Poll<Received> {
+        let mut received = self.reader.decode_rest(incoming);
         loop {
-            let undecoded = take(&mut self.undecoded);
-            if let Some(received) = self.decode(&undecoded, incoming) {
+            self.push_pongs();
+            if let Some(received) = received {
                 return Poll::Ready(received);
             }
-            if incoming.bytes.len() >= BATCH {
+            if !incoming.is_empty() {
                 return Poll::Ready(Received::Bytes);
             }
-            match self.poll_input(incoming, cx) {
-                Poll::Ready(Some(received)) => return Poll::Ready(received),
-                Poll::Ready(None) => {}
-                Poll::Pending if incoming.is_empty() => {
+            incoming.prepare();
+            let read = self.connection.poll_read_pieces(cx, &mut |piece| self.reader.on_piece(piece, &mut received, incoming));
+            match read {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0)) => received = Some(Received::Disconnected(None)),
+                // What came before the error goes first; the next read fails again.
+                Poll::Ready(Err(error)) => received = received.or(Some(Received::Disconnected(Some(error)))),
+                Poll::Pending => {
                     incoming.release();
                     if !self.holds_pongs {
                         drop(self.poll_flush(cx));
                     }
                     return Poll::Pending;
                 }
-                Poll::Pending => return Poll::Ready(Received::Bytes),
             }
         }
     }
 
-    fn poll_input(&mut self, incoming: &mut ReceiveBuffer, cx: &mut Context<'_>) -> Poll<Option<Received>> {
-        let mut input = INPUT.take();
-        input.resize(READ_SIZE, 0);
-        let mut read = ReadBuf::new(&mut input);
-        let received = match Pin::new(&mut self.connection).poll_read(cx, &mut read) {
-            Poll::Ready(Ok(())) if read.filled().is_empty() => Poll::Ready(Some(Received::Disconnected(None))),
-            Poll::Ready(Ok(())) => Poll::Ready(self.decode(read.filled(), incoming)),
-            Poll::Ready(Err(error)) => Poll::Ready(Some(Received::Disconnected(Some(error)))),
-            Poll::Pending => Poll::Pending,
-        };
-        INPUT.set(input);
-        received
-    }
-
-    fn decode(&mut self, mut input: &[u8], incoming: &mut ReceiveBuffer) -> Option<Received> {
-        loop {
-            match self.decoder.next(&mut input) {
-                Ok(None) => return None,
-                Ok(Some(Event::Bytes(run))) => run.append_to(&mut incoming.bytes),
-                Ok(Some(Event::Ping(payload))) => {
-                    if self.pending.len() < MAX_PENDING_FOR_PONG {
-                        self.push(Kind::Pong, &payload);
-                    }
-                }
-                Ok(Some(Event::Pong(_))) => self.awaits_pong = false,
-                Ok(Some(Event::Text(text))) => {
-                    self.undecoded = Bytes::copy_from_slice(input);
-                    return Some(Received::Text(text));
-                }
-                Ok(Some(Event::Close(close))) => return Some(Received::Close(close)),
-                Err(error) => return Some(Received::Invalid(error)),
+    fn push_pongs(&mut self) {
+        for payload in self.reader.take_pings() {
+            if self.pending.len() < MAX_PENDING_FOR_PONG {
+                self.push(Kind::Pong, &payload);
             }
         }
     }
@@ -221,7 +166,7 @@ impl FrameStream {
     /// Queues a ping for the next write.
     pub(super) fn push_ping(&mut self) {
         self.push(Kind::Ping, &[]);
-        self.awaits_pong = true;
+        self.reader.awaits_pong = true;
     }
 
     /// Whether pongs wait for the next write, from here on.
@@ -231,12 +176,12 @@ impl FrameStream {
 
     /// Whether a ping was not answered yet.
     pub(super) fn awaits_pong(&self) -> bool {
-        self.awaits_pong
+        self.reader.awaits_pong
     }
 
     /// The stream whose data was sent is over: the next one has sent none.
     pub(super) fn begin_stream(&mut self) {
-        (self.has_data, self.awaits_pong) = (false, false);
+        (self.has_data, self.reader.awaits_pong) = (false, false);
     }
 
     /// Waits until nothing is pending.
@@ -261,45 +206,14 @@ impl FrameStream {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether it owns a buffer, or its connection does.
+    #[cfg(test)]
+    pub(super) fn owns_memory(&self) -> bool {
+        self.connection.owns_memory() || self.reader.owns_memory() || self.pending.capacity() > 0
+    }
+
     /// Whether stream data may not have been written yet.
     pub(super) fn has_unsent_data(&self) -> bool {
         self.has_data
-    }
-}
-
-impl ReceiveBuffer {
-    pub(super) fn len(&self) -> usize {
-        self.bytes.len() - self.taken
-    }
-
-    /// Moves everything out of `other`, behind what is there.
-    pub(super) fn append(&mut self, other: &mut Self) {
-        self.bytes.extend_from_slice(other.as_slice());
-        other.clear();
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        &self.bytes[self.taken..]
-    }
-
-    /// Consumes this many bytes from the front.
-    pub(crate) fn advance(&mut self, by: usize) {
-        self.taken += by;
-        if self.taken >= self.bytes.len() {
-            self.clear();
-        }
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.bytes.clear();
-        self.taken = 0;
-    }
-
-    fn release(&mut self) {
-        *self = Self::default();
     }
 }

@@ -102,6 +102,12 @@ impl IdleLeg {
         }
     }
 
+    /// Whether it owns a buffer, or its connection does.
+    #[cfg(test)]
+    pub(crate) fn owns_memory(&self) -> bool {
+        self.leg.owns_memory()
+    }
+
     /// Closes the leg with 1000, and waits at most 5 s for the relay's answer.
     pub async fn close(self) {
         self.leg.close_with(CloseReason::Finished).await;

@@ -20,7 +20,7 @@ use moorline_proto::leg::{END_TEXT, LegText};
 use moorline_proto::reuse::{LegOffer, ReuseText};
 use tokio::time::{Sleep, sleep};
 
-use super::frames::{ReceiveBuffer, Received};
+use super::frame_reader::{ReceiveBuffer, Received};
 use super::receive::LegMessage;
 use super::state::Keep;
 use super::{EndReason, IdleLeg, Leg, Phase};

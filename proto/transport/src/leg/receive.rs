@@ -13,7 +13,7 @@ use moorline_proto::reuse::ReuseText;
 use moorline_proto::text::printable;
 use tokio::time::Instant;
 
-use super::frames::Received;
+use super::frame_reader::Received;
 use super::state::Keep;
 use super::{EndReason, Leg, Phase};
 

@@ -9,7 +9,7 @@ use moorline_proto::reuse::Idle;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::EndReason;
-use super::frames::{ReceiveBuffer, Received};
+use super::frame_reader::{ReceiveBuffer, Received};
 
 /// Where a leg is between two streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,11 @@
-//! One TLS connection, server side, that owns no buffer while nothing is in flight.
+//! One side of a TLS connection on a socket.
 //!
-//! `rustls::ServerConnection` keeps a read buffer of 4 KiB for life, which is more than everything else that an idle device costs. The
+//! rustls' buffered connections keep a read buffer of 4 KiB for life, which is more than everything else that an idle device costs. The
 //! unbuffered API leaves the buffers to its caller: here they belong to the thread, or are freed when they are empty.
 //!
 //! For use by one task at a time: it cannot be split into a read and a write half that two tasks poll.
 //!
-//! Does not own: certificates and protocol versions ([`crate::net::tls`]), deadlines.
+//! Does not own: TLS without a socket ([`crate::session`]).
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -15,12 +15,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustls::ServerConfig;
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::ServerName;
+use rustls::server::UnbufferedServerConnection;
+use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-mod session;
-
-use session::{Pieces, ReadState, Session, Sink};
+use crate::session::{Pieces, ReadState, Session, Sink, invalid};
+use crate::side::Side;
 
 /// Bytes that one read takes from the socket where the reader may take less: two full records and a little more.
 const READ_BYTES: usize = 34 * 1024;
@@ -42,29 +44,54 @@ thread_local! {
     static WRITE_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A TLS connection, server side.
-pub struct TlsStream<S> {
+/// The client's side of a TLS connection.
+pub type ClientStream<S> = TlsStream<S, UnbufferedClientConnection>;
+/// The server's side of a TLS connection.
+pub type ServerStream<S> = TlsStream<S, UnbufferedServerConnection>;
+
+/// One side of a TLS connection.
+pub struct TlsStream<S, T> {
     io: S,
-    session: Session,
-    /// Ciphertext of a record that is not complete.
-    incomplete: Vec<u8>,
+    session: Session<T>,
     /// Our `close_notify` is queued or sent.
     closing: bool,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
-    /// Performs the handshake.
+impl<S: AsyncRead + AsyncWrite + Unpin> ServerStream<S> {
+    /// Performs the handshake. Session tickets stay queued, and go out with the first write or flush.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`] if the peer broke TLS; it was sent an alert. Otherwise the socket's own.
+    /// [`io::ErrorKind::InvalidData`] with the [`rustls::Error`] if the peer broke TLS; it was sent an alert. Otherwise the socket's own.
     ///
     /// # Cancel safety
     /// Dropping the future drops the connection.
     pub async fn accept(config: Arc<ServerConfig>, io: S) -> io::Result<Self> {
-        let session = Session::new(config)?;
-        let mut stream = Self { io, session, incomplete: Vec::new(), closing: false };
-        std::future::poll_fn(|cx| stream.poll_handshake(cx)).await?;
-        Ok(stream)
+        let tls = UnbufferedServerConnection::new(config).map_err(invalid)?;
+        Self { io, session: Session::new(tls), closing: false }.handshake().await
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
+    /// Performs the handshake with the server of this name. The end of it stays queued, and goes out with the first write or flush: a segment
+    /// that carries it and the request wakes the server once.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] with the [`rustls::Error`] if the server broke TLS or is not trusted; it was sent an alert. Otherwise the
+    /// socket's own.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the connection.
+    pub async fn connect(config: Arc<ClientConfig>, server: ServerName<'static>, io: S) -> io::Result<Self> {
+        let mut session = Session::new(UnbufferedClientConnection::new(config, server).map_err(invalid)?);
+        session.queue_pending()?;
+        Self { io, session, closing: false }.handshake().await
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin, T: Side> TlsStream<S, T> {
+    async fn handshake(mut self) -> io::Result<Self> {
+        std::future::poll_fn(|cx| self.poll_handshake(cx)).await?;
+        Ok(self)
     }
 
     /// The socket.
@@ -72,9 +99,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         &self.io
     }
 
+    /// The socket. Bytes that are read from it or written to it are missing in the TLS connection.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.io
+    }
+
     /// Whether bytes of either direction are buffered here. False for an idle connection.
     pub fn holds_bytes(&self) -> bool {
-        self.session.holds_bytes() || self.incomplete.capacity() > 0
+        self.session.holds_bytes()
     }
 
     /// Encrypted bytes that the socket has not taken yet.
@@ -84,8 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
 
     fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            if self.session.established && self.session.is_tls13() {
-                // Session tickets stay queued: written now, they would wake the peer for nothing.
+            if self.session.established && !self.session.is_awaited_by_peer() {
                 return Poll::Ready(Ok(()));
             }
             ready!(self.poll_write_records(cx))?;
@@ -132,6 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
                 }
                 ReadState::Closed => return Poll::Ready(Ok(())),
                 ReadState::Truncated => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                ReadState::Broken => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
             }
         }
     }
@@ -148,38 +180,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
 
     fn poll_process(&mut self, cx: &mut Context<'_>, scratch: &mut [u8], to: &mut impl Sink) -> Poll<io::Result<()>> {
         let mut read = ReadBuf::new(scratch);
-        let ahead = self.incomplete.len();
+        let ahead = self.session.incomplete.len();
         if ahead <= read.capacity() - RECORD_BYTES {
-            read.put_slice(&self.incomplete);
+            read.put_slice(&self.session.incomplete);
         }
         let before = read.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
         if read.filled().len() == before {
             self.session.read_state = ReadState::Truncated;
         } else if before == ahead {
-            self.incomplete.clear();
+            self.session.incomplete.clear();
             let cipher = read.filled_mut();
             let used = self.session.process(cipher, to)?;
-            self.keep(&cipher[used..]);
+            self.session.keep(&cipher[used..]);
         } else {
             // A handshake message that spans records.
             if ahead > INCOMPLETE_BYTES {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a TLS message that is too large")));
             }
-            let mut cipher = take(&mut self.incomplete);
+            let mut cipher = take(&mut self.session.incomplete);
             cipher.extend_from_slice(read.filled());
             let used = self.session.process(&mut cipher, to)?;
-            self.keep(&cipher[used..]);
+            self.session.keep(&cipher[used..]);
         }
         Poll::Ready(Ok(()))
-    }
-
-    fn keep(&mut self, rest: &[u8]) {
-        if rest.is_empty() {
-            self.incomplete = Vec::new();
-        } else {
-            self.incomplete.extend_from_slice(rest);
-        }
     }
 
     /// Writes the queued ciphertext, and frees the queue once it is empty.
@@ -218,7 +242,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin, T: Side> AsyncRead for TlsStream<S, T> {
     /// Ends at `close_notify`. A socket that ends without one is [`io::ErrorKind::UnexpectedEof`].
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = to.filled().len();
@@ -226,7 +250,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin, T: Side> AsyncWrite for TlsStream<S, T> {
     /// Bytes count as written once they are encrypted. What the socket does not take at once goes with the next write or flush.
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
         if self.session.out.len() > JOIN_BYTES {
@@ -254,7 +278,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.session.established && !self.closing {
+        if self.session.established && self.session.read_state != ReadState::Broken && !self.closing {
             self.closing = true;
             self.session.close_notify()?;
         }
@@ -263,7 +287,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
     }
 }
 
-impl<S> fmt::Debug for TlsStream<S> {
+impl<S, T> fmt::Debug for TlsStream<S, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Session { established, read_state, .. } = &self.session;
         f.debug_struct("TlsStream")
@@ -273,7 +297,3 @@ impl<S> fmt::Debug for TlsStream<S> {
             .finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-#[path = "tls_stream_tests.rs"]
-mod tests;
