@@ -45,7 +45,7 @@ pub async fn measure(table: &mut Table) {
     let beside = (server.resident_kib() - memory, server.cpu() - cpu);
 
     let each = 1.0 / count as f64;
-    table.beside(format!("memory of an idle device, {count} online"), "KiB", ours.0 * each, beside.0 * each, "≤ 20 KiB");
+    table.beside(format!("memory of an idle device, {count} online"), "KiB", ours.0 * each, beside.0 * each, "≤ 6 KiB");
     table.beside("CPU of a device's coming", "ms", ours.1 * each * 1e3, beside.1 * each * 1e3, "≤ 3");
     table.note("idle: resident memory of the relay, what the kernel holds apart; beside: a TLS connection that is accepted and held");
     drop((devices, bare));

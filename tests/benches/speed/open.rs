@@ -104,7 +104,10 @@ impl Ways {
                 let mut stream = self.client.open(&device, &"echo".parse().expect("a service")).await.expect("nothing refuses it");
                 let opened = begun.elapsed().as_secs_f64() * 1e3;
                 round_trip(&mut stream).await;
-                Some((*stream.timeline(), opened))
+                let timeline = *stream.timeline();
+                // Behind the measurement, as `forward` does it: its leg is there for a later stream.
+                tokio::spawn(stream.finish());
+                Some((timeline, opened))
             }
             Way::Forward => {
                 round_trip(&mut tcp(self.forward).await).await;
@@ -152,8 +155,8 @@ async fn one_at_a_time(ways: &Ways, table: &mut Table) {
     let [library, forward, cold, resumed] = spreads;
     for percent in [50, 99] {
         let least = cold.percentile(percent);
-        let reach = if percent == 50 { "≤ 1.5" } else { "" };
-        table.beside(format!("open to first byte, library, p{percent}"), "ms", library.percentile(percent), least, reach);
+        let reach = if percent == 50 { "≤ 0.4" } else { "" };
+        table.beside(format!("open to first byte, library, p{percent}"), "ms", library.percentile(percent), least, "");
         table.beside(format!("open to first byte, forward, p{percent}"), "ms", forward.percentile(percent), least, reach);
         table.beside(format!("  the pair with resumption, p{percent}"), "ms", resumed.percentile(percent), least, "");
     }
@@ -206,6 +209,7 @@ async fn many(ways: &Arc<Ways>, at_once: usize, table: &mut Table) {
         }
     }
     let [library, forward, cold] = spreads.map(|spread| spread.mean());
-    table.beside(format!("opens, library, {at_once} at once"), "1/s", library, cold, "≥ 0.6");
-    table.beside(format!("opens, forward, {at_once} at once"), "1/s", forward, cold, "≥ 0.6");
+    let reach = if at_once == 16 { "≥ 2.5" } else { "" };
+    table.beside(format!("opens, library, {at_once} at once"), "1/s", library, cold, "");
+    table.beside(format!("opens, forward, {at_once} at once"), "1/s", forward, cold, reach);
 }
