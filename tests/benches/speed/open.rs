@@ -105,8 +105,12 @@ impl Ways {
                 let opened = begun.elapsed().as_secs_f64() * 1e3;
                 round_trip(&mut stream).await;
                 let timeline = *stream.timeline();
-                // Behind the measurement, as `forward` does it: its leg is there for a later stream.
-                tokio::spawn(stream.finish());
+                // Behind the measurement, as `forward` does it: both sides end, and the leg is there for a later stream.
+                tokio::spawn(async move {
+                    stream.shutdown().await.expect("the stream is open");
+                    stream.read_to_end(&mut Vec::new()).await.expect("the echo ends behind us");
+                    stream.finish().await;
+                });
                 Some((timeline, opened))
             }
             Way::Forward => {
