@@ -61,7 +61,8 @@ step "build"
 cargo build --workspace --bins --examples --locked
 step "tests"
 # Most scenarios wait for programs and timeouts, so twice as many run at once as there are cores.
-cargo test --workspace --locked -- --test-threads="$(($(nproc) * 2))"
+# SIGHUP as it is by default: under nohup the programs would inherit that it is ignored, and scenarios end them by it.
+env --default-signal=HUP cargo test --workspace --locked -- --test-threads="$(($(nproc) * 2))"
 step "quickstart"
 cargo quickstart -- --check
 
