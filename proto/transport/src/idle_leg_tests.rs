@@ -66,7 +66,9 @@ async fn one_leg_carries_one_stream_after_another_and_nothing_is_left_of_the_one
         let mut idle = carry(leg, &mut relay, &pattern(70_000), b"first").await;
         for (turn, key) in ["k1", "k2", "k3"].into_iter().enumerate() {
             assert_eq!(idle.keep_until(), Instant::now() + Duration::from_secs(60));
-            let (leg, said) = tokio::join!(async { idle.ask(ask(key)) }, relay.next());
+            let mut leg = idle.ask(ask(key));
+            let (flushed, said) = tokio::join!(leg.flush(), relay.next());
+            flushed.unwrap();
             assert_eq!(said, ask_text(key));
             idle = carry(leg, &mut relay, format!("up {turn}").as_bytes(), &pattern(60_000 + turn)).await;
         }
@@ -110,7 +112,8 @@ async fn a_bridged_stream_gives_its_leg_back() {
     let (bridged, (), program) = tokio::join!(bridge(local, leg, std::future::pending()), remote, program);
     assert!(matches!(bridged.ended, BridgeEnd::Finished), "{bridged:?}");
     assert!(!program.was_reset());
-    let leg = bridged.idle.unwrap().ask(ask("k"));
+    let mut leg = bridged.idle.unwrap().ask(ask("k"));
+    leg.flush().await.unwrap();
     assert_eq!(relay.next().await, ask_text("k"));
     drop(leg);
 }
