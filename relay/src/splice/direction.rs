@@ -103,7 +103,7 @@ impl<'a> Direction<'a> {
     }
 }
 
-/// Writes a batch to its destination. If nothing is to follow, the Close goes with it, or what follows goes with `idle` or the Close.
+/// Writes a batch to its destination. The last one of the stream goes in one write with the Close, or waits for the `idle` that shares its write.
 fn forward(batch: &mut Batch, done: bool, from: &mut Leg, to: &mut Leg, now: Instant, cx: &mut Context<'_>) -> Result<(), LegEnd> {
     if done && !from.reader.ended {
         from.reader.ended = true;
